@@ -1,0 +1,174 @@
+//! The bytes of one entry of the recent list.
+//!
+//! A positional msgpack array: version, seq (nil if the entry came with a repair), then the *rest*: id (16 bytes, as a string), attempt,
+//! timestamp, sender (0 or 1, the position in a direct chat's id; text in a group), content, `tempId`, `imageUrl`, `publicId`.
+//! The script writes version and seq, for it alone knows the seq; the rest is given to it as bytes and goes into the publication
+//! unchanged. A tombstone keeps seq, id, attempt and timestamp, and has nil for everything else.
+//!
+//! What has another version, or does not decode, counts as absent and is counted; it never spoils the other entries. Later
+//! versions may append elements and change those after the timestamp, which is as far as the scripts read.
+
+use holdfast_message::id::Members;
+use holdfast_message::{ChatId, HistoryKey, Message, MessageId, UserId};
+
+use crate::msgpack::{Reader, Writer};
+
+/// The version that this build writes and reads.
+pub const VERSION: u64 = 1;
+/// How many elements an entry has. The scripts write the array's header as fixed bytes.
+pub(crate) const ELEMENTS: u32 = 10;
+/// How many of them are the rest.
+pub(crate) const REST_ELEMENTS: u32 = ELEMENTS - 2;
+
+/// An entry of the recent list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListedEntry {
+    /// The position in the live stream; absent if the entry came with a repair, below what was live.
+    pub seq: Option<u64>,
+    /// What lies there.
+    pub item: Listed,
+}
+
+/// What an entry of the recent list says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Listed {
+    /// A message.
+    Message(Message),
+    /// A message was here, but nothing durable took it. Not to be shown; a page in which one falls is merged with the store.
+    Tombstone(HistoryKey),
+}
+
+impl Listed {
+    /// The place in history.
+    pub fn key(&self) -> HistoryKey {
+        match self {
+            Self::Message(message) => message.key(),
+            Self::Tombstone(key) => *key,
+        }
+    }
+}
+
+/// Everything after version and seq.
+pub(crate) fn rest(message: &Message, attempt: u32) -> Vec<u8> {
+    let writer = head(Writer::with_capacity(64 + message.content.len()), &message.key(), attempt);
+    let writer = match message.chat.members() {
+        Members::Direct(first, _) => writer.uint(u64::from(first != message.sender)),
+        Members::Group => writer.str(message.sender.as_str()),
+    };
+    let writer = writer.str(&message.content).maybe_str(message.temp_id.as_deref());
+    writer.maybe_str(message.image_url.as_deref()).maybe_str(message.public_id.as_deref()).0
+}
+
+/// A tombstone's rest.
+pub(crate) fn tombstone_rest(key: &HistoryKey, attempt: u32) -> Vec<u8> {
+    head(Writer::with_capacity(40), key, attempt).nil().nil().nil().nil().nil().0
+}
+
+fn head(writer: Writer, key: &HistoryKey, attempt: u32) -> Writer {
+    writer.raw(key.id.as_bytes()).uint(u64::from(attempt)).int(key.timestamp)
+}
+
+/// The entry that these bytes are, if they are one that this build can read.
+pub fn decode(chat: &ChatId, bytes: &[u8]) -> Option<ListedEntry> {
+    let mut reader = Reader(bytes);
+    if reader.array()? < ELEMENTS || reader.uint()? != VERSION {
+        return None;
+    }
+    let seq = reader.maybe_uint()?;
+    Some(ListedEntry { seq, item: decode_rest(chat, &mut reader)? })
+}
+
+pub(crate) fn decode_rest(chat: &ChatId, reader: &mut Reader<'_>) -> Option<Listed> {
+    let id = MessageId::from_bytes(reader.raw()?.try_into().ok()?);
+    let _attempt = reader.uint()?;
+    let timestamp = reader.int()?;
+    if reader.skip_nil() {
+        return reader.skip_nil().then_some(Listed::Tombstone(HistoryKey { timestamp, id }));
+    }
+    let sender = match chat.members() {
+        Members::Direct(first, second) => match reader.uint()? {
+            0 => first,
+            1 => second,
+            _ => return None,
+        },
+        Members::Group => UserId::parse(reader.str()?).ok()?,
+    };
+    let mut text = || reader.maybe_str();
+    let content = text()??.to_owned();
+    let temp_id = text()?.map(str::to_owned);
+    let image_url = text()?.map(str::to_owned);
+    let public_id = text()?.map(str::to_owned);
+    let receiver = chat.other(&sender);
+    let chat = chat.clone();
+    Some(Listed::Message(Message { id, temp_id, chat, sender, receiver, content, image_url, public_id, timestamp }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(chat: &str, sender: &str) -> Message {
+        let chat = ChatId::parse(chat).unwrap();
+        let sender = UserId::parse(sender).unwrap();
+        Message {
+            id: MessageId::from_bytes([7; 16]),
+            temp_id: Some("t".into()),
+            receiver: chat.other(&sender),
+            chat,
+            sender,
+            content: "hé".into(),
+            image_url: None,
+            public_id: Some("p".into()),
+            timestamp: 1_700_000_000_000,
+        }
+    }
+
+    fn entry(seq: Option<u64>, rest: &[u8]) -> Vec<u8> {
+        let writer = Writer::default().array(ELEMENTS).uint(VERSION);
+        let mut bytes = if let Some(seq) = seq { writer.uint(seq).0 } else { writer.nil().0 };
+        bytes.extend_from_slice(rest);
+        bytes
+    }
+
+    #[test]
+    fn messages_of_both_kinds_of_chats_come_back_whole() {
+        for (chat, sender) in
+            [("alice:bob", "alice"), ("alice:bob", "bob"), ("g_00000000-0000-0000-0000-0000000000ab", "carol")]
+        {
+            let message = message(chat, sender);
+            let bytes = entry(Some(300), &rest(&message, u32::MAX));
+            let decoded = decode(&message.chat, &bytes).unwrap();
+            assert_eq!(decoded, ListedEntry { seq: Some(300), item: Listed::Message(message) });
+        }
+    }
+
+    #[test]
+    fn a_tombstone_keeps_its_place() {
+        let message = message("alice:bob", "bob");
+        let bytes = entry(None, &tombstone_rest(&message.key(), 5));
+        let decoded = decode(&message.chat, &bytes).unwrap();
+        assert_eq!(decoded, ListedEntry { seq: None, item: Listed::Tombstone(message.key()) });
+    }
+
+    #[test]
+    fn the_header_that_the_scripts_write_is_ours() {
+        assert_eq!(entry(None, &[])[..2], [154, 1]);
+    }
+
+    #[test]
+    fn what_this_build_cannot_read_is_absent() {
+        let message = message("alice:bob", "bob");
+        let whole = entry(Some(1), &rest(&message, 1));
+        for end in 0..whole.len() {
+            assert_eq!(decode(&message.chat, &whole[..end]), None);
+        }
+        let mut newer = whole.clone();
+        newer[1] = 2;
+        assert_eq!(decode(&message.chat, &newer), None);
+        assert_eq!(decode(&message.chat, b"garbage"), None);
+        let mut longer = Writer::default().array(ELEMENTS + 1).0;
+        longer.extend_from_slice(&whole[1..]);
+        longer.push(0xc0);
+        assert!(decode(&message.chat, &longer).is_some());
+    }
+}

@@ -1,0 +1,61 @@
+use std::fmt;
+
+/// Why a call got no result, by what its caller may conclude.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CacheError {
+    /// The server did not answer in time, or could not be reached.
+    #[error("redis is unavailable ({reason}{})", Ambiguity(*maybe_applied))]
+    Unavailable {
+        /// Whether the command may have taken effect, or may still: it was on its way when the caller stopped waiting.
+        maybe_applied: bool,
+        /// What happened.
+        reason: String,
+    },
+    /// The server answered with an error. A plain command had no effect.
+    #[error("redis refused: {0}")]
+    Refused(String),
+    /// The server's answer has another shape than the command's.
+    #[error("redis answered unexpectedly: {0}")]
+    Unexpected(String),
+    /// The address can't be used.
+    #[error("redis address: {0}")]
+    Address(String),
+}
+
+impl CacheError {
+    /// Whether the command may have taken effect although there is no result.
+    pub fn maybe_applied(&self) -> bool {
+        match self {
+            Self::Unavailable { maybe_applied, .. } => *maybe_applied,
+            Self::Unexpected(_) => true,
+            Self::Refused(_) | Self::Address(_) => false,
+        }
+    }
+
+    /// Whether the server itself is the trouble, so that a circuit breaker should count it.
+    pub fn is_unavailable(&self) -> bool {
+        matches!(self, Self::Unavailable { .. })
+    }
+
+    pub(crate) fn unexpected(what: impl Into<String>) -> Self {
+        Self::Unexpected(what.into())
+    }
+
+    /// A short word for a metric's label.
+    pub(crate) fn label(&self) -> &'static str {
+        match self {
+            Self::Unavailable { .. } => "unavailable",
+            Self::Refused(_) => "refused",
+            Self::Unexpected(_) => "unexpected",
+            Self::Address(_) => "address",
+        }
+    }
+}
+
+struct Ambiguity(bool);
+
+impl fmt::Display for Ambiguity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0 { "; the command may have been applied" } else { "" })
+    }
+}

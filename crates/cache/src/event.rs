@@ -1,0 +1,163 @@
+//! The bytes of what gateways tell each other over channels.
+//!
+//! A positional msgpack array: version, origin, kind, chat, then what the kind needs. A message carries epoch, seq and the same rest
+//! bytes as its list entry ([`crate::entry`]); the script writes epoch and seq. A kind or version that this build does not know is
+//! counted and skipped.
+
+use std::sync::Arc;
+
+use holdfast_message::{ChatId, Message, MessageId};
+
+use crate::entry::{self, Listed};
+use crate::msgpack::{Reader, Writer};
+
+const VERSION: u64 = 1;
+const KIND_MESSAGE: u64 = 0;
+const KIND_FAILED: u64 = 1;
+
+/// Which process published something: a random number made at its start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Origin(pub u64);
+
+impl Origin {
+    /// A new process's.
+    pub fn random() -> Self {
+        Self(fastrand::u64(..))
+    }
+}
+
+/// A place in a chat's live stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Position {
+    /// Another epoch says that the stream may have lost something.
+    pub epoch: Arc<str>,
+    /// Rises by one per message within one epoch.
+    pub seq: u64,
+}
+
+/// What a process tells the others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A message was added to the chat's stream.
+    Message {
+        /// Who told it.
+        origin: Origin,
+        /// Its position in the stream.
+        position: Position,
+        /// The message.
+        message: Box<Message>,
+    },
+    /// A message that may have been shown was not made durable.
+    Failed {
+        /// Who told it.
+        origin: Origin,
+        /// The message.
+        message_id: MessageId,
+        /// The client's id for the send.
+        temp_id: Option<String>,
+        /// Its chat.
+        chat: ChatId,
+    },
+}
+
+impl Event {
+    /// Who published it.
+    pub fn origin(&self) -> Origin {
+        match self {
+            Self::Message { origin, .. } | Self::Failed { origin, .. } => *origin,
+        }
+    }
+
+    /// The event that these bytes are, if it is one that this build knows.
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let mut reader = Reader(bytes);
+        reader.array()?;
+        if reader.uint()? != VERSION {
+            return None;
+        }
+        let origin = Origin(u64::from_be_bytes(reader.bin()?.try_into().ok()?));
+        let kind = reader.uint()?;
+        let chat = ChatId::parse(reader.str()?).ok()?;
+        match kind {
+            KIND_MESSAGE => {
+                let position = Position { epoch: reader.str()?.into(), seq: reader.uint()? };
+                match entry::decode_rest(&chat, &mut reader)? {
+                    Listed::Message(message) => Some(Self::Message { origin, position, message: Box::new(message) }),
+                    Listed::Tombstone(_) => None,
+                }
+            }
+            KIND_FAILED => {
+                let message_id = MessageId::from_bytes(reader.raw()?.try_into().ok()?);
+                let temp_id = reader.maybe_str()?.map(str::to_owned);
+                Some(Self::Failed { origin, message_id, temp_id, chat })
+            }
+            _ => None,
+        }
+    }
+}
+
+fn start(origin: Origin, kind: u64, chat: &ChatId, elements: u32) -> Writer {
+    let writer = Writer::with_capacity(160).array(4 + elements).uint(VERSION);
+    writer.bin(&origin.0.to_be_bytes()).uint(kind).str(chat.as_str())
+}
+
+/// What precedes epoch, seq and rest in a message's publication.
+pub(crate) fn message_prefix(origin: Origin, chat: &ChatId) -> Vec<u8> {
+    start(origin, KIND_MESSAGE, chat, 2 + entry::REST_ELEMENTS).0
+}
+
+/// The whole publication of a failure.
+pub(crate) fn failed(origin: Origin, message: &Message) -> Vec<u8> {
+    let writer = start(origin, KIND_FAILED, &message.chat, 2);
+    writer.raw(message.id.as_bytes()).maybe_str(message.temp_id.as_deref()).0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use holdfast_message::UserId;
+
+    fn message() -> Message {
+        let chat = ChatId::parse("alice:bob").unwrap();
+        let sender = UserId::parse("bob").unwrap();
+        Message {
+            id: MessageId::from_bytes([9; 16]),
+            temp_id: Some("t".into()),
+            receiver: chat.other(&sender),
+            chat,
+            sender,
+            content: "x".into(),
+            image_url: None,
+            public_id: None,
+            timestamp: 5,
+        }
+    }
+
+    #[test]
+    fn events_come_back_whole() {
+        let (origin, message) = (Origin(u64::MAX), message());
+        let mut bytes = message_prefix(origin, &message.chat);
+        bytes.extend_from_slice(&Writer::default().str("epoch").uint(70_000).0);
+        bytes.extend_from_slice(&entry::rest(&message, 1));
+        let position = Position { epoch: "epoch".into(), seq: 70_000 };
+        let expected = Event::Message { origin, position, message: Box::new(message.clone()) };
+        assert_eq!(Event::decode(&bytes), Some(expected));
+        for end in 0..bytes.len() {
+            assert_eq!(Event::decode(&bytes[..end]), None);
+        }
+
+        let failed = Event::decode(&failed(origin, &message)).unwrap();
+        let Event::Failed { message_id, temp_id, .. } = &failed else { panic!("{failed:?}") };
+        assert_eq!((message_id, temp_id.as_deref()), (&message.id, Some("t")));
+        assert_eq!(failed.origin(), origin);
+    }
+
+    #[test]
+    fn an_unknown_kind_or_version_is_no_event() {
+        let chat = message().chat;
+        assert_eq!(Event::decode(&start(Origin(1), 200, &chat, 0).0), None);
+        let mut newer = failed(Origin(1), &message());
+        newer[1] = 2;
+        assert_eq!(Event::decode(&newer), None);
+    }
+}

@@ -1,0 +1,39 @@
+//! The only Holdfast crate that knows Redis.
+//!
+//! Two roles, one server each in shipped deployments: the *cache*, which may lose anything at any moment, and the *queue*, which
+//! keeps what Kafka did not take. In the order in which a message meets them:
+//!
+//! 1. [`connection`]: one multiplexed connection a role; lazy, reconnecting, and every call within its caller's deadline.
+//! 2. [`rate_limit`]: how much a user may send.
+//! 3. [`recent`]: the recent list: add if absent, position in the live stream, announcement to other gateways, all in one script.
+//! 4. [`channels`]: hearing what other gateways announce, and knowing when something may have been missed.
+//! 5. [`failed`]: the failed queue, which is durable or refuses.
+//! 6. [`breaker`]: not asking again and again what does not answer. It knows no Redis; Kafka's callers use it too.
+//!
+//! [`keys`] alone builds the names of keys and channels, [`entry`] and [`event`] alone the bytes of list entries and publications.
+//! Every script touches keys of one cluster slot only.
+
+pub mod breaker;
+pub mod channels;
+pub mod connection;
+pub mod entry;
+pub mod event;
+pub mod failed;
+pub mod keys;
+pub mod metrics;
+pub mod rate_limit;
+pub mod recent;
+
+mod error;
+mod msgpack;
+mod script;
+
+pub use breaker::{Breaker, BreakerSettings};
+pub use channels::{ChannelEvent, Channels};
+pub use connection::Connection;
+pub use error::CacheError;
+pub use event::{Event, Origin};
+pub use failed::FailedQueue;
+pub use keys::Keys;
+pub use metrics::CacheMetrics;
+pub use recent::RecentList;

@@ -1,0 +1,223 @@
+//! How much a user may send: at most so many events in any window of so many seconds, counted over all gateways.
+//!
+//! The count lies in Redis and is atomic there. [`LocalLimiter`] counts the same way in this process, for when Redis is away: then
+//! a user may send that much through each gateway.
+//!
+//! A window is counted in twenty cells; one that lies only partly in it counts as a whole. So no window ever sees more than the
+//! limit, and an event is held against the user for up to a twentieth of the window longer than need be.
+
+use std::collections::HashMap;
+use std::collections::VecDeque;
+use std::sync::{LazyLock, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use holdfast_message::UserId;
+
+use crate::CacheError;
+use crate::connection::Connection;
+use crate::keys::Keys;
+use crate::script::{Script, parse};
+
+static CHECK: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/rate_limit.lua")));
+
+/// How many cells a window is counted in.
+const CELLS: u64 = 20;
+
+/// So many events in any window of this length.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limit {
+    /// How many; 0 switches the limit off.
+    pub events: u32,
+    /// The window's length, to the millisecond.
+    pub window: Duration,
+}
+
+/// Whether an event may pass. One that may has been counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decision {
+    /// It may, and is counted.
+    Allowed,
+    /// It may not, and is not counted.
+    Limited {
+        /// When asking again may help.
+        retry_after: Duration,
+    },
+}
+
+/// The limit over all gateways. Cheap to clone.
+#[derive(Clone)]
+pub struct RateLimiter {
+    connection: Connection,
+    keys: Keys,
+    limit: Limit,
+}
+
+impl RateLimiter {
+    /// Counts on the cache server.
+    pub fn new(connection: Connection, keys: Keys, limit: Limit) -> Self {
+        Self { connection, keys, limit }
+    }
+
+    /// Counts one event.
+    pub async fn check(&self, user: &UserId, budget: Duration) -> Result<Decision, CacheError> {
+        self.check_batch(&[user], budget).await.pop().unwrap_or_else(|| Err(CacheError::unexpected("no answer")))
+    }
+
+    /// Counts one event of each user, as one pipeline under one deadline; the results are in the order of `users`.
+    pub async fn check_batch(&self, users: &[&UserId], budget: Duration) -> Vec<Result<Decision, CacheError>> {
+        if self.limit.events == 0 {
+            return users.iter().map(|_| Ok(Decision::Allowed)).collect();
+        }
+        let window = self.limit.window.as_millis().max(1) as u64;
+        let call = |user: &&UserId| CHECK.call(&[&self.keys.rate_limit(user)]).arg(self.limit.events).arg(window);
+        match self.connection.run("rate_limit", users.iter().map(call).collect(), budget).await {
+            Err(error) => users.iter().map(|_| Err(error.clone())).collect(),
+            Ok(answers) => answers
+                .into_iter()
+                .map(|answer| {
+                    let answer: (u8, u64) = parse(answer?)?;
+                    Ok(match answer {
+                        (1, _) => Decision::Allowed,
+                        (_, wait) => Decision::Limited { retry_after: Duration::from_millis(wait) },
+                    })
+                })
+                .collect(),
+        }
+    }
+}
+
+/// The same limit in this process alone. It remembers so many users; when more are active at once, those who have been quiet
+/// longest are forgotten, and may send anew.
+#[derive(Debug)]
+pub struct LocalLimiter {
+    limit: Limit,
+    start: Instant,
+    /// Two generations: when the young one is full it becomes the old one, whose users are then forgotten.
+    users: Mutex<(HashMap<UserId, Cells>, HashMap<UserId, Cells>)>,
+    capacity: usize,
+}
+
+impl LocalLimiter {
+    /// Counts for at most so many users.
+    pub fn new(limit: Limit, capacity: usize, now: Instant) -> Self {
+        Self { limit, start: now, users: Mutex::default(), capacity: (capacity / 2).max(1) }
+    }
+
+    /// Counts one event.
+    pub fn check(&self, user: &UserId, now: Instant) -> Decision {
+        if self.limit.events == 0 {
+            return Decision::Allowed;
+        }
+        let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
+        let (young, old) = &mut *users;
+        if !young.contains_key(user) {
+            if young.len() >= self.capacity {
+                *old = std::mem::take(young);
+            }
+            let cells = old.remove(user).unwrap_or_default();
+            young.insert(user.clone(), cells);
+        }
+        let now = now.saturating_duration_since(self.start).as_millis() as u64;
+        match young.get_mut(user) {
+            Some(cells) => cells.check(self.limit, now),
+            None => Decision::Allowed,
+        }
+    }
+}
+
+/// The counts of one window: the same rules as `scripts/rate_limit.lua`.
+#[derive(Debug, Default)]
+struct Cells(VecDeque<(u64, u32)>);
+
+impl Cells {
+    fn check(&mut self, limit: Limit, now: u64) -> Decision {
+        let window = (limit.window.as_millis() as u64).max(1);
+        let width = window.div_ceil(CELLS);
+        let current = now / width;
+        while self.0.front().is_some_and(|(cell, _)| cell + CELLS < current) {
+            self.0.pop_front();
+        }
+        let total: u32 = self.0.iter().map(|(_, count)| count).sum();
+        if total >= limit.events {
+            let mut left = total;
+            let frees = self.0.iter().find(|(_, count)| {
+                left -= count;
+                left < limit.events
+            });
+            let wait = frees.map_or(window, |(cell, _)| ((cell + CELLS + 1) * width).saturating_sub(now));
+            return Decision::Limited { retry_after: Duration::from_millis(wait.max(1)) };
+        }
+        match self.0.back_mut() {
+            Some((cell, count)) if *cell >= current => *count += 1,
+            _ => self.0.push_back((current, 1)),
+        }
+        Decision::Allowed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const LIMIT: Limit = Limit { events: 5, window: Duration::from_secs(10) };
+
+    fn user(name: &str) -> UserId {
+        UserId::parse(name).unwrap()
+    }
+
+    #[test]
+    fn a_full_window_waits_for_its_oldest_event_to_leave() {
+        let start = Instant::now();
+        let limiter = LocalLimiter::new(LIMIT, 100, start);
+        let alice = user("alice");
+        for second in 0..5 {
+            assert_eq!(limiter.check(&alice, start + Duration::from_secs(second)), Decision::Allowed);
+        }
+        let Decision::Limited { retry_after } = limiter.check(&alice, start + Duration::from_secs(5)) else { panic!() };
+        assert!((5000..=5500).contains(&retry_after.as_millis()), "{retry_after:?}");
+        assert_eq!(limiter.check(&user("bob"), start), Decision::Allowed);
+        assert_eq!(limiter.check(&alice, start + Duration::from_secs(5) + retry_after), Decision::Allowed);
+    }
+
+    #[test]
+    fn its_memory_is_bounded_and_keeps_who_is_active() {
+        let start = Instant::now();
+        let limiter = LocalLimiter::new(Limit { events: 1, ..LIMIT }, 10, start);
+        let alice = user("alice");
+        assert_eq!(limiter.check(&alice, start), Decision::Allowed);
+        for n in 0..1000 {
+            limiter.check(&user(&format!("u{n}")), start);
+            assert_ne!(limiter.check(&alice, start), Decision::Allowed);
+            let users = limiter.users.lock().unwrap();
+            assert!(users.0.len() + users.1.len() <= 10);
+        }
+    }
+
+    #[test]
+    fn a_limit_of_none_lets_everything_through() {
+        let limiter = LocalLimiter::new(Limit { events: 0, ..LIMIT }, 10, Instant::now());
+        assert!((0..100).all(|_| limiter.check(&user("alice"), Instant::now()) == Decision::Allowed));
+    }
+
+    proptest! {
+        #[test]
+        fn no_window_sees_more_than_the_limit_and_waiting_as_told_helps(
+            steps in prop::collection::vec(0_u64..4000, 1..200), events in 1_u32..8, window in 100_u64..12_000,
+        ) {
+            let limit = Limit { events, window: Duration::from_millis(window) };
+            let (mut cells, mut now, mut passed) = (Cells::default(), 0, Vec::new());
+            for step in steps {
+                now += step;
+                if let Decision::Limited { retry_after } = cells.check(limit, now) {
+                    prop_assert!(retry_after.as_millis() as u64 <= window + CELLS + window.div_ceil(CELLS));
+                    now += retry_after.as_millis() as u64;
+                    prop_assert_eq!(cells.check(limit, now), Decision::Allowed);
+                }
+                passed.push(now);
+                let within = passed.iter().filter(|at| **at + window > now).count();
+                prop_assert!(within <= events as usize, "{} of {}", within, events);
+            }
+        }
+    }
+}

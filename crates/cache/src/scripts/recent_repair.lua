@@ -1,0 +1,44 @@
+-- Adds what the store has and the list lacks, and notes how far down the list is now complete, as of when.
+-- ARGV: 3 list max, 4 ids max, 5 the epoch that was read, 6 the server's time then, 7 and 8 the key down to which the store was
+-- read, 9 publication prefix, 10 how many channels, then these, then for each item, oldest first: id, its bytes, timestamp, rest.
+-- Answers {late arrivals, inserted below}, or nothing if the epoch is another.
+if head.epoch ~= ARGV[5] then return false end
+local max, as_of = tonumber(ARGV[3]), tonumber(ARGV[6])
+local first_item = 11 + tonumber(ARGV[10])
+local late, below, inserted = 0, {}, 0
+for i = first_item, #ARGV, 4 do
+  local id, bytes, ts, rest = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
+  if not redis.call('ZSCORE', IDS, id) then
+    if head.floor_ts and above(tonumber(ts), bytes, head.floor_ts, head.floor_id) then
+      append(id, ts, rest)
+      trim_list(max)
+      publish_message(ARGV[9], rest, 11, first_item - 1)
+      late = late + 1
+    else
+      below[#below + 1] = i
+    end
+  end
+end
+
+-- Complete strictly above: how far the store was read, whatever left the list, and the newest item that finds no room in it.
+local ts, id = tonumber(ARGV[7]), ARGV[8]
+for k = #below, 1, -1 do
+  local i = below[k]
+  if head.n >= max then
+    if above(tonumber(ARGV[i + 2]), ARGV[i + 1], ts, id) then ts, id = tonumber(ARGV[i + 2]), ARGV[i + 1] end
+    break
+  end
+  head.n = redis.call('LPUSH', LIST, ENTRY .. NIL .. ARGV[i + 3])
+  listed(ARGV[i], ARGV[i + 2])
+  inserted = inserted + 1
+end
+if above(head.trimmed_ts, head.trimmed_id, ts, id) then ts, id = head.trimmed_ts, head.trimmed_id end
+
+-- Floor and time are one statement. The later statement holds; one that was overtaken adds nothing.
+if not head.floor_ts or as_of >= head.verified_at then
+  head.floor_ts, head.floor_id, head.verified_at = ts, id, as_of
+end
+trim_ids(tonumber(ARGV[4]))
+save()
+keep_alive()
+return { late, inserted }

@@ -1,0 +1,69 @@
+-- The recent list of one chat: what every script on it begins with.
+-- KEYS: list, ids, head. ARGV[1]: the epoch to begin if one has to begin, ARGV[2]: life in seconds.
+--
+-- Invariants that every script keeps:
+--   list      entries by arrival, newest at the tail; those with a seq carry consecutive ones
+--   ids       holds the id of every live entry of the list, scored by timestamp
+--   floor     the list holds everything strictly above this (timestamp, id) that was added in this epoch or seen by a repair;
+--             absent: nothing is known to be complete; (0, ''): the list is the whole chat
+--   trimmed   the greatest (timestamp, id) that ever left the list in this epoch; floor is never below it
+--   n, m      the lengths of list and ids, so that the loss of one key is noticed
+--   low       no live entry of the list has a lower timestamp; absent: not known
+local LIST, IDS, HEAD = KEYS[1], KEYS[2], KEYS[3]
+local ENTRY, NIL = '\154\1', '\192' -- array of ten, version 1
+
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+
+local function digits(number) return string.format('%.0f', number) end
+
+-- Lua compares strings by the server's locale; ids are compared by their bytes.
+local function above(ts, id, other_ts, other_id)
+  if ts ~= other_ts then return ts > other_ts end
+  for i = 1, math.min(#id, #other_id) do
+    local a, b = string.byte(id, i), string.byte(other_id, i)
+    if a ~= b then return a > b end
+  end
+  return #id > #other_id
+end
+
+-- version, seq, id, attempt, timestamp, sender, content (absent in a tombstone), …; nil if it can't be read
+local function decode(bytes)
+  local ok, entry = pcall(cmsgpack.unpack, bytes)
+  if ok and type(entry) == 'table' and type(entry[3]) == 'string' and #entry[3] == 16 and type(entry[5]) == 'number' then
+    return entry
+  end
+end
+
+local function id_text(bytes)
+  local hex = string.gsub(bytes, '.', function(byte) return string.format('%02x', string.byte(byte)) end)
+  return string.gsub(hex, '^(........)(....)(....)(....)(............)$', '%1-%2-%3-%4-%5')
+end
+
+local run = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)') or ''
+local stored = redis.call('HMGET', HEAD, 'epoch', 'run', 'seq', 'floor_ts', 'floor_id', 'trimmed_ts', 'trimmed_id',
+  'verified_at', 'n', 'm', 'low')
+local head = {
+  epoch = stored[1], seq = tonumber(stored[3]),
+  floor_ts = tonumber(stored[4]), floor_id = stored[5] or '',
+  trimmed_ts = tonumber(stored[6]) or 0, trimmed_id = stored[7] or '',
+  verified_at = tonumber(stored[8]) or 0,
+  n = tonumber(stored[9]), m = tonumber(stored[10]), low = tonumber(stored[11]),
+}
+
+local function save()
+  redis.call('HSET', HEAD, 'epoch', head.epoch, 'run', run, 'seq', digits(head.seq),
+    'floor_ts', head.floor_ts and digits(head.floor_ts) or '', 'floor_id', head.floor_id,
+    'trimmed_ts', digits(head.trimmed_ts), 'trimmed_id', head.trimmed_id,
+    'verified_at', digits(head.verified_at), 'n', digits(head.n), 'm', digits(head.m),
+    'low', head.low and digits(head.low) or '')
+end
+
+if not head.epoch or not head.seq or stored[2] ~= run
+  or redis.pcall('LLEN', LIST) ~= head.n or redis.pcall('ZCARD', IDS) ~= head.m then
+  -- Something may be missing, and nobody knows what: begin anew, with nothing verified.
+  redis.call('DEL', LIST, IDS, HEAD)
+  head = { epoch = ARGV[1], seq = 0, floor_id = '', trimmed_ts = 0, trimmed_id = '', verified_at = 0, n = 0, m = 0 }
+  save()
+  redis.call('EXPIRE', HEAD, ARGV[2])
+end

@@ -1,0 +1,13 @@
+//! The caches against real Redis servers.
+
+mod channels;
+mod connection;
+mod failed;
+mod failed_durability;
+mod failed_model;
+mod rate_limit;
+mod recent;
+mod recent_epoch;
+mod recent_model;
+mod recent_repair;
+mod support;

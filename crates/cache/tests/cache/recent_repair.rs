@@ -1,0 +1,161 @@
+//! Repair and verification: what the store has and the list lacks.
+
+use std::time::Duration;
+
+use holdfast_cache::RecentList;
+use holdfast_cache::recent::{Attempt, Floor, RecentPage, Repair, Repaired};
+use holdfast_message::{ChatId, HistoryKey, Message};
+
+use crate::support::{BUDGET, add, add_all, cache_url, chat, list, message, messages, numbers, read};
+
+async fn repair(list: &RecentList, page: &RecentPage, messages: &[Message], covered: Option<HistoryKey>) -> Repaired {
+    let chat = &messages[0].chat;
+    let repair = Repair { chat, epoch: &page.position.epoch, read_at: page.read_at, messages, covered };
+    list.repair(&repair, BUDGET).await.unwrap()
+}
+
+async fn fresh(max: usize) -> (RecentList, ChatId) {
+    (list(&cache_url().await, max, 1000), chat())
+}
+
+#[tokio::test]
+async fn a_list_that_starts_amid_a_chat_is_filled_from_the_store() {
+    let (list, chat) = fresh(100).await;
+    let all = messages(&chat, 6);
+    add_all(&list, &all[4..]).await;
+    let page = read(&list, &chat).await;
+    assert_eq!(repair(&list, &page, &all[1..5], Some(all[1].key())).await, Repaired::Done { late: 0, inserted: 3 });
+    let page = read(&list, &chat).await;
+    assert_eq!(numbers(&page), [2, 3, 4, 5, 6]);
+    assert_eq!(page.floor, Floor::Above(all[1].key()));
+    assert_eq!(page.position.seq, 2, "what was not live gets no seq");
+    assert!(page.floor.covers(&all[2].key()) && !page.floor.covers(&all[1].key()));
+
+    assert_eq!(repair(&list, &page, &all, None).await, Repaired::Done { late: 0, inserted: 1 });
+    let page = read(&list, &chat).await;
+    assert_eq!((numbers(&page), page.floor), (vec![1, 2, 3, 4, 5, 6], Floor::Whole));
+}
+
+#[tokio::test]
+async fn what_is_missing_above_the_floor_arrives_late_and_is_announced() {
+    let (list, chat) = fresh(100).await;
+    let all = messages(&chat, 4);
+    add_all(&list, &[all[0].clone(), all[1].clone(), all[3].clone()]).await;
+    let page = read(&list, &chat).await;
+    repair(&list, &page, &[all[0].clone(), all[1].clone(), all[3].clone()], None).await;
+
+    let page = read(&list, &chat).await;
+    assert_eq!(repair(&list, &page, &all, None).await, Repaired::Done { late: 1, inserted: 0 });
+    let page = read(&list, &chat).await;
+    assert_eq!((numbers(&page), page.position.seq), (vec![1, 2, 4, 3], 4));
+    assert_eq!(repair(&list, &page, &all, None).await, Repaired::Done { late: 0, inserted: 0 });
+}
+
+#[tokio::test]
+async fn trimming_raises_the_floor_and_a_later_repair_does_not_lower_it_below_what_was_trimmed() {
+    let (list, chat) = fresh(3).await;
+    let all = messages(&chat, 6);
+    add_all(&list, &all[..2]).await;
+    let page = read(&list, &chat).await;
+    repair(&list, &page, &all[..2], None).await;
+    assert_eq!(read(&list, &chat).await.floor, Floor::Whole);
+    add_all(&list, &all[2..5]).await;
+    let page = read(&list, &chat).await;
+    assert_eq!((numbers(&page), page.floor), (vec![3, 4, 5], Floor::Above(all[1].key())));
+
+    // A send between reading and repairing trims once more.
+    add(&list, &all[5]).await;
+    repair(&list, &page, &all[..5], None).await;
+    let page = read(&list, &chat).await;
+    assert_eq!((numbers(&page), page.floor), (vec![4, 5, 6], Floor::Above(all[2].key())));
+}
+
+#[tokio::test]
+async fn what_finds_no_room_is_not_claimed() {
+    let (list, chat) = fresh(3).await;
+    let all = messages(&chat, 6);
+    add_all(&list, &all[4..]).await;
+    let page = read(&list, &chat).await;
+    assert_eq!(repair(&list, &page, &all, None).await, Repaired::Done { late: 0, inserted: 1 });
+    let page = read(&list, &chat).await;
+    assert_eq!((numbers(&page), page.floor), (vec![4, 5, 6], Floor::Above(all[2].key())));
+}
+
+#[tokio::test]
+async fn a_repair_of_another_epoch_does_nothing() {
+    let (list, chat) = fresh(3).await;
+    let all = messages(&chat, 2);
+    let mut page = read(&list, &chat).await;
+    page.position.epoch = "another".into();
+    assert_eq!(repair(&list, &page, &all, None).await, Repaired::Overtaken);
+    assert_eq!(read(&list, &chat).await.floor, Floor::Unverified);
+}
+
+#[tokio::test]
+async fn a_gateway_that_hung_vouches_for_nothing_it_did_not_see() {
+    let (list, chat) = fresh(100).await;
+    let all = messages(&chat, 4);
+    add(&list, &all[0]).await;
+    let hung = read(&list, &chat).await;
+    tokio::time::sleep(Duration::from_millis(30)).await;
+    let page = read(&list, &chat).await;
+    repair(&list, &page, &all[1..], Some(all[1].key())).await;
+    let before = read(&list, &chat).await;
+
+    // Its reading began before the other's, and went further down; what it brings is taken, what it claims is not.
+    assert_eq!(repair(&list, &hung, &all[..2], None).await, Repaired::Done { late: 0, inserted: 0 });
+    let after = read(&list, &chat).await;
+    assert_eq!(after.floor, before.floor);
+    assert!(after.verified_age.unwrap() >= before.verified_age.unwrap());
+    let verified_at = |page: &RecentPage| page.read_at - page.verified_age.unwrap().as_millis() as i64;
+    assert_eq!(verified_at(&after), page.read_at, "as of when the reading began");
+}
+
+#[tokio::test]
+async fn a_shallow_verification_does_not_vouch_for_what_lies_deeper() {
+    let (list, chat) = fresh(100).await;
+    let all = messages(&chat, 6);
+    let listed: Vec<_> = all.iter().filter(|message| message.timestamp != all[1].timestamp).cloned().collect();
+    add_all(&list, &listed).await;
+    let page = read(&list, &chat).await;
+    repair(&list, &page, &listed, None).await;
+    assert_eq!(read(&list, &chat).await.floor, Floor::Whole);
+
+    // Message 2 is stored now, and this reading of the store does not go down to it.
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    let page = read(&list, &chat).await;
+    repair(&list, &page, &all[4..], Some(all[4].key())).await;
+    assert!(!read(&list, &chat).await.floor.covers(&all[1].key()));
+}
+
+#[tokio::test]
+async fn a_tombstone_that_the_store_knows_better_is_listed_anew() {
+    let (list, chat) = fresh(100).await;
+    let all = messages(&chat, 3);
+    add_all(&list, &all[..2]).await;
+    list.add(&all[2], Attempt(9), BUDGET).await.unwrap();
+    let page = read(&list, &chat).await;
+    repair(&list, &page, &all[..2], None).await;
+    list.tombstone(&all[2], Attempt(9), BUDGET).await.unwrap();
+    let page = read(&list, &chat).await;
+    assert_eq!(repair(&list, &page, &all, None).await, Repaired::Done { late: 1, inserted: 0 });
+    let page = read(&list, &chat).await;
+    assert_eq!((numbers(&page), page.position.seq), (vec![1, 2, 3], 4));
+    assert_eq!(
+        list.tombstone(&all[2], Attempt(9), BUDGET).await,
+        Ok(false),
+        "the failed attempt takes nothing with it"
+    );
+}
+
+#[tokio::test]
+async fn ids_are_ordered_by_their_bytes_at_equal_times() {
+    let (list, chat) = fresh(2).await;
+    let same: Vec<_> = [0x7fff_ffff, 0x8000_0000, 0xff00_0000_u32].map(|number| message(&chat, number, 1000)).into();
+    add_all(&list, &same).await;
+    let page = read(&list, &chat).await;
+    repair(&list, &page, &same, None).await;
+    let page = read(&list, &chat).await;
+    assert_eq!(page.floor, Floor::Above(same[0].key()));
+    assert!(page.floor.covers(&same[1].key()));
+}

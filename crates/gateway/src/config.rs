@@ -1,0 +1,259 @@
+//! The gateway's settings, read once at start.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use holdfast_cache::breaker::BreakerSettings;
+use holdfast_cache::failed::Durability;
+use holdfast_kafka::KafkaSettings;
+use holdfast_kafka::publisher::REPORT_GRACE;
+use holdfast_service::servers::ServerSettings;
+use holdfast_service::settings::{
+    CONFIG_FILE, Effective, List, Millis, PROFILE, Profile, Seconds, Secret, Setting, SettingsError, Source, Value,
+};
+
+/// When a message is shown to its receivers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeliveryMode {
+    /// Before Kafka has it.
+    RealtimeFirst,
+    /// Only once it is durable.
+    DurableFirst,
+}
+
+/// Who may write to whom.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Permissions {
+    /// Everybody to everybody.
+    Open,
+}
+
+/// How the failed queue's durability is known.
+#[derive(Debug, Clone, Copy)]
+pub struct QueueDurability(pub Durability);
+
+impl Value for QueueDurability {
+    fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "checked" => Ok(Self(Durability::Checked)),
+            "assumed" => Ok(Self(Durability::Assumed)),
+            _ => Err("must be checked or assumed".into()),
+        }
+    }
+}
+
+impl Value for DeliveryMode {
+    fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "realtime-first" => Ok(Self::RealtimeFirst),
+            "durable-first" => Ok(Self::DurableFirst),
+            _ => Err("must be realtime-first or durable-first".into()),
+        }
+    }
+}
+
+impl Value for Permissions {
+    fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "open" => Ok(Self::Open),
+            _ => Err("must be open".into()),
+        }
+    }
+}
+
+holdfast_service::settings! {
+    /// What a gateway alone needs.
+    pub struct GatewaySettings {
+        /// The port for clients.
+        port: u16 = "PORT", "3000";
+        /// The address for clients.
+        bind: IpAddr = "BIND", "0.0.0.0";
+        /// The operators' address: metrics and health.
+        ops_addr: SocketAddr = "OPS_ADDR", "127.0.0.1:9464";
+        /// The shared secret of HS256 tokens, 32 bytes or more.
+        jwt_secret: Option<Secret> = "JWT_SECRET", "";
+        /// The PEM file of the public key of RS256 or ES256 tokens.
+        jwt_public_key_file: Option<PathBuf> = "JWT_PUBLIC_KEY_FILE", "";
+        /// The audience that tokens must name.
+        jwt_audience: Option<String> = "JWT_AUDIENCE", "";
+        /// The issuer that tokens must name.
+        jwt_issuer: Option<String> = "JWT_ISSUER", "";
+        /// Origins of browsers that may call, separated by commas; `*` for every one.
+        cors_origins: List = "CORS_ORIGINS", "", development "*";
+        /// The failed queue's Redis. Unset: the cache's, which must then not evict and must keep an append-only file.
+        redis_queue_url: Option<Secret> = "REDIS_QUEUE_URL", "";
+        /// `checked`: the failed queue's persistence and eviction are read from its server; `assumed`: for servers that won't tell.
+        failed_queue_durability: QueueDurability = "FAILED_QUEUE_DURABILITY", "checked";
+        /// `realtime-first`: receivers see a message before Kafka has it; `durable-first`: after.
+        delivery_mode: DeliveryMode = "DELIVERY_MODE", "realtime-first";
+        /// Who may write to whom: `open`, everybody to everybody.
+        permissions: Permissions = "PERMISSIONS", "open";
+        /// Milliseconds within which every client event is answered.
+        send_deadline: Millis = "SEND_DEADLINE_MS", "4000";
+        /// Milliseconds that Kafka has to acknowledge a message before it goes to the failed queue.
+        kafka_delivery_timeout: Millis = "KAFKA_DELIVERY_TIMEOUT_MS", "2500";
+        /// Milliseconds that the failed queue has to take a message before it is refused.
+        failed_queue_timeout: Millis = "FAILED_QUEUE_TIMEOUT_MS", "1000";
+        /// Milliseconds that the cache has to take a step of a send.
+        redis_budget: Millis = "REDIS_BUDGET_MS", "50";
+        /// Sends in progress at once; the next one is refused as `UNAVAILABLE`.
+        max_sends_in_flight: usize = "MAX_SENDS_IN_FLIGHT", "10000";
+        /// Messages that a user may send in a window; 0 for no limit.
+        message_limit: u32 = "MESSAGE_LIMIT", "0";
+        /// The window of `MESSAGE_LIMIT`, in seconds.
+        window: Seconds = "WINDOW_SECONDS", "10";
+        /// Messages that a chat's recent list holds.
+        recent_max_messages: usize = "RECENT_MAX_MESSAGES", "100";
+        /// Seconds that a chat's recent list lives after its last message.
+        recent_ttl: Seconds = "RECENT_TTL_SECS", "604800";
+        /// Seconds after which a recent list is compared with the store before it answers alone again.
+        recent_verify: Seconds = "RECENT_VERIFY_SECS", "30";
+        /// Messages of a chat within which a repeat is recognised as one, and not delivered again.
+        resend_window_messages: usize = "RESEND_WINDOW_MESSAGES", "1000";
+        /// Messages of a history page without `limit`.
+        history_default_limit: usize = "HISTORY_DEFAULT_LIMIT", "20";
+        /// Messages a second that the retry service replays at most, so that live traffic comes first.
+        replay_rate: u32 = "FAILED_QUEUE_REPLAY_RATE", "1000";
+        /// Failures within the monitoring period that open a breaker.
+        cb_failure_threshold: usize = "CACHE_CB_FAILURE_THRESHOLD", "5";
+        /// Milliseconds that the cache's breaker stays open before it lets calls probe.
+        cb_recovery_timeout: Millis = "CACHE_CB_RECOVERY_TIMEOUT", "60000";
+        /// Milliseconds within which failures are counted.
+        cb_monitoring_period: Millis = "CACHE_CB_MONITORING_PERIOD", "300000";
+        /// Calls that a half-open breaker lets through, all of which must succeed.
+        cb_half_open_max_calls: usize = "CACHE_CB_HALF_OPEN_MAX_CALLS", "3";
+        /// Milliseconds that Kafka's breaker stays open before it lets messages probe.
+        kafka_cb_recovery_timeout: Millis = "KAFKA_CB_RECOVERY_TIMEOUT", "5000";
+        /// The first part of every key in Redis.
+        cache_key_prefix: String = "CACHE_KEY_PREFIX", "chat";
+        /// The second part of keys whose form may change.
+        cache_key_version: String = "CACHE_KEY_VERSION", "v1";
+        /// What separates the parts of a key.
+        cache_key_separator: String = "CACHE_KEY_SEPARATOR", ":";
+        /// The longest key, in bytes.
+        cache_max_key_length: usize = "CACHE_MAX_KEY_LENGTH", "250";
+    }
+}
+
+/// Everything that a gateway is told at start.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// What it is run for.
+    pub profile: Profile,
+    /// The other servers.
+    pub servers: ServerSettings,
+    /// Its own.
+    pub own: GatewaySettings,
+}
+
+impl Config {
+    /// Every setting of the gateway, as documented.
+    pub fn settings() -> impl Iterator<Item = &'static Setting> {
+        [&PROFILE, &CONFIG_FILE].into_iter().chain(GatewaySettings::SETTINGS).chain(ServerSettings::SETTINGS)
+    }
+
+    /// Reads the settings and checks the relations between them.
+    pub fn read(mut source: Source) -> Result<Effective<Self>, SettingsError> {
+        let profile = source.profile();
+        let servers = ServerSettings::read(&mut source);
+        let own = GatewaySettings::read(&mut source);
+        if let Some(own) = &own {
+            check(own, &mut source);
+        }
+        source.finish(servers.zip(own).map(|(servers, own)| Self { profile, servers, own }))
+    }
+
+    /// The failed queue's address.
+    pub fn redis_queue_url(&self) -> String {
+        self.own.redis_queue_url.as_ref().map_or_else(|| self.servers.redis_url(), |url| url.reveal().to_owned())
+    }
+
+    /// What the producer is built from.
+    pub fn kafka(&self) -> KafkaSettings {
+        KafkaSettings {
+            brokers: self.servers.kafka_brokers.clone(),
+            topic: self.servers.kafka_topic.clone(),
+            dlq_topic: self.servers.kafka_dlq_topic.clone(),
+            partitions: self.servers.kafka_partitions,
+            replication_factor: self.servers.kafka_replication_factor,
+            delivery_timeout: self.own.kafka_delivery_timeout.0,
+            client_id: "holdfast-gateway".into(),
+            properties: BTreeMap::from_iter(self.servers.kafka_properties()),
+            ..KafkaSettings::default()
+        }
+    }
+
+    /// The cache's breaker.
+    pub fn cache_breaker(&self) -> BreakerSettings {
+        BreakerSettings {
+            failure_threshold: self.own.cb_failure_threshold,
+            recovery_timeout: self.own.cb_recovery_timeout.0,
+            monitoring_period: self.own.cb_monitoring_period.0,
+            half_open_max_calls: self.own.cb_half_open_max_calls,
+        }
+    }
+
+    /// Kafka's breaker.
+    pub fn kafka_breaker(&self) -> BreakerSettings {
+        BreakerSettings { recovery_timeout: self.own.kafka_cb_recovery_timeout.0, ..self.cache_breaker() }
+    }
+}
+
+/// The ladder of deadlines, and what else must hold between settings.
+fn check(own: &GatewaySettings, source: &mut Source) {
+    // A send asks the cache twice, for the limit and for the list, and waits for one batch before its own.
+    let steps = own.redis_budget.0 * 3 + own.kafka_delivery_timeout.0 + REPORT_GRACE + own.failed_queue_timeout.0;
+    source.require(
+        own.send_deadline.0 >= steps,
+        format!(
+            "SEND_DEADLINE_MS must be at least {}: KAFKA_DELIVERY_TIMEOUT_MS and {} ms for its report, FAILED_QUEUE_TIMEOUT_MS, and three times REDIS_BUDGET_MS",
+            steps.as_millis(),
+            REPORT_GRACE.as_millis(),
+        ),
+    );
+    source.require(
+        own.jwt_secret.is_some() != own.jwt_public_key_file.is_some(),
+        "one of JWT_SECRET and JWT_PUBLIC_KEY_FILE must be set",
+    );
+    source.require(
+        own.jwt_secret.as_ref().is_none_or(|secret| secret.reveal().len() >= 32),
+        "JWT_SECRET must have 32 bytes or more",
+    );
+    source.require((1..=10_000).contains(&own.recent_max_messages), "RECENT_MAX_MESSAGES must be from 1 to 10000");
+    source.require(
+        own.resend_window_messages >= own.recent_max_messages,
+        "RESEND_WINDOW_MESSAGES must be at least RECENT_MAX_MESSAGES",
+    );
+    source.require((1..=100).contains(&own.history_default_limit), "HISTORY_DEFAULT_LIMIT must be from 1 to 100");
+    source.require(own.max_sends_in_flight > 0, "MAX_SENDS_IN_FLIGHT must be above 0");
+    source.require(own.message_limit == 0 || own.window.0 > Duration::ZERO, "WINDOW_SECONDS must be above 0");
+    source.require(own.replay_rate > 0, "FAILED_QUEUE_REPLAY_RATE must be above 0");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(pairs: &[(&str, &str)]) -> Result<Effective<Config>, SettingsError> {
+        Config::read(Source::new(pairs.iter().map(|(name, value)| ((*name).into(), (*value).into()))))
+    }
+
+    const SECRET: (&str, &str) = ("JWT_SECRET", "0123456789abcdef0123456789abcdef");
+
+    #[test]
+    fn the_defaults_need_only_a_way_to_check_tokens() {
+        assert_eq!(read(&[SECRET]).unwrap().value.own.port, 3000);
+        let SettingsError(errors) = read(&[]).unwrap_err();
+        assert_eq!(errors, ["one of JWT_SECRET and JWT_PUBLIC_KEY_FILE must be set"]);
+    }
+
+    #[test]
+    fn a_broken_ladder_of_deadlines_is_refused_at_boot() {
+        let SettingsError(errors) = read(&[SECRET, ("SEND_DEADLINE_MS", "3000"), ("PORT", "x")]).unwrap_err();
+        assert_eq!(errors.len(), 1, "{errors:?}");
+        let SettingsError(errors) = read(&[SECRET, ("SEND_DEADLINE_MS", "3000")]).unwrap_err();
+        assert!(errors[0].starts_with("SEND_DEADLINE_MS must be at least 3950"), "{errors:?}");
+    }
+}

@@ -1,0 +1,124 @@
+//! Local delivery: the sockets of this gateway.
+//!
+//! Takes a message from the pipeline, or an event that another gateway announced; gives it to every socket of the users it is for.
+//! Emits go socket by socket, so that a full buffer is seen and is one client's own: that socket is marked as lagging, and told to
+//! `resync` once its buffer drains.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use dashmap::DashMap;
+use dashmap::mapref::entry::Entry;
+use holdfast_cache::channels::Subscription;
+use holdfast_message::json::{MessageJson, Position};
+use holdfast_message::{ChatId, Message, MessageId, UserId, id::Members};
+use serde::Serialize;
+use serde_json::json;
+use socketioxide::extract::SocketRef;
+use socketioxide::socket::Sid;
+use tokio_util::sync::CancellationToken;
+
+use crate::metrics::Metrics;
+
+/// A new message: `newMessage`.
+pub const NEW_MESSAGE: &str = "newMessage";
+/// A message that nothing durable took: `messageFailed`.
+pub const MESSAGE_FAILED: &str = "messageFailed";
+/// Live events may have been missed: `resync`.
+pub const RESYNC: &str = "resync";
+
+/// The sockets of this gateway, by user.
+#[derive(Clone)]
+pub struct Sockets {
+    users: Arc<DashMap<UserId, Vec<Connected>>>,
+    metrics: Metrics,
+}
+
+struct Connected {
+    socket: SocketRef,
+    /// Its buffer was full: it has missed something and is to be told.
+    lagging: AtomicBool,
+    _subscription: Subscription,
+}
+
+impl Sockets {
+    /// No sockets yet.
+    pub fn new(metrics: Metrics) -> Self {
+        Self { users: Arc::default(), metrics }
+    }
+
+    /// Adds a socket, and the subscription by which it hears of what other gateways do.
+    pub fn add(&self, user: &UserId, socket: SocketRef, subscription: Subscription) {
+        let connected = Connected { socket, lagging: AtomicBool::new(false), _subscription: subscription };
+        self.users.entry(user.clone()).or_default().push(connected);
+        self.metrics.sockets.inc();
+    }
+
+    /// Removes a socket, if it is there.
+    pub fn remove(&self, user: &UserId, socket: Sid) {
+        let Entry::Occupied(mut sockets) = self.users.entry(user.clone()) else { return };
+        let before = sockets.get().len();
+        sockets.get_mut().retain(|connected| connected.socket.id != socket);
+        self.metrics.sockets.sub((before - sockets.get().len()) as i64);
+        if sockets.get().is_empty() {
+            sockets.remove();
+        }
+    }
+
+    /// `newMessage` to every device of sender and receivers here. `position` is [`Position::Unknown`] without the cache.
+    pub fn message(&self, message: &Message, position: Position<'_>) {
+        let payload = MessageJson { message, position };
+        self.audience(&message.chat, |user| self.emit(user, NEW_MESSAGE, &payload));
+    }
+
+    /// `messageFailed` to everybody here who may have been shown the message.
+    pub fn failed(&self, id: MessageId, temp_id: Option<&str>, chat: &ChatId) {
+        let payload = json!({ "messageId": id, "tempId": temp_id, "chatId": chat.as_str() });
+        self.audience(chat, |user| self.emit(user, MESSAGE_FAILED, &payload));
+    }
+
+    /// An event to every socket of one user here.
+    pub fn emit(&self, user: &UserId, event: &str, payload: &impl Serialize) {
+        let Some(sockets) = self.users.get(user) else { return };
+        for connected in sockets.iter() {
+            if connected.socket.emit(event, payload).is_err() && !connected.lagging.swap(true, Ordering::Relaxed) {
+                self.metrics.lagging.inc();
+                tracing::debug!(%user, "a socket's buffer is full, or it is closing");
+            }
+        }
+    }
+
+    fn audience(&self, chat: &ChatId, each: impl Fn(&UserId)) {
+        if let Members::Direct(first, second) = chat.members() {
+            each(&first);
+            each(&second);
+        }
+    }
+
+    /// Tells sockets whose buffer was full that they may have missed something, once there is room again.
+    pub async fn mend_lagging(self, stop: CancellationToken) {
+        let mut tick = tokio::time::interval(Duration::from_secs(1));
+        while stop.run_until_cancelled(tick.tick()).await.is_some() {
+            for sockets in self.users.iter() {
+                for connected in sockets.iter().filter(|connected| connected.lagging.load(Ordering::Relaxed)) {
+                    // Cleared first: what is dropped from here on marks it anew.
+                    connected.lagging.store(false, Ordering::Relaxed);
+                    if connected.socket.emit(RESYNC, &json!({})).is_err() {
+                        connected.lagging.store(true, Ordering::Relaxed);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Tells every socket that it may have missed something, spread over a while so that not all come back at once.
+    pub async fn resync_all(&self, spread: Duration) {
+        let users: Vec<_> = self.users.iter().map(|entry| entry.key().clone()).collect();
+        let pause = spread / u32::try_from(users.len().max(1)).unwrap_or(u32::MAX);
+        for user in users {
+            self.emit(&user, RESYNC, &json!({}));
+            tokio::time::sleep(pause).await;
+        }
+    }
+}

@@ -1,0 +1,347 @@
+//! The read path: a page of a chat's history.
+//!
+//! Takes a chat, a cursor and a limit; gives a [`Page`], newest first, and mends the recent list by what the store said.
+//!
+//! The recent list answers alone only if it is complete down to the page's end and was verified within `RECENT_VERIFY_SECS`.
+//! Otherwise the page is merged, by message id, from the chat's failed queue, the list and MongoDB, *read in that order*: a message
+//! moves from the failed queue through Kafka into MongoDB, never back, and while Kafka alone has it the list does.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use holdfast_cache::entry::{Listed, ListedEntry};
+use holdfast_cache::recent::{Floor, RecentPage, Repair, Repaired};
+use holdfast_cache::{Breaker, FailedQueue, RecentList};
+use holdfast_message::{ChatId, HistoryKey, Invalid, Message, MessageId};
+use holdfast_store::Store;
+use tokio::sync::Semaphore;
+
+use crate::error::Refusal;
+use crate::metrics::Metrics;
+
+/// The largest page.
+pub const MAX_LIMIT: usize = 100;
+/// The most messages of one chat's failed queue that a page looks at.
+const MAX_FAILED: usize = 1000;
+/// How long an answer that the failed queue is empty holds.
+const EMPTY_FOR: Duration = Duration::from_secs(1);
+/// What cache and failed queue have for a reading. A page may take longer than a step of a send.
+const BUDGET: Duration = Duration::from_millis(250);
+/// Repairs under way at once; more are left to the next reader.
+const MAX_REPAIRS: usize = 64;
+
+/// Where a page came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// The recent list alone.
+    Cache,
+    /// MongoDB (and the failed queue), without the recent list.
+    Store,
+    /// All of them.
+    Merged,
+}
+
+impl Source {
+    /// As on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Cache => "cache",
+            Self::Store => "store",
+            Self::Merged => "merged",
+        }
+    }
+}
+
+/// A message of a page, with its place in the live stream if it has one.
+#[derive(Debug, Clone)]
+pub struct Shown {
+    /// The message.
+    pub message: Message,
+    /// Its seq within the page's epoch.
+    pub seq: Option<u64>,
+}
+
+/// A part of a chat's history.
+#[derive(Debug)]
+pub struct Page {
+    /// Newest first.
+    pub messages: Vec<Shown>,
+    /// Where the next page begins; `None` at the end.
+    pub next: Option<HistoryKey>,
+    /// Where it came from.
+    pub source: Source,
+    /// False: the store could not be asked, so older or missed messages may be absent.
+    pub complete: bool,
+    /// The live stream's position, read before the messages; `None` without the cache.
+    pub position: Option<holdfast_cache::event::Position>,
+}
+
+/// Reads history. Cheap to clone.
+#[derive(Clone)]
+pub struct History {
+    sources: Arc<Sources>,
+}
+
+/// Where history is read from.
+pub struct Sources {
+    /// The recent list. Its repairs are announced to this gateway's own sockets too, so its origin is not the gateway's.
+    pub recent: RecentList,
+    /// In front of it.
+    pub cache_breaker: Breaker,
+    /// What Kafka has not taken yet.
+    pub failed: FailedQueue,
+    /// MongoDB.
+    pub store: Store,
+    /// How long a verification holds.
+    pub verify_after: Duration,
+    /// How many messages a list holds.
+    pub recent_max: usize,
+    /// When the failed queue's index was last seen empty.
+    pub failed_empty_at: std::sync::Mutex<Option<Instant>>,
+    /// Bounds repairs.
+    pub repairs: Arc<Semaphore>,
+    /// Counters.
+    pub metrics: Metrics,
+}
+
+impl Sources {
+    /// The number of repairs that may be under way at once.
+    pub fn repair_slots() -> Arc<Semaphore> {
+        Arc::new(Semaphore::new(MAX_REPAIRS))
+    }
+}
+
+impl History {
+    /// History from these sources.
+    pub fn new(sources: Sources) -> Self {
+        Self { sources: Arc::new(sources) }
+    }
+
+    /// The newest `limit` messages before the cursor, or the newest of all.
+    pub async fn page(&self, chat: &ChatId, before: Option<HistoryKey>, limit: usize) -> Result<Page, Refusal> {
+        let page = self.read(chat, before, limit).await?;
+        self.sources.metrics.page(page.source.as_str());
+        Ok(page)
+    }
+
+    async fn read(&self, chat: &ChatId, before: Option<HistoryKey>, limit: usize) -> Result<Page, Refusal> {
+        let sources = &self.sources;
+        let mut listed = sources.listed(chat).await;
+        if let Some(listed) = &listed
+            && let Some(page) = sources.alone(listed, before, limit)
+        {
+            return Ok(page);
+        }
+        let failed = sources.failed(chat).await;
+        if !failed.messages.is_empty() {
+            // Read again: what has left the failed queue since the first reading is in the list.
+            listed = sources.listed(chat).await;
+        }
+        let mut merge = listed.as_ref().map(Merge::of).unwrap_or_default();
+        merge.add(&failed.messages);
+        let position = listed.as_ref().map(|listed| listed.position.clone());
+
+        // The newest page is also a verification: it reads as far as the list may reach.
+        let verified = listed.filter(|_| before.is_none());
+        let wanted = if verified.is_some() { limit.max(sources.recent_max + 1) } else { limit };
+        match sources.store.page(chat, before, wanted).await {
+            Ok(stored) => {
+                let source = if merge.by_id.is_empty() { Source::Store } else { Source::Merged };
+                merge.stored_wins(&stored.messages);
+                if let Some(listed) = verified {
+                    self.repair(chat, listed, &stored, failed.messages);
+                }
+                let (messages, more) = merge.newest(before, limit);
+                let next = (more || stored.more).then(|| messages.last().map(|shown| shown.message.key())).flatten();
+                Ok(Page { messages, next, source, complete: failed.whole, position })
+            }
+            Err(error) => {
+                tracing::warn!(chat_id = %chat, %error, "a page of history without the store");
+                if before.is_some() || position.is_none() {
+                    return Err(Refusal::unavailable("the store can't be read now"));
+                }
+                let (messages, _) = merge.newest(None, limit);
+                let next = messages.last().map(|shown| shown.message.key());
+                Ok(Page { messages, next, source: Source::Cache, complete: false, position })
+            }
+        }
+    }
+
+    /// Brings the list up to what the store said, in the background; without a free place, the next reader does it.
+    fn repair(&self, chat: &ChatId, listed: RecentPage, stored: &holdfast_store::Page, failed: Vec<Message>) {
+        let Ok(slot) = self.sources.repairs.clone().try_acquire_owned() else { return };
+        let covered = if stored.more { stored.messages.last().map(Message::key) } else { None };
+        let known: HashSet<_> = listed.entries.iter().filter_map(live).map(|message| message.id).collect();
+        let mut missing: Vec<_> =
+            stored.messages.iter().filter(|message| !known.contains(&message.id)).cloned().collect();
+        // Durable as well, and on its way into the store.
+        missing.extend(failed.into_iter().filter(|message| {
+            !known.contains(&message.id)
+                && covered.is_none_or(|covered| message.key() > covered)
+                && !stored.messages.iter().any(|stored| stored.id == message.id)
+        }));
+        let (sources, chat) = (self.sources.clone(), chat.clone());
+        tokio::spawn(async move {
+            let repair = Repair {
+                chat: &chat,
+                epoch: &listed.position.epoch,
+                read_at: listed.read_at,
+                messages: &missing,
+                covered,
+            };
+            match sources.recent.repair(&repair, BUDGET).await {
+                Ok(Repaired::Done { late, inserted }) => {
+                    sources.metrics.repaired.inc_by(late as u64);
+                    if late > 0 {
+                        tracing::info!(chat_id = %chat, late, inserted, "a recent list had missed messages");
+                    }
+                }
+                Ok(Repaired::Overtaken) => {}
+                Err(error) => tracing::debug!(chat_id = %chat, %error, "a recent list was not repaired"),
+            }
+            drop(slot);
+        });
+    }
+}
+
+/// What a chat's failed queue holds.
+#[derive(Default)]
+struct Failed {
+    messages: Vec<Message>,
+    /// Whether these are all.
+    whole: bool,
+}
+
+impl Sources {
+    async fn listed(&self, chat: &ChatId) -> Option<RecentPage> {
+        let permit = self.cache_breaker.acquire(Instant::now()).ok()?;
+        match self.recent.read(chat, BUDGET).await {
+            Ok(page) => {
+                permit.success();
+                Some(page)
+            }
+            Err(error) => {
+                if error.is_unavailable() {
+                    permit.failure(Instant::now());
+                }
+                tracing::debug!(chat_id = %chat, %error, "history without the recent list");
+                None
+            }
+        }
+    }
+
+    /// The page that the list can answer on its own.
+    fn alone(&self, listed: &RecentPage, before: Option<HistoryKey>, limit: usize) -> Option<Page> {
+        let fresh = listed.verified_age.is_some_and(|age| age <= self.verify_after);
+        if !fresh || listed.undecodable > 0 {
+            return None;
+        }
+        let (messages, more) = Merge::of(listed).newest(before, limit);
+        let end = messages.last().map(|shown| shown.message.key());
+        let full = messages.len() == limit;
+        let covered =
+            if full { end.is_some_and(|end| listed.floor.covers(&end)) } else { listed.floor == Floor::Whole };
+        let in_page = |key: &HistoryKey| before.is_none_or(|before| *key < before) && (!full || Some(*key) > end);
+        let hidden = listed.entries.iter().any(|entry| matches!(&entry.item, Listed::Tombstone(key) if in_page(key)));
+        if !covered || hidden {
+            return None;
+        }
+        let next = if more || listed.floor != Floor::Whole { end } else { None };
+        let position = Some(listed.position.clone());
+        Some(Page { messages, next, source: Source::Cache, complete: true, position })
+    }
+
+    async fn failed(&self, chat: &ChatId) -> Failed {
+        let nothing = Failed { messages: Vec::new(), whole: true };
+        let empty_at = *self.failed_empty_at.lock().unwrap_or_else(PoisonError::into_inner);
+        if empty_at.is_some_and(|at| at.elapsed() < EMPTY_FOR) {
+            return nothing;
+        }
+        let asked = Instant::now();
+        match self.failed.index_is_empty(BUDGET).await {
+            Ok(true) => {
+                *self.failed_empty_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(asked);
+                nothing
+            }
+            Ok(false) => match self.failed.peek(chat, MAX_FAILED, BUDGET).await {
+                Ok(peeked) => Failed { whole: !peeked.more, messages: peeked.messages },
+                Err(_) => nothing,
+            },
+            // Without its server, what the failed queue holds is in the list, or turns up when the server is back.
+            Err(_) => nothing,
+        }
+    }
+}
+
+fn live(entry: &ListedEntry) -> Option<&Message> {
+    match &entry.item {
+        Listed::Message(message) => Some(message),
+        Listed::Tombstone(_) => None,
+    }
+}
+
+/// Messages from several sources, once each.
+#[derive(Default)]
+struct Merge {
+    by_id: HashMap<MessageId, Shown>,
+}
+
+impl Merge {
+    fn of(listed: &RecentPage) -> Self {
+        let shown = |entry: &ListedEntry| Some(Shown { message: live(entry)?.clone(), seq: entry.seq });
+        Self { by_id: listed.entries.iter().filter_map(shown).map(|shown| (shown.message.id, shown)).collect() }
+    }
+
+    fn add(&mut self, messages: &[Message]) {
+        for message in messages {
+            self.by_id.entry(message.id).or_insert_with(|| Shown { message: message.clone(), seq: None });
+        }
+    }
+
+    /// The stored copy replaces any other, whose place in the stream it keeps.
+    fn stored_wins(&mut self, messages: &[Message]) {
+        for message in messages {
+            let seq = self.by_id.get(&message.id).and_then(|shown| shown.seq);
+            self.by_id.insert(message.id, Shown { message: message.clone(), seq });
+        }
+    }
+
+    /// The newest before the cursor, newest first, and whether there are older ones.
+    fn newest(self, before: Option<HistoryKey>, limit: usize) -> (Vec<Shown>, bool) {
+        let in_page = |shown: &Shown| before.is_none_or(|before| shown.message.key() < before);
+        let mut messages: Vec<_> = self.by_id.into_values().filter(in_page).collect();
+        messages.sort_unstable_by_key(|shown| std::cmp::Reverse(shown.message.key()));
+        let more = messages.len() > limit;
+        messages.truncate(limit);
+        (messages, more)
+    }
+}
+
+/// A cursor as clients carry it: 24 bytes, opaque to them.
+pub fn write_cursor(key: &HistoryKey) -> String {
+    let mut bytes = [0; 24];
+    bytes[..8].copy_from_slice(&key.timestamp.to_be_bytes());
+    bytes[8..].copy_from_slice(key.id.as_bytes());
+    URL_SAFE_NO_PAD.encode(bytes)
+}
+
+/// The place that a cursor names.
+pub fn read_cursor(text: &str) -> Result<HistoryKey, Invalid> {
+    let bytes = URL_SAFE_NO_PAD.decode(text).ok().and_then(|bytes| <[u8; 24]>::try_from(bytes).ok());
+    let Some(bytes) = bytes else { return Err(Invalid::new("before", "must be a nextCursor of an earlier answer")) };
+    let (mut timestamp, mut id) = ([0; 8], [0; 16]);
+    timestamp.copy_from_slice(&bytes[..8]);
+    id.copy_from_slice(&bytes[8..]);
+    Ok(HistoryKey { timestamp: i64::from_be_bytes(timestamp), id: MessageId::from_bytes(id) })
+}
+
+/// The page size that a client asked for, or the default.
+pub fn read_limit(limit: Option<usize>, default: usize) -> Result<usize, Invalid> {
+    match limit.unwrap_or(default) {
+        limit @ 1..=MAX_LIMIT => Ok(limit),
+        _ => Err(Invalid::new("limit", format!("must be from 1 to {MAX_LIMIT}"))),
+    }
+}

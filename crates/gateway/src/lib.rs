@@ -1,0 +1,74 @@
+//! The gateway: delivers messages in real time and takes responsibility for them.
+//!
+//! # A message's journey
+//!
+//! 1. [`ingress`] (Socket.IO) or [`rest`] takes a send, checks it against the limits of [`holdfast_message::Draft`], and gives it its
+//!    id and its time ([`stamps`]). All of that happens in the order of arrival.
+//! 2. [`pipeline`] takes it from there; [`pipeline::Pipeline::submit`] is the way in.
+//! 3. [`admit`]: permission and rate limit. Nobody sees a message that fails them.
+//! 4. The recent list takes it if absent, gives it its place in the live stream and announces it to the other gateways, in one call
+//!    ([`holdfast_cache::recent`]). Without the cache the journey goes on, and [`relist`] repeats the call later.
+//! 5. [`deliver`]: the sockets of this gateway.
+//! 6. [`publish`]: Kafka, else the failed queue. Only an acknowledgement of one of them makes a positive answer. [`retry`] replays
+//!    the failed queue.
+//! 7. The sender's answer. If nothing durable took the message, what was shown is taken back.
+//!
+//! From Kafka on, the worker's crate tells the rest. [`history`] is the way back: from the recent list, the failed queue and MongoDB
+//! to a client.
+//!
+//! A positive answer promises that the message is, or will be, in MongoDB exactly once. It does not promise that anybody saw it. A
+//! gateway that is killed between 4 and 6 leaves a message that others saw and whose sender was never answered; unless the sender
+//! repeats it, it is not stored.
+
+pub mod admit;
+pub mod auth;
+pub mod config;
+pub mod deliver;
+mod dev;
+pub mod error;
+pub mod health;
+pub mod history;
+pub mod ingress;
+pub mod metrics;
+pub mod pipeline;
+pub mod publish;
+pub mod relist;
+pub mod remote;
+pub mod rest;
+pub mod retry;
+pub mod server;
+pub mod stamps;
+
+use std::time::Duration;
+
+use holdfast_cache::Channels;
+use tokio_util::sync::CancellationToken;
+
+pub use config::Config;
+pub use server::run;
+
+/// What a request needs.
+pub struct Gateway {
+    /// Checks tokens.
+    pub tokens: auth::Verifier,
+    /// Stamps messages.
+    pub stamps: stamps::Stamps,
+    /// Permissions.
+    pub admission: admit::Admission,
+    /// The write path.
+    pub pipeline: pipeline::Pipeline,
+    /// The read path.
+    pub history: history::History,
+    /// This gateway's sockets.
+    pub sockets: deliver::Sockets,
+    /// What this gateway hears from others.
+    pub channels: Channels,
+    /// Counters.
+    pub metrics: metrics::Metrics,
+    /// Within which every event is answered.
+    pub send_deadline: Duration,
+    /// The size of a history page without `limit`.
+    pub history_default_limit: usize,
+    /// Cancelled when the gateway shuts down: no new sends.
+    pub draining: CancellationToken,
+}

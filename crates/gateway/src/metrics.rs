@@ -1,0 +1,164 @@
+//! The gateway's metrics: every name, once.
+
+use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, core::Collector};
+
+use crate::error::Code;
+
+/// Sends, by how they ended.
+pub const MESSAGES: &str = "holdfast_gateway_messages_total";
+/// Requests refused, by code.
+pub const REJECTED: &str = "holdfast_gateway_rejected_total";
+/// Seconds from a send's arrival to its answer.
+pub const ACK: &str = "holdfast_gateway_ack_seconds";
+/// Seconds from a send's arrival to its emission to the sockets of this gateway.
+pub const DELIVERY: &str = "holdfast_gateway_delivery_seconds";
+/// Seconds from handing a message to Kafka's client to its report.
+pub const PUBLISH: &str = "holdfast_gateway_publish_seconds";
+/// Connected sockets.
+pub const SOCKETS: &str = "holdfast_gateway_sockets";
+/// Sends that the recent list did not take in time.
+pub const RECENT_SKIPPED: &str = "holdfast_gateway_recent_skipped_total";
+/// Sends that the recent list did not take in time, and that were not repeated in the background either because too many waited.
+pub const RELIST_DROPPED: &str = "holdfast_gateway_relist_dropped_total";
+/// Background repeats that wait.
+pub const RELIST_WAITING: &str = "holdfast_gateway_relist_waiting";
+/// Times that a socket's buffer was full.
+pub const LAGGING: &str = "holdfast_gateway_lagging_sockets_total";
+/// Sends in progress.
+pub const IN_FLIGHT: &str = "holdfast_gateway_sends_in_flight";
+/// History pages, by source.
+pub const HISTORY: &str = "holdfast_gateway_history_pages_total";
+/// Messages that a verification found missing in a recent list.
+pub const REPAIRED: &str = "holdfast_gateway_recent_repaired_total";
+/// Messages that wait in the failed queue.
+pub const FAILED_MESSAGES: &str = "holdfast_failed_queue_messages";
+/// Age of the oldest of them.
+pub const FAILED_AGE: &str = "holdfast_failed_queue_oldest_age_seconds";
+/// Messages that Kafka took from the failed queue.
+pub const REPLAYED: &str = "holdfast_failed_queue_replayed_total";
+/// Entries moved to a dead list.
+pub const DEAD: &str = "holdfast_failed_queue_dead_total";
+
+/// How a send ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Kafka has it.
+    Kafka,
+    /// The failed queue has it.
+    FailedQueue,
+    /// Nothing durable took it.
+    Refused,
+    /// A repeat of a durable message.
+    Duplicate,
+    /// It broke a rule or a limit.
+    Rejected,
+}
+
+/// The gateway's metrics, all there from the start.
+#[derive(Clone)]
+pub struct Metrics {
+    messages: [IntCounter; 5],
+    rejected: IntCounterVec,
+    /// [`ACK`].
+    pub ack: Histogram,
+    /// [`DELIVERY`].
+    pub delivery: Histogram,
+    /// [`PUBLISH`].
+    pub publish: Histogram,
+    /// [`SOCKETS`].
+    pub sockets: IntGauge,
+    /// [`RECENT_SKIPPED`].
+    pub recent_skipped: IntCounter,
+    /// [`RELIST_DROPPED`].
+    pub relist_dropped: IntCounter,
+    /// [`RELIST_WAITING`].
+    pub relist_waiting: IntGauge,
+    /// [`LAGGING`].
+    pub lagging: IntCounter,
+    /// [`IN_FLIGHT`].
+    pub in_flight: IntGauge,
+    history: IntCounterVec,
+    /// [`REPAIRED`].
+    pub repaired: IntCounter,
+    /// [`FAILED_MESSAGES`].
+    pub failed_messages: IntGauge,
+    /// [`FAILED_AGE`].
+    pub failed_age: IntGauge,
+    /// [`REPLAYED`].
+    pub replayed: IntCounter,
+    /// [`DEAD`].
+    pub dead: IntCounter,
+}
+
+impl Metrics {
+    /// Registers all of them.
+    pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let r = Registrar(registry);
+        let messages = r.counters(MESSAGES, "Sends, by how they ended.", "outcome")?;
+        let rejected = r.counters(REJECTED, "Requests refused, by code.", "code")?;
+        Code::ALL.iter().for_each(|code| drop(rejected.with_label_values(&[code.as_str()])));
+        let history = r.counters(HISTORY, "History pages, by source.", "source")?;
+        ["cache", "store", "merged"].iter().for_each(|source| drop(history.with_label_values(&[source])));
+        Ok(Self {
+            messages: ["kafka", "failed_queue", "refused", "duplicate", "rejected"]
+                .map(|outcome| messages.with_label_values(&[outcome])),
+            rejected,
+            ack: r.seconds(ACK, "From a send's arrival to its answer.")?,
+            delivery: r.seconds(DELIVERY, "From a send's arrival to its emission to this gateway's sockets.")?,
+            publish: r.seconds(PUBLISH, "From handing a message to Kafka's client to its report.")?,
+            sockets: r.gauge(SOCKETS, "Connected sockets.")?,
+            recent_skipped: r.counter(RECENT_SKIPPED, "Sends that the recent list did not take in time.")?,
+            relist_dropped: r.counter(RELIST_DROPPED, "Background repeats dropped because too many waited.")?,
+            relist_waiting: r.gauge(RELIST_WAITING, "Background repeats that wait.")?,
+            lagging: r.counter(LAGGING, "Times that a socket's buffer was full.")?,
+            in_flight: r.gauge(IN_FLIGHT, "Sends in progress.")?,
+            history,
+            repaired: r.counter(REPAIRED, "Messages that a verification found missing in a recent list.")?,
+            failed_messages: r.gauge(FAILED_MESSAGES, "Messages that wait in the failed queue.")?,
+            failed_age: r.gauge(FAILED_AGE, "Age of the failed queue's oldest message.")?,
+            replayed: r.counter(REPLAYED, "Messages that Kafka took from the failed queue.")?,
+            dead: r.counter(DEAD, "Failed-queue entries moved to a dead list.")?,
+        })
+    }
+
+    /// Counts a send's end.
+    pub fn ended(&self, outcome: Outcome) {
+        self.messages[outcome as usize].inc();
+    }
+
+    /// Counts a refusal.
+    pub fn refused(&self, code: Code) {
+        self.rejected.with_label_values(&[code.as_str()]).inc();
+    }
+
+    /// Counts a history page.
+    pub fn page(&self, source: &str) {
+        self.history.with_label_values(&[source]).inc();
+    }
+}
+
+struct Registrar<'a>(&'a Registry);
+
+impl Registrar<'_> {
+    fn put<C: Collector + Clone + 'static>(&self, metric: C) -> Result<C, prometheus::Error> {
+        self.0.register(Box::new(metric.clone()))?;
+        Ok(metric)
+    }
+
+    fn counter(&self, name: &str, help: &str) -> Result<IntCounter, prometheus::Error> {
+        self.put(IntCounter::new(name, help)?)
+    }
+
+    fn counters(&self, name: &str, help: &str, label: &str) -> Result<IntCounterVec, prometheus::Error> {
+        self.put(IntCounterVec::new(Opts::new(name, help), &[label])?)
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> Result<IntGauge, prometheus::Error> {
+        self.put(IntGauge::new(name, help)?)
+    }
+
+    fn seconds(&self, name: &str, help: &str) -> Result<Histogram, prometheus::Error> {
+        let buckets = vec![0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
+        self.put(Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets))?)
+    }
+}

@@ -1,0 +1,306 @@
+//! The write path: from a stamped message to its answer.
+//!
+//! Takes a [`Send`] from [`crate::ingress`], in the order of arrival; gives its sender an [`Answer`], and everybody else the message.
+//!
+//! One task does what must keep that order: permit, rate limit, recent list and fan-out, local delivery, handing over to Kafka's
+//! client. It takes whatever has arrived as one batch, so that under load a batch costs the cache one round trip. Waiting for
+//! durability happens in a task per send, which nobody's disconnect ends.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use holdfast_cache::event::Position as StreamPosition;
+use holdfast_cache::recent::{Added, Attempt};
+use holdfast_cache::{Breaker, RecentList};
+use holdfast_message::Message;
+use holdfast_message::json::Position;
+use holdfast_service::trace::TraceParent;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+
+use crate::admit::Admission;
+use crate::config::DeliveryMode;
+use crate::deliver::Sockets;
+use crate::error::{Code, Refusal};
+use crate::metrics::{Metrics, Outcome};
+use crate::publish::{Durability, NotDurable, Publish};
+use crate::relist::Relist;
+
+/// The most sends that one round trip to the cache carries.
+const MAX_BATCH: usize = 256;
+
+/// A positive answer: the message is durable.
+#[derive(Debug)]
+pub struct Accepted {
+    /// As it is stored: of a repeat, with the first copy's time.
+    pub message: Arc<Message>,
+    /// Its place in the live stream, if known.
+    pub position: Option<StreamPosition>,
+    /// What made it durable.
+    pub durability: Durability,
+    /// Whether an earlier send had it shown already.
+    pub duplicate: bool,
+}
+
+/// How a send ends for its sender.
+pub type Answer = Result<Accepted, Refusal>;
+
+/// One send on its way.
+struct Send {
+    message: Arc<Message>,
+    trace: TraceParent,
+    attempt: Attempt,
+    received: Instant,
+    answer: oneshot::Sender<Answer>,
+    /// Held until the answer: what bounds the memory of all sends in progress.
+    slot: OwnedSemaphorePermit,
+}
+
+/// What became of a message in the recent list.
+enum Shown {
+    /// It is new there and everybody was told.
+    Listed(StreamPosition),
+    /// It was there already.
+    Repeat { epoch: Arc<str>, seq: Option<u64> },
+    /// The cache did not answer: others may or may not have been told, and will be.
+    Unlisted,
+    /// Not yet: it is shown once it is durable.
+    Later,
+}
+
+/// Where sends enter.
+#[derive(Clone)]
+pub struct Pipeline {
+    entrance: mpsc::Sender<Send>,
+    slots: Arc<Semaphore>,
+    stages: Arc<Stages>,
+}
+
+/// What the path is made of.
+pub struct Stages {
+    /// Permissions and limits.
+    pub admission: Admission,
+    /// The recent list.
+    pub recent: RecentList,
+    /// In front of the recent list.
+    pub cache_breaker: Breaker,
+    /// What the cache has for a batch.
+    pub cache_budget: Duration,
+    /// Before or after durability.
+    pub mode: DeliveryMode,
+    /// This gateway's sockets.
+    pub sockets: Sockets,
+    /// Kafka, else the failed queue.
+    pub publish: Publish,
+    /// Repeats for the recent list in the background.
+    pub relist: Relist,
+    /// Counters.
+    pub metrics: Metrics,
+}
+
+impl Pipeline {
+    /// Starts the path; it ends when the last clone is dropped.
+    pub fn start(stages: Stages, max_in_flight: usize) -> Self {
+        let (entrance, sends) = mpsc::channel(max_in_flight);
+        let stages = Arc::new(stages);
+        tokio::spawn(run(stages.clone(), sends));
+        Self { entrance, slots: Arc::new(Semaphore::new(max_in_flight)), stages }
+    }
+
+    /// Takes a stamped message. The order of these calls is the order in which receivers here see the messages.
+    ///
+    /// The refusal of a full gateway comes at once; everything else comes through the receiver.
+    pub fn submit(&self, message: Message, trace: TraceParent) -> Result<oneshot::Receiver<Answer>, Refusal> {
+        let full = || Refusal::unavailable("too many sends in progress");
+        let slot = self.slots.clone().try_acquire_owned().map_err(|_| full())?;
+        let (answer, answered) = oneshot::channel();
+        let send = Send {
+            message: Arc::new(message),
+            trace,
+            attempt: Attempt::random(),
+            received: Instant::now(),
+            answer,
+            slot,
+        };
+        self.entrance.try_send(send).map_err(|_| full())?;
+        self.stages.metrics.in_flight.inc();
+        Ok(answered)
+    }
+
+    /// Waits until no send is in progress. No new ones may be submitted meanwhile.
+    pub async fn drained(&self, max_in_flight: usize) {
+        let _ = self.slots.acquire_many(u32::try_from(max_in_flight).unwrap_or(u32::MAX)).await;
+    }
+}
+
+/// The journey of each batch, up to where order no longer matters.
+async fn run(stages: Arc<Stages>, mut sends: mpsc::Receiver<Send>) {
+    let mut batch = Vec::new();
+    while sends.recv_many(&mut batch, MAX_BATCH).await > 0 {
+        let admitted = stages.admit(std::mem::take(&mut batch)).await;
+        let shown = match stages.mode {
+            DeliveryMode::RealtimeFirst => stages.show(admitted).await,
+            DeliveryMode::DurableFirst => stages.recognise(admitted).await,
+        };
+        for (send, shown) in shown {
+            stages.clone().make_durable(send, shown);
+        }
+    }
+}
+
+impl Stages {
+    /// Permissions and limits: refuses what must not go on, before anybody saw it.
+    async fn admit(&self, batch: Vec<Send>) -> Vec<Send> {
+        let verdicts = self.admission.check(batch.iter().map(|send| &*send.message)).await;
+        let mut admitted = Vec::with_capacity(batch.len());
+        for (send, verdict) in batch.into_iter().zip(verdicts) {
+            match verdict {
+                Ok(()) => admitted.push(send),
+                Err(refusal) => self.answer(send, Err(refusal), Outcome::Rejected),
+            }
+        }
+        admitted
+    }
+
+    /// Recent list and fan-out in one call of the cache, then the sockets of this gateway.
+    async fn show(&self, batch: Vec<Send>) -> Vec<(Send, Shown)> {
+        let added = self.list(&batch).await;
+        batch
+            .into_iter()
+            .zip(added)
+            .map(|(mut send, added)| {
+                let shown = match added {
+                    Some(Added::New(position) | Added::Own(position)) => Shown::Listed(position),
+                    Some(Added::Repeat { timestamp, epoch, seq }) => {
+                        Arc::make_mut(&mut send.message).timestamp = timestamp;
+                        Shown::Repeat { epoch, seq }
+                    }
+                    None => Shown::Unlisted,
+                };
+                self.deliver(&send.message, send.received, &shown);
+                (send, shown)
+            })
+            .collect()
+    }
+
+    /// Asks the recent list to take a batch; `None` where it did not answer.
+    async fn list(&self, batch: &[Send]) -> Vec<Option<Added>> {
+        let Ok(permit) = self.cache_breaker.acquire(Instant::now()) else {
+            return batch.iter().map(|_| None).collect();
+        };
+        let adds: Vec<_> = batch.iter().map(|send| (&*send.message, send.attempt)).collect();
+        let added = self.recent.add_batch(&adds, self.cache_budget).await;
+        if added.iter().any(|added| matches!(added, Err(error) if error.is_unavailable())) {
+            permit.failure(Instant::now());
+        } else {
+            permit.success();
+        }
+        if let Some(error) = added.iter().find_map(|added| added.as_ref().err()) {
+            tracing::warn!(%error, messages = batch.len(), "the recent list did not take messages; delivering without it");
+        }
+        added.into_iter().map(Result::ok).collect()
+    }
+
+    /// In durable-first mode nothing is shown yet, but a repeat must keep its first time.
+    async fn recognise(&self, batch: Vec<Send>) -> Vec<(Send, Shown)> {
+        let mut recognised = Vec::with_capacity(batch.len());
+        for mut send in batch {
+            if send.message.temp_id.is_some()
+                && let Ok(permit) = self.cache_breaker.acquire(Instant::now())
+            {
+                let (chat, id) = (&send.message.chat, send.message.id);
+                match self.recent.original_timestamp(chat, id, self.cache_budget).await {
+                    Ok(original) => {
+                        permit.success();
+                        if let Some(original) = original {
+                            Arc::make_mut(&mut send.message).timestamp = original;
+                        }
+                    }
+                    Err(_) => permit.failure(Instant::now()),
+                }
+            }
+            recognised.push((send, Shown::Later));
+        }
+        recognised
+    }
+
+    fn deliver(&self, message: &Message, received: Instant, shown: &Shown) {
+        let position = match shown {
+            Shown::Listed(position) => Position::At { epoch: &position.epoch, seq: position.seq },
+            Shown::Unlisted => Position::Unknown,
+            Shown::Repeat { .. } | Shown::Later => return,
+        };
+        self.sockets.message(message, position);
+        self.metrics.delivery.observe(received.elapsed().as_secs_f64());
+    }
+
+    /// Hands the message to Kafka's client now, in order, and waits for durability elsewhere.
+    fn make_durable(self: Arc<Self>, send: Send, shown: Shown) {
+        // A repeat is marked too: should its first attempt be taken back, the worker lists it anew.
+        let uncached = !matches!(shown, Shown::Listed(_));
+        let repeat = matches!(shown, Shown::Repeat { .. });
+        let pending = self.publish.begin(&send.message, send.trace, uncached, repeat);
+        tokio::spawn(async move {
+            match pending.durable().await {
+                Ok(durability) => self.accept(send, shown, durability).await,
+                Err(cause) => self.refuse(send, shown, cause).await,
+            }
+        });
+    }
+
+    /// The message is durable: whoever could not be told yet will be, and the sender gets the answer.
+    async fn accept(&self, mut send: Send, shown: Shown, durability: Durability) {
+        let shown = match shown {
+            Shown::Later => match self.show(vec![send]).await.pop() {
+                Some((shown_send, shown)) => {
+                    send = shown_send;
+                    shown
+                }
+                None => return,
+            },
+            shown => shown,
+        };
+        let (position, duplicate) = match shown {
+            Shown::Listed(position) => (Some(position), false),
+            Shown::Repeat { epoch, seq } => (seq.map(|seq| StreamPosition { epoch, seq }), true),
+            Shown::Unlisted | Shown::Later => {
+                self.metrics.recent_skipped.inc();
+                self.relist.add(send.message.clone(), send.attempt);
+                (None, false)
+            }
+        };
+        let outcome = match durability {
+            _ if duplicate => Outcome::Duplicate,
+            Durability::Kafka => Outcome::Kafka,
+            Durability::FailedQueue => Outcome::FailedQueue,
+        };
+        let accepted = Accepted { message: send.message.clone(), position, durability, duplicate };
+        self.answer(send, Ok(accepted), outcome);
+    }
+
+    /// Nothing durable took it: takes back what this attempt has shown, and says so.
+    async fn refuse(&self, send: Send, shown: Shown, cause: NotDurable) {
+        tracing::warn!(
+            message_id = %send.message.id, chat_id = %send.message.chat, trace_id = send.trace.trace_id(), %cause,
+            "a message could not be made durable; refused"
+        );
+        let refusal = match cause {
+            NotDurable::TooLarge => Refusal::new(Code::TooLarge, "the message is too large to be stored"),
+            NotDurable::Unavailable(_) => Refusal::unavailable("the message could not be made durable; send it again"),
+        };
+        if matches!(shown, Shown::Listed(_) | Shown::Unlisted) {
+            let message = &send.message;
+            self.sockets.failed(message.id, message.temp_id.as_deref(), &message.chat);
+            self.relist.take_back(message.clone(), send.attempt);
+        }
+        self.answer(send, Err(refusal), Outcome::Refused);
+    }
+
+    fn answer(&self, send: Send, answer: Answer, outcome: Outcome) {
+        self.metrics.ended(outcome);
+        self.metrics.ack.observe(send.received.elapsed().as_secs_f64());
+        self.metrics.in_flight.dec();
+        // The sender may be gone; the message goes on all the same.
+        let _ = send.answer.send(answer);
+        drop(send.slot);
+    }
+}

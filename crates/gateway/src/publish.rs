@@ -1,0 +1,155 @@
+//! Durability: Kafka, else the failed queue, else a refusal.
+//!
+//! Takes a message that was shown (or, in durable-first mode, will be); gives what made it durable. Nothing else may make a
+//! positive answer.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Instant;
+
+use futures_util::future::BoxFuture;
+use holdfast_cache::breaker::{Breaker, Permit};
+use holdfast_cache::failed::{FailedQueue, PushOutcome, QueueEntry};
+use holdfast_kafka::{Acknowledged, PublishError, PublishRecord, Publisher};
+use holdfast_message::{Message, MessageId, record};
+use holdfast_service::clock::unix_ms;
+use holdfast_service::trace::TraceParent;
+
+use crate::metrics::Metrics;
+
+/// How many acknowledged messages are remembered, so that a repeat of one need not be published again.
+const ACKNOWLEDGED: u64 = 100_000;
+
+/// What has a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// Kafka acknowledged it with all in-sync replicas.
+    Kafka,
+    /// The failed queue accepted it.
+    FailedQueue,
+}
+
+impl Durability {
+    /// As on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Kafka => "kafka",
+            Self::FailedQueue => "failed-queue",
+        }
+    }
+}
+
+/// Why nothing durable has it, as far as is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotDurable {
+    /// Kafka can never take it.
+    TooLarge,
+    /// Kafka did not acknowledge it, and the failed queue refused or did not answer.
+    Unavailable(String),
+}
+
+impl fmt::Display for NotDurable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooLarge => f.write_str("too large for kafka"),
+            Self::Unavailable(reason) => f.write_str(reason),
+        }
+    }
+}
+
+/// The two ways to durability. Cheap to clone.
+#[derive(Clone)]
+pub struct Publish {
+    publisher: Publisher,
+    breaker: Breaker,
+    failed: FailedQueue,
+    acknowledged: moka::sync::Cache<MessageId, ()>,
+    metrics: Metrics,
+}
+
+/// A message on its way to durability.
+pub struct Pending {
+    publish: Publish,
+    message: Arc<Message>,
+    trace: TraceParent,
+    state: State,
+}
+
+enum State {
+    /// This process has Kafka's acknowledgement of it already.
+    Acknowledged,
+    /// In Kafka's client.
+    Enqueued { permit: Permit, report: BoxFuture<'static, Result<Acknowledged, PublishError>>, since: Instant },
+    /// Kafka's breaker is open.
+    Skipped,
+}
+
+impl Publish {
+    /// Kafka behind its breaker, then the failed queue, which is behind none.
+    pub fn new(publisher: Publisher, breaker: Breaker, failed: FailedQueue, metrics: Metrics) -> Self {
+        let acknowledged = moka::sync::Cache::new(ACKNOWLEDGED);
+        Self { publisher, breaker, failed, acknowledged, metrics }
+    }
+
+    /// Hands a message to Kafka's client before it returns, so that the order of calls is the order in the log.
+    pub fn begin(&self, message: &Arc<Message>, trace: TraceParent, uncached: bool, repeat: bool) -> Pending {
+        let state = if repeat && self.acknowledged.contains_key(&message.id) {
+            State::Acknowledged
+        } else if let Ok(permit) = self.breaker.acquire(Instant::now()) {
+            let (value, traceparent) = (record::encode(message), trace.to_string());
+            let record =
+                PublishRecord { chat: message.chat.as_str(), value: &value, traceparent: Some(&traceparent), uncached };
+            State::Enqueued { permit, report: Box::pin(self.publisher.publish(record)), since: Instant::now() }
+        } else {
+            State::Skipped
+        };
+        Pending { publish: self.clone(), message: message.clone(), trace, state }
+    }
+}
+
+impl Pending {
+    /// What made the message durable. Takes at most Kafka's delivery timeout and the failed queue's.
+    pub async fn durable(self) -> Result<Durability, NotDurable> {
+        let Self { publish, message, trace, state } = self;
+        let reason = match state {
+            State::Acknowledged => return Ok(Durability::Kafka),
+            State::Skipped => "kafka's breaker is open".to_owned(),
+            State::Enqueued { permit, report, since } => {
+                let report = report.await;
+                publish.metrics.publish.observe(since.elapsed().as_secs_f64());
+                match report {
+                    Ok(_) => {
+                        permit.success();
+                        if message.temp_id.is_some() {
+                            publish.acknowledged.insert(message.id, ());
+                        }
+                        return Ok(Durability::Kafka);
+                    }
+                    Err(PublishError::TooLarge(_)) => {
+                        permit.success();
+                        return Err(NotDurable::TooLarge);
+                    }
+                    Err(PublishError::Unavailable(failure)) => {
+                        permit.failure(Instant::now());
+                        failure.to_string()
+                    }
+                }
+            }
+        };
+        tracing::debug!(message_id = %message.id, chat_id = %message.chat, reason, "falling back to the failed queue");
+        let entry = QueueEntry {
+            queued_at: unix_ms(),
+            traceparent: Some(trace.to_string()),
+            record: record::encode(&message).into(),
+        };
+        match publish.failed.push(&message.chat, &entry).await {
+            PushOutcome::Accepted => Ok(Durability::FailedQueue),
+            PushOutcome::Refused(why) => {
+                Err(NotDurable::Unavailable(format!("{reason}; the failed queue refused: {why}")))
+            }
+            PushOutcome::Unknown(why) => {
+                Err(NotDurable::Unavailable(format!("{reason}; the failed queue did not answer: {why}")))
+            }
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! From settings to a running gateway, and its end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow};
+use axum::serve::ListenerExt;
+use holdfast_cache::channels::ChannelSettings;
+use holdfast_cache::failed::FailedQueueSettings;
+use holdfast_cache::rate_limit::{Limit, LocalLimiter, RateLimiter};
+use holdfast_cache::recent::RecentSettings;
+use holdfast_cache::{Breaker, CacheMetrics, Channels, Connection, FailedQueue, Keys, Origin, RecentList};
+use holdfast_kafka::{Admin, AdminError, KafkaSettings, Publisher};
+use holdfast_service::ops;
+use holdfast_service::settings::Profile;
+use holdfast_store::{Store, StoreSettings};
+use socketioxide::SocketIo;
+use socketioxide::extract::{SocketRef, TryData};
+use socketioxide::handler::ConnectHandler;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::compression::CompressionLayer;
+use tower_http::cors::{AllowOrigin, Any, CorsLayer};
+use tower_http::limit::RequestBodyLimitLayer;
+
+use crate::admit::{Admission, Limits};
+use crate::auth::Verifier;
+use crate::config::Config;
+use crate::deliver::Sockets;
+use crate::health::{GatewayHealth, Probed};
+use crate::history::{History, Sources};
+use crate::ingress::{self, Handshake};
+use crate::metrics::Metrics;
+use crate::pipeline::{Pipeline, Stages};
+use crate::publish::Publish;
+use crate::relist::Relist;
+use crate::retry::Retry;
+use crate::stamps::Stamps;
+use crate::{Gateway, dev, remote, rest};
+
+/// The largest request body and Socket.IO packet, in bytes: the longest message in its longest spelling, and room to spare.
+const MAX_PAYLOAD: usize = 100_000;
+/// Packets that wait for a slow client before it is told to resync instead.
+const SOCKET_BUFFER: usize = 128;
+/// Users that the local rate limiter remembers.
+const LOCAL_LIMITS: usize = 100_000;
+/// How long Kafka's administration may take for one request.
+const ADMIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// Between attempts to create what is missing in the other servers.
+const PREPARE_AGAIN: Duration = Duration::from_secs(2);
+
+/// Runs a gateway until the token is cancelled, then drains it.
+///
+/// The other servers may be away: the gateway starts without them and waits.
+pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, stop: CancellationToken) -> Result<()> {
+    let own = &config.own;
+    let registry = ops::registry("gateway").context("metrics")?;
+    let metrics = Metrics::register(&registry).context("metrics")?;
+    let cache_metrics = CacheMetrics::register(&registry).context("metrics")?;
+
+    // The other servers.
+    let keys =
+        Keys::new(&own.cache_key_prefix, &own.cache_key_version, &own.cache_key_separator, own.cache_max_key_length)
+            .context("CACHE_KEY_*")?;
+    let cache = Connection::open("cache", &config.servers.redis_url(), cache_metrics.clone()).context("REDIS_URL")?;
+    let queue =
+        Connection::open("queue", &config.redis_queue_url(), cache_metrics.clone()).context("REDIS_QUEUE_URL")?;
+    let store = Store::new(StoreSettings::new(config.servers.mongo_url.reveal(), &config.servers.mongo_db))
+        .await
+        .context("MONGO_URL")?;
+    let kafka = config.kafka();
+    let publisher = Publisher::new(&kafka).context("KAFKA_*")?;
+    let cache_breaker = Breaker::new("redis", config.cache_breaker(), Some(&cache_metrics));
+    let kafka_breaker = Breaker::new("kafka", config.kafka_breaker(), Some(&cache_metrics));
+
+    // The parts of the journey.
+    let origin = Origin::random();
+    let sizes =
+        RecentSettings { max: own.recent_max_messages, window: own.resend_window_messages, ttl: own.recent_ttl.0 };
+    let recent = RecentList::new(cache.clone(), keys.clone(), sizes, origin);
+    let failed = FailedQueue::new(
+        queue,
+        keys.clone(),
+        FailedQueueSettings { timeout: own.failed_queue_timeout.0, durability: own.failed_queue_durability.0 },
+    );
+    let admission = Admission::new((own.message_limit > 0).then(|| {
+        let limit = Limit { events: own.message_limit, window: own.window.0 };
+        Limits {
+            shared: RateLimiter::new(cache.clone(), keys.clone(), limit),
+            local: LocalLimiter::new(limit, LOCAL_LIMITS, std::time::Instant::now()),
+            breaker: cache_breaker.clone(),
+            budget: own.redis_budget.0,
+        }
+    }));
+    let sockets = Sockets::new(metrics.clone());
+    let relist = Relist::new(metrics.clone());
+    let (channels, heard) =
+        Channels::start(cache.clone(), keys.clone(), &format!("{:016x}", origin.0), ChannelSettings::default());
+    let pipeline = Pipeline::start(
+        Stages {
+            admission: admission.clone(),
+            recent: recent.clone(),
+            cache_breaker: cache_breaker.clone(),
+            cache_budget: own.redis_budget.0,
+            mode: own.delivery_mode,
+            sockets: sockets.clone(),
+            publish: Publish::new(publisher.clone(), kafka_breaker.clone(), failed.clone(), metrics.clone()),
+            relist: relist.clone(),
+            metrics: metrics.clone(),
+        },
+        own.max_sends_in_flight,
+    );
+    let history = History::new(Sources {
+        recent: RecentList::new(cache.clone(), keys, sizes, Origin::random()),
+        cache_breaker: cache_breaker.clone(),
+        failed: failed.clone(),
+        store: store.clone(),
+        verify_after: own.recent_verify.0,
+        recent_max: own.recent_max_messages,
+        failed_empty_at: std::sync::Mutex::default(),
+        repairs: Sources::repair_slots(),
+        metrics: metrics.clone(),
+    });
+    let draining = CancellationToken::new();
+    let gateway = Arc::new(Gateway {
+        tokens: Verifier::new(own).map_err(|error| anyhow!(error))?,
+        stamps: Stamps::default(),
+        admission,
+        pipeline: pipeline.clone(),
+        history,
+        sockets: sockets.clone(),
+        channels,
+        metrics: metrics.clone(),
+        send_deadline: own.send_deadline.0,
+        history_default_limit: own.history_default_limit,
+        draining: draining.clone(),
+    });
+    let health = Arc::new(GatewayHealth::new(kafka_breaker, cache_breaker, metrics.clone(), draining.clone()));
+
+    // Everything that runs beside the requests, until the end.
+    let (background, ended) = (TaskTracker::new(), CancellationToken::new());
+    background.spawn(remote::run(heard, origin, sockets.clone()));
+    background.spawn(sockets.clone().mend_lagging(ended.clone()));
+    background.spawn(relist.run(recent, cache.clone(), ended.clone()));
+    background.spawn(Retry::new(failed.clone(), publisher.clone(), own.replay_rate, metrics).run(ended.clone()));
+    background.spawn(prepare(kafka, store.clone(), ended.clone()));
+    background.spawn({
+        let (health, ended) = (health.clone(), ended.clone());
+        let probed = Probed { publisher: publisher.clone(), store, cache, queue: failed };
+        async move { health.probe(probed, ended).await }
+    });
+    background.spawn(ops::serve(operators, registry, health, ended.clone()));
+    let (io, app) = app(gateway, &config);
+    let closed = CancellationToken::new();
+    let serving = tokio::spawn({
+        let clients = clients.tap_io(|stream| {
+            // axum leaves Nagle's algorithm on, which delays small frames by tens of milliseconds.
+            if let Err(error) = stream.set_nodelay(true) {
+                tracing::debug!(%error, "TCP_NODELAY could not be set");
+            }
+        });
+        let closed = closed.clone();
+        async move { axum::serve(clients, app).with_graceful_shutdown(closed.cancelled_owned()).await }
+    });
+
+    // A producer that can't go on would leave a gateway that takes messages to the failed queue only.
+    let mut fatal = publisher.fatal();
+    let failure = tokio::select! {
+        () = stop.cancelled() => None,
+        failed = fatal.wait_for(Option::is_some) => failed.ok().and_then(|reason| reason.clone()),
+    };
+
+    // The end: refuse new sends, answer those in progress, let the connections go, leave nothing in Kafka's client.
+    let grace = config.servers.shutdown_grace.0;
+    draining.cancel();
+    let drain = async {
+        pipeline.drained(own.max_sends_in_flight).await;
+        closed.cancel();
+        io.close().await;
+        let _ = serving.await;
+    };
+    if tokio::time::timeout(grace / 2, drain).await.is_err() {
+        tracing::warn!("connections were still open when their time was up");
+    }
+    ended.cancel();
+    background.close();
+    if tokio::time::timeout(grace / 4, background.wait()).await.is_err() {
+        tracing::warn!("background work was still going on when its time was up");
+    }
+    let unreported = publisher.flush(grace / 8).await;
+    if unreported > 0 {
+        tracing::warn!(unreported, "kafka's client still held records, none of which was acknowledged to a sender");
+    }
+    match failure {
+        Some(reason) => Err(anyhow!("kafka's client failed for good: {reason}")),
+        None => Ok(()),
+    }
+}
+
+/// The routes and the layers around them.
+fn app(gateway: Arc<Gateway>, config: &Config) -> (SocketIo, axum::Router) {
+    let (layer, io) = SocketIo::builder()
+        .max_payload(MAX_PAYLOAD as u64)
+        .max_buffer_size(SOCKET_BUFFER)
+        .ws_max_message_size(MAX_PAYLOAD)
+        .ws_max_frame_size(MAX_PAYLOAD)
+        .build_layer();
+    let (guard, guarded) = (gateway.clone(), gateway.clone());
+    let connected = move |socket: SocketRef| ingress::connected(guarded.clone(), socket);
+    io.ns(
+        "/",
+        connected.with(move |socket: SocketRef, TryData(handshake): TryData<Handshake>| {
+            ingress::authenticate(guard.clone(), socket, handshake)
+        }),
+    );
+    let mut routes = rest::router(gateway);
+    if config.profile == Profile::Development {
+        routes = dev::router(&config.own).merge(routes);
+    }
+    let app = routes
+        .layer(RequestBodyLimitLayer::new(MAX_PAYLOAD))
+        .layer(CompressionLayer::new())
+        .layer(layer)
+        .layer(cors(&config.own.cors_origins.0))
+        .layer(CatchPanicLayer::new());
+    (io, app)
+}
+
+fn cors(origins: &[String]) -> CorsLayer {
+    let layer = CorsLayer::new().allow_methods(Any).allow_headers(Any);
+    if origins.iter().any(|origin| origin == "*") {
+        return layer.allow_origin(Any);
+    }
+    layer.allow_origin(AllowOrigin::list(origins.iter().filter_map(|origin| origin.parse().ok())))
+}
+
+/// Creates what is missing in the other servers, as soon as they are there.
+async fn prepare(kafka: KafkaSettings, store: Store, stop: CancellationToken) {
+    let topics = async {
+        let admin = match Admin::new(&kafka, ADMIN_TIMEOUT) {
+            Ok(admin) => admin,
+            Err(error) => return tracing::error!(%error, "topics can't be looked after"),
+        };
+        loop {
+            match admin.ensure_topics().await {
+                Ok(()) => break,
+                Err(AdminError::Unavailable(error)) => tracing::info!(%error, "waiting for kafka"),
+                Err(error) => return tracing::warn!(%error, "topics can't be created; they must be there already"),
+            }
+            tokio::time::sleep(PREPARE_AGAIN).await;
+        }
+        match admin.check_topics().await {
+            Ok(report) => report.warnings.iter().for_each(|warning| tracing::warn!(warning, "topic settings")),
+            Err(error) => tracing::warn!(%error, "topic settings can't be read"),
+        }
+    };
+    let indexes = async {
+        while let Err(error) = store.ensure_indexes().await {
+            tracing::info!(%error, "waiting for mongodb");
+            tokio::time::sleep(PREPARE_AGAIN).await;
+        }
+    };
+    stop.run_until_cancelled(async { tokio::join!(topics, indexes) }).await;
+}

@@ -1,0 +1,383 @@
+//! The topics: made if missing, read back and judged; and what cleaning them up and measuring lag needs.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaResult, RDKafkaErrorCode};
+use rdkafka::{Offset, TopicPartitionList};
+
+use crate::context::Callbacks;
+use crate::settings::{BATCH_BYTES, DLQ_HEADROOM};
+use crate::{ClientError, KafkaSettings};
+
+/// Seven days: longer than any outage to be survived.
+const RETENTION: Duration = Duration::from_secs(7 * 24 * 3600);
+/// The broker's own default for `message.max.bytes`, for brokers that don't tell.
+const BROKER_MAX_BYTES: usize = 1_048_588;
+
+/// Why the topics could not be made or read.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum AdminError {
+    /// No answer, or one that may be another next time: try again.
+    #[error(transparent)]
+    Unavailable(#[from] ClientError),
+    /// The broker refuses; someone must change something.
+    #[error("{doing}: {reason}")]
+    Refused {
+        /// What was being done.
+        doing: String,
+        /// What the broker said.
+        reason: String,
+    },
+}
+
+/// What a topic's durability rests on, as the broker tells it. `None`: it did not.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TopicReport {
+    /// The topic.
+    pub name: String,
+    /// Its number of partitions; 0: it is missing.
+    pub partitions: usize,
+    /// The replicas of the partition that has fewest.
+    pub replication_factor: usize,
+    /// How many replicas must have a record before it is acknowledged.
+    pub min_insync_replicas: Option<usize>,
+    /// How long records are kept, in milliseconds; negative: for ever.
+    pub retention_ms: Option<i64>,
+    /// How many bytes of a partition are kept; negative: all.
+    pub retention_bytes: Option<i64>,
+    /// The largest batch of records it takes, in bytes.
+    pub max_message_bytes: Option<usize>,
+    /// `delete`, `compact` or both.
+    pub cleanup_policy: Option<String>,
+    /// Whether a replica that misses records may become leader.
+    pub unclean_leader_election: Option<bool>,
+}
+
+/// Both topics, and what is wrong with them.
+#[derive(Debug, Clone)]
+pub struct TopicsReport {
+    /// The messages' topic.
+    pub main: TopicReport,
+    /// The dead letters' topic.
+    pub dlq: TopicReport,
+    /// What weakens the promise, one sentence each.
+    pub warnings: Vec<String>,
+}
+
+/// Asks and changes the cluster. Blocking calls run on tokio's blocking threads. Cheap to clone.
+#[derive(Clone)]
+pub struct Admin {
+    settings: KafkaSettings,
+    client: Arc<AdminClient<Callbacks>>,
+    timeout: Duration,
+}
+
+impl std::fmt::Debug for Admin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Admin").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+impl Admin {
+    /// `timeout` bounds each request. Kafka need not be there yet.
+    pub fn new(settings: &KafkaSettings, timeout: Duration) -> Result<Self, ClientError> {
+        let client = settings
+            .admin()
+            .create_with_context(Callbacks::new("admin"))
+            .map_err(ClientError::new("building the kafka admin client"))?;
+        Ok(Self { settings: settings.clone(), client: Arc::new(client), timeout })
+    }
+
+    fn options(&self) -> AdminOptions {
+        AdminOptions::new().request_timeout(Some(self.timeout)).operation_timeout(Some(self.timeout))
+    }
+
+    /// Creates the two topics where they are missing. Those that exist are left as they are.
+    pub async fn ensure_topics(&self) -> Result<(), AdminError> {
+        if self.describe(&self.settings.topic).await?.partitions == 0 {
+            self.create(&self.settings.topic, None).await?;
+        }
+        if self.describe(&self.settings.dlq_topic).await?.partitions == 0 {
+            let main = self.describe(&self.settings.topic).await?;
+            let largest = main.max_message_bytes.unwrap_or(BROKER_MAX_BYTES) + DLQ_HEADROOM;
+            self.create(&self.settings.dlq_topic, Some(largest)).await?;
+        }
+        Ok(())
+    }
+
+    async fn create(&self, name: &str, largest: Option<usize>) -> Result<(), AdminError> {
+        let retention = RETENTION.as_millis().to_string();
+        let largest = largest.map(|bytes| bytes.to_string());
+        let replication = TopicReplication::Fixed(self.settings.replication_factor);
+        let mut topic = NewTopic::new(name, self.settings.partitions, replication)
+            .set("retention.ms", &retention)
+            .set("cleanup.policy", "delete");
+        if self.settings.replication_factor >= 3 {
+            topic = topic.set("min.insync.replicas", "2");
+        }
+        if let Some(largest) = &largest {
+            topic = topic.set("max.message.bytes", largest);
+        }
+        let doing = "creating a topic";
+        let created = self.client.create_topics([&topic], &self.options()).await.map_err(ClientError::new(doing))?;
+        match created.into_iter().next() {
+            Some(Ok(_)) => {
+                tracing::info!(topic = name, partitions = self.settings.partitions, "created the topic");
+                Ok(())
+            }
+            // Another process of ours was faster.
+            Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => Ok(()),
+            Some(Err((_, code))) if is_lasting(code) => {
+                Err(AdminError::Refused { doing: format!("creating topic {name}"), reason: code.to_string() })
+            }
+            Some(Err((_, code))) => Err(ClientError { doing, reason: code.to_string() }.into()),
+            None => Err(ClientError { doing, reason: "the broker said nothing of it".into() }.into()),
+        }
+    }
+
+    /// What the broker tells of a topic. A missing one has no partitions.
+    pub async fn describe(&self, name: &str) -> Result<TopicReport, AdminError> {
+        // Of all topics: asking for one by name could create it.
+        let (client, timeout) = (Arc::clone(&self.client), self.timeout);
+        let metadata = blocking("listing the topics", move || client.inner().fetch_metadata(None, timeout)).await?;
+        let mut report = TopicReport { name: name.to_owned(), ..TopicReport::default() };
+        let Some(topic) = metadata.topics().iter().find(|topic| topic.name() == name) else { return Ok(report) };
+        report.partitions = topic.partitions().len();
+        report.replication_factor =
+            topic.partitions().iter().map(|partition| partition.replicas().len()).min().unwrap_or_default();
+        match self.client.describe_configs([&ResourceSpecifier::Topic(name)], &self.options()).await {
+            Ok(resources) => match resources.into_iter().next() {
+                Some(Ok(resource)) => report.configure(&resource),
+                Some(Err(code)) => {
+                    tracing::debug!(topic = name, %code, "the broker does not tell the topic's settings")
+                }
+                None => {}
+            },
+            Err(error) => return Err(ClientError::new("reading a topic's settings")(error).into()),
+        }
+        Ok(report)
+    }
+
+    /// Reads both topics and says what weakens the promise.
+    pub async fn check_topics(&self) -> Result<TopicsReport, AdminError> {
+        let main = self.describe(&self.settings.topic).await?;
+        let dlq = self.describe(&self.settings.dlq_topic).await?;
+        let warnings = judge(&main, &dlq);
+        Ok(TopicsReport { main, dlq, warnings })
+    }
+
+    /// Low and high watermark of each partition: the first record kept, and the place of the next one.
+    pub async fn watermarks(&self, topic: &str) -> Result<Vec<(i32, i64, i64)>, AdminError> {
+        let (client, timeout, topic) = (Arc::clone(&self.client), self.timeout, topic.to_owned());
+        blocking("asking for watermarks", move || {
+            let client = client.inner();
+            let metadata = client.fetch_metadata(Some(&topic), timeout)?;
+            let partitions = metadata.topics().iter().find(|found| found.name() == topic);
+            partitions
+                .map_or(&[][..], |found| found.partitions())
+                .iter()
+                .map(|partition| {
+                    let (low, high) = client.fetch_watermarks(&topic, partition.id(), timeout)?;
+                    Ok((partition.id(), low, high))
+                })
+                .collect()
+        })
+        .await
+    }
+
+    /// What `group` has committed in each partition of `topic`, read from the broker. `None`: nothing.
+    pub async fn committed(&self, group: &str, topic: &str) -> Result<Vec<(i32, Option<i64>)>, AdminError> {
+        let config = self.settings.consumer(Some(group), &[]);
+        let (client, timeout, topic) = (Arc::clone(&self.client), self.timeout, topic.to_owned());
+        blocking("reading a group's offsets", move || {
+            let asked = partitions_of(&client, &topic, Offset::Invalid, timeout)?;
+            // Never subscribes, so it does not join the group.
+            let consumer: BaseConsumer<Callbacks> = config.create_with_context(Callbacks::new("offset reader"))?;
+            let committed = consumer.committed_offsets(asked, timeout)?;
+            offsets(&committed)
+        })
+        .await
+    }
+
+    /// The first offset of each partition whose record was stamped at `timestamp` (epoch ms) or later. `None`: there is none.
+    pub async fn offsets_at(&self, topic: &str, timestamp: i64) -> Result<Vec<(i32, Option<i64>)>, AdminError> {
+        let config = self.settings.consumer(None, &[]);
+        let (client, timeout, topic) = (Arc::clone(&self.client), self.timeout, topic.to_owned());
+        blocking("looking up offsets by time", move || {
+            let asked = partitions_of(&client, &topic, Offset::Offset(timestamp), timeout)?;
+            let consumer: BaseConsumer<Callbacks> = config.create_with_context(Callbacks::new("offset reader"))?;
+            offsets(&consumer.offsets_for_times(asked, timeout)?)
+        })
+        .await
+    }
+
+    /// Deletes every record below the given offset of each partition. Returns the new low watermarks.
+    pub async fn delete_records(&self, topic: &str, below: &[(i32, i64)]) -> Result<Vec<(i32, i64)>, AdminError> {
+        let doing = "deleting records";
+        let mut list = TopicPartitionList::new();
+        for (partition, offset) in below {
+            list.add_partition_offset(topic, *partition, Offset::Offset(*offset)).map_err(ClientError::new(doing))?;
+        }
+        let deleted = self.client.delete_records(&list, &self.options()).await.map_err(ClientError::new(doing))?;
+        let low = offsets(&deleted).map_err(ClientError::new(doing))?;
+        Ok(low.into_iter().filter_map(|(partition, offset)| Some((partition, offset?))).collect())
+    }
+}
+
+impl TopicReport {
+    fn configure(&mut self, resource: &ConfigResource) {
+        fn read<T: std::str::FromStr>(resource: &ConfigResource, name: &str) -> Option<T> {
+            resource.get(name)?.value.as_ref()?.parse().ok()
+        }
+        self.min_insync_replicas = read(resource, "min.insync.replicas");
+        self.retention_ms = read(resource, "retention.ms");
+        self.retention_bytes = read(resource, "retention.bytes");
+        self.max_message_bytes = read(resource, "max.message.bytes");
+        self.cleanup_policy = read(resource, "cleanup.policy");
+        self.unclean_leader_election = read(resource, "unclean.leader.election.enable");
+    }
+}
+
+/// What weakens the promise, in sentences for the log and for `doctor`.
+fn judge(main: &TopicReport, dlq: &TopicReport) -> Vec<String> {
+    let mut warnings = Vec::new();
+    for topic in [main, dlq] {
+        let name = &topic.name;
+        if topic.partitions == 0 {
+            warnings.push(format!("topic {name} is missing"));
+            continue;
+        }
+        if topic.replication_factor < 3 {
+            let replicas = topic.replication_factor;
+            warnings
+                .push(format!("topic {name} has {replicas} replica(s): losing their disks loses messages (want 3)"));
+        }
+        if topic.min_insync_replicas.is_some_and(|replicas| replicas < 2) {
+            warnings.push(format!("topic {name} has min.insync.replicas below 2: one disk acknowledges alone"));
+        }
+        if topic.unclean_leader_election == Some(true) {
+            warnings.push(format!("topic {name} allows unclean leader election: acknowledged messages may vanish"));
+        }
+        if topic.cleanup_policy.as_deref().is_some_and(|policy| policy.contains("compact")) {
+            warnings.push(format!("topic {name} is compacted: only the newest message of each chat would be kept"));
+        }
+        if topic.retention_ms.is_some_and(|ms| (0..RETENTION.as_millis() as i64).contains(&ms)) {
+            warnings.push(format!("topic {name} keeps records for less than 7 days: a longer outage loses messages"));
+        }
+        if topic.retention_bytes.is_some_and(|bytes| bytes >= 0) {
+            warnings.push(format!("topic {name} is bounded in bytes: a backlog larger than that loses messages"));
+        }
+    }
+    if main.max_message_bytes.is_some_and(|bytes| bytes < BATCH_BYTES) {
+        warnings
+            .push(format!("topic {} takes less than a batch of {BATCH_BYTES} bytes: publishes will fail", main.name));
+    }
+    if let (Some(main), Some(dlq_bytes)) = (main.max_message_bytes, dlq.max_message_bytes)
+        && dlq_bytes < main + DLQ_HEADROOM
+    {
+        let name = &dlq.name;
+        warnings.push(format!(
+            "topic {name} takes less than {DLQ_HEADROOM} bytes above the main topic's: a dead letter may not fit"
+        ));
+    }
+    warnings
+}
+
+/// Refusals that asking again won't change.
+fn is_lasting(code: RDKafkaErrorCode) -> bool {
+    use RDKafkaErrorCode as Code;
+    matches!(
+        code,
+        Code::TopicAuthorizationFailed
+            | Code::ClusterAuthorizationFailed
+            | Code::PolicyViolation
+            | Code::InvalidReplicationFactor
+            | Code::InvalidPartitions
+            | Code::InvalidConfig
+            | Code::InvalidTopic
+            | Code::UnsupportedVersion
+    )
+}
+
+fn partitions_of(
+    client: &AdminClient<Callbacks>,
+    topic: &str,
+    offset: Offset,
+    timeout: Duration,
+) -> KafkaResult<TopicPartitionList> {
+    let metadata = client.inner().fetch_metadata(Some(topic), timeout)?;
+    let mut list = TopicPartitionList::new();
+    for found in metadata.topics().iter().filter(|found| found.name() == topic) {
+        for partition in found.partitions() {
+            list.add_partition_offset(topic, partition.id(), offset)?;
+        }
+    }
+    Ok(list)
+}
+
+fn offsets(list: &TopicPartitionList) -> KafkaResult<Vec<(i32, Option<i64>)>> {
+    list.elements()
+        .into_iter()
+        .map(|element| {
+            element.error()?;
+            let offset = match element.offset() {
+                Offset::Offset(offset) => Some(offset),
+                _ => None,
+            };
+            Ok((element.partition(), offset))
+        })
+        .collect()
+}
+
+async fn blocking<T: Send + 'static>(
+    doing: &'static str,
+    call: impl FnOnce() -> KafkaResult<T> + Send + 'static,
+) -> Result<T, AdminError> {
+    match tokio::task::spawn_blocking(call).await {
+        Ok(result) => Ok(result.map_err(ClientError::new(doing))?),
+        Err(panic) => Err(ClientError { doing, reason: panic.to_string() }.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sound(name: &str, max_message_bytes: usize) -> TopicReport {
+        TopicReport {
+            name: name.into(),
+            partitions: 8,
+            replication_factor: 3,
+            min_insync_replicas: Some(2),
+            retention_ms: Some(604_800_000),
+            retention_bytes: Some(-1),
+            max_message_bytes: Some(max_message_bytes),
+            cleanup_policy: Some("delete".into()),
+            unclean_leader_election: Some(false),
+        }
+    }
+
+    #[test]
+    fn sound_topics_draw_no_warning() {
+        assert_eq!(judge(&sound("a", 1_000_000), &sound("b", 1_065_536)), Vec::<String>::new());
+    }
+
+    #[test]
+    fn each_weakness_is_named() {
+        let weak = TopicReport {
+            replication_factor: 1,
+            min_insync_replicas: Some(1),
+            retention_ms: Some(1000),
+            retention_bytes: Some(10),
+            cleanup_policy: Some("compact,delete".into()),
+            unclean_leader_election: Some(true),
+            ..sound("a", 1_000_000)
+        };
+        assert_eq!(judge(&weak, &sound("b", 1_065_536)).len(), 6);
+        assert_eq!(judge(&sound("a", 1_000_000), &sound("b", 1_000_000)).len(), 1);
+        assert_eq!(judge(&sound("a", 1_000_000), &TopicReport { name: "b".into(), ..TopicReport::default() }).len(), 1);
+    }
+}

@@ -1,0 +1,418 @@
+//! Reads the log as a member of a group. Gives records and [`Event`]s, one at a time, from [`GroupConsumer::poll`].
+//!
+//! # A rebalance takes place when the caller says so
+//!
+//! rust-rdkafka's default is to assign and unassign inside the callback, that is inside `poll`: whatever must happen in between
+//! (flush, commit) would have to block there. librdkafka itself does not ask for that. With rebalance *events* enabled, as
+//! rust-rdkafka has them, it goes into the state `WAIT_ASSIGN_CALL` or `WAIT_UNASSIGN_CALL` (`rd_kafka_rebalance_op` in
+//! `rdkafka_cgrp.c`), pauses what is assigned, keeps up the heartbeats, and stays there until `assign` or `unassign` is called,
+//! whenever that is; while it waits, further rebalances are held back and commits go through under the old generation. Its own
+//! bound is the broker's rebalance timeout, `max.poll.interval.ms`, after which the member is thrown out and its commits refused.
+//! So the callback here only records what is asked for, and the caller acts: [`Event::Assigned`] must be answered by
+//! [`GroupConsumer::assign`], [`Event::Revoked`] by [`GroupConsumer::unassign`], late but always.
+//!
+//! # A commit is what the broker answered
+//!
+//! librdkafka's asynchronous commit passes no reply queue (`rd_kafka_commit` in `rdkafka_offset.c`), and rust-rdkafka registers no
+//! `offset_commit_cb`: `ConsumerContext::commit_callback` is never called for it, and a refusal shows in the log alone. The
+//! synchronous one returns the broker's answer, an error if any of its partitions failed, and blocks. So commits run on a thread
+//! of their own, one after the other, and their answers come back as [`Event::Committed`].
+//!
+//! # Closing
+//!
+//! The exception is the drop, during which nobody else polls: from then on the callback unassigns by itself.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, RebalanceProtocol};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::message::BorrowedMessage;
+use rdkafka::statistics::Statistics;
+use rdkafka::types::RDKafkaRespErr;
+use rdkafka::{Offset, TopicPartitionList};
+
+use crate::context::Callbacks;
+use crate::{ClientError, KafkaSettings};
+
+/// How a member of a group behaves.
+#[derive(Debug, Clone)]
+pub struct ConsumerSettings {
+    /// The group (`KAFKA_GROUP`).
+    pub group: String,
+    /// Without a heartbeat for so long the broker gives the member's partitions away.
+    pub session_timeout: Duration,
+    /// Without a poll for so long the member leaves by itself. Also the broker's bound on a rebalance.
+    pub max_poll_interval: Duration,
+    /// How much librdkafka fetches ahead, in kibibytes, all partitions together.
+    pub fetch_ahead_kbytes: usize,
+    /// How often lag and brokers are reported ([`Event::Statistics`]).
+    pub statistics_interval: Duration,
+}
+
+impl Default for ConsumerSettings {
+    fn default() -> Self {
+        Self {
+            group: "chat-persist-worker".into(),
+            session_timeout: Duration::from_secs(45),
+            max_poll_interval: Duration::from_secs(300),
+            fetch_ahead_kbytes: 16 * 1024,
+            statistics_interval: Duration::from_secs(5),
+        }
+    }
+}
+
+/// What happened besides records.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// The group gives us partitions. Nothing of them comes until [`GroupConsumer::assign`].
+    Assigned(Vec<i32>),
+    /// The group takes partitions back. Nothing comes at all until [`GroupConsumer::unassign`].
+    Revoked {
+        /// Which.
+        partitions: Vec<i32>,
+        /// They may belong to another member already: a commit would be refused, or worse, taken.
+        lost: bool,
+    },
+    /// The broker's answer to a commit.
+    Committed {
+        /// What was asked for.
+        offsets: Vec<(i32, i64)>,
+        /// Whether all of it was taken.
+        result: Result<(), String>,
+    },
+    /// What librdkafka measured.
+    Statistics {
+        /// The place of the next record, for each partition that we fetch.
+        high_watermarks: Vec<(i32, i64)>,
+        /// Whether a broker is connected.
+        broker_up: bool,
+    },
+    /// `max.poll.interval.ms` passed without a poll: the member has left the group, and rejoins at the next one.
+    PollIntervalExceeded,
+    /// The client is dead. Nothing will come any more: exit, or build another.
+    Fatal(String),
+}
+
+/// What a poll found.
+#[derive(Debug)]
+pub enum Polled<'a> {
+    /// The next record.
+    Record(BorrowedMessage<'a>),
+    /// Something else.
+    Event(Event),
+    /// Nothing now.
+    Idle,
+}
+
+struct GroupContext {
+    callbacks: Callbacks,
+    topic: String,
+    closing: AtomicBool,
+    /// Counts callbacks, so that a poll that only served one is told from a poll that found nothing.
+    served: AtomicU64,
+    events: Mutex<VecDeque<Event>>,
+    /// The rebalance that was asked for and not answered: whether it is an assignment, and of what.
+    unanswered: Mutex<Option<(bool, Vec<i32>)>>,
+}
+
+impl GroupContext {
+    fn unanswered(&self) -> MutexGuard<'_, Option<(bool, Vec<i32>)>> {
+        self.unanswered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn events(&self) -> MutexGuard<'_, VecDeque<Event>> {
+        self.events.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(&self, event: Event) {
+        self.events().push_back(event);
+    }
+
+    fn serve(&self) {
+        self.served.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl ClientContext for GroupContext {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        self.serve();
+        self.callbacks.log(level, facility, line);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.serve();
+        self.callbacks.error(error, reason);
+    }
+
+    fn stats(&self, statistics: Statistics) {
+        self.serve();
+        let partitions = statistics.topics.get(&self.topic).map(|topic| &topic.partitions);
+        let high_watermarks = partitions
+            .into_iter()
+            .flatten()
+            .filter(|(partition, state)| **partition >= 0 && state.hi_offset >= 0)
+            .map(|(partition, state)| (*partition, state.hi_offset))
+            .collect();
+        let broker_up = statistics.brokers.values().any(|broker| broker.state == "UP");
+        self.push(Event::Statistics { high_watermarks, broker_up });
+    }
+}
+
+impl ConsumerContext for GroupContext {
+    fn rebalance(&self, consumer: &BaseConsumer<Self>, kind: RDKafkaRespErr, list: &mut TopicPartitionList) {
+        self.serve();
+        let assigned = matches!(kind, RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS);
+        if self.closing.load(Ordering::Acquire) {
+            let done = match (consumer.rebalance_protocol(), assigned) {
+                (RebalanceProtocol::Cooperative, false) => consumer.incremental_unassign(list),
+                (RebalanceProtocol::Cooperative, true) => consumer.incremental_assign(list),
+                _ => consumer.unassign(),
+            };
+            if let Err(error) = done {
+                tracing::warn!(%error, "giving up partitions while closing");
+            }
+            return;
+        }
+        let partitions: Vec<i32> = list.elements().iter().map(|element| element.partition()).collect();
+        *self.unanswered() = Some((assigned, partitions.clone()));
+        self.push(match assigned {
+            true => Event::Assigned(partitions),
+            false => Event::Revoked { partitions, lost: consumer.assignment_lost() },
+        });
+    }
+}
+
+/// A member of a group that reads one topic.
+pub struct GroupConsumer {
+    consumer: Arc<BaseConsumer<GroupContext>>,
+    topic: String,
+    commits: Option<mpsc::Sender<Vec<(i32, i64)>>>,
+    committer: Option<JoinHandle<()>>,
+}
+
+impl std::fmt::Debug for GroupConsumer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("GroupConsumer").field("topic", &self.topic).finish_non_exhaustive()
+    }
+}
+
+impl GroupConsumer {
+    /// Subscribes to the main topic. `wake` is called from librdkafka's threads whenever [`Self::poll`] has something again
+    /// after it was [`Polled::Idle`]; it must not block.
+    pub fn subscribe(
+        settings: &KafkaSettings,
+        group: &ConsumerSettings,
+        wake: impl Fn() + Send + Sync + 'static,
+    ) -> Result<Self, ClientError> {
+        let tuning = [
+            ("partition.assignment.strategy", "cooperative-sticky".to_owned()),
+            ("session.timeout.ms", group.session_timeout.as_millis().to_string()),
+            ("heartbeat.interval.ms", (group.session_timeout.as_millis() / 10).clamp(100, 3000).to_string()),
+            ("max.poll.interval.ms", group.max_poll_interval.as_millis().to_string()),
+            ("queued.max.messages.kbytes", group.fetch_ahead_kbytes.to_string()),
+            ("statistics.interval.ms", group.statistics_interval.as_millis().to_string()),
+            ("topic.metadata.refresh.interval.ms", "30000".to_owned()),
+            ("fetch.wait.max.ms", "100".to_owned()),
+            ("fetch.error.backoff.ms", "200".to_owned()),
+        ];
+        let context = GroupContext {
+            callbacks: Callbacks::new("consumer"),
+            topic: settings.topic.clone(),
+            closing: AtomicBool::new(false),
+            served: AtomicU64::new(0),
+            events: Mutex::default(),
+            unanswered: Mutex::default(),
+        };
+        let doing = "building the kafka consumer";
+        let mut consumer: BaseConsumer<GroupContext> = settings
+            .consumer(Some(&group.group), &tuning)
+            .create_with_context(context)
+            .map_err(ClientError::new(doing))?;
+        let wake = Arc::new(wake);
+        let nonempty = Arc::clone(&wake);
+        consumer.set_nonempty_callback(move || nonempty());
+        let consumer = Arc::new(consumer);
+        let (commits, to_commit) = mpsc::channel();
+        let committer = {
+            let (consumer, topic) = (Arc::clone(&consumer), settings.topic.clone());
+            std::thread::Builder::new()
+                .name("kafka-commit".into())
+                .spawn(move || commit_each(&consumer, &topic, &to_commit, &*wake))
+                .map_err(|error| ClientError { doing, reason: error.to_string() })?
+        };
+        consumer.subscribe(&[&settings.topic]).map_err(ClientError::new(doing))?;
+        Ok(Self { consumer, topic: settings.topic.clone(), commits: Some(commits), committer: Some(committer) })
+    }
+
+    /// What is there now, without waiting. To be called at least every [`ConsumerSettings::max_poll_interval`], whatever else
+    /// goes on.
+    pub fn poll(&self) -> Polled<'_> {
+        let context = self.consumer.context();
+        loop {
+            if let Some(event) = context.events().pop_front() {
+                return Polled::Event(event);
+            }
+            let served = context.served.load(Ordering::Relaxed);
+            match self.consumer.poll(Duration::ZERO) {
+                Some(Ok(record)) => return Polled::Record(record),
+                Some(Err(error)) => {
+                    if let Some(event) = self.classify(&error) {
+                        return Polled::Event(event);
+                    }
+                }
+                None if context.served.load(Ordering::Relaxed) != served => {}
+                None => return Polled::Idle,
+            }
+        }
+    }
+
+    /// Errors are logged by the callbacks; what is left is what the caller must know.
+    fn classify(&self, error: &KafkaError) -> Option<Event> {
+        if let Some((code, reason)) = self.consumer.client().fatal_error() {
+            return Some(Event::Fatal(format!("{code}: {reason}")));
+        }
+        match error.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::PollExceeded) => Some(Event::PollIntervalExceeded),
+            _ => {
+                tracing::debug!(%error, "consumer error");
+                None
+            }
+        }
+    }
+
+    fn list(&self, partitions: &[i32]) -> TopicPartitionList {
+        let mut list = TopicPartitionList::with_capacity(partitions.len());
+        for partition in partitions {
+            list.add_partition(&self.topic, *partition);
+        }
+        list
+    }
+
+    /// Answers [`Event::Assigned`]: fetching starts at each partition's offset, or at the beginning where there is none.
+    pub fn assign(&self, from: &[(i32, Option<i64>)]) -> Result<(), ClientError> {
+        *self.consumer.context().unanswered() = None;
+        let start = |offset: Option<i64>| offset.map_or(Offset::Beginning, Offset::Offset);
+        list_at(&self.topic, from.iter().map(|(partition, offset)| (*partition, start(*offset))))
+            .and_then(|list| match self.consumer.rebalance_protocol() {
+                RebalanceProtocol::Cooperative => self.consumer.incremental_assign(&list),
+                _ => self.consumer.assign(&list),
+            })
+            .map_err(ClientError::new("assigning partitions"))
+    }
+
+    /// Answers [`Event::Revoked`]: gives the partitions up. What was fetched of them ahead is dropped.
+    pub fn unassign(&self, partitions: &[i32]) -> Result<(), ClientError> {
+        *self.consumer.context().unanswered() = None;
+        match self.consumer.rebalance_protocol() {
+            RebalanceProtocol::Cooperative => self.consumer.incremental_unassign(&self.list(partitions)),
+            _ => self.consumer.unassign(),
+        }
+        .map_err(ClientError::new("giving up partitions"))
+    }
+
+    /// Whether the assignment was lost involuntarily: other members may have it already.
+    pub fn assignment_lost(&self) -> bool {
+        self.consumer.assignment_lost()
+    }
+
+    /// What the group has committed. Blocks up to `timeout`.
+    pub fn committed(&self, partitions: &[i32], timeout: Duration) -> Result<Vec<(i32, Option<i64>)>, ClientError> {
+        let read = || -> KafkaResult<Vec<(i32, Option<i64>)>> {
+            let list = self.consumer.committed_offsets(self.list(partitions), timeout)?;
+            let of = |element: rdkafka::topic_partition_list::TopicPartitionListElem<'_>| {
+                element.error()?;
+                let offset = match element.offset() {
+                    Offset::Offset(offset) => Some(offset),
+                    _ => None,
+                };
+                Ok((element.partition(), offset))
+            };
+            list.elements().into_iter().map(of).collect()
+        };
+        read().map_err(ClientError::new("reading the committed offsets"))
+    }
+
+    /// Sends a commit off. Whether it was taken is what [`Event::Committed`] says later.
+    pub fn commit(&self, offsets: Vec<(i32, i64)>) {
+        if let Some(commits) = &self.commits {
+            // Fails only if the thread is gone; then no answer comes, as from a broker that is.
+            let _ = commits.send(offsets);
+        }
+    }
+
+    /// Stops fetching the partitions; they stay ours as long as polling goes on.
+    pub fn pause(&self, partitions: &[i32]) -> Result<(), ClientError> {
+        self.consumer.pause(&self.list(partitions)).map_err(ClientError::new("pausing"))
+    }
+
+    /// Fetches them again from where they were.
+    pub fn resume(&self, partitions: &[i32]) -> Result<(), ClientError> {
+        self.consumer.resume(&self.list(partitions)).map_err(ClientError::new("resuming"))
+    }
+
+    /// Goes to an offset of an assigned partition. Blocks up to `timeout`.
+    pub fn seek(&self, partition: i32, offset: i64, timeout: Duration) -> Result<(), ClientError> {
+        self.consumer.seek(&self.topic, partition, Offset::Offset(offset), timeout).map_err(ClientError::new("seeking"))
+    }
+
+    /// The first record kept and the place of the next one. Blocks up to `timeout`.
+    pub fn watermarks(&self, partition: i32, timeout: Duration) -> Result<(i64, i64), ClientError> {
+        self.consumer
+            .fetch_watermarks(&self.topic, partition, timeout)
+            .map_err(ClientError::new("asking for the watermarks"))
+    }
+}
+
+fn list_at(topic: &str, offsets: impl IntoIterator<Item = (i32, Offset)>) -> KafkaResult<TopicPartitionList> {
+    let mut list = TopicPartitionList::new();
+    for (partition, offset) in offsets {
+        list.add_partition_offset(topic, partition, offset)?;
+    }
+    Ok(list)
+}
+
+fn commit_each(
+    consumer: &BaseConsumer<GroupContext>,
+    topic: &str,
+    to_commit: &mpsc::Receiver<Vec<(i32, i64)>>,
+    wake: &dyn Fn(),
+) {
+    for offsets in to_commit {
+        let result = list_at(topic, offsets.iter().map(|(partition, offset)| (*partition, Offset::Offset(*offset))))
+            .and_then(|list| consumer.commit(&list, CommitMode::Sync))
+            .map_err(|error| error.to_string());
+        consumer.context().push(Event::Committed { offsets, result });
+        wake();
+    }
+}
+
+/// Leaves the group. Blocks until the broker has answered, which librdkafka does not bound: drop it on a thread that the process
+/// need not wait for. Nothing more is committed.
+impl Drop for GroupConsumer {
+    fn drop(&mut self) {
+        drop(self.commits.take());
+        if let Some(committer) = self.committer.take() {
+            let _ = committer.join();
+        }
+        let context = self.consumer.context();
+        context.closing.store(true, Ordering::Release);
+        // An unanswered rebalance would be waited for for ever.
+        let unanswered = context.unanswered().take();
+        let answered = match unanswered {
+            Some((true, partitions)) => {
+                self.assign(&partitions.into_iter().map(|partition| (partition, None)).collect::<Vec<_>>())
+            }
+            Some((false, partitions)) => self.unassign(&partitions),
+            None => Ok(()),
+        };
+        if let Err(error) = answered {
+            tracing::warn!(%error, "answering a rebalance while closing");
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! Puts a record into the log. Takes bytes from the write path; gives an acknowledgement, or an error that says what the caller
+//! must do.
+//!
+//! A record is in the producer's queue when [`Publisher::publish`] returns, so that the order of calls is the order in the log;
+//! the future that it returns only awaits the delivery report. Dropping that future takes nothing back.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use holdfast_message::record::{CONTENT_TYPE, SCHEMA_VERSION, header};
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::message::{DeliveryResult, Header, Message as _, OwnedHeaders};
+use rdkafka::producer::{BaseRecord, NoCustomPartitioner, Producer, ProducerContext, ThreadedProducer};
+use tokio::sync::{oneshot, watch};
+
+use crate::context::Callbacks;
+use crate::settings::{BATCH_BYTES, DLQ_HEADROOM};
+use crate::{ClientError, KafkaSettings};
+
+/// Above the delivery timeout: by then librdkafka has reported, unless its thread hangs.
+pub const REPORT_GRACE: Duration = Duration::from_millis(300);
+
+/// A message on its way into the main topic.
+#[derive(Debug, Clone, Copy)]
+pub struct PublishRecord<'a> {
+    /// The chat: one chat's records share a partition.
+    pub chat: &'a str,
+    /// [`holdfast_message::record::encode`]'s bytes.
+    pub value: &'a [u8],
+    /// W3C trace context.
+    pub traceparent: Option<&'a str>,
+    /// The recent list may not have taken the message.
+    pub uncached: bool,
+}
+
+/// The record is durable: all in-sync replicas have it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Acknowledged {
+    /// Where it went.
+    pub partition: i32,
+    /// Its place there; -1 where the broker did not say.
+    pub offset: i64,
+}
+
+/// What to do about a record that was not acknowledged.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PublishError {
+    /// Kafka can never take it: refuse.
+    #[error("the record is too large for the topic: {0}")]
+    TooLarge(String),
+    /// Kafka did not acknowledge it now: fall back. It may yet turn up in the log.
+    #[error("{0}")]
+    Unavailable(Failure),
+}
+
+/// Why, and what is known of the record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// What librdkafka said.
+    pub reason: String,
+    /// Whether it may be in the log all the same. A copy published later does no harm: the message's id is the same.
+    pub possibly_persisted: bool,
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let fate = if self.possibly_persisted { "possibly persisted" } else { "not persisted" };
+        write!(f, "kafka did not acknowledge the record ({fate}): {}", self.reason)
+    }
+}
+
+type Report = Result<Acknowledged, PublishError>;
+
+struct PublisherContext {
+    callbacks: Callbacks,
+    /// Enqueued and not yet reported on. librdkafka's own count includes its log lines and errors.
+    in_flight: AtomicUsize,
+}
+
+impl ClientContext for PublisherContext {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        self.callbacks.log(level, facility, line);
+    }
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.callbacks.error(error, reason);
+    }
+    fn stats_raw(&self, _: &[u8]) {}
+}
+
+impl ProducerContext<NoCustomPartitioner> for PublisherContext {
+    type DeliveryOpaque = Box<oneshot::Sender<Report>>;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, report: Self::DeliveryOpaque) {
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+        // The caller may have stopped waiting.
+        let _ = report.send(match result {
+            Ok(record) => Ok(Acknowledged { partition: record.partition(), offset: record.offset() }),
+            Err((error, record)) => {
+                let size = record.payload_len() + record.key_len();
+                Err(classify(error, size, true))
+            }
+        });
+    }
+}
+
+/// `reported`: by a delivery report, hence perhaps sent; otherwise refused on the way into the queue.
+fn classify(error: &KafkaError, size: usize, reported: bool) -> PublishError {
+    let code = error.rdkafka_error_code();
+    if code == Some(RDKafkaErrorCode::MessageSizeTooLarge) && (!reported || size > BATCH_BYTES) {
+        return PublishError::TooLarge(format!("{size} bytes: {error}"));
+    }
+    // Known never to have been written; for everything else the answer may have been lost after the record was taken.
+    let refused = matches!(
+        code,
+        Some(
+            RDKafkaErrorCode::UnknownTopicOrPartition
+                | RDKafkaErrorCode::UnknownTopic
+                | RDKafkaErrorCode::UnknownPartition
+                | RDKafkaErrorCode::TopicAuthorizationFailed
+                | RDKafkaErrorCode::MessageSizeTooLarge
+                | RDKafkaErrorCode::PurgeQueue
+                | RDKafkaErrorCode::QueueFull
+        )
+    );
+    PublishError::Unavailable(Failure { reason: error.to_string(), possibly_persisted: reported && !refused })
+}
+
+/// The producer of a process. Cheap to clone.
+#[derive(Clone)]
+pub struct Publisher {
+    producer: Arc<ThreadedProducer<PublisherContext>>,
+    topic: Arc<str>,
+    report_within: Duration,
+}
+
+impl std::fmt::Debug for Publisher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Publisher").field("topic", &self.topic).finish_non_exhaustive()
+    }
+}
+
+impl Publisher {
+    /// For the main topic. Kafka need not be there yet.
+    pub fn new(settings: &KafkaSettings) -> Result<Self, ClientError> {
+        Self::with_headroom(settings, "publisher", 0)
+    }
+
+    /// For the dead-letter topic: takes records as large as the main topic's, their `dlq-` headers not counted.
+    pub fn dead_letters(settings: &KafkaSettings) -> Result<Self, ClientError> {
+        Self::with_headroom(settings, "dead-letter publisher", DLQ_HEADROOM)
+    }
+
+    fn with_headroom(settings: &KafkaSettings, client: &'static str, headroom: usize) -> Result<Self, ClientError> {
+        let context = PublisherContext { callbacks: Callbacks::new(client), in_flight: AtomicUsize::new(0) };
+        let producer: KafkaResult<ThreadedProducer<PublisherContext>> =
+            settings.producer(headroom).create_with_context(context);
+        let producer = Arc::new(producer.map_err(ClientError::new("building the kafka producer"))?);
+        Ok(Self {
+            producer,
+            topic: settings.topic.as_str().into(),
+            report_within: settings.delivery_timeout + REPORT_GRACE,
+        })
+    }
+
+    /// Publishes a message to the main topic. Enqueued when this returns; acknowledged when the future says so.
+    pub fn publish(&self, record: PublishRecord<'_>) -> impl Future<Output = Report> + Send + use<> {
+        let mut headers = OwnedHeaders::new_with_capacity(4)
+            .insert(Header { key: header::CONTENT_TYPE, value: Some(CONTENT_TYPE) })
+            .insert(Header { key: header::SCHEMA_VERSION, value: Some(SCHEMA_VERSION.to_string().as_str()) });
+        if let Some(traceparent) = record.traceparent {
+            headers = headers.insert(Header { key: header::TRACEPARENT, value: Some(traceparent) });
+        }
+        if record.uncached {
+            headers = headers.insert(Header { key: header::UNCACHED, value: Some("1") });
+        }
+        self.enqueue(&self.topic, None, Some(record.chat.as_bytes()), Some(record.value), headers)
+    }
+
+    /// Publishes bytes to any topic with the given headers: dead letters, replays.
+    pub fn publish_raw(
+        &self,
+        topic: &str,
+        partition: Option<i32>,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        headers: &[(&str, Option<&[u8]>)],
+    ) -> impl Future<Output = Report> + Send + use<> {
+        let headers =
+            headers.iter().fold(OwnedHeaders::new(), |headers, &(key, value)| headers.insert(Header { key, value }));
+        self.enqueue(topic, partition, key, value, headers)
+    }
+
+    fn enqueue(
+        &self,
+        topic: &str,
+        partition: Option<i32>,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        headers: OwnedHeaders,
+    ) -> impl Future<Output = Report> + Send + use<> {
+        let size = key.map_or(0, <[u8]>::len) + value.map_or(0, <[u8]>::len);
+        let (report, delivered) = oneshot::channel();
+        let mut record = BaseRecord::with_opaque_to(topic, Box::new(report)).headers(headers);
+        record.partition = partition;
+        record.key = key;
+        record.payload = value;
+        // Before the call, as the report may come before it returns.
+        let context = self.producer.client().context();
+        context.in_flight.fetch_add(1, Ordering::Relaxed);
+        let refused = self.producer.send(record).err().map(|(error, record)| {
+            context.in_flight.fetch_sub(1, Ordering::Relaxed);
+            // A dead producer refuses everything from here on.
+            if let Some((code, reason)) = self.producer.client().fatal_error() {
+                context.callbacks.raise(&format!("{code}: {reason}"));
+            }
+            drop(record);
+            classify(&error, size, false)
+        });
+        let within = self.report_within;
+        async move {
+            if let Some(error) = refused {
+                return Err(error);
+            }
+            let unreported = |reason: String| PublishError::Unavailable(Failure { reason, possibly_persisted: true });
+            match tokio::time::timeout(within, delivered).await {
+                Ok(Ok(report)) => report,
+                Ok(Err(_)) => Err(unreported("the producer was dropped".into())),
+                Err(_) => Err(unreported(format!("no delivery report within {within:?}"))),
+            }
+        }
+    }
+
+    /// The first fatal error of the producer, which is dead from then on: exit, or build another.
+    pub fn fatal(&self) -> watch::Receiver<Option<String>> {
+        self.producer.client().context().callbacks.fatal()
+    }
+
+    /// Records enqueued and not yet reported on.
+    pub fn in_flight(&self) -> usize {
+        self.producer.client().context().in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Waits until every record was reported on, or the deadline. Returns how many were not; their futures fail when the last
+    /// clone is dropped.
+    pub async fn flush(&self, deadline: Duration) -> usize {
+        let until = tokio::time::Instant::now() + deadline;
+        // The producer's own thread serves the reports; waiting here must not block a runtime thread.
+        while self.in_flight() > 0 && tokio::time::Instant::now() < until {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        self.in_flight()
+    }
+
+    /// Asks for the main topic's metadata: fails if no broker answers, or the topic is missing or has a partition without leader.
+    pub async fn ping(&self, timeout: Duration) -> Result<(), ClientError> {
+        let (producer, topic) = (Arc::clone(&self.producer), Arc::clone(&self.topic));
+        let asked = tokio::task::spawn_blocking(move || {
+            let error = |reason: String| ClientError { doing: "asking for the topic's metadata", reason };
+            let metadata =
+                producer.client().fetch_metadata(Some(&topic), timeout).map_err(|cause| error(cause.to_string()))?;
+            let found = metadata.topics().iter().find(|found| found.name() == &*topic);
+            let partitions = found.map_or(&[][..], |found| found.partitions());
+            if partitions.is_empty() {
+                return Err(error(format!("topic {topic} is missing")));
+            }
+            match partitions.iter().find(|partition| partition.leader() < 0) {
+                Some(partition) => Err(error(format!("partition {} has no leader", partition.id()))),
+                None => Ok(()),
+            }
+        });
+        asked.await.unwrap_or_else(|panic| {
+            Err(ClientError { doing: "asking for the topic's metadata", reason: panic.to_string() })
+        })
+    }
+}

@@ -1,0 +1,169 @@
+//! Where Kafka is and how its clients behave; and the one place where a client's configuration is put together.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use rdkafka::ClientConfig;
+use rdkafka::config::RDKafkaLogLevel;
+
+/// What the dead-letter topic allows above the main one, in bytes: the original record, whole, and its `dlq-` headers.
+pub const DLQ_HEADROOM: usize = 64 * 1024;
+
+/// The largest batch that the producer builds, in bytes. A record above it travels alone, so that a broker's "too large" can be
+/// laid at its door; below, the batch may be to blame.
+pub const BATCH_BYTES: usize = 128 * 1024;
+
+/// What all Kafka clients of a process share.
+#[derive(Clone)]
+pub struct KafkaSettings {
+    /// `host:port`, comma separated (`KAFKA_BROKERS`).
+    pub brokers: String,
+    /// The messages' topic (`KAFKA_TOPIC`).
+    pub topic: String,
+    /// The dead letters' topic (`KAFKA_DLQ_TOPIC`).
+    pub dlq_topic: String,
+    /// Partitions of the topics when we create them (`KAFKA_PARTITIONS`).
+    pub partitions: i32,
+    /// Replicas of the topics when we create them (`KAFKA_REPLICATION_FACTOR`).
+    pub replication_factor: i32,
+    /// How long a record may wait for its acknowledgement (`KAFKA_DELIVERY_TIMEOUT_MS`).
+    pub delivery_timeout: Duration,
+    /// How long a record waits for others to share a batch with.
+    pub linger: Duration,
+    /// librdkafka's name for the codec: `lz4`, `zstd`, `gzip`, `snappy` or `none`.
+    pub compression: String,
+    /// Records that may wait in the producer. Full: the publish fails at once, and the caller falls back.
+    pub queue_messages: usize,
+    /// The same in kibibytes.
+    pub queue_kbytes: usize,
+    /// The largest record that the producer takes, in bytes.
+    pub max_record_bytes: usize,
+    /// What Kafka's logs call this process.
+    pub client_id: String,
+    /// Further librdkafka properties, `security.protocol` and `sasl.*` among them. They override what is only tuning here, never
+    /// what the promise rests on.
+    pub properties: BTreeMap<String, String>,
+}
+
+impl Default for KafkaSettings {
+    fn default() -> Self {
+        Self {
+            brokers: "127.0.0.1:9092".into(),
+            topic: "chat-messages-persist".into(),
+            dlq_topic: "chat-messages-dlq".into(),
+            partitions: 8,
+            replication_factor: 1,
+            delivery_timeout: Duration::from_millis(2500),
+            linger: Duration::from_millis(2),
+            compression: "lz4".into(),
+            queue_messages: 50_000,
+            queue_kbytes: 64 * 1024,
+            max_record_bytes: 1_000_000,
+            client_id: "holdfast".into(),
+            properties: BTreeMap::new(),
+        }
+    }
+}
+
+/// The properties' values are left out: passwords are among them.
+impl fmt::Debug for KafkaSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KafkaSettings")
+            .field("brokers", &self.brokers)
+            .field("topic", &self.topic)
+            .field("dlq_topic", &self.dlq_topic)
+            .field("delivery_timeout", &self.delivery_timeout)
+            .field("properties", &self.properties.keys().collect::<Vec<_>>())
+            .finish_non_exhaustive()
+    }
+}
+
+impl KafkaSettings {
+    /// A client's configuration: what is tuning first, the operator's properties over it, what the promise rests on last.
+    fn client(&self, tuning: &[(&str, String)], promise: &[(&str, String)]) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", &self.brokers).set("client.id", &self.client_id);
+        config.set("socket.keepalive.enable", "true");
+        // A broker that came back is found within a second or so, not after librdkafka's ten.
+        config.set("reconnect.backoff.ms", "50").set("reconnect.backoff.max.ms", "1000");
+        for (name, value) in tuning {
+            config.set(*name, value);
+        }
+        config.extend(self.properties.iter().map(|(name, value)| (name.clone(), value.clone())));
+        for (name, value) in promise {
+            config.set(*name, value);
+        }
+        // Without this the level follows the `log` crate's, which is off: max.poll violations are told in the log alone.
+        config.set_log_level(RDKafkaLogLevel::Info);
+        config
+    }
+
+    /// For administration and look-ups.
+    pub(crate) fn admin(&self) -> ClientConfig {
+        self.client(&[], &[])
+    }
+
+    /// For publishing. Records above [`Self::max_record_bytes`] by `headroom` bytes pass.
+    pub(crate) fn producer(&self, headroom: usize) -> ClientConfig {
+        let tuning = [
+            ("linger.ms", self.linger.as_millis().to_string()),
+            ("compression.type", self.compression.clone()),
+            ("batch.size", BATCH_BYTES.to_string()),
+            ("queue.buffering.max.messages", self.queue_messages.to_string()),
+            ("queue.buffering.max.kbytes", self.queue_kbytes.to_string()),
+            ("message.max.bytes", (self.max_record_bytes + headroom).to_string()),
+            // As the Java client and most others place keys.
+            ("partitioner", "murmur2_random".to_owned()),
+        ];
+        let promise = [
+            ("enable.idempotence", "true".to_owned()),
+            ("acks", "all".to_owned()),
+            ("message.timeout.ms", self.delivery_timeout.as_millis().to_string()),
+        ];
+        self.client(&tuning, &promise)
+    }
+
+    /// For a member of `group`; without one, for reading ranges and looking up offsets.
+    pub(crate) fn consumer(&self, group: Option<&str>, tuning: &[(&str, String)]) -> ClientConfig {
+        let mut promise = vec![
+            ("enable.auto.commit", "false".to_owned()),
+            ("enable.auto.offset.store", "false".to_owned()),
+            ("auto.offset.reset", "earliest".to_owned()),
+            ("isolation.level", "read_committed".to_owned()),
+        ];
+        if let Some(group) = group {
+            promise.push(("group.id", group.to_owned()));
+        }
+        self.client(tuning, &promise)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn properties_override_tuning_but_not_the_promise() {
+        let settings = KafkaSettings {
+            properties: [("acks", "1"), ("enable.auto.commit", "true"), ("linger.ms", "7"), ("sasl.username", "u")]
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .into(),
+            ..KafkaSettings::default()
+        };
+        let producer = settings.producer(0);
+        assert_eq!(producer.get("acks"), Some("all"));
+        assert_eq!(producer.get("linger.ms"), Some("7"));
+        assert_eq!(producer.get("sasl.username"), Some("u"));
+        assert_eq!(settings.consumer(Some("g"), &[]).get("enable.auto.commit"), Some("false"));
+    }
+
+    #[test]
+    fn debug_output_leaves_values_out() {
+        let settings = KafkaSettings {
+            properties: [("sasl.password".to_owned(), "hunter2".to_owned())].into(),
+            ..KafkaSettings::default()
+        };
+        assert!(!format!("{settings:?}").contains("hunter2"));
+    }
+}

@@ -1,0 +1,170 @@
+use std::time::{Duration, Instant};
+
+use holdfast_kafka::{
+    ConsumerSettings, Event, GroupConsumer, KafkaSettings, Polled, PublishRecord, Publisher, RecordView,
+};
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+
+use crate::cluster;
+
+fn group() -> ConsumerSettings {
+    ConsumerSettings { session_timeout: Duration::from_secs(6), ..ConsumerSettings::default() }
+}
+
+fn join(settings: &KafkaSettings) -> GroupConsumer {
+    GroupConsumer::subscribe(settings, &group(), || {}).unwrap()
+}
+
+/// Polls until `wanted` says so.
+fn until<T>(consumer: &GroupConsumer, mut wanted: impl FnMut(Polled<'_>) -> Option<T>) -> T {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        assert!(Instant::now() < deadline, "not seen within 30 s");
+        match consumer.poll() {
+            Polled::Idle => std::thread::sleep(Duration::from_millis(5)),
+            polled => {
+                if let Some(found) = wanted(polled) {
+                    return found;
+                }
+            }
+        }
+    }
+}
+
+fn assigned(consumer: &GroupConsumer) -> Vec<i32> {
+    let partitions = until(consumer, |polled| match polled {
+        Polled::Event(Event::Assigned(partitions)) => Some(partitions),
+        _ => None,
+    });
+    let committed = consumer.committed(&partitions, Duration::from_secs(10)).unwrap();
+    consumer.assign(&committed).unwrap();
+    partitions
+}
+
+async fn publish(settings: &KafkaSettings, partitions: i32, count: u8) {
+    let publisher = Publisher::new(settings).unwrap();
+    for value in 0..count {
+        for partition in 0..partitions {
+            publisher.publish_raw("messages", Some(partition), None, Some(&[value]), &[]).await.unwrap();
+        }
+    }
+    let _ = publisher.publish(PublishRecord { chat: "a:b", value: b"", traceparent: None, uncached: false });
+}
+
+#[tokio::test]
+async fn nothing_is_committed_unless_asked_for_and_a_commit_is_what_its_report_says() {
+    let (cluster, settings) = cluster(1);
+    publish(&settings, 1, 3).await;
+    let first = join(&settings);
+    assert_eq!(assigned(&first), [0]);
+    for _ in 0..3 {
+        until(&first, |polled| matches!(polled, Polled::Record(_)).then_some(()));
+    }
+    drop(first);
+
+    let second = join(&settings);
+    assigned(&second);
+    let offset = until(&second, |polled| match polled {
+        Polled::Record(record) => Some(record.offset()),
+        _ => None,
+    });
+    assert_eq!(offset, 0, "from the beginning, as nothing was committed");
+    let report = |event: Polled<'_>| match event {
+        Polled::Event(Event::Committed { offsets, result }) => Some((offsets, result)),
+        _ => None,
+    };
+    cluster
+        .request_errors(RDKafkaApiKey::OffsetCommit, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED]);
+    second.commit(vec![(0, 2)]);
+    let refused = until(&second, report);
+    assert!(refused.1.is_err(), "{refused:?}");
+    assert_eq!(second.committed(&[0], Duration::from_secs(5)).unwrap(), [(0, None)]);
+    second.commit(vec![(0, 2)]);
+    assert_eq!(until(&second, report), (vec![(0, 2)], Ok(())));
+    assert_eq!(second.committed(&[0], Duration::from_secs(5)).unwrap(), [(0, Some(2))]);
+}
+
+#[tokio::test]
+async fn a_rebalance_waits_for_a_late_answer_while_polls_and_commits_go_on() {
+    let (_cluster, settings) = cluster(2);
+    publish(&settings, 2, 5).await;
+    let first = join(&settings);
+    // A late assign.
+    let partitions = until(&first, |polled| match polled {
+        Polled::Event(Event::Assigned(partitions)) => Some(partitions),
+        _ => None,
+    });
+    let late = Instant::now() + Duration::from_secs(1);
+    while Instant::now() < late {
+        assert!(!matches!(first.poll(), Polled::Record(_)), "a record before the assignment was answered");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    first.assign(&partitions.iter().map(|partition| (*partition, None)).collect::<Vec<_>>()).unwrap();
+    let mut records = 0;
+    until(&first, |polled| {
+        records += usize::from(matches!(polled, Polled::Record(_)));
+        (records == 10).then_some(())
+    });
+
+    // A late unassign, with a commit in between.
+    let (other, joined) = {
+        let settings = settings.clone();
+        let (tell, joined) = std::sync::mpsc::channel();
+        let other = std::thread::spawn(move || {
+            let second = join(&settings);
+            let partitions = loop {
+                let partitions = assigned(&second);
+                if !partitions.is_empty() {
+                    break partitions;
+                }
+            };
+            tell.send(Instant::now()).unwrap();
+            let offset = until(&second, |polled| match polled {
+                Polled::Record(record) => Some((record.partition(), record.offset())),
+                _ => None,
+            });
+            drop(second);
+            (partitions, offset)
+        });
+        (other, joined)
+    };
+    let (revoked, lost) = until(&first, |polled| match polled {
+        Polled::Event(Event::Revoked { partitions, lost }) => Some((partitions, lost)),
+        _ => None,
+    });
+    assert!(!lost && revoked.len() == 1, "{revoked:?}");
+    let late = Instant::now() + Duration::from_secs(2);
+    while Instant::now() < late {
+        let _ = first.poll();
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert!(joined.try_recv().is_err(), "the other member has the partition before it was given up");
+    first.commit(vec![(revoked[0], 3)]);
+    let answer = until(&first, |polled| match polled {
+        Polled::Event(Event::Committed { result, .. }) => Some(result),
+        _ => None,
+    });
+    assert_eq!(answer, Ok(()));
+    first.unassign(&revoked).unwrap();
+    until(&first, |polled| match polled {
+        Polled::Event(Event::Assigned(partitions)) => {
+            first.assign(&partitions.iter().map(|partition| (*partition, None)).collect::<Vec<_>>()).unwrap();
+            None
+        }
+        _ => other.is_finished().then_some(()),
+    });
+    assert_eq!(other.join().unwrap(), (revoked.clone(), (revoked[0], 3)));
+}
+
+#[tokio::test]
+async fn closing_with_an_unanswered_rebalance_does_not_hang() {
+    let (_cluster, settings) = cluster(2);
+    let first = join(&settings);
+    until(&first, |polled| matches!(polled, Polled::Event(Event::Assigned(_))).then_some(()));
+    let (done, closed) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        drop(first);
+        done.send(()).unwrap();
+    });
+    closed.recv_timeout(Duration::from_secs(10)).expect("closed within 10 s");
+}

@@ -1,0 +1,26 @@
+//! The clients against librdkafka's mock cluster: what a test can't get from a broker that behaves.
+
+mod groups;
+mod publishing;
+
+use std::time::Duration;
+
+use holdfast_kafka::KafkaSettings;
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::DefaultProducerContext;
+
+type Cluster = MockCluster<'static, DefaultProducerContext>;
+
+fn cluster(partitions: i32) -> (Cluster, KafkaSettings) {
+    let cluster = MockCluster::new(1).unwrap();
+    let settings = KafkaSettings {
+        brokers: cluster.bootstrap_servers(),
+        topic: "messages".into(),
+        dlq_topic: "dead".into(),
+        delivery_timeout: Duration::from_millis(1000),
+        ..KafkaSettings::default()
+    };
+    cluster.create_topic(&settings.topic, partitions, 1).unwrap();
+    cluster.create_topic(&settings.dlq_topic, 1, 1).unwrap();
+    (cluster, settings)
+}

@@ -1,0 +1,66 @@
+//! What a Holdfast message is: its identifiers, its limits, and its form as a Kafka record and as JSON.
+//!
+//! This crate has no I/O, no clock and no runtime. In the order of a message's journey:
+//!
+//! 1. [`UserId`] and [`ChatId`] ([`id`]): who sends, and where to.
+//! 2. [`Draft`] ([`draft`]): what a client asked to send, checked against the limits.
+//! 3. [`MessageId`] ([`message_id`]): the identity that every retry of one send shares.
+//! 4. [`Message`] ([`Draft::stamp`]): immutable from here on.
+//! 5. [`record`]: the bytes and headers that Kafka, the failed queue and the dead-letter topic hold.
+//! 6. [`json`]: the shape that clients see.
+
+pub mod draft;
+pub mod id;
+pub mod json;
+pub mod message_id;
+pub mod record;
+
+pub use draft::{Draft, Invalid};
+pub use id::{ChatId, UserId};
+pub use message_id::MessageId;
+
+/// The place of a message in history: every order of messages is by timestamp, then by id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HistoryKey {
+    /// Unix epoch milliseconds.
+    pub timestamp: i64,
+    /// Compared by bytes, which is the order of its text too.
+    pub id: MessageId,
+}
+
+/// One chat message, as stamped by the gateway that took it. Never changed afterwards.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    /// What makes every copy of this message the same message.
+    pub id: MessageId,
+    /// The client's id for the send.
+    pub temp_id: Option<String>,
+    /// Where it was sent.
+    pub chat: ChatId,
+    /// Who sent it, by their verified token.
+    pub sender: UserId,
+    /// The other user of a direct chat; absent in a group.
+    pub receiver: Option<UserId>,
+    /// The text.
+    pub content: String,
+    /// An https address.
+    pub image_url: Option<String>,
+    /// The image's id at its host.
+    pub public_id: Option<String>,
+    /// Unix epoch milliseconds.
+    pub timestamp: i64,
+}
+
+impl Message {
+    /// Its place in history.
+    pub fn key(&self) -> HistoryKey {
+        HistoryKey { timestamp: self.timestamp, id: self.id }
+    }
+
+    /// About how many bytes of memory it takes.
+    pub fn size(&self) -> usize {
+        size_of::<Self>()
+            + self.content.len()
+            + [&self.temp_id, &self.image_url, &self.public_id].into_iter().flatten().map(String::len).sum::<usize>()
+    }
+}

@@ -1,0 +1,20 @@
+//! What each long-running Holdfast process needs, and nothing about messages.
+//!
+//! * [`settings`]: the environment, parsed once into typed values, all errors at once.
+//! * [`servers`]: the settings that both services share.
+//! * [`telemetry`]: logs.
+//! * [`trace`]: the W3C trace context that a message carries.
+//! * [`ops`]: the operators' port: metrics and health.
+//! * [`lifecycle`]: from a signal to a token that everything watches.
+//! * [`clock`]: wall-clock milliseconds that never go back.
+
+pub mod clock;
+pub mod lifecycle;
+pub mod ops;
+pub mod servers;
+pub mod settings;
+pub mod telemetry;
+pub mod trace;
+
+/// The exit code of a process whose settings are wrong (`EX_USAGE`).
+pub const EXIT_USAGE: u8 = 64;

@@ -1,0 +1,83 @@
+//! The settings that both services share.
+
+use crate::settings::{Millis, Secret};
+
+crate::settings! {
+    /// Where the other servers are, and how this process is run.
+    pub struct ServerSettings {
+        /// Kafka's bootstrap addresses, separated by commas.
+        kafka_brokers: String = "KAFKA_BROKERS", "127.0.0.1:9092";
+        /// The topic of messages to be stored.
+        kafka_topic: String = "KAFKA_TOPIC", "chat-messages-persist";
+        /// The topic of records that can't be stored.
+        kafka_dlq_topic: String = "KAFKA_DLQ_TOPIC", "chat-messages-dlq";
+        /// Partitions of a topic that we create.
+        kafka_partitions: i32 = "KAFKA_PARTITIONS", "8";
+        /// Replicas of a topic that we create. One replica survives a crash of the broker's process, not the loss of its disk.
+        kafka_replication_factor: i32 = "KAFKA_REPLICATION_FACTOR", "3", development "1";
+        /// Further librdkafka properties, `name=value` separated by commas, as `security.protocol=SASL_SSL`. Never printed.
+        kafka_properties: Option<Secret> = "KAFKA_PROPERTIES", "";
+        /// The cache's Redis: `redis://` or `rediss://`, with user and password if needed. Unset: from `REDIS_HOST`, `REDIS_PORT` and `REDIS_PASSWORD`.
+        redis_url: Option<Secret> = "REDIS_URL", "";
+        /// The cache's host, without `REDIS_URL`.
+        redis_host: String = "REDIS_HOST", "127.0.0.1";
+        /// The cache's port, without `REDIS_URL`.
+        redis_port: u16 = "REDIS_PORT", "6379";
+        /// The cache's password, without `REDIS_URL`.
+        redis_password: Option<Secret> = "REDIS_PASSWORD", "";
+        /// MongoDB's connection string.
+        mongo_url: Secret = "MONGO_URL", "mongodb://127.0.0.1:27017/?replicaSet=rs0";
+        /// MongoDB's database.
+        mongo_db: String = "MONGO_DB", "chat";
+        /// `error`, `warn`, `info`, `debug`, `trace`, or a `tracing` filter.
+        log_level: String = "LOG_LEVEL", "info";
+        /// `json` or `text`.
+        log_format: String = "LOG_FORMAT", "json", development "text";
+        /// Milliseconds from SIGTERM to the end of the process at the latest.
+        shutdown_grace: Millis = "SHUTDOWN_GRACE_MS", "25000";
+    }
+}
+
+impl ServerSettings {
+    /// The cache's address.
+    pub fn redis_url(&self) -> String {
+        match (&self.redis_url, &self.redis_password) {
+            (Some(url), _) => url.reveal().to_owned(),
+            (None, Some(password)) => {
+                format!("redis://:{}@{}:{}", percent_encoded(password.reveal()), self.redis_host, self.redis_port)
+            }
+            (None, None) => format!("redis://{}:{}", self.redis_host, self.redis_port),
+        }
+    }
+
+    /// The further librdkafka properties as pairs.
+    pub fn kafka_properties(&self) -> Vec<(String, String)> {
+        let text = self.kafka_properties.as_ref().map(Secret::reveal).unwrap_or_default();
+        text.split(',')
+            .filter_map(|pair| pair.split_once('='))
+            .map(|(name, value)| (name.trim().to_owned(), value.trim().to_owned()))
+            .collect()
+    }
+}
+
+fn percent_encoded(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~');
+    text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::Source;
+
+    #[test]
+    fn redis_is_named_by_its_url_or_by_its_parts() {
+        let url = |pairs: &[(&str, &str)]| {
+            let mut source = Source::new(pairs.iter().map(|(name, value)| ((*name).into(), (*value).into())));
+            ServerSettings::read(&mut source).unwrap().redis_url()
+        };
+        assert_eq!(url(&[]), "redis://127.0.0.1:6379");
+        assert_eq!(url(&[("REDIS_HOST", "cache"), ("REDIS_PASSWORD", "a@b")]), "redis://:a%40b@cache:6379");
+        assert_eq!(url(&[("REDIS_URL", "rediss://c"), ("REDIS_HOST", "x")]), "rediss://c");
+    }
+}

@@ -1,0 +1,388 @@
+//! Settings from the environment and an optional file, read once.
+//!
+//! A service describes its settings with [`settings!`](crate::settings!): each with its name, its default and a sentence. The same
+//! description parses them, prints the effective configuration and makes the table in the documentation, so the three can't differ.
+//! Every error is collected, so that an operator sees all of them at once.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::time::Duration;
+
+/// One setting, as documented.
+#[derive(Debug, Clone, Copy)]
+pub struct Setting {
+    /// The environment variable.
+    pub name: &'static str,
+    /// Its value when unset; empty means none.
+    pub default: &'static str,
+    /// Its value when unset in [`Profile::Development`], if another.
+    pub development: Option<&'static str>,
+    /// What it does.
+    pub help: &'static [&'static str],
+    /// Whether its value is hidden wherever it would be printed.
+    pub secret: bool,
+}
+
+/// What a process is run for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Profile {
+    /// Low thresholds, text logs, a development login.
+    Development,
+    /// The defaults.
+    #[default]
+    Production,
+    /// The defaults, for automatic tests.
+    Testing,
+}
+
+/// A value that a setting can have.
+pub trait Value: Sized {
+    /// Whether it is hidden wherever it would be printed.
+    const SECRET: bool = false;
+    /// Reads it; the error says what it must be.
+    fn parse(text: &str) -> Result<Self, String>;
+}
+
+/// A text that is never printed.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The text itself.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("(hidden)")
+    }
+}
+
+/// A length of time given in milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Millis(pub Duration);
+
+/// A length of time given in seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Seconds(pub Duration);
+
+/// Texts separated by commas.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct List(pub Vec<String>);
+
+macro_rules! values_from_str {
+    ($($type:ty: $what:literal),* $(,)?) => {$(
+        impl Value for $type {
+            fn parse(text: &str) -> Result<Self, String> {
+                text.parse().map_err(|_| concat!("must be ", $what).to_owned())
+            }
+        }
+    )*};
+}
+
+values_from_str! {
+    u16: "a whole number from 0 to 65535",
+    u32: "a whole number from 0 to 4294967295",
+    u64: "a whole number, 0 or more",
+    usize: "a whole number, 0 or more",
+    i32: "a whole number",
+    String: "text",
+    std::net::IpAddr: "an IP address",
+    std::net::SocketAddr: "an address and port, as 127.0.0.1:9464",
+    std::path::PathBuf: "a path",
+}
+
+impl Value for bool {
+    fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "true" | "1" => Ok(true),
+            "false" | "0" => Ok(false),
+            _ => Err("must be true or false".into()),
+        }
+    }
+}
+
+impl Value for Secret {
+    const SECRET: bool = true;
+    fn parse(text: &str) -> Result<Self, String> {
+        Ok(Self(text.into()))
+    }
+}
+
+impl Value for Millis {
+    fn parse(text: &str) -> Result<Self, String> {
+        u32::parse(text).map(|millis| Self(Duration::from_millis(millis.into())))
+    }
+}
+
+impl Value for Seconds {
+    fn parse(text: &str) -> Result<Self, String> {
+        u32::parse(text).map(|seconds| Self(Duration::from_secs(seconds.into())))
+    }
+}
+
+impl Value for List {
+    fn parse(text: &str) -> Result<Self, String> {
+        Ok(Self(text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(Into::into).collect()))
+    }
+}
+
+impl Value for Profile {
+    fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "development" => Ok(Self::Development),
+            "production" => Ok(Self::Production),
+            "testing" => Ok(Self::Testing),
+            _ => Err("must be development, production or testing".into()),
+        }
+    }
+}
+
+impl<T: Value> Value for Option<T> {
+    const SECRET: bool = T::SECRET;
+    fn parse(text: &str) -> Result<Self, String> {
+        if text.is_empty() { Ok(None) } else { T::parse(text).map(Some) }
+    }
+}
+
+/// Everything that is wrong with the settings.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}", .0.join("\n"))]
+pub struct SettingsError(pub Vec<String>);
+
+/// Where settings are read from, and what has been read so far.
+#[derive(Debug, Default)]
+pub struct Source {
+    profile: Profile,
+    environment: BTreeMap<String, String>,
+    file: BTreeMap<String, String>,
+    errors: Vec<String>,
+    effective: Vec<(&'static str, String)>,
+}
+
+impl Source {
+    /// The process's environment, and below it the file of `NAME=value` lines that `CONFIG_FILE` names.
+    pub fn from_process() -> Self {
+        Self::new(
+            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))),
+        )
+    }
+
+    /// The given environment. An empty value counts as unset.
+    pub fn new(environment: impl IntoIterator<Item = (String, String)>) -> Self {
+        let environment = environment.into_iter().filter(|(_, value)| !value.is_empty()).collect();
+        let mut source = Self { environment, ..Self::default() };
+        if let Some(path) = source.read::<Option<std::path::PathBuf>>(&CONFIG_FILE).flatten() {
+            match dotenvy::from_path_iter(&path).and_then(Iterator::collect::<Result<Vec<_>, _>>) {
+                Ok(lines) => source.file = lines.into_iter().filter(|(_, value)| !value.is_empty()).collect(),
+                Err(error) => source.errors.push(format!("CONFIG_FILE={}: {error}", path.display())),
+            }
+        }
+        source.profile = source.read(&PROFILE).unwrap_or_default();
+        source
+    }
+
+    /// What the process is run for.
+    pub fn profile(&self) -> Profile {
+        self.profile
+    }
+
+    /// Reads one setting. `None` means that its value is wrong, which [`Source::finish`] reports.
+    pub fn read<T: Value>(&mut self, setting: &Setting) -> Option<T> {
+        let given = self.environment.get(setting.name).or_else(|| self.file.get(setting.name));
+        let default = match self.profile {
+            Profile::Development => setting.development.unwrap_or(setting.default),
+            _ => setting.default,
+        };
+        let text = given.map_or(default, String::as_str);
+        let shown = if setting.secret && !text.is_empty() { "(hidden)" } else { text };
+        self.effective.push((setting.name, shown.to_owned()));
+        match T::parse(text) {
+            Ok(value) => Some(value),
+            Err(rule) => {
+                self.errors.push(format!("{}={shown}: {rule}", setting.name));
+                None
+            }
+        }
+    }
+
+    /// States a relation between settings that must hold.
+    pub fn require(&mut self, holds: bool, rule: impl Into<String>) {
+        if !holds {
+            self.errors.push(rule.into());
+        }
+    }
+
+    /// Ends the reading: the value, or everything that was wrong. A file's line that no setting has read is an error too, as it
+    /// is most likely misspelt.
+    pub fn finish<T>(mut self, value: Option<T>) -> Result<Effective<T>, SettingsError> {
+        let known = |name: &str| self.effective.iter().any(|(read, _)| *read == name);
+        let unknown: Vec<_> = self.file.keys().filter(|name| !known(name)).collect();
+        self.errors.extend(unknown.into_iter().map(|name| format!("{name}: no such setting (in CONFIG_FILE)")));
+        match value {
+            Some(value) if self.errors.is_empty() => Ok(Effective { value, pairs: self.effective }),
+            _ => Err(SettingsError(self.errors)),
+        }
+    }
+}
+
+/// Settings, and how they came out.
+#[derive(Debug, Clone)]
+pub struct Effective<T> {
+    /// The settings.
+    pub value: T,
+    /// Every setting's name and text, secrets hidden.
+    pub pairs: Vec<(&'static str, String)>,
+}
+
+impl<T> Effective<T> {
+    /// One line with every setting that has a value.
+    pub fn line(&self) -> String {
+        let mut line = String::new();
+        for (name, value) in self.pairs.iter().filter(|(_, value)| !value.is_empty()) {
+            let space = if line.is_empty() { "" } else { " " };
+            let _ = write!(line, "{space}{name}={value}");
+        }
+        line
+    }
+}
+
+/// `CONFIG_FILE`.
+pub const CONFIG_FILE: Setting = Setting {
+    name: "CONFIG_FILE",
+    default: "",
+    development: None,
+    help: &["A file of `NAME=value` lines. The environment wins over it."],
+    secret: false,
+};
+
+/// `PROFILE`.
+pub const PROFILE: Setting = Setting {
+    name: "PROFILE",
+    default: "production",
+    development: None,
+    help: &["`development` (low thresholds, text logs, a development login and page), `production` or `testing`."],
+    secret: false,
+};
+
+/// The documentation's table of settings.
+pub fn table<'a>(settings: impl IntoIterator<Item = &'a Setting>) -> String {
+    let mut table = String::from("| setting | default | meaning |\n| --- | --- | --- |\n");
+    for setting in settings {
+        let default = match (setting.default, setting.development) {
+            ("", None) => String::new(),
+            (default, None) => format!("`{default}`"),
+            (default, Some(development)) => format!("`{default}` (development: `{development}`)"),
+        };
+        let help: Vec<_> = setting.help.iter().map(|line| line.trim()).collect();
+        let _ = writeln!(table, "| `{}` | {default} | {} |", setting.name, help.join(" "));
+    }
+    table
+}
+
+/// Declares a struct of settings.
+///
+/// ```
+/// holdfast_service::settings! {
+///     /// What the example needs.
+///     pub struct Example {
+///         /// Where to listen.
+///         port: u16 = "PORT", "3000";
+///         /// How long to wait, in milliseconds.
+///         wait: holdfast_service::settings::Millis = "WAIT_MS", "300000", development "1000";
+///     }
+/// }
+/// # use holdfast_service::settings::Source;
+/// let mut source = Source::new([("PORT".into(), "80".into())]);
+/// let example = Example::read(&mut source);
+/// assert_eq!(source.finish(example).unwrap().value.port, 80);
+/// ```
+#[macro_export]
+macro_rules! settings {
+    ($(#[$meta:meta])* pub struct $type:ident {
+        $($(#[doc = $help:literal])* $field:ident: $value:ty = $name:literal, $default:literal $(, development $development:literal)?;)*
+    }) => {
+        $(#[$meta])*
+        #[allow(unreachable_pub, reason = "who declares settings chooses how far they are seen")]
+        #[derive(Debug, Clone)]
+        pub struct $type {
+            $($(#[doc = $help])* pub $field: $value,)*
+        }
+
+        #[allow(unreachable_pub, reason = "as the type itself")]
+        impl $type {
+            /// Each setting, as documented.
+            pub const SETTINGS: &'static [$crate::settings::Setting] = &[$($crate::settings::Setting {
+                name: $name,
+                default: $default,
+                development: $crate::settings!(@development $($development)?),
+                help: &[$($help),*],
+                secret: <$value as $crate::settings::Value>::SECRET,
+            }),*];
+
+            /// Reads every setting; `None` if one is wrong.
+            pub fn read(source: &mut $crate::settings::Source) -> Option<Self> {
+                let mut settings = Self::SETTINGS.iter();
+                // Each is read before the first wrong one ends the reading, so that all are reported.
+                $(let $field = settings.next().and_then(|setting| source.read::<$value>(setting));)*
+                Some(Self { $($field: $field?),* })
+            }
+        }
+    };
+    (@development $development:literal) => { Some($development) };
+    (@development) => { None };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    settings! {
+        /// For the tests.
+        pub struct Sample {
+            /// A number.
+            threshold: u32 = "THRESHOLD", "1000", development "10";
+            /// A secret.
+            password: Option<Secret> = "PASSWORD", "";
+            /// A wait.
+            wait: Millis = "WAIT_MS", "5";
+        }
+    }
+
+    fn load(pairs: &[(&str, &str)]) -> Result<Effective<Sample>, SettingsError> {
+        let mut source = Source::new(pairs.iter().map(|(name, value)| ((*name).into(), (*value).into())));
+        let sample = Sample::read(&mut source);
+        source.finish(sample)
+    }
+
+    #[test]
+    fn every_error_is_reported_at_once_and_no_secret_is_shown() {
+        let SettingsError(errors) = load(&[("THRESHOLD", "x"), ("WAIT_MS", "-1"), ("PASSWORD", "p")]).unwrap_err();
+        assert_eq!(errors.len(), 2);
+        assert!(errors[0].starts_with("THRESHOLD=x: must be a whole number"), "{errors:?}");
+        let line = load(&[("PASSWORD", "hunter2")]).unwrap().line();
+        assert!(line.contains("PASSWORD=(hidden)") && !line.contains("hunter2"), "{line}");
+    }
+
+    #[test]
+    fn a_profile_changes_defaults_and_never_what_was_given() {
+        assert_eq!(load(&[]).unwrap().value.threshold, 1000);
+        assert_eq!(load(&[("PROFILE", "development")]).unwrap().value.threshold, 10);
+        assert_eq!(load(&[("PROFILE", "development"), ("THRESHOLD", "7")]).unwrap().value.threshold, 7);
+        assert!(load(&[("PROFILE", "prod")]).is_err());
+    }
+
+    #[test]
+    fn a_file_stands_below_the_environment_and_may_not_be_misspelt() {
+        let path = std::env::temp_dir().join(format!("holdfast-settings-{}", std::process::id()));
+        std::fs::write(&path, "THRESHOLD=5\nWAIT_MS=6\n").unwrap();
+        let file = path.to_str().unwrap();
+        let sample = load(&[("CONFIG_FILE", file), ("WAIT_MS", "7")]).unwrap().value;
+        assert_eq!((sample.threshold, sample.wait), (5, Millis(Duration::from_millis(7))));
+        std::fs::write(&path, "TRESHOLD=5\n").unwrap();
+        assert_eq!(load(&[("CONFIG_FILE", file)]).unwrap_err().0, ["TRESHOLD: no such setting (in CONFIG_FILE)"]);
+        std::fs::remove_file(&path).unwrap();
+    }
+}

@@ -1,0 +1,149 @@
+//! The only Holdfast crate that knows MongoDB.
+//!
+//! What is stored, in the order in which the others meet it:
+//!
+//! 1. [`Store::insert`] ([`insert`]): the worker's flush. One unordered insert keyed by `_id`, and one outcome per message.
+//! 2. [`Store::page`], [`Store::get`], [`Store::stored`] ([`history`]): what the read path and verification ask.
+//! 3. [`Store::touch_conversations`] ([`conversations`]): a derived view that nothing waits for.
+//!
+//! Every call has a time limit of its own and ends within it, whatever the server does. Every error says what the caller must
+//! do ([`StoreError`]). No call ever changes or removes a stored message: the first stored copy wins.
+
+mod bson;
+pub mod conversations;
+mod document;
+mod error;
+pub mod history;
+pub mod insert;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use mongodb::bson::{Document, RawDocumentBuf, doc};
+use mongodb::error::Error;
+use mongodb::options::{Acknowledgment, ClientOptions, IndexOptions, ReadConcern, SelectionCriteria, WriteConcern};
+use mongodb::{Client, Collection, Database, IndexModel};
+use tokio::time::Instant;
+
+pub use conversations::Touched;
+pub use error::StoreError;
+pub use history::Page;
+pub use insert::{BatchFailed, Written};
+
+/// Where the store is and how long its calls may take.
+#[derive(Clone)]
+pub struct StoreSettings {
+    /// A MongoDB connection string. Its write concern, read concern and read preference are overruled.
+    pub url: String,
+    /// The database.
+    pub db: String,
+    /// How long a call looks for a primary before it answers [`StoreError::Unavailable`].
+    pub server_selection_timeout: Duration,
+    /// How long one connection may take to open.
+    pub connect_timeout: Duration,
+    /// The limit of one writing call, its repeat and its wait for the majority included.
+    pub write_timeout: Duration,
+    /// The limit of one reading call.
+    pub read_timeout: Duration,
+    /// The most connections to one server; a call beyond it waits, within its limit.
+    pub max_connections: u32,
+}
+
+impl StoreSettings {
+    /// The defaults for a database: 2 s to find a server or to connect, 10 s to write, 2 s to read, 32 connections.
+    pub fn new(url: impl Into<String>, db: impl Into<String>) -> Self {
+        Self {
+            url: url.into(),
+            db: db.into(),
+            server_selection_timeout: Duration::from_secs(2),
+            connect_timeout: Duration::from_secs(2),
+            write_timeout: Duration::from_secs(10),
+            read_timeout: Duration::from_secs(2),
+            max_connections: 32,
+        }
+    }
+}
+
+/// The messages and what is derived from them. Cheap to clone; all clones share one pool of connections.
+#[derive(Clone)]
+pub struct Store {
+    db: Database,
+    messages: Collection<RawDocumentBuf>,
+    write_timeout: Duration,
+    read_timeout: Duration,
+    undecodable: Arc<AtomicU64>,
+}
+
+impl Store {
+    /// Takes the settings and begins to look for the servers in the background; must be called within a tokio runtime.
+    ///
+    /// A server that is away is no error: each call then answers [`StoreError::Unavailable`] until it is back. A connection
+    /// string that can't be used is [`StoreError::Rejected`]. Only `mongodb+srv` looks its servers up here; names that don't
+    /// resolve yet are [`StoreError::Unavailable`], to be tried again.
+    pub async fn new(settings: StoreSettings) -> Result<Self, StoreError> {
+        let mut options = ClientOptions::parse(&settings.url).await?;
+        options.app_name.get_or_insert_with(|| "holdfast".into());
+        options.server_selection_timeout = Some(settings.server_selection_timeout);
+        options.connect_timeout = Some(settings.connect_timeout);
+        options.max_pool_size = Some(settings.max_connections);
+        options.retry_writes = Some(true);
+        options.retry_reads = Some(true);
+        options.write_concern = Some(
+            WriteConcern::builder()
+                .w(Acknowledgment::Majority)
+                .journal(true)
+                .w_timeout(server_limit(settings.write_timeout))
+                .build(),
+        );
+        options.read_concern = Some(ReadConcern::local());
+        options.selection_criteria = Some(SelectionCriteria::ReadPreference(mongodb::options::ReadPreference::Primary));
+        let db = Client::with_options(options)?.database(&settings.db);
+        Ok(Self {
+            messages: db.collection("messages"),
+            db,
+            write_timeout: settings.write_timeout,
+            read_timeout: settings.read_timeout,
+            undecodable: Arc::default(),
+        })
+    }
+
+    /// Whether a primary answers within `limit`.
+    pub async fn ping(&self, limit: Duration) -> Result<(), StoreError> {
+        within(Instant::now() + limit, self.db.run_command(doc! { "ping": 1 })).await.map(drop)
+    }
+
+    /// Makes the indexes that are missing: `{ chatId: 1, timestamp: -1, _id: -1 }` of `messages`, which every page is read
+    /// by. The uniqueness of a message rests on the primary key and needs none.
+    ///
+    /// Building an index of a large collection takes longer than this call may: the server goes on, and a later call joins.
+    pub async fn ensure_indexes(&self) -> Result<(), StoreError> {
+        let index = IndexModel::builder()
+            .keys(doc! { "chatId": 1, "timestamp": -1, "_id": -1 })
+            .options(IndexOptions::builder().name(history::INDEX.to_owned()).build())
+            .build();
+        within(Instant::now() + self.write_timeout, self.messages.create_index(index)).await.map(drop)
+    }
+
+    /// How many stored documents that are no messages have been met by the reading calls and left out.
+    pub fn undecodable(&self) -> u64 {
+        self.undecodable.load(Ordering::Relaxed)
+    }
+
+    /// Runs a command whose reply is to be read by the caller: `ok: 1` says nothing of `writeErrors` or `writeConcernError`.
+    async fn run(&self, command: RawDocumentBuf, deadline: Instant) -> Result<Document, StoreError> {
+        within(deadline, self.db.run_raw_command(command)).await
+    }
+}
+
+/// The server's own limit for a call, a little less than the caller's, so that the server's reason arrives when there is one.
+fn server_limit(limit: Duration) -> Duration {
+    (limit - limit / 10).max(Duration::from_millis(1))
+}
+
+async fn within<T>(deadline: Instant, call: impl IntoFuture<Output = Result<T, Error>>) -> Result<T, StoreError> {
+    match tokio::time::timeout_at(deadline, call.into_future()).await {
+        Ok(answer) => Ok(answer?),
+        Err(_) => Err(StoreError::late()),
+    }
+}

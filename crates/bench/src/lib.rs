@@ -9,4 +9,9 @@
 //! - [`report`]: the numbers, as text and as JSON.
 
 pub mod client;
+pub mod load;
 pub mod peer;
+pub mod report;
+pub mod stack;
+pub mod stored;
+pub mod usage;

@@ -1,6 +1,8 @@
 //! The peer that the gateway is compared with: a bare socketioxide server, which answers each `sendMessage` with what was sent and
 //! does nothing else. What the gateway costs above it is the price of its promise.
 
+use std::time::Duration;
+
 use axum::Router;
 use axum::serve::ListenerExt;
 use serde_json::{Value, json};
@@ -8,12 +10,12 @@ use socketioxide::SocketIo;
 use socketioxide::extract::{AckSender, Data, SocketRef, TryData};
 use tokio::net::TcpListener;
 
-/// Serves until the process or the task ends. The token `refuse` is refused, for tests.
+/// Serves until the process or the task ends, pinging each client so often. The token `refuse` is refused, for tests.
 ///
 /// # Errors
 /// The listener fails.
-pub async fn serve(listener: TcpListener) -> std::io::Result<()> {
-    let (layer, io) = SocketIo::builder().max_buffer_size(1024).build_layer();
+pub async fn serve(listener: TcpListener, ping: Duration) -> std::io::Result<()> {
+    let (layer, io) = SocketIo::builder().max_buffer_size(1024).ping_interval(ping).ping_timeout(ping).build_layer();
     let connected = async |socket: SocketRef| {
         socket.on("sendMessage", async |Data::<Value>(sent), ack: AckSender| {
             // The connection may have ended.

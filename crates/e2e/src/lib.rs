@@ -1,1 +1,35 @@
-//! e2e
+//! Journeys end to end: the real programs between real servers, driven by real clients. Development only.
+//!
+//! * [`Stack`]: gateways and workers, isolated from other stacks on the same servers.
+//! * [`Peer`]: the official Socket.IO client in a process of its own.
+//! * [`Stored`]: what MongoDB holds, asked directly.
+
+mod peer;
+mod rest;
+mod stack;
+mod stored;
+
+pub use peer::{Peer, Report};
+pub use rest::{Response, request};
+pub use stack::{Backends, Stack, StackOptions};
+pub use stored::Stored;
+
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use tokio::time::{Instant, sleep};
+
+/// Waits until something holds; the error names it, with the last answer that it did not.
+pub async fn eventually<F>(what: &str, limit: Duration, mut holds: impl FnMut() -> F) -> Result<()>
+where
+    F: Future<Output = Result<()>>,
+{
+    let deadline = Instant::now() + limit;
+    loop {
+        match holds().await {
+            Ok(()) => return Ok(()),
+            Err(error) if Instant::now() >= deadline => bail!("{what}: not within {limit:?}: {error:#}"),
+            Err(_) => sleep(Duration::from_millis(100)).await,
+        }
+    }
+}

@@ -6,11 +6,13 @@
 use std::sync::Arc;
 
 use axum::body::Bytes;
-use axum::extract::{FromRequestParts, Path, Query, State};
+use axum::extract::rejection::{BytesRejection, QueryRejection};
+use axum::extract::{DefaultBodyLimit, FromRequestParts, Path, Query, State};
 use axum::http::{HeaderMap, StatusCode, header, request::Parts};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use holdfast_message::UserId;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -20,7 +22,12 @@ use crate::error::{Code, Refusal};
 use crate::ingress::{Body, HistoryRequest, SendRequest};
 use crate::metrics::Outcome;
 
+/// The largest body, in bytes: the longest message in its longest spelling, and room to spare.
+pub const MAX_BODY: usize = 100_000;
+
 type Shared = State<Arc<Gateway>>;
+type BodyBytes = Result<Bytes, BytesRejection>;
+type PageQueryResult = Result<Query<PageQuery>, QueryRejection>;
 
 /// The routes.
 pub fn router(gateway: Arc<Gateway>) -> Router {
@@ -34,11 +41,12 @@ pub fn router(gateway: Arc<Gateway>) -> Router {
         .fallback(|State(gateway): Shared| async move {
             Problem::of(&gateway, Refusal::new(Code::NotFound, "no such resource"))
         })
+        .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(gateway)
 }
 
 /// The user of a valid bearer token.
-struct User(holdfast_message::UserId);
+struct User(UserId);
 
 impl FromRequestParts<Arc<Gateway>> for User {
     type Rejection = Problem;
@@ -66,8 +74,8 @@ struct PageQuery {
     before: Option<String>,
 }
 
-async fn send(State(gateway): Shared, User(user): User, headers: HeaderMap, body: Bytes) -> Response {
-    let request = parse(&body).and_then(|body| with_idempotency_key(body, &headers));
+async fn send(State(gateway): Shared, User(user): User, headers: HeaderMap, body: BodyBytes) -> Response {
+    let request = parse(body).and_then(|body| with_idempotency_key(body, &headers));
     submit(gateway, user, request).await
 }
 
@@ -76,22 +84,19 @@ async fn send_to_chat(
     User(user): User,
     Path(chat): Path<String>,
     headers: HeaderMap,
-    body: Bytes,
+    body: BodyBytes,
 ) -> Response {
-    let request = parse(&body).and_then(|body| with_idempotency_key(body, &headers)).and_then(|mut request| {
-        match request.chat_id.replace(chat.clone()) {
-            Some(other) if other != chat => Err(Refusal::new(Code::Validation, "chatId: differs from the path")),
-            _ => Ok(request),
-        }
-    });
+    let request =
+        parse(body).and_then(|body| with_idempotency_key(body, &headers)).and_then(|mut request| {
+            match request.chat_id.replace(chat.clone()) {
+                Some(other) if other != chat => Err(Refusal::new(Code::Validation, "chatId: differs from the path")),
+                _ => Ok(request),
+            }
+        });
     submit(gateway, user, request).await
 }
 
-async fn submit(
-    gateway: Arc<Gateway>,
-    user: holdfast_message::UserId,
-    request: Result<SendRequest, Refusal>,
-) -> Response {
+async fn submit(gateway: Arc<Gateway>, user: UserId, request: Result<SendRequest, Refusal>) -> Response {
     let answer = match request.and_then(|request| gateway.submit(&user, request)) {
         Ok(answered) => gateway.answer_of(answered).await,
         Err(refusal) => {
@@ -112,31 +117,41 @@ async fn history_with_friend(
     State(gateway): Shared,
     User(user): User,
     Path(friend): Path<String>,
-    Query(query): Query<PageQuery>,
+    query: PageQueryResult,
 ) -> Response {
-    let PageQuery { limit, before } = query;
-    history(gateway, user, HistoryRequest { friend_id: Some(friend), chat_id: None, limit, before }).await
+    history(gateway, user, HistoryRequest { friend_id: Some(friend), ..Default::default() }, query).await
 }
 
 async fn history_of_chat(
     State(gateway): Shared,
     User(user): User,
     Path(chat): Path<String>,
-    Query(query): Query<PageQuery>,
+    query: PageQueryResult,
 ) -> Response {
-    let PageQuery { limit, before } = query;
-    history(gateway, user, HistoryRequest { friend_id: None, chat_id: Some(chat), limit, before }).await
+    history(gateway, user, HistoryRequest { chat_id: Some(chat), ..Default::default() }, query).await
 }
 
-async fn history(gateway: Arc<Gateway>, user: holdfast_message::UserId, request: HistoryRequest) -> Response {
-    match gateway.history(&user, request).await {
+async fn history(gateway: Arc<Gateway>, user: UserId, request: HistoryRequest, query: PageQueryResult) -> Response {
+    let request = match query {
+        Ok(Query(PageQuery { limit, before })) => Ok(HistoryRequest { limit, before, ..request }),
+        Err(rejection) => Err(Refusal::new(Code::Validation, rejection.body_text())),
+    };
+    let page = match request {
+        Ok(request) => gateway.history(&user, request).await,
+        Err(refusal) => Err(refusal),
+    };
+    match page {
         Ok(page) => Json(Body(&page)).into_response(),
         Err(refusal) => Problem::of(&gateway, refusal).into_response(),
     }
 }
 
-fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
-    serde_json::from_slice(body)
+fn parse<T: DeserializeOwned>(body: BodyBytes) -> Result<T, Refusal> {
+    let body = body.map_err(|rejection| match rejection.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => Refusal::new(Code::TooLarge, "the body is too large"),
+        _ => Refusal::new(Code::Validation, "the body can't be read"),
+    })?;
+    serde_json::from_slice(&body)
         .map_err(|error| Refusal::new(Code::Validation, format!("the body is not as described: {error}")))
 }
 

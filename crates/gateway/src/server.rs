@@ -23,7 +23,6 @@ use tokio_util::task::TaskTracker;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
 use tower_http::cors::{AllowOrigin, Any, CorsLayer};
-use tower_http::limit::RequestBodyLimitLayer;
 
 use crate::admit::{Admission, Limits};
 use crate::auth::Verifier;
@@ -40,8 +39,6 @@ use crate::retry::Retry;
 use crate::stamps::Stamps;
 use crate::{Gateway, dev, remote, rest};
 
-/// The largest request body and Socket.IO packet, in bytes: the longest message in its longest spelling, and room to spare.
-const MAX_PAYLOAD: usize = 100_000;
 /// Packets that wait for a slow client before it is told to resync instead.
 const SOCKET_BUFFER: usize = 128;
 /// Users that the local rate limiter remembers.
@@ -202,10 +199,10 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
 /// The routes and the layers around them.
 fn app(gateway: Arc<Gateway>, config: &Config) -> (SocketIo, axum::Router) {
     let (layer, io) = SocketIo::builder()
-        .max_payload(MAX_PAYLOAD as u64)
+        .max_payload(rest::MAX_BODY as u64)
         .max_buffer_size(SOCKET_BUFFER)
-        .ws_max_message_size(MAX_PAYLOAD)
-        .ws_max_frame_size(MAX_PAYLOAD)
+        .ws_max_message_size(rest::MAX_BODY)
+        .ws_max_frame_size(rest::MAX_BODY)
         .build_layer();
     let (guard, guarded) = (gateway.clone(), gateway.clone());
     let connected = move |socket: SocketRef| ingress::connected(guarded.clone(), socket);
@@ -220,7 +217,6 @@ fn app(gateway: Arc<Gateway>, config: &Config) -> (SocketIo, axum::Router) {
         routes = dev::router(&config.own).merge(routes);
     }
     let app = routes
-        .layer(RequestBodyLimitLayer::new(MAX_PAYLOAD))
         .layer(CompressionLayer::new())
         .layer(layer)
         .layer(cors(&config.own.cors_origins.0))

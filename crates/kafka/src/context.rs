@@ -32,6 +32,10 @@ impl Callbacks {
 
     /// Records a fatal error. The client is dead from here on.
     pub(crate) fn raise(&self, reason: &str) {
+        // Looked at first, as sending waits for everyone who is looking.
+        if self.fatal.borrow().is_some() {
+            return;
+        }
         self.fatal.send_if_modified(|fatal| {
             let first = fatal.is_none();
             if first {

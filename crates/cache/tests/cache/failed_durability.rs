@@ -1,1 +1,146 @@
+//! What the queue takes is kept, or it does not take it.
 
+use std::time::Duration;
+
+use bytes::Bytes;
+use holdfast_cache::failed::{Durability, FailedQueueSettings, PushOutcome, QueueEntry, Refusal};
+use holdfast_cache::{FailedQueue, Keys};
+use holdfast_message::ChatId;
+use holdfast_testkit::{Proxy, Redis, Role};
+
+use crate::support::{BUDGET, chat, connect, raw, server};
+
+fn queue_with(url: &str, timeout: Duration, durability: Durability) -> FailedQueue {
+    FailedQueue::new(connect(url), Keys::default(), FailedQueueSettings { timeout, durability })
+}
+
+fn queue(url: &str) -> FailedQueue {
+    queue_with(url, BUDGET, Durability::Checked)
+}
+
+async fn push(queue: &FailedQueue, chat: &ChatId) -> PushOutcome {
+    let entry = QueueEntry { queued_at: 5, traceparent: None, record: Bytes::from_static(b"record") };
+    queue.push(chat, &entry).await
+}
+
+async fn len(server: &Redis, chat: &ChatId) -> u32 {
+    let key = Keys::default().failed(chat);
+    redis::cmd("LLEN").arg(key).query_async(&mut raw(&server.url()).await).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_server_that_forgets_is_refused_whatever_is_assumed() {
+    let chat = chat();
+    for (args, expected) in [
+        (vec![], Refusal::Evicts("allkeys-lru".into())),
+        (vec!["--maxmemory-policy", "noeviction"], Refusal::NoAppendOnlyFile),
+        (vec!["--maxmemory-policy", "noeviction", "--appendonly", "yes", "--appendfsync", "no"], Refusal::NeverSynced),
+    ] {
+        let server = server(Role::Cache, &args).await;
+        for durability in [Durability::Checked, Durability::Assumed] {
+            let queue = queue_with(&server.url(), BUDGET, durability);
+            assert_eq!(push(&queue, &chat).await, PushOutcome::Refused(expected.clone()));
+            assert_eq!(queue.check(BUDGET).await, Err(expected.clone()));
+        }
+        assert_eq!(len(&server, &chat).await, 0);
+    }
+}
+
+#[tokio::test]
+async fn settings_that_cannot_be_read_have_to_be_assumed() {
+    let server = server(Role::Queue, &["--rename-command", "CONFIG", "HIDDEN"]).await;
+    let chat = chat();
+    let refused = push(&queue(&server.url()), &chat).await;
+    assert_eq!(refused, PushOutcome::Refused(Refusal::Unreadable("maxmemory-policy")));
+    let assuming = queue_with(&server.url(), BUDGET, Durability::Assumed);
+    assert_eq!(push(&assuming, &chat).await, PushOutcome::Accepted);
+}
+
+#[tokio::test]
+async fn what_was_accepted_survives_a_kill() {
+    let server = server(Role::Queue, &[]).await;
+    let queue = queue(&server.url());
+    let chat = chat();
+    for _ in 0..20 {
+        assert_eq!(push(&queue, &chat).await, PushOutcome::Accepted);
+    }
+    server.kill9().await.unwrap();
+    server.start_again().await.unwrap();
+    assert_eq!(len(&server, &chat).await, 20);
+    assert_eq!(push(&queue, &chat).await, PushOutcome::Accepted, "it reconnects by itself");
+}
+
+#[tokio::test]
+async fn the_settings_are_read_anew_before_the_first_push_on_a_new_connection() {
+    let server = server(Role::Queue, &[]).await;
+    let queue = queue(&server.url());
+    let chat = chat();
+    assert_eq!(push(&queue, &chat).await, PushOutcome::Accepted);
+    let mut raw = raw(&server.url()).await;
+    let _: () = redis::cmd("CONFIG").arg("SET").arg("appendonly").arg("no").query_async(&mut raw).await.unwrap();
+    let _: () = redis::cmd("CLIENT")
+        .arg("KILL")
+        .arg("SKIPME")
+        .arg("yes")
+        .arg("TYPE")
+        .arg("normal")
+        .query_async(&mut raw)
+        .await
+        .unwrap();
+    // The next push may still meet the dying connection, and then nobody knows; it is never accepted.
+    let mut outcome = push(&queue, &chat).await;
+    while matches!(outcome, PushOutcome::Unknown(_)) {
+        outcome = push(&queue, &chat).await;
+    }
+    assert_eq!(outcome, PushOutcome::Refused(Refusal::NoAppendOnlyFile));
+}
+
+#[tokio::test]
+async fn a_replica_is_waited_for_and_one_that_hangs_is_a_refusal() {
+    let server = server(Role::Queue, &["--repl-diskless-sync-delay", "0"]).await;
+    let port = server.port().to_string();
+    let replica = self::server(Role::Queue, &["--replicaof", "127.0.0.1", &port]).await;
+    let mut raw = raw(&server.url()).await;
+    loop {
+        let info: String = redis::cmd("INFO").arg("replication").query_async(&mut raw).await.unwrap();
+        if info.contains("state=online") {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let queue = queue_with(&server.url(), Duration::from_secs(1), Durability::Checked);
+    let chat = chat();
+    let pushes = futures_util::future::join_all((0..50).map(|_| push(&queue, &chat))).await;
+    assert!(pushes.iter().all(|outcome| *outcome == PushOutcome::Accepted), "{pushes:?}");
+    assert_eq!(len(&replica, &chat).await, 50);
+
+    replica.freeze().unwrap();
+    let refused = push(&queue, &chat).await;
+    assert_eq!(refused, PushOutcome::Refused(Refusal::Replicas { reached: 0, wanted: 1 }));
+    replica.thaw().unwrap();
+    let patient = queue_with(&server.url(), BUDGET, Durability::Checked);
+    assert_eq!(push(&patient, &chat).await, PushOutcome::Accepted);
+    assert_eq!(push(&self::queue(&replica.url()), &chat).await, PushOutcome::Refused(Refusal::Replica));
+}
+
+#[tokio::test]
+async fn an_answer_that_is_lost_leaves_it_unknown_and_a_line_that_is_cut_refuses() {
+    let server = server(Role::Queue, &[]).await;
+    let proxy = Proxy::start(server.port()).await.unwrap();
+    let queue = queue_with(&server.url_at(proxy.port()), Duration::from_millis(500), Durability::Checked);
+    let chat = chat();
+    assert_eq!(push(&queue, &chat).await, PushOutcome::Accepted);
+    proxy.drop_answers();
+    assert!(matches!(push(&queue, &chat).await, PushOutcome::Unknown(_)));
+    assert_eq!(len(&server, &chat).await, 2, "it was queued, and nobody knew");
+    proxy.cut().await;
+    // A connection that was lost a moment ago may not have been noticed yet.
+    let mut outcome = push(&queue, &chat).await;
+    while matches!(outcome, PushOutcome::Unknown(_)) {
+        outcome = push(&queue, &chat).await;
+    }
+    assert!(matches!(outcome, PushOutcome::Refused(Refusal::Unreachable(_))), "{outcome:?}");
+    proxy.heal().await.unwrap();
+    let patient = queue_with(&server.url_at(proxy.port()), BUDGET, Durability::Checked);
+    assert_eq!(push(&patient, &chat).await, PushOutcome::Accepted);
+}

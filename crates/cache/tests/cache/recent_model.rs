@@ -1,1 +1,238 @@
+//! Random interleavings of sends, repairs, tombstones and losses: no hole stays above the floor.
+//!
+//! A verification has three moments: the list is read, the store is read, the list is repaired; anything may happen between them,
+//! another verification included. The model knows what was promised, not how the list works.
 
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use holdfast_cache::entry::Listed;
+use holdfast_cache::recent::{Added, Attempt, RecentPage, Repair, Repaired};
+use holdfast_cache::{Keys, RecentList};
+use holdfast_message::{ChatId, HistoryKey, Message};
+use proptest::prelude::*;
+use redis::aio::MultiplexedConnection;
+
+use crate::support::{BUDGET, cache_url, chat, list, message, raw, read};
+
+const MAX: usize = 6;
+const WINDOW: usize = 8;
+const VERIFIERS: usize = 2;
+
+#[derive(Debug, Clone)]
+enum Step {
+    /// A new message, stamped so much off the clock; listed and stored or not.
+    Send { skew: i64, listed: bool, stored: bool },
+    /// An earlier message reaches the store.
+    Store(prop::sample::Index),
+    /// An earlier message is added (again): a repeat, a background call, a worker that heals.
+    Add(prop::sample::Index),
+    /// The attempt that listed an earlier message is taken back.
+    Tombstone(prop::sample::Index),
+    /// A verifier reads the list.
+    Read(usize),
+    /// It reads so much of the store.
+    ReadStore(usize, usize),
+    /// It repairs.
+    Repair(usize),
+    /// A key is lost.
+    Lose(usize),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let index = any::<prop::sample::Index>;
+    prop_oneof![
+        8 => (-3_i64..3, prop::bool::weighted(0.8), prop::bool::weighted(0.8))
+            .prop_map(|(skew, listed, stored)| Step::Send { skew, listed, stored }),
+        3 => index().prop_map(Step::Store),
+        2 => index().prop_map(Step::Add),
+        2 => index().prop_map(Step::Tombstone),
+        3 => (0..VERIFIERS).prop_map(Step::Read),
+        3 => (0..VERIFIERS, 1_usize..10).prop_map(|(verifier, limit)| Step::ReadStore(verifier, limit)),
+        3 => (0..VERIFIERS).prop_map(Step::Repair),
+        1 => (0_usize..20).prop_map(Step::Lose),
+    ]
+}
+
+#[derive(Default)]
+struct Verifier {
+    page: Option<RecentPage>,
+    /// What the store held when the list was read.
+    stored: HashSet<HistoryKey>,
+    /// What was read of the store, and down to where.
+    found: Option<(Vec<Message>, Option<HistoryKey>)>,
+}
+
+struct World {
+    list: RecentList,
+    raw: MultiplexedConnection,
+    chat: ChatId,
+    clock: i64,
+    sent: Vec<(Message, Attempt)>,
+    store: BTreeMap<HistoryKey, Message>,
+    verifiers: [Verifier; VERIFIERS],
+    epoch: String,
+    /// What this epoch's list was given and not told to take back.
+    given: HashSet<HistoryKey>,
+    /// Of this epoch: when a verification began, what the store held then, less what was taken back since it ended.
+    vouched: HashMap<i64, HashSet<HistoryKey>>,
+}
+
+impl World {
+    async fn new(url: &str) -> Self {
+        Self {
+            list: list(url, MAX, WINDOW),
+            raw: raw(url).await,
+            chat: chat(),
+            clock: 1000,
+            sent: Vec::new(),
+            store: BTreeMap::new(),
+            verifiers: Default::default(),
+            epoch: String::new(),
+            given: HashSet::new(),
+            vouched: HashMap::new(),
+        }
+    }
+
+    /// A new epoch starts with nothing promised.
+    fn enter(&mut self, epoch: &str) {
+        if self.epoch != epoch {
+            self.epoch = epoch.to_owned();
+            self.given.clear();
+            self.vouched.clear();
+        }
+    }
+
+    async fn add(&mut self, message: &Message, attempt: Attempt) {
+        let added = self.list.add(message, attempt, BUDGET).await.unwrap();
+        let (Added::New(position) | Added::Own(position)) = &added else { return };
+        self.enter(&position.epoch);
+        if matches!(added, Added::New(_)) {
+            self.given.insert(message.key());
+        }
+    }
+
+    async fn step(&mut self, step: Step) {
+        match step {
+            Step::Send { skew, listed, stored } => {
+                self.clock += 2;
+                let message = message(&self.chat, self.sent.len() as u32, self.clock + skew);
+                let attempt = Attempt(self.sent.len() as u32);
+                if listed {
+                    self.add(&message, attempt).await;
+                }
+                if stored {
+                    self.store.insert(message.key(), message.clone());
+                }
+                self.sent.push((message, attempt));
+            }
+            Step::Store(index) if !self.sent.is_empty() => {
+                let message = index.get(&self.sent).0.clone();
+                self.store.insert(message.key(), message);
+            }
+            Step::Add(index) if !self.sent.is_empty() => {
+                let (message, attempt) = index.get(&self.sent).clone();
+                self.add(&message, attempt).await;
+            }
+            Step::Tombstone(index) if !self.sent.is_empty() => {
+                let (message, attempt) = index.get(&self.sent).clone();
+                if self.list.tombstone(&message, attempt, BUDGET).await.unwrap() {
+                    self.given.remove(&message.key());
+                    for keys in self.vouched.values_mut() {
+                        keys.remove(&message.key());
+                    }
+                }
+            }
+            Step::Read(verifier) => {
+                let page = read(&self.list, &self.chat).await;
+                self.enter(&page.position.epoch);
+                let stored = self.store.keys().copied().collect();
+                self.verifiers[verifier] = Verifier { page: Some(page), stored, found: None };
+            }
+            Step::ReadStore(verifier, limit) => {
+                let found: Vec<_> = self.store.values().rev().take(limit).cloned().collect();
+                let covered = if found.len() < limit { None } else { found.last().map(Message::key) };
+                self.verifiers[verifier].found = Some((found, covered));
+            }
+            Step::Repair(verifier) => self.repair(verifier).await,
+            Step::Lose(key) => {
+                let keys = Keys::default();
+                let keys = [keys.recent(&self.chat), keys.recent_ids(&self.chat), keys.recent_head(&self.chat)];
+                if let Some(key) = keys.get(key) {
+                    let _: () = redis::cmd("DEL").arg(key).query_async(&mut self.raw).await.unwrap();
+                }
+            }
+            Step::Store(_) | Step::Add(_) | Step::Tombstone(_) => {}
+        }
+    }
+
+    async fn repair(&mut self, verifier: usize) {
+        let Verifier { page: Some(page), stored, found: Some((found, covered)) } =
+            std::mem::take(&mut self.verifiers[verifier])
+        else {
+            return;
+        };
+        let repair =
+            Repair { chat: &self.chat, epoch: &page.position.epoch, read_at: page.read_at, messages: &found, covered };
+        if self.list.repair(&repair, BUDGET).await.unwrap() != Repaired::Overtaken {
+            assert_eq!(self.epoch, *page.position.epoch);
+            self.given.extend(found.iter().map(Message::key));
+            // Two that began in the same millisecond can't be told apart: what both saw is vouched for.
+            self.vouched
+                .entry(page.read_at)
+                .and_modify(|keys| keys.retain(|key| stored.contains(key)))
+                .or_insert(stored);
+        }
+    }
+
+    async fn check(&mut self) {
+        let page = read(&self.list, &self.chat).await;
+        self.enter(&page.position.epoch);
+        assert_eq!(page.undecodable, 0);
+        assert!(page.entries.len() <= MAX);
+        let live: Vec<_> = page
+            .entries
+            .iter()
+            .filter_map(|entry| match &entry.item {
+                Listed::Message(message) => Some(message.key()),
+                Listed::Tombstone(_) => None,
+            })
+            .collect();
+        let listed: HashSet<_> = live.iter().copied().collect();
+        assert_eq!(listed.len(), live.len(), "listed twice");
+
+        let seqs: Vec<_> = page.entries.iter().filter_map(|entry| entry.seq).collect();
+        assert!(seqs.windows(2).all(|pair| pair[0] + 1 == pair[1]), "{seqs:?}");
+        assert!(seqs.last().is_none_or(|last| *last == page.position.seq));
+
+        let ids = Keys::default().recent_ids(&self.chat);
+        let ids: HashSet<String> =
+            redis::cmd("ZRANGE").arg(ids).arg(0).arg(-1).query_async(&mut self.raw).await.unwrap();
+        assert!(ids.len() <= WINDOW);
+        assert!(listed.iter().all(|key| ids.contains(&key.id.to_string())), "ids lack a listed message");
+
+        for key in &self.given {
+            assert!(!page.floor.covers(key) || listed.contains(key), "{key:?} was given, above {:?}", page.floor);
+        }
+        if let Some(age) = page.verified_age {
+            let verified_at = page.read_at - age.as_millis() as i64;
+            for key in &self.vouched[&verified_at] {
+                assert!(!page.floor.covers(key) || listed.contains(key), "{key:?} was stored, above {:?}", page.floor);
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 4000, failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn nothing_above_the_floor_is_missing(steps in prop::collection::vec(step(), 1..120)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let mut world = World::new(&cache_url().await).await;
+            for step in steps {
+                world.step(step).await;
+                world.check().await;
+            }
+        });
+    }
+}

@@ -18,11 +18,6 @@ pub(crate) async fn cache_url() -> String {
     CACHE.get_or_init(|| async { Redis::cache().await.unwrap() }).await.url()
 }
 
-pub(crate) async fn queue_url() -> String {
-    static QUEUE: OnceCell<Redis> = OnceCell::const_new();
-    QUEUE.get_or_init(|| async { Redis::queue().await.unwrap() }).await.url()
-}
-
 pub(crate) async fn server(role: Role, args: &[&str]) -> Redis {
     let args = args.iter().map(|arg| (*arg).to_owned()).collect();
     Redis::start(RedisOptions { role, args, ..RedisOptions::default() }).await.unwrap()

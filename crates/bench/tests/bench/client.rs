@@ -1,17 +1,18 @@
 //! The client against a bare socketioxide server.
 
-#![allow(clippy::unwrap_used)]
-
 use std::time::Duration;
 
 use holdfast_bench::client::{Client, Closed, ConnectError};
 use serde_json::json;
 use tokio::net::TcpListener;
 
+/// Between two pings, and until a missing pong ends the connection.
+const PING: Duration = Duration::from_millis(500);
+
 async fn server() -> (String, tokio::task::JoinHandle<std::io::Result<()>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
-    (url, tokio::spawn(holdfast_bench::peer::serve(listener)))
+    (url, tokio::spawn(holdfast_bench::peer::serve(listener, PING)))
 }
 
 #[tokio::test]
@@ -66,4 +67,16 @@ async fn the_end_of_a_connection_reaches_those_who_wait() {
     let (client, mut events) = Client::connect(&url, "t").await.unwrap();
     client.kill();
     assert_eq!(events.next().await, None);
+}
+
+#[tokio::test]
+async fn pings_are_answered_unless_the_client_does_not_read() {
+    let (url, _server) = server().await;
+    let (client, _events) = Client::connect(&url, "t").await.unwrap();
+    let left = tokio::time::timeout(5 * PING, client.closed()).await;
+    assert!(left.is_err(), "the server gave the client up");
+    client.read(false).await.unwrap();
+    tokio::time::sleep(3 * PING).await;
+    client.read(true).await.unwrap();
+    tokio::time::timeout(5 * PING, client.closed()).await.expect("the server keeps a client that does not answer");
 }

@@ -1,0 +1,120 @@
+//! Whether MongoDB holds what was acknowledged, exactly once. Asked of the database, past our own store.
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use futures_util::TryStreamExt;
+use mongodb::Collection;
+use mongodb::bson::{Document, doc};
+use serde::Serialize;
+use tokio::time::sleep;
+
+/// How many ids one query asks for.
+const IDS: usize = 10_000;
+/// How long a message that is not stored yet may still take when as many others are.
+const BEHIND: Duration = Duration::from_secs(5);
+
+/// The stored messages.
+#[derive(Debug)]
+pub struct Messages {
+    collection: Collection<Document>,
+    /// How many there were before the load.
+    before: u64,
+}
+
+/// What the database holds of a load.
+#[derive(Debug, Clone, Serialize)]
+pub struct Stored {
+    /// Messages with a positive answer.
+    pub acknowledged: usize,
+    /// From the last answer until as many documents as that were stored, in seconds; absent if they were not in time.
+    pub drained_seconds: Option<f64>,
+    /// Messages with a positive answer that are not stored.
+    pub lost: usize,
+    /// Sends that are stored more than once.
+    pub duplicated: u64,
+    /// Sends without a positive answer that are stored nevertheless, which is allowed.
+    pub beyond: i64,
+}
+
+impl Messages {
+    /// The collection `messages`, before the load.
+    ///
+    /// # Errors
+    /// The connection string is wrong, or MongoDB does not answer.
+    pub async fn of(url: &str, db: &str) -> Result<Self> {
+        let client = mongodb::Client::with_uri_str(url).await.context("can't use the MongoDB URL")?;
+        let collection = client.database(db).collection("messages");
+        let before = collection.estimated_document_count().await.context("can't count")?;
+        Ok(Self { collection, before })
+    }
+
+    /// Waits up to `limit` until there are `count` more than before the load, and returns how long that took.
+    ///
+    /// It asks for a count that costs the server nothing: looking for ids would be part of what is measured.
+    ///
+    /// # Errors
+    /// MongoDB does not answer.
+    pub async fn drained(&self, count: usize, limit: Duration) -> Result<Option<Duration>> {
+        let started = Instant::now();
+        while self.collection.estimated_document_count().await.context("can't count")? < self.before + count as u64 {
+            if started.elapsed() > limit {
+                return Ok(None);
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+        Ok(Some(started.elapsed()))
+    }
+
+    /// Looks for each of `acknowledged`, and for sends stored twice among those whose `tempId` begins with `prefix`.
+    ///
+    /// # Errors
+    /// MongoDB does not answer.
+    pub async fn verify(&self, acknowledged: &[String], prefix: &str, drained: Option<Duration>) -> Result<Stored> {
+        let missing = self.missing(acknowledged).await?;
+        // What is stored without having been acknowledged may have been counted instead of what was.
+        let lost = if missing.is_empty() {
+            0
+        } else {
+            sleep(BEHIND).await;
+            self.missing(&missing).await?.len()
+        };
+        let (sends, duplicated) = self.sends(prefix).await?;
+        Ok(Stored {
+            acknowledged: acknowledged.len(),
+            drained_seconds: drained.map(|drained| drained.as_secs_f64()),
+            lost,
+            duplicated,
+            beyond: sends - (acknowledged.len() - lost) as i64,
+        })
+    }
+
+    async fn missing(&self, ids: &[String]) -> Result<Vec<String>> {
+        let mut missing = Vec::new();
+        for ids in ids.chunks(IDS) {
+            let query = self.collection.find(doc! { "_id": { "$in": ids } }).projection(doc! { "_id": 1 });
+            let found: Vec<Document> = query.batch_size(IDS as u32).await?.try_collect().await?;
+            let found: HashSet<&str> = found.iter().filter_map(|one| one.get_str("_id").ok()).collect();
+            missing.extend(ids.iter().filter(|id| !found.contains(id.as_str())).cloned());
+        }
+        Ok(missing)
+    }
+
+    /// The sends that are stored, and those of them that are stored more than once.
+    async fn sends(&self, prefix: &str) -> Result<(i64, u64)> {
+        let pipeline = [
+            doc! { "$match": { "tempId": { "$gte": prefix, "$lt": format!("{prefix}\u{10ffff}") } } },
+            doc! { "$group": { "_id": "$tempId", "documents": { "$sum": 1 } } },
+            doc! { "$group": {
+                "_id": null,
+                "sends": { "$sum": 1_i64 },
+                "duplicated": { "$sum": { "$cond": [{ "$gt": ["$documents", 1] }, 1_i64, 0_i64] } },
+            } },
+        ];
+        let counted =
+            self.collection.aggregate(pipeline).allow_disk_use(true).await?.try_next().await?.unwrap_or_default();
+        let number = |key| counted.get_i64(key).unwrap_or_default();
+        Ok((number("sends"), number("duplicated").unsigned_abs()))
+    }
+}

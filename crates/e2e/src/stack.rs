@@ -1,0 +1,159 @@
+//! Gateways and workers as processes.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use holdfast_testkit::{Program, Shared, free_port, http_get, token, unique};
+use serde_json::Value;
+
+use crate::Stored;
+
+/// The secret of a stack's tokens.
+const SECRET: &str = "end-to-end-tests-need-a-secret-of-32-bytes";
+/// How long a service has to become ready.
+const READY: Duration = Duration::from_secs(60);
+
+/// Where a stack's servers are.
+#[derive(Debug, Clone)]
+pub struct Backends {
+    /// The cache.
+    pub redis: String,
+    /// The failed queue.
+    pub redis_queue: String,
+    /// MongoDB.
+    pub mongo: String,
+    /// Kafka.
+    pub kafka: String,
+}
+
+impl From<&Shared> for Backends {
+    fn from(shared: &Shared) -> Self {
+        Self {
+            redis: shared.redis_cache_url.clone(),
+            redis_queue: shared.redis_queue_url.clone(),
+            mongo: shared.mongo_url.clone(),
+            kafka: shared.kafka_brokers.clone(),
+        }
+    }
+}
+
+/// What a stack is made of.
+#[derive(Debug, Clone)]
+pub struct StackOptions {
+    /// How many gateways.
+    pub gateways: usize,
+    /// How many workers.
+    pub workers: usize,
+    /// Settings beside a stack's own, which they replace.
+    pub settings: Vec<(&'static str, String)>,
+}
+
+impl Default for StackOptions {
+    fn default() -> Self {
+        Self { gateways: 1, workers: 1, settings: Vec::new() }
+    }
+}
+
+/// Gateways and workers that share topics, keys and a database with nobody else.
+pub struct Stack {
+    /// The gateways.
+    pub gateways: Vec<Service>,
+    /// The workers.
+    pub workers: Vec<Service>,
+    /// What MongoDB holds.
+    pub stored: Stored,
+    /// The messages' topic.
+    pub topic: String,
+    /// The dead letters' topic.
+    pub dlq_topic: String,
+    /// The first part of every key in Redis.
+    pub key_prefix: String,
+}
+
+/// One process.
+pub struct Service {
+    /// The process.
+    pub program: Program,
+    /// Where clients connect; empty for a worker.
+    pub url: String,
+    /// The operators' address.
+    pub ops: String,
+}
+
+impl Stack {
+    /// Starts the processes and waits until they are ready.
+    pub async fn start(backends: &Backends, options: StackOptions) -> Result<Self> {
+        let name = unique("e2e");
+        let (topic, dlq_topic) = (format!("{name}-messages"), format!("{name}-dlq"));
+        let mut common = vec![
+            ("KAFKA_BROKERS", backends.kafka.clone()),
+            ("KAFKA_TOPIC", topic.clone()),
+            ("KAFKA_DLQ_TOPIC", dlq_topic.clone()),
+            ("KAFKA_GROUP", format!("{name}-workers")),
+            ("KAFKA_PARTITIONS", "4".into()),
+            ("KAFKA_REPLICATION_FACTOR", "1".into()),
+            ("REDIS_URL", backends.redis.clone()),
+            ("REDIS_QUEUE_URL", backends.redis_queue.clone()),
+            ("MONGO_URL", backends.mongo.clone()),
+            ("MONGO_DB", name.clone()),
+            ("CACHE_KEY_PREFIX", name.clone()),
+            ("JWT_SECRET", SECRET.into()),
+            ("FLUSH_INTERVAL_MS", "200".into()),
+            ("PROFILE", "testing".into()),
+            ("LOG_FORMAT", "text".into()),
+        ];
+        common.retain(|(name, _)| options.settings.iter().all(|(other, _)| other != name));
+        common.extend(options.settings);
+        let mut gateways = Vec::new();
+        for _ in 0..options.gateways {
+            gateways.push(Service::start("holdfast-gateway", &common)?);
+        }
+        let mut workers = Vec::new();
+        for _ in 0..options.workers {
+            workers.push(Service::start("holdfast-worker", &common)?);
+        }
+        for service in gateways.iter().chain(&workers) {
+            service.ready().await?;
+        }
+        let stored = Stored::connect(&backends.mongo, &name).await?;
+        Ok(Self { gateways, workers, stored, topic, dlq_topic, key_prefix: name })
+    }
+
+    /// A token for a user, valid for an hour.
+    pub fn token(&self, user: &str) -> String {
+        token(user, SECRET, Duration::from_secs(3600))
+    }
+
+    /// The first gateway's address.
+    pub fn url(&self) -> &str {
+        &self.gateways[0].url
+    }
+}
+
+impl Service {
+    fn start(binary: &str, settings: &[(&'static str, String)]) -> Result<Self> {
+        let (port, ops) = (free_port()?, format!("127.0.0.1:{}", free_port()?));
+        let mut environment = settings.to_vec();
+        environment.extend([("PORT", port.to_string()), ("BIND", "127.0.0.1".into()), ("OPS_ADDR", ops.clone())]);
+        let program = Program::start(binary, environment)?;
+        let url = if binary == "holdfast-gateway" { format!("http://127.0.0.1:{port}") } else { String::new() };
+        Ok(Self { program, url, ops })
+    }
+
+    /// Waits until it is ready.
+    pub async fn ready(&self) -> Result<()> {
+        self.program.wait_ready(&self.ops, READY).await
+    }
+
+    /// One sample of its metrics, by its name and labels as they are printed.
+    pub async fn metric(&self, sample: &str) -> Result<f64> {
+        let (_, text) = http_get(&self.ops, "/metrics").await?;
+        let value = text.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
+        Ok(value.with_context(|| format!("{sample}: no such sample"))?.parse()?)
+    }
+
+    /// Its health report.
+    pub async fn health(&self) -> Result<Value> {
+        Ok(serde_json::from_str(&http_get(&self.ops, "/health").await?.1)?)
+    }
+}

@@ -1,0 +1,6 @@
+//! Journeys end to end, against real servers and with the official Socket.IO client.
+
+mod bad_input;
+mod faults;
+mod journey;
+mod repeats;

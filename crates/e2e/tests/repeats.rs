@@ -1,0 +1,53 @@
+//! A send that is repeated, from wherever, is the same message.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use holdfast_bench::client::Client;
+use holdfast_e2e::{Backends, Stack, StackOptions, eventually};
+use holdfast_testkit::{shared, unique};
+use serde_json::json;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeat_by_another_connection_and_gateway_is_the_same_message_and_another_body_is_another() -> Result<()> {
+    let stack =
+        Stack::start(&Backends::from(shared().await), StackOptions { gateways: 2, ..Default::default() }).await?;
+    let (alice, bob) = (unique("alice"), unique("bob"));
+    let (one, _) = Client::connect(&stack.gateways[0].url, &stack.token(&alice)).await?;
+    let (same_gateway, _) = Client::connect(&stack.gateways[0].url, &stack.token(&alice)).await?;
+    let (other_gateway, _) = Client::connect(&stack.gateways[1].url, &stack.token(&alice)).await?;
+    let (_receiver, mut events) = Client::connect(&stack.gateways[1].url, &stack.token(&bob)).await?;
+    // The receiver's gateway has to be subscribed before the first send.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+
+    let body = json!({ "tempId": "t-1", "friendId": bob, "content": "hello" });
+    let first = one.emit_with_ack("sendMessage", &body).await?;
+    ensure!(first["ok"] == true && first["durability"] == "kafka" && first.get("duplicate").is_none(), "{first}");
+    for client in [&one, &same_gateway, &other_gateway] {
+        let again = client.emit_with_ack("sendMessage", &body).await?;
+        ensure!(again["ok"] == true && again["duplicate"] == true, "{again}");
+        ensure!(again["message"]["messageId"] == first["message"]["messageId"], "{again}");
+        ensure!(again["message"]["timestamp"] == first["message"]["timestamp"], "{again}");
+    }
+    let other = json!({ "tempId": "t-1", "friendId": bob, "content": "another" });
+    let another = other_gateway.emit_with_ack("sendMessage", &other).await?;
+    ensure!(another["message"]["messageId"] != first["message"]["messageId"], "{another}");
+
+    // The last message is the sentinel: by then a second copy of the first would have come.
+    let last =
+        one.emit_with_ack("sendMessage", &json!({ "tempId": "t-2", "friendId": bob, "content": "last" })).await?;
+    let mut seen = Vec::new();
+    while seen.last() != Some(&last["message"]["messageId"]) {
+        let event = events.next_named("newMessage", Duration::from_secs(5)).await;
+        let Some(event) = event else { anyhow::bail!("the last message never came; seen: {seen:?}") };
+        seen.push(event["messageId"].clone());
+    }
+    let expected = [&first, &another, &last].map(|answer| answer["message"]["messageId"].clone());
+    ensure!(seen == expected, "{seen:?} instead of {expected:?}");
+    eventually("three messages are stored", Duration::from_secs(10), async || {
+        let count = stack.stored.of_chat(&format!("{alice}:{bob}")).await?.len();
+        ensure!(count == 3, "{count}");
+        Ok(())
+    })
+    .await
+}

@@ -56,14 +56,20 @@ impl Verifier {
         let mut validation = Validation::new(algorithm);
         validation.leeway = LEEWAY_SECS;
         validation.validate_nbf = true;
-        validation.set_required_spec_claims(&["exp", "sub"]);
+        let mut required = vec!["exp", "sub"];
         match &settings.jwt_audience {
-            Some(audience) => validation.set_audience(&[audience]),
+            Some(audience) => {
+                validation.set_audience(&[audience]);
+                required.push("aud");
+            }
             None => validation.validate_aud = false,
         }
         if let Some(issuer) = &settings.jwt_issuer {
             validation.set_issuer(&[issuer]);
+            required.push("iss");
         }
+        // Otherwise a token that leaves a claim out would pass its check.
+        validation.set_required_spec_claims(&required);
         Ok(Self { key, validation })
     }
 
@@ -85,4 +91,83 @@ fn public_key(pem: &[u8]) -> Option<(DecodingKey, Algorithm)> {
 
 fn unauthenticated(message: &str) -> Refusal {
     Refusal::new(Code::Unauthenticated, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Config;
+    use holdfast_service::settings::Source;
+    use jsonwebtoken::{EncodingKey, Header, encode};
+    use serde_json::{Value, json};
+
+    const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
+
+    fn verifier(more: &[(&str, String)]) -> Verifier {
+        let secret = ("JWT_SECRET", String::from_utf8_lossy(SECRET).into_owned());
+        let by_file = more.iter().any(|(name, _)| *name == "JWT_PUBLIC_KEY_FILE");
+        let pairs = more.iter().cloned().chain((!by_file).then_some(secret));
+        let config = Config::read(Source::new(pairs.map(|(name, value)| (name.to_owned(), value)))).unwrap();
+        Verifier::new(&config.value.own).unwrap()
+    }
+
+    fn key_file(name: &str) -> String {
+        format!("{}/tests/keys/{name}", env!("CARGO_MANIFEST_DIR"))
+    }
+
+    fn sign(algorithm: Algorithm, key: &EncodingKey, claims: &Value) -> String {
+        encode(&Header::new(algorithm), claims, key).unwrap()
+    }
+
+    fn in_an_hour() -> i64 {
+        unix_ms() / 1000 + 3600
+    }
+
+    #[test]
+    fn a_public_key_takes_its_own_algorithm_only() {
+        let pem = |name: &str| std::fs::read(key_file(name)).unwrap();
+        let rsa = EncodingKey::from_rsa_pem(&pem("rsa.private.pem")).unwrap();
+        let ec = EncodingKey::from_ec_pem(&pem("ec.private.pem")).unwrap();
+        let claims = json!({ "sub": "alice", "exp": in_an_hour() });
+        for (public, good, bad) in [
+            ("rsa.public.pem", (Algorithm::RS256, &rsa), (Algorithm::ES256, &ec)),
+            ("ec.public.pem", (Algorithm::ES256, &ec), (Algorithm::RS256, &rsa)),
+        ] {
+            let verifier = verifier(&[("JWT_PUBLIC_KEY_FILE", key_file(public))]);
+            assert_eq!(verifier.verify(&sign(good.0, good.1, &claims)).unwrap().user.as_str(), "alice");
+            assert!(verifier.verify(&sign(bad.0, bad.1, &claims)).is_err());
+            // The classic: the public key's text used as a shared secret.
+            let forged = sign(Algorithm::HS256, &EncodingKey::from_secret(&pem(public)), &claims);
+            assert_eq!(verifier.verify(&forged).unwrap_err().code, Code::Unauthenticated);
+        }
+    }
+
+    #[test]
+    fn what_a_token_must_say_is_checked() {
+        let key = EncodingKey::from_secret(SECRET);
+        let hs256 = |claims: &Value| sign(Algorithm::HS256, &key, claims);
+        let open = verifier(&[]);
+        let later = in_an_hour();
+        assert!(open.verify(&hs256(&json!({ "sub": "alice", "exp": later, "aud": "any" }))).is_ok());
+        for claims in [
+            json!({ "sub": "alice" }),
+            json!({ "exp": later }),
+            json!({ "sub": "a:b", "exp": later }),
+            json!({ "sub": 7, "exp": later }),
+            json!({ "sub": "alice", "exp": later - 7200 }),
+            json!({ "sub": "alice", "exp": later, "nbf": later }),
+        ] {
+            assert!(open.verify(&hs256(&claims)).is_err(), "{claims}");
+        }
+        let strict = verifier(&[("JWT_AUDIENCE", "chat".into()), ("JWT_ISSUER", "us".into())]);
+        assert!(strict.verify(&hs256(&json!({ "sub": "alice", "exp": later, "aud": "chat", "iss": "us" }))).is_ok());
+        assert!(strict.verify(&hs256(&json!({ "sub": "alice", "exp": later, "aud": "other", "iss": "us" }))).is_err());
+        assert!(strict.verify(&hs256(&json!({ "sub": "alice", "exp": later }))).is_err());
+    }
+
+    #[test]
+    fn an_identity_ends_with_its_token() {
+        let ended = Identity { user: UserId::parse("alice").unwrap(), expires_at: unix_ms() - 1 };
+        assert_eq!(ended.still_valid().unwrap_err().code, Code::Unauthenticated);
+    }
 }

@@ -17,12 +17,14 @@ use tokio::time::interval;
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
+use crate::pipeline::Pipeline;
 
 /// How often the other servers are probed, and how long they have to answer.
 const PROBE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(2));
 
 /// The gateway's health.
 pub struct GatewayHealth {
+    pipeline: Pipeline,
     kafka_breaker: Breaker,
     cache_breaker: Breaker,
     metrics: Metrics,
@@ -55,8 +57,15 @@ pub struct Probed {
 
 impl GatewayHealth {
     /// Not ready yet.
-    pub fn new(kafka_breaker: Breaker, cache_breaker: Breaker, metrics: Metrics, draining: CancellationToken) -> Self {
-        Self { kafka_breaker, cache_breaker, metrics, ready: AtomicBool::new(false), draining, seen: Mutex::default() }
+    pub fn new(
+        pipeline: Pipeline,
+        kafka_breaker: Breaker,
+        cache_breaker: Breaker,
+        metrics: Metrics,
+        draining: CancellationToken,
+    ) -> Self {
+        let (ready, seen) = (AtomicBool::new(false), Mutex::default());
+        Self { pipeline, kafka_breaker, cache_breaker, metrics, ready, draining, seen }
     }
 
     /// Probes until the token is cancelled.
@@ -95,8 +104,7 @@ impl GatewayHealth {
 
 impl Health for GatewayHealth {
     fn live(&self) -> bool {
-        // It answers, so its loops turn.
-        true
+        self.pipeline.is_running()
     }
 
     fn ready(&self) -> bool {

@@ -136,8 +136,8 @@ impl History {
             return Ok(page);
         }
         let failed = sources.failed(chat).await;
-        if !failed.messages.is_empty() {
-            // Read again: what has left the failed queue since the first reading is in the list.
+        if failed.asked {
+            // Read again: what left the failed queue before it was asked may be in the list only since.
             listed = sources.listed(chat).await;
         }
         let mut merge = listed.as_ref().map(Merge::of).unwrap_or_default();
@@ -208,11 +208,12 @@ impl History {
 }
 
 /// What a chat's failed queue holds.
-#[derive(Default)]
 struct Failed {
     messages: Vec<Message>,
     /// Whether these are all.
     whole: bool,
+    /// Whether its server was asked, rather than known to hold nothing.
+    asked: bool,
 }
 
 impl Sources {
@@ -255,19 +256,19 @@ impl Sources {
     }
 
     async fn failed(&self, chat: &ChatId) -> Failed {
-        let nothing = Failed { messages: Vec::new(), whole: true };
+        let nothing = Failed { messages: Vec::new(), whole: true, asked: false };
         let empty_at = *self.failed_empty_at.lock().unwrap_or_else(PoisonError::into_inner);
         if empty_at.is_some_and(|at| at.elapsed() < EMPTY_FOR) {
             return nothing;
         }
-        let asked = Instant::now();
+        let (at, nothing) = (Instant::now(), Failed { asked: true, ..nothing });
         match self.failed.index_is_empty(BUDGET).await {
             Ok(true) => {
-                *self.failed_empty_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(asked);
+                *self.failed_empty_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(at);
                 nothing
             }
             Ok(false) => match self.failed.peek(chat, MAX_FAILED, BUDGET).await {
-                Ok(peeked) => Failed { whole: !peeked.more, messages: peeked.messages },
+                Ok(peeked) => Failed { whole: !peeked.more, messages: peeked.messages, asked: true },
                 Err(_) => nothing,
             },
             // Without its server, what the failed queue holds is in the list, or turns up when the server is back.

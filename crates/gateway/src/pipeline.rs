@@ -9,6 +9,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use holdfast_cache::event::Position as StreamPosition;
 use holdfast_cache::recent::{Added, Attempt};
 use holdfast_cache::{Breaker, RecentList};
@@ -126,6 +127,11 @@ impl Pipeline {
         Ok(answered)
     }
 
+    /// Whether the path still works: it ends only by a fault.
+    pub fn is_running(&self) -> bool {
+        !self.entrance.is_closed()
+    }
+
     /// Waits until no send is in progress. No new ones may be submitted meanwhile.
     pub async fn drained(&self, max_in_flight: usize) {
         let _ = self.slots.acquire_many(u32::try_from(max_in_flight).unwrap_or(u32::MAX)).await;
@@ -201,26 +207,25 @@ impl Stages {
     }
 
     /// In durable-first mode nothing is shown yet, but a repeat must keep its first time.
-    async fn recognise(&self, batch: Vec<Send>) -> Vec<(Send, Shown)> {
-        let mut recognised = Vec::with_capacity(batch.len());
-        for mut send in batch {
-            if send.message.temp_id.is_some()
-                && let Ok(permit) = self.cache_breaker.acquire(Instant::now())
-            {
-                let (chat, id) = (&send.message.chat, send.message.id);
-                match self.recent.original_timestamp(chat, id, self.cache_budget).await {
-                    Ok(original) => {
-                        permit.success();
-                        if let Some(original) = original {
-                            Arc::make_mut(&mut send.message).timestamp = original;
-                        }
-                    }
-                    Err(_) => permit.failure(Instant::now()),
+    async fn recognise(&self, mut batch: Vec<Send>) -> Vec<(Send, Shown)> {
+        if let Ok(permit) = self.cache_breaker.acquire(Instant::now()) {
+            let ask = |send: &Send| {
+                let (recent, message, budget) = (self.recent.clone(), send.message.clone(), self.cache_budget);
+                async move { recent.original_timestamp(&message.chat, message.id, budget).await }
+            };
+            let originals = join_all(batch.iter().map(ask)).await;
+            if originals.iter().any(|original| matches!(original, Err(error) if error.is_unavailable())) {
+                permit.failure(Instant::now());
+            } else {
+                permit.success();
+            }
+            for (send, original) in batch.iter_mut().zip(originals) {
+                if let Ok(Some(original)) = original {
+                    Arc::make_mut(&mut send.message).timestamp = original;
                 }
             }
-            recognised.push((send, Shown::Later));
         }
-        recognised
+        batch.into_iter().map(|send| (send, Shown::Later)).collect()
     }
 
     fn deliver(&self, message: &Message, received: Instant, shown: &Shown) {

@@ -2,7 +2,7 @@
 //!
 //! Takes messages from the pipeline when the cache was slow or away; repeats the call, with the same attempt, once the cache
 //! answers a probe. Probes come every second, however long the breaker in front of live sends stays open. The queue is bounded: when
-//! it is full the oldest is dropped and counted, and the worker (for an addition) or the next verification mends the list instead.
+//! it is full the oldest addition is dropped and counted, and the worker or the next verification mends the list instead.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -124,7 +124,9 @@ impl Relist {
     fn push(&self, call: Call) {
         let mut waiting = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
         if waiting.len() >= CAPACITY {
-            waiting.pop_front();
+            // An addition has other healers; what is not taken back stays listed.
+            let oldest_addition = waiting.iter().position(|call| !call.take_back);
+            waiting.remove(oldest_addition.unwrap_or(0));
             self.metrics.relist_dropped.inc();
         }
         waiting.push_back(call);

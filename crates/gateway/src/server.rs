@@ -45,6 +45,8 @@ const SOCKET_BUFFER: usize = 128;
 const LOCAL_LIMITS: usize = 100_000;
 /// How long Kafka's administration may take for one request.
 const ADMIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the last answers have to leave before connections are closed.
+const ANSWERS_OUT: Duration = Duration::from_millis(200);
 /// Between attempts to create what is missing in the other servers.
 const PREPARE_AGAIN: Duration = Duration::from_secs(2);
 
@@ -134,11 +136,12 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
         history_default_limit: own.history_default_limit,
         draining: draining.clone(),
     });
-    let health = Arc::new(GatewayHealth::new(kafka_breaker, cache_breaker, metrics.clone(), draining.clone()));
+    let health =
+        Arc::new(GatewayHealth::new(pipeline.clone(), kafka_breaker, cache_breaker, metrics.clone(), draining.clone()));
 
     // Everything that runs beside the requests, until the end.
     let (background, ended) = (TaskTracker::new(), CancellationToken::new());
-    background.spawn(remote::run(heard, origin, sockets.clone()));
+    background.spawn(ended.clone().run_until_cancelled_owned(remote::run(heard, origin, sockets.clone())));
     background.spawn(sockets.clone().mend_lagging(ended.clone()));
     background.spawn(relist.run(recent, cache.clone(), ended.clone()));
     background.spawn(Retry::new(failed.clone(), publisher.clone(), own.replay_rate, metrics).run(ended.clone()));
@@ -174,6 +177,8 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
     draining.cancel();
     let drain = async {
         pipeline.drained(own.max_sends_in_flight).await;
+        // The answers are given; now they have to reach the wire.
+        tokio::time::sleep(ANSWERS_OUT).await;
         closed.cancel();
         io.close().await;
         let _ = serving.await;

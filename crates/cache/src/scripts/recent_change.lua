@@ -25,15 +25,19 @@ local function append(id, ts, rest)
   listed(id, ts)
 end
 
+-- This place in history is no longer, or never got to be, listed.
+local function let_go(ts, id)
+  if above(ts, id, head.trimmed_ts, head.trimmed_id) then head.trimmed_ts, head.trimmed_id = ts, id end
+  if head.floor_ts and above(ts, id, head.floor_ts, head.floor_id) then head.floor_ts, head.floor_id = ts, id end
+end
+
 local function trim_list(max)
   local excess = head.n - max
   if excess <= 0 then return end
   for _, bytes in ipairs(redis.call('LPOP', LIST, excess)) do
     local entry = decode(bytes)
     if entry then
-      local ts, id = entry[5], entry[3]
-      if above(ts, id, head.trimmed_ts, head.trimmed_id) then head.trimmed_ts, head.trimmed_id = ts, id end
-      if head.floor_ts and above(ts, id, head.floor_ts, head.floor_id) then head.floor_ts, head.floor_id = ts, id end
+      let_go(entry[5], entry[3])
     else
       run = '' -- nobody knows what went: the next script begins a new epoch
     end

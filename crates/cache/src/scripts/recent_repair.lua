@@ -20,20 +20,20 @@ for i = first_item, #ARGV, 4 do
   end
 end
 
--- Complete strictly above: how far the store was read, whatever left the list, and the newest item that finds no room in it.
-local ts, id = tonumber(ARGV[7]), ARGV[8]
 for k = #below, 1, -1 do
   local i = below[k]
   if head.n >= max then
-    if above(tonumber(ARGV[i + 2]), ARGV[i + 1], ts, id) then ts, id = tonumber(ARGV[i + 2]), ARGV[i + 1] end
+    let_go(tonumber(ARGV[i + 2]), ARGV[i + 1])
     break
   end
   head.n = redis.call('LPUSH', LIST, ENTRY .. NIL .. ARGV[i + 3])
   listed(ARGV[i], ARGV[i + 2])
   inserted = inserted + 1
 end
-if above(head.trimmed_ts, head.trimmed_id, ts, id) then ts, id = head.trimmed_ts, head.trimmed_id end
 
+-- Complete strictly above both how far the store was read and whatever this epoch let go.
+local ts, id = tonumber(ARGV[7]), ARGV[8]
+if above(head.trimmed_ts, head.trimmed_id, ts, id) then ts, id = head.trimmed_ts, head.trimmed_id end
 -- Floor and time are one statement. The later statement holds; one that was overtaken adds nothing.
 if not head.floor_ts or as_of >= head.verified_at then
   head.floor_ts, head.floor_id, head.verified_at = ts, id, as_of

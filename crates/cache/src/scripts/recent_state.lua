@@ -6,7 +6,7 @@
 --   ids       holds the id of every live entry of the list, scored by timestamp
 --   floor     the list holds everything strictly above this (timestamp, id) that was added in this epoch or seen by a repair;
 --             absent: nothing is known to be complete; (0, ''): the list is the whole chat
---   trimmed   the greatest (timestamp, id) that ever left the list in this epoch; floor is never below it
+--   trimmed   the greatest (timestamp, id) that left the list, or found no room in it, in this epoch; floor is never below it
 --   n, m      the lengths of list and ids, so that the loss of one key is noticed
 --   low       no live entry of the list has a lower timestamp; absent: not known
 local LIST, IDS, HEAD = KEYS[1], KEYS[2], KEYS[3]

@@ -1,6 +1,5 @@
 //! Servers start, end and come back, and leave nothing behind.
 
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -149,41 +148,74 @@ async fn a_dropped_server_is_gone_with_its_folder() {
     assert!(!folder.exists());
 }
 
-/// The child of [`a_killed_owner_takes_its_servers_along`]: starts a server, says where, and waits to be killed.
-#[tokio::test]
-#[ignore = "run by another test"]
-async fn owner_that_waits_to_be_killed() {
-    let server = Redis::cache().await.unwrap();
-    println!("owns {} {}", server.pid(), reaper::folder().unwrap().display());
-    tokio::time::sleep(Duration::from_secs(60)).await;
-}
-
-#[tokio::test]
-async fn a_killed_owner_takes_its_servers_along() {
-    let mut owner = tokio::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--ignored", "--exact", "--nocapture", "servers::owner_that_waits_to_be_killed"])
+/// `holdfast-local servers`, up, and the processes it has started.
+async fn owner() -> (tokio::process::Child, Vec<u32>) {
+    let mut owner = tokio::process::Command::new(env!("CARGO_BIN_EXE_holdfast-local"))
+        .arg("servers")
+        .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
     let mut lines = BufReader::new(owner.stdout.take().unwrap()).lines();
-    let told = loop {
-        let line = lines.next_line().await.unwrap().expect("the owner starts a server");
-        // libtest prints the test's name in front, on the same line.
-        if let Some((_, told)) = line.split_once("owns ") {
-            break told.to_owned();
+    let mut exported = 0;
+    loop {
+        let line = lines.next_line().await.unwrap().expect("the servers start");
+        if line == "ready" {
+            break;
         }
-    };
-    let (pid, folder) = told.split_once(' ').unwrap();
-    let pid = pid.parse().unwrap();
-    assert!(is_alive(pid));
-    owner.kill().await.unwrap();
-    timeout(Duration::from_secs(10), async {
-        while is_alive(pid) || Path::new(folder).exists() {
+        assert!(line.starts_with("export HOLDFAST_TEST_"), "{line}");
+        exported += 1;
+    }
+    assert_eq!(exported, 4);
+    let children = children_of(owner.id().unwrap());
+    assert_eq!(children.len(), 5, "four servers and the reaper");
+    (owner, children)
+}
+
+fn children_of(parent: u32) -> Vec<u32> {
+    let pids =
+        std::fs::read_dir("/proc").unwrap().filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok());
+    pids.filter(|pid| {
+        // pid (name) state parent …
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let fields = stat.rsplit_once(") ").map(|(_, fields)| fields).unwrap_or_default();
+        fields.split(' ').nth(1) == Some(&parent.to_string())
+    })
+    .collect()
+}
+
+fn folders_of(owner: u32) -> usize {
+    let prefix = format!("holdfast-{owner}-");
+    let entries = std::fs::read_dir(std::env::temp_dir()).unwrap();
+    entries.filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().starts_with(&prefix)).count()
+}
+
+async fn all_are_gone(owner: u32, children: &[u32]) {
+    let gone = async {
+        while folders_of(owner) > 0 || children.iter().any(|pid| is_alive(*pid)) {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-    })
-    .await
-    .expect("server and folder go with their owner");
+    };
+    timeout(Duration::from_secs(10), gone).await.expect("servers and folders go with their owner");
+}
+
+#[tokio::test]
+async fn a_killed_owner_takes_its_servers_and_folders_along() {
+    let (mut owner, children) = owner().await;
+    let id = owner.id().unwrap();
+    assert_eq!(folders_of(id), 1);
+    owner.kill().await.unwrap();
+    all_are_gone(id, &children).await;
+}
+
+#[tokio::test]
+async fn the_servers_alone_end_with_their_standard_input() {
+    let (mut owner, children) = owner().await;
+    let id = owner.id().unwrap();
+    drop(owner.stdin.take());
+    let status = timeout(Duration::from_secs(10), owner.wait()).await.expect("it ends").unwrap();
+    assert!(status.success());
+    all_are_gone(id, &children).await;
 }
 
 #[tokio::test]

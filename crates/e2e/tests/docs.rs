@@ -1,0 +1,61 @@
+//! The tables in the documentation are made from the code: `UPDATE_DOCS=1 cargo test -p holdfast-e2e docs` writes them.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::Path;
+
+use anyhow::{Result, ensure};
+use holdfast_service::ops;
+use holdfast_service::settings::{Setting, table};
+
+fn check(file: &str, text: &str) -> Result<()> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs").join(file);
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::write(&path, text)?;
+    }
+    let written = std::fs::read_to_string(&path).unwrap_or_default();
+    ensure!(written == text, "docs/{file} is not what the code says; write it anew with UPDATE_DOCS=1");
+    Ok(())
+}
+
+#[test]
+fn settings_are_documented_as_they_are() -> Result<()> {
+    let (gateway, worker) = (by_name(holdfast_gateway::Config::settings()), by_name(holdfast_worker::Config::settings()));
+    let of = |this: &BTreeMap<&str, Setting>, other: &BTreeMap<&str, Setting>, both: bool| {
+        let chosen: Vec<_> = this.iter().filter(|(name, _)| other.contains_key(*name) == both).map(|(_, s)| *s).collect();
+        table(&chosen)
+    };
+    let mut text = String::from(
+        "# Settings\n\nEnvironment variables, or `NAME=value` lines of the file that `CONFIG_FILE` names; the environment wins. An empty value is an\n\
+         unset one. This page is made from the code (`UPDATE_DOCS=1 cargo test -p holdfast-e2e docs`).\n",
+    );
+    write!(text, "\n## Both services\n\n{}", of(&gateway, &worker, true))?;
+    write!(text, "\n## Gateway\n\n{}", of(&gateway, &worker, false))?;
+    write!(text, "\n## Worker\n\n{}", of(&worker, &gateway, false))?;
+    check("settings.md", &text)
+}
+
+fn by_name(settings: impl Iterator<Item = &'static Setting>) -> BTreeMap<&'static str, Setting> {
+    settings.map(|setting| (setting.name, *setting)).collect()
+}
+
+#[test]
+fn metrics_are_documented_as_they_are() -> Result<()> {
+    let gateway = ops::registry("gateway")?;
+    holdfast_gateway::metrics::Metrics::register(&gateway)?;
+    holdfast_cache::CacheMetrics::register(&gateway)?;
+    let worker = ops::registry("worker")?;
+    holdfast_worker::metrics::Metrics::register(&worker)?;
+    let mut text = String::from(
+        "# Metrics\n\nBoth services export them at `/metrics` on their operators' port, with zero from the start. This page is made from the code\n\
+         (`UPDATE_DOCS=1 cargo test -p holdfast-e2e docs`).\n",
+    );
+    for (service, registry) in [("Gateway", gateway), ("Worker", worker)] {
+        write!(text, "\n## {service}\n\n| metric | kind | meaning |\n| --- | --- | --- |\n")?;
+        for family in registry.gather() {
+            let kind = format!("{:?}", family.get_field_type()).to_lowercase();
+            writeln!(text, "| `{}` | {kind} | {} |", family.name(), family.help())?;
+        }
+    }
+    check("metrics.md", &text)
+}

@@ -1,0 +1,268 @@
+//! Stores batches. Takes what is due from the buffer; tells the ledger what is done, the dead letters what can't be stored, and
+//! puts back what must be tried again.
+//!
+//! One flush is in flight at a time, on a task of its own, and its batch comes back with its outcomes: whatever fails in between,
+//! the messages are not lost sight of. When the store is away the wait between attempts grows, for ever: there is no number of
+//! attempts after which a message is dropped.
+//!
+//! A message that MongoDB will not take although it takes others is set aside and tried again beside them. After
+//! [`LONE_REFUSAL`] of this it is a dead letter.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use holdfast_message::Message;
+use holdfast_service::clock::unix_ms;
+use holdfast_store::{BatchFailed, Store, StoreError, Touched, Written};
+
+use crate::backoff::Backoff;
+use crate::buffer::{Batch, Buffer};
+use crate::consume::{Report, Reports};
+use crate::dead_letter::Letter;
+use crate::decode::Original;
+use crate::ledger::Ledger;
+use crate::metrics::Metrics;
+
+/// How long MongoDB may refuse a message alone, for a reason not known as lasting, while it takes others.
+pub const LONE_REFUSAL: Duration = Duration::from_secs(600);
+
+/// Where messages are stored.
+pub trait Sink: Send + Sync + 'static {
+    /// Stores what is absent; one outcome per message, in order. Ends within a time of its own.
+    fn insert(&self, messages: &[Message]) -> impl Future<Output = Result<Vec<Written>, BatchFailed>> + Send;
+    /// Lets each chat show its latest message. Nothing waits for it.
+    fn touch_conversations(&self, messages: &[Message]) -> impl Future<Output = Result<Touched, StoreError>> + Send;
+}
+
+impl Sink for Store {
+    fn insert(&self, messages: &[Message]) -> impl Future<Output = Result<Vec<Written>, BatchFailed>> + Send {
+        Store::insert(self, messages)
+    }
+    fn touch_conversations(&self, messages: &[Message]) -> impl Future<Output = Result<Touched, StoreError>> + Send {
+        Store::touch_conversations(self, messages)
+    }
+}
+
+/// A flush that ended.
+#[derive(Debug)]
+pub struct Flushed {
+    batch: Batch,
+    result: Result<Vec<Written>, BatchFailed>,
+    took: Duration,
+}
+
+/// What a flush came to, for the loop and for health.
+#[derive(Debug, Default)]
+pub struct Settled {
+    /// Messages that are dead letters now.
+    pub letters: Vec<Letter>,
+    /// Messages that are stored: for the conversations.
+    pub stored: Vec<Message>,
+}
+
+/// When and how batches are stored.
+#[derive(Debug)]
+pub struct Flusher {
+    threshold: usize,
+    interval: Duration,
+    in_flight: bool,
+    backoff: Backoff,
+    aside: Backoff,
+    lone_refusal: Duration,
+    last_success: Option<Instant>,
+}
+
+impl Flusher {
+    /// A batch is due at `threshold` messages or when the oldest has waited for `interval`.
+    pub fn new(threshold: usize, interval: Duration, lone_refusal: Duration) -> Self {
+        Self {
+            threshold,
+            interval,
+            in_flight: false,
+            backoff: Backoff::new(Duration::from_millis(200), Duration::from_secs(10)),
+            aside: Backoff::new(Duration::from_secs(1), Duration::from_secs(30)),
+            lone_refusal,
+            last_success: None,
+        }
+    }
+
+    /// Whether a flush is in flight.
+    pub fn is_busy(&self) -> bool {
+        self.in_flight
+    }
+
+    /// Whether the store took nothing at the last attempt.
+    pub fn is_failing(&self) -> bool {
+        self.backoff.is_failing()
+    }
+
+    /// Begins a flush if one is due, or if there is anything at all and `hurry`.
+    pub fn begin<S: Sink>(&mut self, now: Instant, hurry: bool, buffer: &mut Buffer, sink: &Arc<S>, reports: &Reports) {
+        if self.in_flight || !self.backoff.is_over(now) {
+            return;
+        }
+        let with_aside = buffer.aside() > 0 && (self.aside.is_over(now) || hurry);
+        if !(hurry || with_aside || buffer.is_due(now, self.threshold, self.interval)) {
+            return;
+        }
+        let batch = buffer.take(self.threshold, with_aside);
+        if batch.messages.is_empty() {
+            return;
+        }
+        self.in_flight = true;
+        let (sink, reports) = (Arc::clone(sink), reports.clone());
+        reports.runtime().clone().spawn(async move {
+            let started = Instant::now();
+            let result = sink.insert(&batch.messages).await;
+            reports.send(Report::Flushed(Flushed { batch, result, took: started.elapsed() }));
+        });
+    }
+
+    /// Takes a flush's outcomes in.
+    pub fn settle(
+        &mut self,
+        now: Instant,
+        flushed: Flushed,
+        buffer: &mut Buffer,
+        ledger: &mut Ledger,
+        metrics: &Metrics,
+    ) -> Settled {
+        self.in_flight = false;
+        metrics.flush_seconds.observe(flushed.took.as_secs_f64());
+        let Flushed { batch, result, .. } = flushed;
+        match result {
+            Ok(outcomes) if outcomes.len() == batch.messages.len() => {
+                self.judge(now, batch, outcomes, buffer, ledger, metrics)
+            }
+            Ok(outcomes) => {
+                let error = format!("{} outcomes for {} messages", outcomes.len(), batch.messages.len());
+                self.fail(now, batch, &error, buffer, ledger, metrics);
+                Settled::default()
+            }
+            Err(error) => {
+                self.fail(now, batch, &error.to_string(), buffer, ledger, metrics);
+                Settled::default()
+            }
+        }
+    }
+
+    /// Nothing of the batch counts: all of it goes back to the front, in order.
+    fn fail(
+        &mut self,
+        now: Instant,
+        batch: Batch,
+        error: &str,
+        buffer: &mut Buffer,
+        ledger: &Ledger,
+        metrics: &Metrics,
+    ) {
+        self.backoff.fail(now, fastrand::f64());
+        let (attempts, messages) = (self.backoff.failures(), batch.messages.len());
+        // The first and then ever rarer ones: an outage is one event.
+        if attempts.is_power_of_two() {
+            tracing::warn!(attempts, messages, error, "flush failed, keeping the batch");
+        }
+        metrics.retried.inc_by(messages as u64);
+        for (message, place) in batch.messages.into_iter().zip(batch.places).rev() {
+            if ledger.is_current(place.partition, place.generation) {
+                buffer.give_back(message, place);
+            } else {
+                buffer.settle(&message);
+            }
+        }
+    }
+
+    fn judge(
+        &mut self,
+        now: Instant,
+        batch: Batch,
+        outcomes: Vec<Written>,
+        buffer: &mut Buffer,
+        ledger: &mut Ledger,
+        metrics: &Metrics,
+    ) -> Settled {
+        let taken = |outcome: &Written| matches!(outcome, Written::Stored | Written::Duplicate);
+        let any_taken = outcomes.iter().any(taken);
+        if any_taken {
+            self.last_success = Some(now);
+        }
+        // Refusals say that the server answers; nothing but retries says that it does not do its work.
+        if outcomes.iter().all(|outcome| matches!(outcome, Written::Retry { .. })) && !self.others_succeed(now) {
+            let Some(Written::Retry { code, reason }) = outcomes.first() else { return Settled::default() };
+            let error = format!("{reason} (code {code})");
+            self.fail(now, batch, &error, buffer, ledger, metrics);
+            return Settled::default();
+        }
+        if self.backoff.is_failing() {
+            tracing::info!("the store takes messages again");
+        }
+        self.backoff.reset();
+        let stamp = unix_ms();
+        let mut settled = Settled { stored: Vec::with_capacity(batch.messages.len()), ..Settled::default() };
+        let mut refused_again = false;
+        for ((message, mut place), outcome) in batch.messages.into_iter().zip(batch.places).zip(outcomes) {
+            match outcome {
+                Written::Stored | Written::Duplicate => {
+                    ledger.done(place.partition, place.generation, place.offset);
+                    buffer.settle(&message);
+                    if outcome == Written::Stored {
+                        metrics.stored.inc();
+                        metrics.persist_latency.observe((stamp - message.timestamp).max(0) as f64 / 1000.0);
+                    } else {
+                        metrics.duplicates.inc();
+                    }
+                    settled.stored.push(message);
+                }
+                _ if !ledger.is_current(place.partition, place.generation) => buffer.settle(&message),
+                Written::Refused { code, reason } => {
+                    buffer.settle(&message);
+                    let detail = format!("mongodb refuses the document: {reason} (code {code})");
+                    settled.letters.push(letter(&message, place, "refused", detail));
+                }
+                Written::Retry { code, reason } => {
+                    let since = *place.refused_since.get_or_insert(now);
+                    if now.duration_since(since) >= self.lone_refusal && self.others_succeeded_since(since, now) {
+                        buffer.settle(&message);
+                        let detail = format!("mongodb keeps refusing this document alone: {reason} (code {code})");
+                        settled.letters.push(letter(&message, place, "refused_alone", detail));
+                        continue;
+                    }
+                    if since == now {
+                        tracing::warn!(message_id = %message.id, chat_id = %message.chat, code, reason, "a message was refused alone, trying on");
+                    }
+                    metrics.retried.inc();
+                    refused_again = true;
+                    buffer.set_aside(message, place);
+                }
+            }
+        }
+        if refused_again {
+            self.aside.fail(now, fastrand::f64());
+        } else if buffer.aside() == 0 {
+            self.aside.reset();
+        }
+        settled
+    }
+
+    fn others_succeed(&self, now: Instant) -> bool {
+        self.last_success.is_some_and(|last| now.duration_since(last) < Duration::from_secs(60))
+    }
+
+    fn others_succeeded_since(&self, since: Instant, now: Instant) -> bool {
+        self.last_success.is_some_and(|last| last > since && now.duration_since(last) <= self.lone_refusal)
+    }
+}
+
+fn letter(message: &Message, place: crate::buffer::Place, reason: &'static str, detail: String) -> Letter {
+    tracing::error!(
+        message_id = %message.id, chat_id = %message.chat, trace_id = place.trace.map(|trace| trace.trace_id()),
+        partition = place.partition, offset = place.offset, reason, detail, "mongodb does not take a message"
+    );
+    let original = Original::of(message, place.trace);
+    Letter::new(place.partition, place.generation, place.offset, reason, detail, original)
+}
+
+#[cfg(test)]
+#[path = "flush_tests.rs"]
+mod tests;

@@ -1,0 +1,194 @@
+//! What the worker counts. The names are a contract with dashboards and alert rules.
+
+use prometheus::{
+    Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    core::Collector,
+};
+
+/// Messages received and not yet stored, those in flight included.
+pub const BUFFER_MESSAGES: &str = "holdfast_worker_buffer_messages";
+/// The larger of the buffer's messages and bytes, each as a part of its capacity.
+pub const BUFFER_UTILIZATION: &str = "holdfast_worker_buffer_utilization_ratio";
+/// How long one flush took.
+pub const FLUSH_SECONDS: &str = "holdfast_worker_flush_seconds";
+/// What became of messages in flushes, by `result`.
+pub const FLUSH_MESSAGES: &str = "holdfast_worker_flush_messages_total";
+/// From a message's stamp to the end of the flush that stored it.
+pub const PERSIST_LATENCY: &str = "holdfast_worker_persist_latency_seconds";
+/// The age of the oldest message that is held and not stored.
+pub const OLDEST_UNPERSISTED: &str = "holdfast_worker_oldest_unpersisted_age_seconds";
+/// Records between the commit point and the end of the log, by `partition`.
+pub const CONSUMER_LAG: &str = "holdfast_worker_consumer_lag";
+/// 1 while fetching is paused as the buffer is full.
+pub const PAUSED: &str = "holdfast_worker_paused";
+/// Commits, by `result`: what the broker answered.
+pub const COMMITS: &str = "holdfast_worker_commits_total";
+/// Records that the log had dropped before they were read: lost messages.
+pub const RECORDS_SKIPPED: &str = "holdfast_worker_records_skipped_total";
+/// Records kept as dead letters (or skipped, where those are switched off), by `reason`.
+pub const DLQ_MESSAGES: &str = "holdfast_dlq_messages_total";
+/// Partitions that wait for a newer worker.
+pub const PARTITIONS_HELD: &str = "holdfast_worker_partitions_held";
+/// Messages for the recent lists, by `result`.
+pub const HEALED: &str = "holdfast_worker_healed_messages_total";
+/// Messages that the conversations' view did not learn of: it is mended on read.
+pub const CONVERSATIONS_SKIPPED: &str = "holdfast_worker_conversations_skipped_total";
+
+/// The values of [`DLQ_MESSAGES`]' label.
+const DLQ_REASONS: [&str; 4] = ["malformed", "invalid_field", "refused", "refused_alone"];
+
+/// All of the worker's metrics. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    /// See [`BUFFER_MESSAGES`].
+    pub buffer_messages: IntGauge,
+    /// See [`BUFFER_UTILIZATION`].
+    pub buffer_utilization: Gauge,
+    /// See [`FLUSH_SECONDS`].
+    pub flush_seconds: Histogram,
+    /// [`FLUSH_MESSAGES`], stored.
+    pub stored: IntCounter,
+    /// [`FLUSH_MESSAGES`], stored before.
+    pub duplicates: IntCounter,
+    /// [`FLUSH_MESSAGES`], to be tried again.
+    pub retried: IntCounter,
+    dead_lettered: IntCounter,
+    /// See [`PERSIST_LATENCY`].
+    pub persist_latency: Histogram,
+    /// See [`OLDEST_UNPERSISTED`].
+    pub oldest_unpersisted: Gauge,
+    consumer_lag: IntGaugeVec,
+    /// See [`PAUSED`].
+    pub paused: IntGauge,
+    /// [`COMMITS`] that the broker took.
+    pub commits_ok: IntCounter,
+    /// [`COMMITS`] that it did not.
+    pub commits_failed: IntCounter,
+    /// See [`RECORDS_SKIPPED`].
+    pub records_skipped: IntCounter,
+    dlq: IntCounterVec,
+    /// See [`PARTITIONS_HELD`].
+    pub partitions_held: IntGauge,
+    /// [`HEALED`], added to their lists.
+    pub healed: IntCounter,
+    /// [`HEALED`], there already.
+    pub heal_present: IntCounter,
+    /// [`HEALED`], not taken as the queue was full or the cache away for too long.
+    pub heal_skipped: IntCounter,
+    /// See [`CONVERSATIONS_SKIPPED`].
+    pub conversations_skipped: IntCounter,
+}
+
+impl Metrics {
+    /// Registers them all, at zero. The error names the one that could not be registered.
+    pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        fn add<C: Collector + Clone + 'static>(
+            registry: &Registry,
+            collector: Result<C, prometheus::Error>,
+        ) -> Result<C, prometheus::Error> {
+            let collector = collector?;
+            registry.register(Box::new(collector.clone()))?;
+            Ok(collector)
+        }
+        let seconds = |name, help, buckets: &[f64]| {
+            add(registry, Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec())))
+        };
+        let flushed = add(registry, counters(FLUSH_MESSAGES, "What became of messages in flushes.", "result"))?;
+        let commits = add(registry, counters(COMMITS, "What the broker answered to commits.", "result"))?;
+        let healed = add(registry, counters(HEALED, "Messages for the recent lists.", "result"))?;
+        let metrics = Self {
+            buffer_messages: add(registry, IntGauge::new(BUFFER_MESSAGES, "Messages received and not yet stored."))?,
+            buffer_utilization: add(registry, Gauge::new(BUFFER_UTILIZATION, "How full the buffer is."))?,
+            flush_seconds: seconds(FLUSH_SECONDS, "How long one flush took.", &FLUSH_BUCKETS)?,
+            stored: flushed.with_label_values(&["stored"]),
+            duplicates: flushed.with_label_values(&["duplicate"]),
+            retried: flushed.with_label_values(&["retried"]),
+            dead_lettered: flushed.with_label_values(&["dead_letter"]),
+            persist_latency: seconds(PERSIST_LATENCY, "From a message's stamp to its storing.", &LATENCY_BUCKETS)?,
+            oldest_unpersisted: add(
+                registry,
+                Gauge::new(OLDEST_UNPERSISTED, "Age of the oldest message that is held and not stored."),
+            )?,
+            consumer_lag: add(
+                registry,
+                IntGaugeVec::new(
+                    Opts::new(CONSUMER_LAG, "Records between the commit point and the end of the log."),
+                    &["partition"],
+                ),
+            )?,
+            paused: add(registry, IntGauge::new(PAUSED, "1 while fetching is paused as the buffer is full."))?,
+            commits_ok: commits.with_label_values(&["ok"]),
+            commits_failed: commits.with_label_values(&["failed"]),
+            records_skipped: add(
+                registry,
+                IntCounter::new(RECORDS_SKIPPED, "Records that the log had dropped before they were read."),
+            )?,
+            dlq: add(registry, counters(DLQ_MESSAGES, "Records kept as dead letters.", "reason"))?,
+            partitions_held: add(
+                registry,
+                IntGauge::new(PARTITIONS_HELD, "Partitions that wait for a newer worker."),
+            )?,
+            healed: healed.with_label_values(&["added"]),
+            heal_present: healed.with_label_values(&["present"]),
+            heal_skipped: healed.with_label_values(&["skipped"]),
+            conversations_skipped: add(
+                registry,
+                IntCounter::new(CONVERSATIONS_SKIPPED, "Messages that the conversations' view did not learn of."),
+            )?,
+        };
+        for reason in DLQ_REASONS {
+            metrics.dlq.with_label_values(&[reason]);
+        }
+        Ok(metrics)
+    }
+
+    /// Counts dead letters.
+    pub fn dead_letter(&self, reason: &str, count: u64) {
+        self.dlq.with_label_values(&[reason]).inc_by(count);
+        self.dead_lettered.inc_by(count);
+    }
+
+    /// Sets a partition's lag.
+    pub fn lag(&self, partition: i32, records: i64) {
+        self.consumer_lag.with_label_values(&[&partition.to_string()]).set(records);
+    }
+
+    /// A partition is no longer ours to report on.
+    pub fn forget_lag(&self, partition: i32) {
+        // Fails only if it was never set.
+        let _ = self.consumer_lag.remove_label_values(&[&partition.to_string()]);
+    }
+}
+
+const FLUSH_BUCKETS: [f64; 10] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
+const LATENCY_BUCKETS: [f64; 14] = [0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 30.0, 60.0, 300.0, 3600.0];
+
+fn counters(name: &str, help: &str, label: &str) -> Result<IntCounterVec, prometheus::Error> {
+    IntCounterVec::new(Opts::new(name, help), &[label])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_series_is_there_at_zero_from_the_start() {
+        let registry = Registry::new();
+        let metrics = Metrics::register(&registry).unwrap();
+        metrics.lag(3, 7);
+        let text = prometheus::TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
+        for line in [
+            "holdfast_worker_buffer_messages 0",
+            "holdfast_worker_flush_messages_total{result=\"dead_letter\"} 0",
+            "holdfast_worker_commits_total{result=\"ok\"} 0",
+            "holdfast_worker_records_skipped_total 0",
+            "holdfast_dlq_messages_total{reason=\"malformed\"} 0",
+            "holdfast_worker_persist_latency_seconds_count 0",
+            "holdfast_worker_consumer_lag{partition=\"3\"} 7",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is missing from\n{text}");
+        }
+        metrics.forget_lag(3);
+        assert!(registry.gather().iter().all(|family| family.name() != CONSUMER_LAG));
+    }
+}

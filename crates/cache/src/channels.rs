@@ -146,6 +146,15 @@ impl Subscription {
         let _ = self.confirmed.clone().wait_for(|confirmed| *confirmed).await;
     }
 
+    /// As [`Subscription::confirmed`], without borrowing the subscription.
+    pub fn confirmation(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut confirmed = self.confirmed.clone();
+        async move {
+            // An error means that the subscription has ended meanwhile.
+            let _ = confirmed.wait_for(|confirmed| *confirmed).await;
+        }
+    }
+
     /// Whether the channel is subscribed now.
     pub fn is_confirmed(&self) -> bool {
         *self.confirmed.borrow()

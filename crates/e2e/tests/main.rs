@@ -5,3 +5,4 @@ mod docs;
 mod faults;
 mod journey;
 mod repeats;
+mod resume;

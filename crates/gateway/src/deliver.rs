@@ -4,8 +4,8 @@
 //! Emits go socket by socket, so that a full buffer is seen and is one client's own: that socket is marked as lagging, and told to
 //! `resync` once its buffer drains.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use dashmap::DashMap;
@@ -14,7 +14,7 @@ use holdfast_cache::channels::Subscription;
 use holdfast_message::json::{MessageJson, Position};
 use holdfast_message::{ChatId, Message, MessageId, UserId, id::Members};
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use socketioxide::extract::SocketRef;
 use socketioxide::socket::Sid;
 use tokio_util::sync::CancellationToken;
@@ -39,7 +39,41 @@ struct Connected {
     socket: SocketRef,
     /// Its buffer was full: it has missed something and is to be told.
     lagging: AtomicBool,
-    _subscription: Subscription,
+    /// Events that wait behind an answer to `resume`.
+    held: Mutex<Held>,
+    subscription: Subscription,
+}
+
+#[derive(Default)]
+struct Held {
+    /// Answers that are being made.
+    holders: usize,
+    events: Vec<(&'static str, Value)>,
+}
+
+/// Events that wait for one socket; more make it a lagging one.
+const MAX_HELD: usize = 1000;
+
+impl Connected {
+    /// Gives an event to the socket, or puts it behind the answer that it waits for; false if it was dropped.
+    fn give(&self, event: &'static str, payload: &impl Serialize) -> bool {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        if held.holders == 0 {
+            // Within the lock, so that what was held before is out before.
+            return self.socket.emit(event, payload).is_ok();
+        }
+        let fits = held.events.len() < MAX_HELD;
+        if fits && let Ok(payload) = serde_json::to_value(payload) {
+            held.events.push((event, payload));
+        }
+        fits
+    }
+
+    fn missed(&self, metrics: &Metrics) {
+        if !self.lagging.swap(true, Ordering::Relaxed) {
+            metrics.lagging.inc();
+        }
+    }
 }
 
 impl Sockets {
@@ -50,7 +84,7 @@ impl Sockets {
 
     /// Adds a socket, and the subscription by which it hears of what other gateways do.
     pub fn add(&self, user: &UserId, socket: SocketRef, subscription: Subscription) {
-        let connected = Connected { socket, lagging: AtomicBool::new(false), _subscription: subscription };
+        let connected = Connected { socket, lagging: AtomicBool::new(false), held: Mutex::default(), subscription };
         self.users.entry(user.clone()).or_default().push(connected);
         self.metrics.sockets.inc();
     }
@@ -79,13 +113,56 @@ impl Sockets {
     }
 
     /// An event to every socket of one user here.
-    pub fn emit(&self, user: &UserId, event: &str, payload: &impl Serialize) {
+    pub fn emit(&self, user: &UserId, event: &'static str, payload: &impl Serialize) {
         let Some(sockets) = self.users.get(user) else { return };
         for connected in sockets.iter() {
-            if connected.socket.emit(event, payload).is_err() && !connected.lagging.swap(true, Ordering::Relaxed) {
-                self.metrics.lagging.inc();
-                tracing::debug!(%user, "a socket's buffer is full, or it is closing");
+            if !connected.give(event, payload) {
+                connected.missed(&self.metrics);
             }
+        }
+    }
+
+    /// Lets a socket's events wait until [`Sockets::release`].
+    pub fn hold(&self, user: &UserId, socket: Sid) {
+        self.with(user, socket, |connected| {
+            connected.held.lock().unwrap_or_else(PoisonError::into_inner).holders += 1;
+        });
+    }
+
+    /// Gives the answer, and then what waited behind it.
+    pub fn release(&self, user: &UserId, socket: Sid, answer: impl FnOnce()) {
+        let mut answer = Some(answer);
+        self.with(user, socket, |connected| {
+            let mut held = connected.held.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(answer) = answer.take() {
+                answer();
+            }
+            held.holders -= 1;
+            if held.holders == 0 {
+                for (event, payload) in held.events.drain(..) {
+                    if connected.socket.emit(event, &payload).is_err() {
+                        connected.missed(&self.metrics);
+                    }
+                }
+            }
+        });
+    }
+
+    /// Waits until what other gateways announce reaches a socket's user; false if that takes longer than `limit`.
+    pub async fn subscribed(&self, user: &UserId, socket: Sid, limit: Duration) -> bool {
+        let mut confirmed = None;
+        self.with(user, socket, |connected| confirmed = Some(connected.subscription.confirmation()));
+        match confirmed {
+            Some(confirmed) => tokio::time::timeout(limit, confirmed).await.is_ok(),
+            None => false,
+        }
+    }
+
+    fn with(&self, user: &UserId, socket: Sid, act: impl FnOnce(&Connected)) {
+        let sockets = self.users.get(user);
+        let connected = sockets.as_ref().and_then(|all| all.iter().find(|connected| connected.socket.id == socket));
+        if let Some(connected) = connected {
+            act(connected);
         }
     }
 
@@ -104,7 +181,7 @@ impl Sockets {
                 for connected in sockets.iter().filter(|connected| connected.lagging.load(Ordering::Relaxed)) {
                     // Cleared first: what is dropped from here on marks it anew.
                     connected.lagging.store(false, Ordering::Relaxed);
-                    if connected.socket.emit(RESYNC, &json!({})).is_err() {
+                    if !connected.give(RESYNC, &json!({})) {
                         connected.lagging.store(true, Ordering::Relaxed);
                     }
                 }

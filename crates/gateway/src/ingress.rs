@@ -5,8 +5,10 @@
 //!
 //! Every event is answered within the deadline. A refusal never ends the connection.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use holdfast_cache::keys::Channel;
 use holdfast_message::draft::target;
@@ -15,11 +17,11 @@ use holdfast_message::{Draft, UserId};
 use holdfast_service::trace::TraceParent;
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Serialize, Serializer};
-use serde_json::json;
+use serde_json::{Map, Value, json};
 use socketioxide::ParserError;
 use socketioxide::adapter::Adapter;
 use socketioxide::extract::{AckSender, Event, SocketRef, TryData};
-use socketioxide::handler::{FromMessageParts, Value};
+use socketioxide::handler::{FromMessageParts, Value as Packet};
 use socketioxide::socket::{DisconnectReason, Socket};
 use tokio::sync::oneshot;
 
@@ -29,11 +31,17 @@ use crate::error::{Code, Refusal};
 use crate::history::{Page, read_cursor, read_limit, write_cursor};
 use crate::metrics::Outcome;
 use crate::pipeline::{Accepted, Answer};
+use crate::resume::{Resume, ResumeRequest};
+
+/// How long the server has to confirm a socket's subscription before `resume` recovers nothing.
+const SUBSCRIBED_WITHIN: Duration = Duration::from_secs(2);
 
 /// What clients say in the handshake. Unknown fields are ignored everywhere.
 #[derive(Debug, Default, Deserialize)]
 pub struct Handshake {
     token: Option<String>,
+    /// As `resume`'s; the answer is the event `resumed`.
+    offsets: Option<BTreeMap<String, Value>>,
 }
 
 /// `sendMessage`, and the body of its REST form.
@@ -84,7 +92,7 @@ struct AckWanted(bool);
 
 impl<A: Adapter> FromMessageParts<A> for AckWanted {
     type Error = std::convert::Infallible;
-    fn from_message_parts(_: &Arc<Socket<A>>, _: &mut Value, ack: &Option<i64>) -> Result<Self, Self::Error> {
+    fn from_message_parts(_: &Arc<Socket<A>>, _: &mut Packet, ack: &Option<i64>) -> Result<Self, Self::Error> {
         Ok(Self(ack.is_some()))
     }
 }
@@ -95,10 +103,13 @@ pub async fn authenticate(
     socket: SocketRef,
     handshake: Result<Handshake, ParserError>,
 ) -> Result<(), Unauthenticated> {
-    let token = handshake.ok().and_then(|handshake| handshake.token).unwrap_or_default();
-    match gateway.tokens.verify(&token) {
+    let Handshake { token, offsets } = handshake.unwrap_or_default();
+    match gateway.tokens.verify(&token.unwrap_or_default()) {
         Ok(identity) => {
             socket.extensions.insert(identity);
+            if let Some(offsets) = offsets {
+                socket.extensions.insert(Offsets(offsets));
+            }
             Ok(())
         }
         Err(refusal) => {
@@ -143,6 +154,25 @@ pub async fn connected(gateway: Arc<Gateway>, socket: SocketRef) {
             gateway.acknowledge(ack, page.as_ref());
         }
     });
+    socket.on("resume", {
+        let gateway = gateway.clone();
+        async move |socket: SocketRef,
+                    AckWanted(wanted): AckWanted,
+                    ack: AckSender,
+                    TryData(request): TryData<ResumeRequest>| {
+            let request = match wanted {
+                true => identify(&socket).and_then(|user| Ok((user, request.map_err(malformed)?))),
+                false => Err(ack_missing()),
+            };
+            match request {
+                Ok((user, request)) => {
+                    let answer = |resumed| gateway.acknowledge(ack, Ok(&resumed));
+                    gateway.resume_socket(&user, &socket, &request.offsets, answer).await;
+                }
+                Err(refusal) => gateway.acknowledge::<()>(ack, Err(&refusal)),
+            }
+        }
+    });
     socket.on_fallback({
         let gateway = gateway.clone();
         async move |Event(event): Event, ack: AckSender| {
@@ -164,16 +194,29 @@ pub async fn connected(gateway: Arc<Gateway>, socket: SocketRef) {
     // It may have disconnected before its handler for that was set.
     if !socket.connected() {
         gateway.sockets.remove(&user, socket.id);
+        return;
+    }
+    if let Some(Offsets(offsets)) = socket.extensions.remove::<Offsets>() {
+        gateway
+            .resume_socket(&user, &socket, &offsets, |resumed| {
+                if socket.emit("resumed", &Body(&resumed)).is_err() {
+                    tracing::debug!(%user, "the answer to the handshake's offsets could not be given");
+                }
+            })
+            .await;
     }
 }
+
+/// The handshake's `offsets`, until they are answered.
+#[derive(Clone)]
+struct Offsets(BTreeMap<String, Value>);
 
 fn send(
     gateway: &Gateway,
     socket: &SocketRef,
     request: Result<SendRequest, ParserError>,
 ) -> Result<oneshot::Receiver<Answer>, Refusal> {
-    let identity = socket.extensions.get::<Identity>().ok_or_else(no_identity)?;
-    gateway.submit(identity.still_valid()?, request.map_err(malformed)?)
+    gateway.submit(&identify(socket)?, request.map_err(malformed)?)
 }
 
 async fn history(
@@ -181,11 +224,33 @@ async fn history(
     socket: &SocketRef,
     request: Result<HistoryRequest, ParserError>,
 ) -> Result<Page, Refusal> {
+    gateway.history(&identify(socket)?, request.map_err(malformed)?).await
+}
+
+/// Whose socket it is, if their token is still valid.
+fn identify(socket: &SocketRef) -> Result<UserId, Refusal> {
     let identity = socket.extensions.get::<Identity>().ok_or_else(no_identity)?;
-    gateway.history(identity.still_valid()?, request.map_err(malformed)?).await
+    identity.still_valid().cloned()
 }
 
 impl Gateway {
+    /// Answers what a socket has missed; its live events wait behind the answer.
+    async fn resume_socket(
+        &self,
+        user: &UserId,
+        socket: &SocketRef,
+        offsets: &BTreeMap<String, Value>,
+        answer: impl FnOnce(ResumeAnswer),
+    ) {
+        self.sockets.hold(user, socket.id);
+        let chats = if self.sockets.subscribed(user, socket.id, SUBSCRIBED_WITHIN).await {
+            self.resume.read(user, offsets).await
+        } else {
+            Resume::nothing(offsets)
+        };
+        self.sockets.release(user, socket.id, || answer(ResumeAnswer(chats)));
+    }
+
     /// Checks and stamps a send, and puts it in line. Never waits.
     pub fn submit(&self, user: &UserId, request: SendRequest) -> Result<oneshot::Receiver<Answer>, Refusal> {
         if self.draining.is_cancelled() {
@@ -244,6 +309,15 @@ pub trait WireAnswer {
 impl WireAnswer for () {
     fn fields<M: SerializeMap>(&self, _: &mut M) -> Result<(), M::Error> {
         Ok(())
+    }
+}
+
+/// `resume`'s answer, and `resumed`.
+struct ResumeAnswer(Map<String, Value>);
+
+impl WireAnswer for ResumeAnswer {
+    fn fields<M: SerializeMap>(&self, map: &mut M) -> Result<(), M::Error> {
+        map.serialize_entry("chats", &self.0)
     }
 }
 

@@ -14,7 +14,7 @@
 //! 7. The sender's answer. If nothing durable took the message, what was shown is taken back.
 //!
 //! From Kafka on, the worker's crate tells the rest. [`history`] is the way back: from the recent list, the failed queue and MongoDB
-//! to a client.
+//! to a client; [`resume`] the short way, for a client that was away for a moment.
 //!
 //! A positive answer promises that the message is, or will be, in MongoDB exactly once. It does not promise that anybody saw it. A
 //! gateway that is killed between 4 and 6 leaves a message that others saw and whose sender was never answered; unless the sender
@@ -35,6 +35,7 @@ pub mod publish;
 pub mod relist;
 pub mod remote;
 pub mod rest;
+pub mod resume;
 pub mod retry;
 pub mod server;
 pub mod stamps;
@@ -59,6 +60,8 @@ pub struct Gateway {
     pub pipeline: pipeline::Pipeline,
     /// The read path.
     pub history: history::History,
+    /// What clients missed.
+    pub resume: resume::Resume,
     /// This gateway's sockets.
     pub sockets: deliver::Sockets,
     /// What this gateway hears from others.

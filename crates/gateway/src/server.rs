@@ -35,6 +35,7 @@ use crate::metrics::Metrics;
 use crate::pipeline::{Pipeline, Stages};
 use crate::publish::Publish;
 use crate::relist::Relist;
+use crate::resume::Resume;
 use crate::retry::Retry;
 use crate::stamps::Stamps;
 use crate::{Gateway, dev, remote, rest};
@@ -122,6 +123,7 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
         repairs: Sources::repair_slots(),
         metrics: metrics.clone(),
     });
+    let resume = Resume { recent: recent.clone(), breaker: cache_breaker.clone(), admission: admission.clone() };
     let draining = CancellationToken::new();
     let gateway = Arc::new(Gateway {
         tokens: Verifier::new(own).map_err(|error| anyhow!(error))?,
@@ -129,6 +131,7 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
         admission,
         pipeline: pipeline.clone(),
         history,
+        resume,
         sockets: sockets.clone(),
         channels,
         metrics: metrics.clone(),

@@ -1,0 +1,115 @@
+//! `resume`: what a client missed of the live streams while it was away.
+//!
+//! Takes the client's offsets; gives, for each chat, exactly the messages after its offset in seq order, or says that they are not
+//! known any more, which sends the client to `history`. It is read only after the socket's channel is confirmed as subscribed, while
+//! the socket's live events wait behind the answer ([`crate::deliver::Sockets::hold`]): so nothing falls between the two.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use holdfast_cache::recent::Resumed;
+use holdfast_cache::{Breaker, RecentList, event::Position as StreamPosition};
+use holdfast_message::json::{MessageJson, Position};
+use holdfast_message::{ChatId, UserId};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use crate::admit::Admission;
+
+/// Chats that one request may name; the rest are not recovered.
+pub const MAX_CHATS: usize = 1000;
+/// Messages that one answer holds.
+const MAX_MESSAGES: usize = 500;
+/// About how many bytes of messages one answer holds.
+const MAX_BYTES: usize = 1 << 20;
+/// Chats per round trip.
+const BATCH: usize = 50;
+/// What the cache has for one round trip.
+const BUDGET: Duration = Duration::from_millis(250);
+
+/// `resume`, and `offsets` in the handshake.
+#[derive(Debug, Default, Deserialize)]
+pub struct ResumeRequest {
+    /// By chat, the highest seq up to which the client has everything.
+    #[serde(default)]
+    pub offsets: BTreeMap<String, Value>,
+}
+
+/// Reads what was missed. Cheap to clone.
+#[derive(Clone)]
+pub struct Resume {
+    /// The live streams.
+    pub recent: RecentList,
+    /// In front of them.
+    pub breaker: Breaker,
+    /// Who may read what.
+    pub admission: Admission,
+}
+
+/// What is left to give in one answer.
+struct Room {
+    messages: usize,
+    bytes: usize,
+}
+
+impl Resume {
+    /// `{ chatId: { recovered, messages?, epoch, seq } }` for every chat that was named.
+    pub async fn read(&self, user: &UserId, offsets: &BTreeMap<String, Value>) -> Map<String, Value> {
+        let mut chats = Self::nothing(offsets);
+        let wanted: Vec<_> = offsets
+            .iter()
+            .take(MAX_CHATS)
+            .filter_map(|(chat, offset)| Some((ChatId::parse(chat).ok()?, offset_of(offset)?)))
+            .filter(|(chat, _)| self.admission.permit(user, chat).is_ok())
+            .collect();
+        let mut room = Room { messages: MAX_MESSAGES, bytes: MAX_BYTES };
+        for batch in wanted.chunks(BATCH) {
+            let Ok(permit) = self.breaker.acquire(Instant::now()) else { break };
+            let resumed = self.recent.resume_batch(batch, BUDGET).await;
+            if resumed.iter().any(|resumed| matches!(resumed, Err(error) if error.is_unavailable())) {
+                permit.failure(Instant::now());
+            } else {
+                permit.success();
+            }
+            for ((chat, _), resumed) in batch.iter().zip(resumed) {
+                if let Ok(resumed) = resumed {
+                    chats.insert(chat.to_string(), room.answer(&resumed));
+                }
+            }
+        }
+        chats
+    }
+}
+
+impl Resume {
+    /// The answer when the streams can't be asked.
+    pub fn nothing(offsets: &BTreeMap<String, Value>) -> Map<String, Value> {
+        let unknown = json!({ "recovered": false, "epoch": null, "seq": null });
+        offsets.keys().map(|chat| (chat.clone(), unknown.clone())).collect()
+    }
+}
+
+impl Room {
+    fn answer(&mut self, resumed: &Resumed) -> Value {
+        let StreamPosition { epoch, seq } = &resumed.position;
+        let missed = resumed.missed.as_deref().filter(|missed| self.take(missed));
+        let Some(missed) = missed else { return json!({ "recovered": false, "epoch": &**epoch, "seq": seq }) };
+        let shown = |(seq, message)| MessageJson { message, position: Position::At { epoch, seq } };
+        let messages: Vec<_> = missed.iter().map(|(seq, message)| shown((*seq, message))).collect();
+        json!({ "recovered": true, "messages": messages, "epoch": &**epoch, "seq": seq })
+    }
+
+    fn take(&mut self, missed: &[(u64, holdfast_message::Message)]) -> bool {
+        let bytes: usize = missed.iter().map(|(_, message)| message.size()).sum();
+        let fits = missed.len() <= self.messages && bytes <= self.bytes;
+        if fits {
+            self.messages -= missed.len();
+            self.bytes -= bytes;
+        }
+        fits
+    }
+}
+
+fn offset_of(offset: &Value) -> Option<StreamPosition> {
+    Some(StreamPosition { epoch: offset["epoch"].as_str()?.into(), seq: offset["seq"].as_u64()? })
+}

@@ -1,0 +1,137 @@
+//! Partitions come and go. Takes what the group asks for; answers when everything that must happen before has happened.
+//!
+//! librdkafka waits for the answer (see [`holdfast_kafka::consumer`]), so the loop goes on polling in between.
+//!
+//! *Given to us*: the committed offsets are read first, and fetching starts exactly there. The position that librdkafka might
+//! remember from an earlier assignment is ahead of what was committed, and so is the pause that it might remember wrong.
+//!
+//! *Taken from us*: what is held is flushed and committed first, within a deadline. Past it, or when the assignment was lost, the
+//! records are forgotten uncommitted; their next owner reads them again, and the primary key absorbs what was stored already.
+
+use std::time::{Duration, Instant};
+
+use crate::backoff::Backoff;
+use crate::consume::Loop;
+use crate::flush::Sink;
+
+/// Bounds the one call for which the loop does not poll.
+const COMMITTED_WITHIN: Duration = Duration::from_secs(1);
+
+/// What the group asked for and was not yet answered.
+#[derive(Debug)]
+pub struct Rebalance {
+    partitions: Vec<i32>,
+    kind: Kind,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Assign { attempts: Backoff },
+    Revoke { lost: bool, until: Instant },
+}
+
+impl Rebalance {
+    /// Partitions are given to us.
+    pub fn assign(partitions: Vec<i32>) -> Self {
+        let attempts = Backoff::new(Duration::from_millis(200), Duration::from_secs(2));
+        Self { partitions, kind: Kind::Assign { attempts } }
+    }
+
+    /// Partitions are taken from us, and may be flushed until then.
+    pub fn revoke(partitions: Vec<i32>, lost: bool, until: Instant) -> Self {
+        Self { partitions, kind: Kind::Revoke { lost, until } }
+    }
+}
+
+impl<S: Sink> Loop<S> {
+    /// Whether partitions are being flushed before they go.
+    pub(crate) fn is_revoking(&self) -> bool {
+        matches!(&self.rebalance, Some(Rebalance { kind: Kind::Revoke { .. }, .. }))
+    }
+
+    /// Answers the group if everything is ready for it.
+    pub(crate) fn advance_rebalance(&mut self, now: Instant) {
+        let Some(mut rebalance) = self.rebalance.take() else { return };
+        let answered = match &mut rebalance.kind {
+            Kind::Assign { attempts } => self.take_over(now, &rebalance.partitions, attempts),
+            Kind::Revoke { lost, until } => {
+                let is_lost = *lost || self.consumer.assignment_lost();
+                self.give_up(now, &rebalance.partitions, is_lost, *until)
+            }
+        };
+        if !answered {
+            self.rebalance = Some(rebalance);
+        }
+    }
+
+    fn take_over(&mut self, now: Instant, partitions: &[i32], attempts: &mut Backoff) -> bool {
+        if !attempts.is_over(now) {
+            return false;
+        }
+        let from = match partitions {
+            [] => Ok(Vec::new()),
+            _ => self.consumer.committed(partitions, COMMITTED_WITHIN),
+        };
+        let from = match from {
+            Ok(from) => from,
+            Err(error) => {
+                attempts.fail(now, fastrand::f64());
+                if attempts.failures().is_power_of_two() {
+                    tracing::warn!(%error, ?partitions, attempts = attempts.failures(), "the committed offsets can't be read");
+                }
+                return false;
+            }
+        };
+        for (partition, committed) in &from {
+            self.forget(*partition);
+            self.ledger.assign(*partition, *committed);
+        }
+        let taken = self.consumer.assign(&from).and_then(|()| match partitions {
+            [] => Ok(()),
+            _ => self.consumer.resume(partitions),
+        });
+        match taken {
+            Ok(()) => tracing::info!(?from, "partitions assigned"),
+            Err(error) => {
+                tracing::warn!(%error, ?partitions, "partitions could not be assigned");
+                partitions.iter().for_each(|partition| self.forget(*partition));
+            }
+        }
+        self.state.joined(true);
+        true
+    }
+
+    fn give_up(&mut self, now: Instant, partitions: &[i32], lost: bool, until: Instant) -> bool {
+        let stored = partitions.iter().all(|partition| self.ledger.open(*partition) == 0)
+            || (self.buffer.is_empty() && self.letters.is_empty());
+        let committed = || self.ledger.due().iter().all(|point| !partitions.contains(&point.partition));
+        let complete = stored && committed();
+        if !(complete || lost || now >= until) {
+            return false;
+        }
+        let open: usize = partitions.iter().map(|partition| self.ledger.open(*partition)).sum();
+        if complete {
+            tracing::info!(?partitions, "partitions given up");
+        } else {
+            tracing::warn!(?partitions, lost, open, "partitions given up with records uncommitted, to be read again elsewhere");
+        }
+        partitions.iter().for_each(|partition| self.forget(*partition));
+        if let Err(error) = self.consumer.unassign(partitions) {
+            tracing::warn!(%error, ?partitions, "giving up partitions");
+        }
+        if lost {
+            self.state.joined(false);
+        }
+        true
+    }
+
+    /// What is known of a partition belongs to an assignment that is over.
+    fn forget(&mut self, partition: i32) {
+        self.ledger.revoke(partition);
+        self.buffer.forget(partition);
+        self.letters.forget(partition);
+        self.pauses.forget(partition);
+        self.high_watermarks.remove(&partition);
+        self.metrics.forget_lag(partition);
+    }
+}

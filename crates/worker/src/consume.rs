@@ -1,0 +1,398 @@
+//! The loop: one thread that owns the consumer, the buffer and the ledger by value.
+//!
+//! # Why a thread
+//!
+//! librdkafka's calls block, most of them for microseconds (assign, pause), a few for up to a second (committed offsets,
+//! watermarks). On a thread of its own they hold up nobody, nobody's long poll holds up the loop, and that it never stops polling
+//! can be seen by reading [`Loop::run`]. Whatever waits for a server (flush, dead letters) runs on the runtime and reports back
+//! through a channel; librdkafka's commits have a thread of their own. All of them wake the loop by unparking its thread, as does
+//! librdkafka when its queue is no longer empty, so nothing waits for a tick.
+//!
+//! # The order of one pass
+//!
+//! 1. Reports first: they free the buffer and move commit points, which everything below looks at.
+//! 2. Records and events, a bounded number, so that the rest is not starved by a full topic. Polling is never skipped:
+//!    back-pressure is pausing partitions.
+//! 3. A rebalance in progress, which decides whether flushes hurry.
+//! 4. Flush and dead letters, then commits, which they may have made due.
+//! 5. Pauses last, as they follow from all of this.
+
+use std::collections::BTreeMap;
+use std::sync::mpsc;
+use std::sync::{Arc, OnceLock};
+use std::thread::Thread;
+use std::time::{Duration, Instant};
+
+use holdfast_kafka::{Event, GroupConsumer, Polled};
+use holdfast_service::clock::unix_ms;
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+
+use crate::assignment::Rebalance;
+use crate::buffer::{Buffer, Place};
+use crate::commit::Commits;
+use crate::conversations::Conversations;
+use crate::dead_letter::{DeadLetters, Letter, Posted};
+use crate::decode::{self, Content, Incoming};
+use crate::flush::{Flushed, Flusher, Sink};
+use crate::heal::Healer;
+use crate::health::{Snapshot, State};
+use crate::ledger::Ledger;
+use crate::metrics::Metrics;
+use crate::pause::{Capacity, Pauses};
+
+/// Records taken in one pass.
+const PASS: usize = 256;
+/// The longest sleep: timers and gauges are looked at this often.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Something that ran elsewhere has ended.
+#[derive(Debug)]
+pub enum Report {
+    /// A flush.
+    Flushed(Flushed),
+    /// A batch of dead letters.
+    Posted(Posted),
+}
+
+/// Wakes the loop's thread.
+#[derive(Debug, Clone, Default)]
+pub struct Waker(Arc<OnceLock<Thread>>);
+
+impl Waker {
+    /// Ends the loop's sleep, or its next one.
+    pub fn wake(&self) {
+        if let Some(thread) = self.0.get() {
+            thread.unpark();
+        }
+    }
+}
+
+/// The way back to the loop, for what runs on the runtime. Its channel needs no bound: at most one flush and one batch of letters
+/// are on their way.
+#[derive(Debug, Clone)]
+pub struct Reports {
+    sender: mpsc::Sender<Report>,
+    runtime: Handle,
+    waker: Waker,
+}
+
+impl Reports {
+    /// Where the work runs.
+    pub fn runtime(&self) -> &Handle {
+        &self.runtime
+    }
+
+    /// Reports, and wakes the loop.
+    pub fn send(&self, report: Report) {
+        // Fails only when the loop has ended, and with it everything that a report could change.
+        let _ = self.sender.send(report);
+        self.waker.wake();
+    }
+}
+
+/// How the loop ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ending {
+    /// Asked to stop: everything received is stored and committed.
+    Drained,
+    /// Asked to stop: this many messages were left uncommitted at the deadline, for the next worker to read again.
+    LeftBehind(usize),
+    /// The client is dead.
+    Fatal(String),
+}
+
+/// What the loop is told.
+#[derive(Debug, Clone, Copy)]
+pub struct LoopSettings {
+    /// What may be held.
+    pub capacity: Capacity,
+    /// How long a partition that is taken from us may be flushed.
+    pub revoke_within: Duration,
+    /// How long everything may be flushed when the process is asked to stop.
+    pub drain_within: Duration,
+}
+
+/// What the loop works with.
+pub struct Wiring<S> {
+    /// The member of the group.
+    pub consumer: GroupConsumer,
+    /// Wakes this loop; the consumer has a copy.
+    pub waker: Waker,
+    /// Where flushes run.
+    pub runtime: Handle,
+    /// Where messages are stored.
+    pub sink: Arc<S>,
+    /// When they are.
+    pub flusher: Flusher,
+    /// Where those go that can't be.
+    pub letters: DeadLetters,
+    /// Where those go that the recent lists may lack.
+    pub healer: Healer,
+    /// Who else is told of stored messages.
+    pub conversations: Conversations,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// What is told to health checks.
+    pub state: Arc<State>,
+    /// Asks the loop to stop.
+    pub stop: CancellationToken,
+    /// The limits.
+    pub settings: LoopSettings,
+}
+
+/// See the module.
+pub struct Loop<S> {
+    pub(crate) consumer: GroupConsumer,
+    pub(crate) ledger: Ledger,
+    pub(crate) buffer: Buffer,
+    pub(crate) letters: DeadLetters,
+    pub(crate) pauses: Pauses,
+    pub(crate) commits: Commits,
+    pub(crate) rebalance: Option<Rebalance>,
+    pub(crate) metrics: Metrics,
+    pub(crate) state: Arc<State>,
+    pub(crate) settings: LoopSettings,
+    flusher: Flusher,
+    sink: Arc<S>,
+    healer: Healer,
+    conversations: Conversations,
+    stop: CancellationToken,
+    draining_until: Option<Instant>,
+    reports: Reports,
+    incoming: mpsc::Receiver<Report>,
+    pub(crate) high_watermarks: BTreeMap<i32, i64>,
+    skipped: bool,
+    told_at: Option<Instant>,
+    last_flush_at: Option<i64>,
+}
+
+impl<S: Sink> Loop<S> {
+    /// Puts the loop together. It does nothing until it is run.
+    pub fn new(wiring: Wiring<S>) -> Self {
+        let (sender, incoming) = mpsc::channel();
+        Self {
+            consumer: wiring.consumer,
+            ledger: Ledger::default(),
+            buffer: Buffer::default(),
+            letters: wiring.letters,
+            pauses: Pauses::new(wiring.settings.capacity),
+            commits: Commits::new(),
+            rebalance: None,
+            metrics: wiring.metrics,
+            state: wiring.state,
+            settings: wiring.settings,
+            flusher: wiring.flusher,
+            sink: wiring.sink,
+            healer: wiring.healer,
+            conversations: wiring.conversations,
+            stop: wiring.stop,
+            draining_until: None,
+            reports: Reports { sender, runtime: wiring.runtime, waker: wiring.waker },
+            incoming,
+            high_watermarks: BTreeMap::new(),
+            skipped: false,
+            told_at: None,
+            last_flush_at: None,
+        }
+    }
+
+    /// Runs until asked to stop, or until the client is dead. Gives the consumer back: leaving the group blocks, and is the
+    /// caller's to bound.
+    pub fn run(mut self) -> (Ending, GroupConsumer) {
+        // Set once; a second loop on the same waker would be a mistake, and would only tick.
+        let _ = self.reports.waker.0.set(std::thread::current());
+        loop {
+            let now = Instant::now();
+            self.take_reports(now);
+            let idle = match self.poll(now) {
+                Ok(idle) => idle,
+                Err(reason) => return (Ending::Fatal(reason), self.consumer),
+            };
+            self.notice_stop(now);
+            self.advance_rebalance(now);
+            let hurry = self.draining_until.is_some() || self.is_revoking();
+            self.flusher.begin(now, hurry, &mut self.buffer, &self.sink, &self.reports);
+            self.letters.begin(now, &self.reports);
+            self.commits.begin(now, &self.ledger, &self.consumer);
+            let (held, bytes) = self.held();
+            self.pauses.apply(held, bytes, &self.ledger, &self.consumer);
+            self.tell(now);
+            if let Some(ending) = self.ending(now) {
+                return (ending, self.consumer);
+            }
+            if idle {
+                std::thread::park_timeout(TICK);
+            }
+        }
+    }
+
+    fn held(&self) -> (usize, usize) {
+        (self.buffer.len() + self.letters.len(), self.buffer.bytes() + self.letters.bytes())
+    }
+
+    fn take_reports(&mut self, now: Instant) {
+        while let Ok(report) = self.incoming.try_recv() {
+            match report {
+                Report::Flushed(flushed) => {
+                    let settled = self.flusher.settle(now, flushed, &mut self.buffer, &mut self.ledger, &self.metrics);
+                    self.state.mongodb(!self.flusher.is_failing());
+                    if !self.flusher.is_failing() {
+                        self.last_flush_at = Some(unix_ms());
+                    }
+                    for letter in settled.letters {
+                        self.letters.push(letter, &mut self.ledger, &self.metrics);
+                    }
+                    self.conversations.offer(settled.stored);
+                }
+                Report::Posted(posted) => self.letters.settle(now, posted, &mut self.ledger, &self.metrics),
+            }
+        }
+    }
+
+    /// Returns whether there is nothing more now; an error is the end of the client.
+    fn poll(&mut self, now: Instant) -> Result<bool, String> {
+        for _ in 0..PASS {
+            let incoming = match self.consumer.poll() {
+                Polled::Record(record) => decode::read(&record),
+                Polled::Event(Event::Fatal(reason)) => return Err(reason),
+                Polled::Event(event) => {
+                    self.on_event(now, event);
+                    continue;
+                }
+                Polled::Idle => return Ok(true),
+            };
+            self.receive(now, incoming);
+        }
+        Ok(false)
+    }
+
+    fn on_event(&mut self, now: Instant, event: Event) {
+        match event {
+            Event::Assigned(partitions) => self.rebalance = Some(Rebalance::assign(partitions)),
+            Event::Revoked { partitions, lost } => {
+                self.rebalance = Some(Rebalance::revoke(partitions, lost, now + self.settings.revoke_within));
+            }
+            Event::Committed { result, .. } => {
+                self.state.kafka(result.is_ok());
+                self.commits.settle(now, result, &mut self.ledger, &self.metrics);
+            }
+            Event::Statistics { high_watermarks, broker_up } => {
+                self.state.kafka(broker_up);
+                self.high_watermarks.extend(high_watermarks);
+            }
+            Event::PollIntervalExceeded => {
+                tracing::error!("polls came too late: the group has given our partitions away");
+                self.state.joined(false);
+            }
+            Event::Fatal(_) => {}
+        }
+    }
+
+    fn receive(&mut self, now: Instant, incoming: Incoming) {
+        let Incoming { partition, offset, content } = incoming;
+        // Not received, hence not committed: the next worker reads it.
+        if self.draining_until.is_some() || self.pauses.held().contains(&partition) {
+            return;
+        }
+        let Some(received) = self.ledger.receive(partition, offset) else { return };
+        if let Some(expected) = received.expected.filter(|expected| offset > *expected) {
+            self.on_gap(partition, expected, offset);
+        }
+        let generation = received.generation;
+        match content {
+            Content::Message { message, trace, uncached } => {
+                self.healer.offer(&message, uncached);
+                let place = Place { partition, generation, offset, received: now, trace, refused_since: None };
+                self.buffer.push(message, place);
+            }
+            Content::Undecodable { reason, detail, original } => {
+                tracing::error!(partition, offset, reason, detail, "a record can't be decoded");
+                let letter = Letter::new(partition, generation, offset, reason, detail, original);
+                self.letters.push(letter, &mut self.ledger, &self.metrics);
+            }
+            Content::Newer { version } => {
+                // Never done, so the commit point stays here until a newer worker has the partition.
+                tracing::error!(partition, offset, version, "a record of a newer schema: holding its partition for a newer worker");
+                self.pauses.hold(partition);
+            }
+        }
+    }
+
+    /// Offsets are missing: gone with the log's beginning, or never records at all (a transaction's marks, compaction).
+    fn on_gap(&mut self, partition: i32, expected: i64, offset: i64) {
+        let lost = match self.consumer.watermarks(partition, Duration::from_secs(1)) {
+            Ok((low, _)) => low.min(offset) - expected,
+            // Better a false alarm than none.
+            Err(_) => offset - expected,
+        };
+        if let Ok(lost @ 1..) = u64::try_from(lost) {
+            self.skipped = true;
+            self.metrics.records_skipped.inc_by(lost);
+            tracing::error!(partition, expected, offset, lost, "records were deleted before they were read: messages are lost");
+        }
+    }
+
+    fn notice_stop(&mut self, now: Instant) {
+        if self.draining_until.is_none() && self.stop.is_cancelled() {
+            let (held, _) = self.held();
+            tracing::info!(held, "draining");
+            self.draining_until = Some(now + self.settings.drain_within);
+            self.state.draining();
+            self.pauses.stop();
+        }
+    }
+
+    fn ending(&self, now: Instant) -> Option<Ending> {
+        let until = self.draining_until?;
+        let (held, _) = self.held();
+        if held == 0 && !self.commits.is_busy() && self.ledger.due().is_empty() {
+            return Some(Ending::Drained);
+        }
+        (now >= until).then_some(Ending::LeftBehind(held))
+    }
+
+    /// Gauges and health, a few times a second.
+    fn tell(&mut self, now: Instant) {
+        self.state.tick();
+        if self.told_at.is_some_and(|told| now.duration_since(told) < TICK) {
+            return;
+        }
+        self.told_at = Some(now);
+        let (held, bytes) = self.held();
+        let Capacity { messages, bytes: most_bytes } = self.settings.capacity;
+        let fill = |part: usize, whole: usize| part as f64 / whole.max(1) as f64;
+        let age = self.buffer.oldest_stamp().map_or(0.0, |stamp| (unix_ms() - stamp).max(0) as f64 / 1000.0);
+        self.metrics.buffer_messages.set(held as i64);
+        self.metrics.buffer_utilization.set(fill(held, messages).max(fill(bytes, most_bytes)));
+        self.metrics.oldest_unpersisted.set(age);
+        self.metrics.paused.set(self.pauses.is_full().into());
+        self.metrics.partitions_held.set(self.pauses.held().len() as i64);
+        for partition in self.ledger.partitions() {
+            if let Some(high) = self.high_watermarks.get(&partition) {
+                let lag = high - self.ledger.point(partition).unwrap_or_default();
+                self.metrics.lag(partition, lag.max(0));
+            }
+        }
+        let mut degraded = Vec::new();
+        for (is, why) in [
+            (!self.pauses.held().is_empty(), "a partition waits for a newer worker"),
+            (self.skipped, "records were deleted before they were read"),
+            (self.flusher.is_failing(), "mongodb does not take messages"),
+            (self.letters.is_failing(), "the dead-letter topic can't be written"),
+        ] {
+            if is {
+                degraded.push(why);
+            }
+        }
+        self.state.tell(Snapshot {
+            messages: held,
+            bytes,
+            capacity: messages,
+            paused: self.pauses.is_full(),
+            last_flush_at: self.last_flush_at,
+            partitions: self.ledger.partitions().collect(),
+            degraded,
+        });
+    }
+}

@@ -1,0 +1,76 @@
+//! The view of chats by last message. Takes what was stored; tells the store the latest of each chat, about once a second.
+//!
+//! Nothing waits for it: it may lag, and may miss messages when it can't keep up, as whoever reads the view mends it.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_message::{ChatId, Message};
+use tokio::sync::mpsc;
+
+use crate::flush::Sink;
+use crate::metrics::Metrics;
+
+/// Flushes that may wait. Full: the next one's messages are left out, and counted.
+const WAITING: usize = 16;
+/// How long chats are gathered before the store is told.
+const GATHER: Duration = Duration::from_secs(1);
+/// Chats gathered at most.
+const CHATS: usize = 5000;
+
+/// The way to the task.
+#[derive(Debug, Clone)]
+pub struct Conversations {
+    sender: mpsc::Sender<Vec<Message>>,
+    metrics: Metrics,
+}
+
+impl Conversations {
+    /// Starts the task, which ends when the last of these is dropped.
+    pub fn start<S: Sink>(sink: Arc<S>, metrics: Metrics) -> Self {
+        let (sender, receiver) = mpsc::channel(WAITING);
+        tokio::spawn(tell(sink, receiver, metrics.clone()));
+        Self { sender, metrics }
+    }
+
+    /// Messages were stored. Never waits.
+    pub fn offer(&self, stored: Vec<Message>) {
+        if stored.is_empty() {
+            return;
+        }
+        if let Err(full) = self.sender.try_send(stored) {
+            self.metrics.conversations_skipped.inc_by(full.into_inner().len() as u64);
+        }
+    }
+}
+
+async fn tell<S: Sink>(sink: Arc<S>, mut stored: mpsc::Receiver<Vec<Message>>, metrics: Metrics) {
+    while let Some(first) = stored.recv().await {
+        let mut latest = HashMap::new();
+        gather(&mut latest, first);
+        let until = tokio::time::Instant::now() + GATHER;
+        while latest.len() < CHATS {
+            match tokio::time::timeout_at(until, stored.recv()).await {
+                Ok(Some(more)) => gather(&mut latest, more),
+                Ok(None) | Err(_) => break,
+            }
+        }
+        let messages: Vec<Message> = latest.into_values().collect();
+        if let Err(error) = sink.touch_conversations(&messages).await {
+            metrics.conversations_skipped.inc_by(messages.len() as u64);
+            tracing::debug!(%error, chats = messages.len(), "the conversations' view was not told");
+        }
+    }
+}
+
+fn gather(latest: &mut HashMap<ChatId, Message>, messages: Vec<Message>) {
+    for message in messages {
+        match latest.entry(message.chat.clone()) {
+            Entry::Vacant(place) => drop(place.insert(message)),
+            Entry::Occupied(mut place) if place.get().key() < message.key() => drop(place.insert(message)),
+            Entry::Occupied(_) => {}
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! Heals the recent lists. Takes messages that they may lack, on receipt; adds those that are absent, which also announces them to
+//! their recipients.
+//!
+//! A list may lack a message that the gateway could not add (its record is marked `uncached`), and whatever the cache lost when
+//! it restarted: then another run id answers, and every message stamped within [`AROUND_A_CHANGE`] of that moment is offered.
+//!
+//! This holds up neither flush nor commit: messages go through a bounded queue, and one that does not fit is counted and skipped.
+//! Verification on read heals what this misses.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, Instant};
+
+use holdfast_cache::recent::{Added, Attempt};
+use holdfast_cache::{Connection, RecentList};
+use holdfast_message::Message;
+use holdfast_service::clock::unix_ms;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::health::State;
+use crate::metrics::Metrics;
+
+/// How far from a change of the cache's run id a message may be stamped to be offered, in milliseconds.
+pub const AROUND_A_CHANGE: i64 = 60_000;
+/// Messages that may wait.
+const WAITING: usize = 10_000;
+/// Messages in one round trip.
+const BATCH: usize = 100;
+/// How long the cache may be asked to take one batch before it is given up.
+const GIVE_UP: Duration = Duration::from_secs(30);
+const BUDGET: Duration = Duration::from_millis(500);
+
+/// The recent lists.
+pub trait Recent: Send + Sync + 'static {
+    /// Another one says that the cache may have lost everything.
+    fn run_id(&self) -> impl Future<Output = Result<String, String>> + Send;
+    /// Adds messages that are absent; `true`: it was.
+    fn add(&self, messages: &[Message]) -> impl Future<Output = Vec<Result<bool, String>>> + Send;
+}
+
+/// The cache's lists.
+#[derive(Clone)]
+pub struct CachedLists {
+    /// To ask the server who it is.
+    pub connection: Connection,
+    /// The lists.
+    pub lists: RecentList,
+}
+
+impl Recent for CachedLists {
+    async fn run_id(&self) -> Result<String, String> {
+        self.connection.run_id(BUDGET).await.map_err(|error| error.to_string())
+    }
+
+    async fn add(&self, messages: &[Message]) -> Vec<Result<bool, String>> {
+        let adds: Vec<_> = messages.iter().map(|message| (message, Attempt::random())).collect();
+        let added = self.lists.add_batch(&adds, BUDGET).await;
+        let is_new = |added| matches!(added, Added::New(_) | Added::Own(_));
+        added.into_iter().map(|added| added.map(is_new).map_err(|error| error.to_string())).collect()
+    }
+}
+
+/// The way to the tasks.
+#[derive(Debug, Clone)]
+pub struct Healer {
+    sender: mpsc::Sender<Message>,
+    changed_at: Arc<AtomicI64>,
+    metrics: Metrics,
+}
+
+impl Healer {
+    /// Starts the tasks: one adds, one watches the run id. They end with `stop`.
+    pub fn start<R: Recent>(recent: Arc<R>, state: Arc<State>, metrics: Metrics, stop: CancellationToken) -> Self {
+        let (sender, receiver) = mpsc::channel(WAITING);
+        let changed_at = Arc::new(AtomicI64::new(i64::MIN));
+        tokio::spawn(stop.clone().run_until_cancelled_owned(watch(Arc::clone(&recent), state, Arc::clone(&changed_at))));
+        tokio::spawn(stop.run_until_cancelled_owned(add(recent, receiver, metrics.clone())));
+        Self { sender, changed_at, metrics }
+    }
+
+    /// Offers a message if a list may lack it. Never waits.
+    pub fn offer(&self, message: &Message, uncached: bool) {
+        let changed_at = self.changed_at.load(Ordering::Relaxed);
+        let around = message.timestamp.checked_sub(changed_at).is_some_and(|apart| apart.abs() <= AROUND_A_CHANGE);
+        if (uncached || around) && self.sender.try_send(message.clone()).is_err() {
+            self.metrics.heal_skipped.inc();
+        }
+    }
+}
+
+async fn watch<R: Recent>(recent: Arc<R>, state: Arc<State>, changed_at: Arc<AtomicI64>) {
+    let mut known: Option<String> = None;
+    loop {
+        let answer = recent.run_id().await;
+        state.redis(answer.is_ok());
+        if let Ok(run_id) = answer {
+            if known.as_ref().is_some_and(|known| *known != run_id) {
+                tracing::warn!(run_id, "the cache restarted: healing its lists");
+                changed_at.store(unix_ms(), Ordering::Relaxed);
+            }
+            known = Some(run_id);
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+async fn add<R: Recent>(recent: Arc<R>, mut waiting: mpsc::Receiver<Message>, metrics: Metrics) {
+    let mut batch = Vec::with_capacity(BATCH);
+    while waiting.recv_many(&mut batch, BATCH).await > 0 {
+        let (started, mut wait) = (Instant::now(), Duration::from_millis(200));
+        loop {
+            let mut failed = Vec::new();
+            let added = recent.add(&batch).await;
+            for (message, added) in batch.drain(..).zip(added) {
+                match added {
+                    Ok(true) => metrics.healed.inc(),
+                    Ok(false) => metrics.heal_present.inc(),
+                    Err(error) => failed.push((message, error)),
+                }
+            }
+            let Some((_, error)) = failed.first() else { break };
+            if started.elapsed() > GIVE_UP {
+                tracing::warn!(messages = failed.len(), error, "the recent lists were not healed");
+                metrics.heal_skipped.inc_by(failed.len() as u64);
+                break;
+            }
+            batch.extend(failed.into_iter().map(|(message, _)| message));
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(Duration::from_secs(5));
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "heal_tests.rs"]
+mod tests;

@@ -1,0 +1,158 @@
+//! What the worker says of itself. Takes snapshots from the loop, and what the others find of their servers; asking costs nothing.
+
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use holdfast_service::clock::unix_ms;
+use holdfast_service::ops::Health;
+use serde_json::{Value, json};
+
+/// A loop that did not come round for so long hangs. Its calls to librdkafka are bounded far below.
+const HUNG_AFTER: Duration = Duration::from_secs(30);
+
+/// The loop, as of a moment ago.
+#[derive(Debug, Clone, Default)]
+pub struct Snapshot {
+    /// Messages held, dead letters included.
+    pub messages: usize,
+    /// About how many bytes they take.
+    pub bytes: usize,
+    /// Messages that may be held.
+    pub capacity: usize,
+    /// Whether fetching is paused as the buffer is full.
+    pub paused: bool,
+    /// When a flush last succeeded, in epoch milliseconds.
+    pub last_flush_at: Option<i64>,
+    /// The partitions that are ours.
+    pub partitions: Vec<i32>,
+    /// What is wrong.
+    pub degraded: Vec<&'static str>,
+}
+
+/// Shared by everything that has something to say.
+#[derive(Debug, Default)]
+pub struct State {
+    /// When the loop last came round, in epoch milliseconds; 0: it has not begun.
+    ticked_at: AtomicI64,
+    joined: AtomicBool,
+    draining: AtomicBool,
+    kafka: AtomicBool,
+    mongodb: AtomicBool,
+    redis: AtomicBool,
+    snapshot: Mutex<Snapshot>,
+}
+
+impl State {
+    /// The loop came round.
+    pub fn tick(&self) {
+        self.ticked_at.store(unix_ms(), Ordering::Relaxed);
+    }
+
+    /// Whether the group has us.
+    pub fn joined(&self, joined: bool) {
+        self.joined.store(joined, Ordering::Relaxed);
+    }
+
+    /// The process was asked to stop.
+    pub fn draining(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether Kafka answers.
+    pub fn kafka(&self, up: bool) {
+        self.kafka.store(up, Ordering::Relaxed);
+    }
+
+    /// Whether MongoDB takes messages.
+    pub fn mongodb(&self, up: bool) {
+        self.mongodb.store(up, Ordering::Relaxed);
+    }
+
+    /// Whether the cache answers.
+    pub fn redis(&self, up: bool) {
+        self.redis.store(up, Ordering::Relaxed);
+    }
+
+    /// The loop tells how it is.
+    pub fn tell(&self, snapshot: Snapshot) {
+        *self.snapshot.lock().unwrap_or_else(PoisonError::into_inner) = snapshot;
+    }
+
+    fn status(&self, snapshot: &Snapshot) -> &'static str {
+        if self.draining.load(Ordering::Relaxed) {
+            "draining"
+        } else if !self.joined.load(Ordering::Relaxed) {
+            "waiting"
+        } else if snapshot.paused {
+            "paused"
+        } else if !snapshot.degraded.is_empty() {
+            "degraded"
+        } else {
+            "active"
+        }
+    }
+}
+
+impl Health for State {
+    fn live(&self) -> bool {
+        // Before the loop begins there is nothing that could hang, only servers to wait for.
+        let ticked_at = self.ticked_at.load(Ordering::Relaxed);
+        ticked_at == 0 || unix_ms() - ticked_at < HUNG_AFTER.as_millis() as i64
+    }
+
+    fn ready(&self) -> bool {
+        self.joined.load(Ordering::Relaxed) && !self.draining.load(Ordering::Relaxed)
+    }
+
+    fn report(&self) -> Value {
+        let snapshot = self.snapshot.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        json!({
+            "status": self.status(&snapshot),
+            "degraded": snapshot.degraded,
+            "buffer": { "messages": snapshot.messages, "bytes": snapshot.bytes, "capacity": snapshot.capacity },
+            "lastFlushAt": snapshot.last_flush_at,
+            "partitions": snapshot.partitions,
+            "dependencies": {
+                "kafka": { "up": self.kafka.load(Ordering::Relaxed) },
+                "mongodb": { "up": self.mongodb.load(Ordering::Relaxed) },
+                "redis": { "up": self.redis.load(Ordering::Relaxed) },
+            },
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn readiness_is_membership_and_liveness_is_the_loops_own_progress() {
+        let state = State::default();
+        assert!(state.live() && !state.ready());
+        assert_eq!(state.report()["status"], "waiting");
+        state.joined(true);
+        assert!(state.ready());
+        assert_eq!(state.report()["status"], "active");
+        state.ticked_at.store(unix_ms() - 31_000, Ordering::Relaxed);
+        assert!(!state.live());
+        state.tick();
+        assert!(state.live());
+        state.draining();
+        assert!(!state.ready());
+        assert_eq!(state.report()["status"], "draining");
+    }
+
+    #[test]
+    fn a_paused_worker_says_so_and_says_why() {
+        let state = State::default();
+        state.joined(true);
+        let degraded = vec!["mongodb does not take messages"];
+        state.tell(Snapshot { degraded: degraded.clone(), ..Snapshot::default() });
+        assert_eq!(state.report()["status"], "degraded");
+        state.tell(Snapshot { degraded, paused: true, messages: 7, capacity: 5, ..Snapshot::default() });
+        let report = state.report();
+        assert_eq!((&report["status"], &report["degraded"][0]), (&json!("paused"), &json!("mongodb does not take messages")));
+        assert_eq!(report["buffer"], json!({ "messages": 7, "bytes": 0, "capacity": 5 }));
+    }
+}

@@ -78,6 +78,7 @@ async fn main() -> Result<()> {
 }
 
 async fn run(options: &Run) -> Result<Report> {
+    let load_before = usage::load_average();
     let secret = options.secret.clone().unwrap_or_else(|| format!("{:032x}", fastrand::u128(..)));
     let (target, _stack) = match &options.url {
         Some(url) => {
@@ -117,7 +118,8 @@ async fn run(options: &Run) -> Result<Report> {
         .collect();
     let peak_memory_mib =
         peak_memory.into_iter().map(|(name, bytes)| (name, bytes as f64 / f64::from(1 << 20))).collect();
-    Ok(Report { scenarios, peak_memory_mib })
+    let processors = std::thread::available_parallelism().map_or(1, Into::into);
+    Ok(Report { processors, load_before, scenarios, peak_memory_mib })
 }
 
 /// What is loaded, and what is known about it.

@@ -34,6 +34,10 @@ pub struct Measured {
 /// A run.
 #[derive(Debug, Serialize)]
 pub struct Report {
+    /// How many processors all of it shared.
+    pub processors: usize,
+    /// The machine's load average over a minute just before: what else was running.
+    pub load_before: f64,
     /// In the order in which they were run.
     pub scenarios: Vec<Scenario>,
     /// The most memory that each process held, in MiB.
@@ -50,6 +54,7 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{} processors, load average before {:.1}\n", self.processors, self.load_before)?;
         for scenario in &self.scenarios {
             scenario.fmt(f)?;
         }
@@ -82,7 +87,9 @@ impl fmt::Display for Scenario {
             row(&format!("answer {name}, ms"), ours, echo.map(|echo| answer(echo)[index].1))?;
         }
         for (name, ours) in gateway.phase.delivery.named() {
-            row(&format!("delivery {name}, ms"), ours, None)?;
+            if gateway.phase.undelivered < gateway.phase.messages {
+                row(&format!("delivery {name}, ms"), ours, None)?;
+            }
         }
         let cpu = |measured: &Measured, name: &str| measured.cpu_micros.get(name).copied();
         for (name, micros) in &gateway.cpu_micros {

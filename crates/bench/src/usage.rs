@@ -37,6 +37,12 @@ pub fn peak_memory(watched: &[Watched]) -> BTreeMap<String, u64> {
     watched.iter().filter_map(|process| Some((process.name.clone(), peak_of(process.pid).ok()?))).collect()
 }
 
+/// The machine's load average over the last minute.
+pub fn load_average() -> f64 {
+    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').next().and_then(|number| number.parse().ok()).unwrap_or_default()
+}
+
 fn cpu_of(pid: u32) -> Result<Duration> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
     // The second field is the command in parentheses, and may hold spaces and parentheses itself; utime and stime are the 14th

@@ -20,9 +20,11 @@ fn check(file: &str, text: &str) -> Result<()> {
 
 #[test]
 fn settings_are_documented_as_they_are() -> Result<()> {
-    let (gateway, worker) = (by_name(holdfast_gateway::Config::settings()), by_name(holdfast_worker::Config::settings()));
+    let (gateway, worker) =
+        (by_name(holdfast_gateway::Config::settings()), by_name(holdfast_worker::config::Config::settings()));
     let of = |this: &BTreeMap<&str, Setting>, other: &BTreeMap<&str, Setting>, both: bool| {
-        let chosen: Vec<_> = this.iter().filter(|(name, _)| other.contains_key(*name) == both).map(|(_, s)| *s).collect();
+        let chosen: Vec<_> =
+            this.iter().filter(|(name, _)| other.contains_key(*name) == both).map(|(_, s)| *s).collect();
         table(&chosen)
     };
     let mut text = String::from(

@@ -25,7 +25,8 @@ fn ids(messages: &Value) -> Vec<&str> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn exactly_what_was_missed_comes_back_in_order() -> Result<()> {
-    let stack = Stack::start(&Backends::from(shared().await), StackOptions { gateways: 2, ..Default::default() }).await?;
+    let stack =
+        Stack::start(&Backends::from(shared().await), StackOptions { gateways: 2, ..Default::default() }).await?;
     let (alice, bob) = (unique("alice"), unique("bob"));
     let chat = format!("{alice}:{bob}");
     let (sender, _) = Client::connect(&stack.gateways[0].url, &stack.token(&alice)).await?;
@@ -47,7 +48,9 @@ async fn exactly_what_was_missed_comes_back_in_order() -> Result<()> {
     ensure!(again["ok"] == true && ids(&again["chats"][&chat]["messages"]) == expected, "{again}");
     let foreign = &again["chats"]["xaver:zoe"];
     ensure!(*foreign == json!({ "recovered": false, "epoch": null, "seq": null }), "{foreign}");
-    for offset in [json!({ "epoch": "another", "seq": 1 }), json!({ "epoch": first["epoch"], "seq": 1_000 }), json!("x")] {
+    for offset in
+        [json!({ "epoch": "another", "seq": 1 }), json!({ "epoch": first["epoch"], "seq": 1_000 }), json!("x")]
+    {
         let answer = receiver.emit_with_ack("resume", &json!({ "offsets": { chat.clone(): offset } })).await?;
         ensure!(answer["chats"][&chat]["recovered"] == false, "{answer}");
     }

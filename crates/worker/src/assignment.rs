@@ -113,7 +113,12 @@ impl<S: Sink> Loop<S> {
         if complete {
             tracing::info!(?partitions, "partitions given up");
         } else {
-            tracing::warn!(?partitions, lost, open, "partitions given up with records uncommitted, to be read again elsewhere");
+            tracing::warn!(
+                ?partitions,
+                lost,
+                open,
+                "partitions given up with records uncommitted, to be read again elsewhere"
+            );
         }
         partitions.iter().for_each(|partition| self.forget(*partition));
         if let Err(error) = self.consumer.unassign(partitions) {

@@ -20,13 +20,15 @@ pub struct Commits {
     last_success: Option<Instant>,
 }
 
-impl Commits {
+impl Default for Commits {
     /// Nothing is on its way.
-    pub fn new() -> Self {
+    fn default() -> Self {
         let backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
         Self { sent: None, backoff, last_success: None }
     }
+}
 
+impl Commits {
     /// Whether a commit is on its way.
     pub fn is_busy(&self) -> bool {
         self.sent.is_some()

@@ -177,7 +177,7 @@ impl<S: Sink> Loop<S> {
             buffer: Buffer::default(),
             letters: wiring.letters,
             pauses: Pauses::new(wiring.settings.capacity),
-            commits: Commits::new(),
+            commits: Commits::default(),
             rebalance: None,
             metrics: wiring.metrics,
             state: wiring.state,
@@ -313,7 +313,12 @@ impl<S: Sink> Loop<S> {
             }
             Content::Newer { version } => {
                 // Never done, so the commit point stays here until a newer worker has the partition.
-                tracing::error!(partition, offset, version, "a record of a newer schema: holding its partition for a newer worker");
+                tracing::error!(
+                    partition,
+                    offset,
+                    version,
+                    "a record of a newer schema: holding its partition for a newer worker"
+                );
                 self.pauses.hold(partition);
             }
         }
@@ -329,7 +334,13 @@ impl<S: Sink> Loop<S> {
         if let Ok(lost @ 1..) = u64::try_from(lost) {
             self.skipped = true;
             self.metrics.records_skipped.inc_by(lost);
-            tracing::error!(partition, expected, offset, lost, "records were deleted before they were read: messages are lost");
+            tracing::error!(
+                partition,
+                expected,
+                offset,
+                lost,
+                "records were deleted before they were read: messages are lost"
+            );
         }
     }
 

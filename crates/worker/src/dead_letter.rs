@@ -92,7 +92,10 @@ impl DeadLetters {
             return;
         }
         tracing::error!(
-            partition = letter.partition, offset = letter.offset, reason = letter.reason, detail = letter.detail,
+            partition = letter.partition,
+            offset = letter.offset,
+            reason = letter.reason,
+            detail = letter.detail,
             "skipping a record, as dead letters are switched off"
         );
         metrics.dead_letter(letter.reason, 1);
@@ -153,7 +156,14 @@ impl DeadLetters {
         self.backoff.fail(now, fastrand::f64());
         let (attempts, waiting) = (self.backoff.failures(), self.waiting.len());
         if attempts.is_power_of_two() {
-            tracing::error!(attempts, waiting, partition, offset, error, "the dead-letter topic can't be written, keeping the record");
+            tracing::error!(
+                attempts,
+                waiting,
+                partition,
+                offset,
+                error,
+                "the dead-letter topic can't be written, keeping the record"
+            );
         }
     }
 
@@ -182,7 +192,13 @@ async fn post(to: &DeadLetterTopic, letters: Vec<Letter>) -> Posted {
             (header::DLQ_OFFSET, Some(offset.as_bytes())),
             (header::DLQ_TIME, Some(time.as_bytes())),
         ]);
-        to.publisher.publish_raw(&to.topic, None, letter.original.key.as_deref(), letter.original.value.as_deref(), &headers)
+        to.publisher.publish_raw(
+            &to.topic,
+            None,
+            letter.original.key.as_deref(),
+            letter.original.value.as_deref(),
+            &headers,
+        )
     };
     // All are enqueued before the first is waited for.
     let sent: Vec<_> = letters.iter().map(send).collect();

@@ -2,7 +2,9 @@
 //! their recipients.
 //!
 //! A list may lack a message that the gateway could not add (its record is marked `uncached`), and whatever the cache lost when
-//! it restarted: then another run id answers, and every message stamped within [`AROUND_A_CHANGE`] of that moment is offered.
+//! it restarted: then every message stamped within [`AROUND_A_CHANGE`] of that moment is offered. A restart is seen by the epoch
+//! of a list that nobody writes to: the cache begins a new one for every list when its run id has changed, and also when it was
+//! flushed, which the run id alone would not show.
 //!
 //! This holds up neither flush nor commit: messages go through a bounded queue, and one that does not fit is counted and skipped.
 //! Verification on read heals what this misses.
@@ -12,9 +14,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
+use holdfast_cache::RecentList;
 use holdfast_cache::recent::{Added, Attempt};
-use holdfast_cache::{Connection, RecentList};
-use holdfast_message::Message;
+use holdfast_message::{ChatId, Message};
 use holdfast_service::clock::unix_ms;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -22,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use crate::health::State;
 use crate::metrics::Metrics;
 
-/// How far from a change of the cache's run id a message may be stamped to be offered, in milliseconds.
+/// How far from a restart of the cache a message may be stamped to be offered, in milliseconds.
 pub const AROUND_A_CHANGE: i64 = 60_000;
 /// Messages that may wait.
 const WAITING: usize = 10_000;
@@ -31,11 +33,13 @@ const BATCH: usize = 100;
 /// How long the cache may be asked to take one batch before it is given up.
 const GIVE_UP: Duration = Duration::from_secs(30);
 const BUDGET: Duration = Duration::from_millis(500);
+/// A group that no user can make: groups' ids are random.
+const CANARY: &str = "g_00000000-0000-0000-0000-000000000000";
 
 /// The recent lists.
 pub trait Recent: Send + Sync + 'static {
     /// Another one says that the cache may have lost everything.
-    fn run_id(&self) -> impl Future<Output = Result<String, String>> + Send;
+    fn incarnation(&self) -> impl Future<Output = Result<String, String>> + Send;
     /// Adds messages that are absent; `true`: it was.
     fn add(&self, messages: &[Message]) -> impl Future<Output = Vec<Result<bool, String>>> + Send;
 }
@@ -43,15 +47,21 @@ pub trait Recent: Send + Sync + 'static {
 /// The cache's lists.
 #[derive(Clone)]
 pub struct CachedLists {
-    /// To ask the server who it is.
-    pub connection: Connection,
-    /// The lists.
-    pub lists: RecentList,
+    lists: RecentList,
+    canary: ChatId,
+}
+
+impl CachedLists {
+    /// `None` if the canary's id were no chat's.
+    pub fn new(lists: RecentList) -> Option<Self> {
+        Some(Self { lists, canary: ChatId::parse(CANARY).ok()? })
+    }
 }
 
 impl Recent for CachedLists {
-    async fn run_id(&self) -> Result<String, String> {
-        self.connection.run_id(BUDGET).await.map_err(|error| error.to_string())
+    async fn incarnation(&self) -> Result<String, String> {
+        let page = self.lists.read(&self.canary, BUDGET).await.map_err(|error| error.to_string())?;
+        Ok(page.position.epoch.to_string())
     }
 
     async fn add(&self, messages: &[Message]) -> Vec<Result<bool, String>> {
@@ -71,11 +81,15 @@ pub struct Healer {
 }
 
 impl Healer {
-    /// Starts the tasks: one adds, one watches the run id. They end with `stop`.
+    /// Starts the tasks: one adds, one watches for restarts. They end with `stop`.
     pub fn start<R: Recent>(recent: Arc<R>, state: Arc<State>, metrics: Metrics, stop: CancellationToken) -> Self {
         let (sender, receiver) = mpsc::channel(WAITING);
         let changed_at = Arc::new(AtomicI64::new(i64::MIN));
-        tokio::spawn(stop.clone().run_until_cancelled_owned(watch(Arc::clone(&recent), state, Arc::clone(&changed_at))));
+        tokio::spawn(stop.clone().run_until_cancelled_owned(watch(
+            Arc::clone(&recent),
+            state,
+            Arc::clone(&changed_at),
+        )));
         tokio::spawn(stop.run_until_cancelled_owned(add(recent, receiver, metrics.clone())));
         Self { sender, changed_at, metrics }
     }
@@ -93,14 +107,14 @@ impl Healer {
 async fn watch<R: Recent>(recent: Arc<R>, state: Arc<State>, changed_at: Arc<AtomicI64>) {
     let mut known: Option<String> = None;
     loop {
-        let answer = recent.run_id().await;
+        let answer = recent.incarnation().await;
         state.redis(answer.is_ok());
-        if let Ok(run_id) = answer {
-            if known.as_ref().is_some_and(|known| *known != run_id) {
-                tracing::warn!(run_id, "the cache restarted: healing its lists");
+        if let Ok(incarnation) = answer {
+            if known.as_ref().is_some_and(|known| *known != incarnation) {
+                tracing::warn!("the cache restarted or was flushed: healing its lists");
                 changed_at.store(unix_ms(), Ordering::Relaxed);
             }
-            known = Some(run_id);
+            known = Some(incarnation);
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
     }

@@ -9,14 +9,14 @@ use crate::buffer::tests::message;
 
 #[derive(Default)]
 struct Lists {
-    run_id: Mutex<String>,
+    incarnation: Mutex<String>,
     away: Mutex<bool>,
     added: Mutex<HashSet<MessageId>>,
 }
 
 impl Recent for Lists {
-    async fn run_id(&self) -> Result<String, String> {
-        Ok(self.run_id.lock().unwrap().clone())
+    async fn incarnation(&self) -> Result<String, String> {
+        Ok(self.incarnation.lock().unwrap().clone())
     }
     async fn add(&self, messages: &[Message]) -> Vec<Result<bool, String>> {
         if *self.away.lock().unwrap() {
@@ -52,7 +52,7 @@ async fn only_uncached_messages_and_those_around_a_restart_are_offered() {
     settled(&metrics, 2).await;
     assert_eq!((metrics.healed.get(), metrics.heal_present.get()), (1, 1));
 
-    *lists.run_id.lock().unwrap() = "another".into();
+    *lists.incarnation.lock().unwrap() = "another".into();
     tokio::time::sleep(Duration::from_secs(2)).await;
     let now = unix_ms();
     healer.offer(&stamped(3, now - AROUND_A_CHANGE - 5000), false);
@@ -75,4 +75,9 @@ async fn what_does_not_fit_is_skipped_and_counted_and_nobody_waits() {
     *lists.away.lock().unwrap() = false;
     settled(&metrics, WAITING as u64 + 7).await;
     assert_eq!(metrics.healed.get(), 200);
+}
+
+#[test]
+fn the_canary_is_a_chat() {
+    assert!(ChatId::parse(CANARY).is_ok());
 }

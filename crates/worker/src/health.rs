@@ -152,7 +152,10 @@ mod tests {
         assert_eq!(state.report()["status"], "degraded");
         state.tell(Snapshot { degraded, paused: true, messages: 7, capacity: 5, ..Snapshot::default() });
         let report = state.report();
-        assert_eq!((&report["status"], &report["degraded"][0]), (&json!("paused"), &json!("mongodb does not take messages")));
+        assert_eq!(
+            (&report["status"], &report["degraded"][0]),
+            (&json!("paused"), &json!("mongodb does not take messages"))
+        );
         assert_eq!(report["buffer"], json!({ "messages": 7, "bytes": 0, "capacity": 5 }));
     }
 }

@@ -74,8 +74,12 @@ enum Step {
     /// A batch comes back: each record with this bit set is stored.
     Flush(u64),
     SendCommit,
-    CommitAnswered { taken: bool },
-    Revoke { partition: i32 },
+    CommitAnswered {
+        taken: bool,
+    },
+    Revoke {
+        partition: i32,
+    },
     Crash,
 }
 

@@ -1,1 +1,285 @@
-//! worker
+//! Stores messages from Kafka in MongoDB, each exactly once, and commits only what is stored.
+//!
+//! # The journey of a record
+//!
+//! 1. [`consume`]: one loop takes it from the group's consumer. The loop owns everything below and never stops polling.
+//! 2. [`decode`]: it is a message, or undecodable, or of a newer schema. The last kind stops its partition until a newer worker
+//!    has it.
+//! 3. [`buffer`]: the message waits with others. [`pause`] stops fetching while too many wait.
+//! 4. [`flush`]: a batch is stored while consuming goes on. A message ends as stored, as stored before, or as a dead letter; any
+//!    other outcome is tried again for ever.
+//! 5. [`ledger`]: says how far each partition is done, and for which assignment.
+//! 6. [`commit`]: tells the broker, one commit at a time, and believes only its answer.
+//! 7. [`dead_letter`]: what can't be decoded or stored is kept, with the reason, before it counts as done.
+//! 8. [`heal`]: beside all this, messages that the recent lists may lack are added to them; and [`conversations`] learns of what
+//!    was stored. Nothing waits for either.
+//! 9. [`cleanup`]: where it is switched on, records that every group has read are deleted.
+//!
+//! [`assignment`] says what happens when partitions come and go, [`health`] and [`metrics`] what others see.
+//!
+//! What a commit does *not* promise: that a record was stored once only. A worker that dies between storing and committing
+//! leaves records to be stored again; the primary key absorbs them.
+
+pub mod assignment;
+pub mod backoff;
+pub mod buffer;
+pub mod cleanup;
+pub mod commit;
+pub mod config;
+pub mod consume;
+pub mod conversations;
+pub mod dead_letter;
+pub mod decode;
+pub mod flush;
+pub mod heal;
+pub mod health;
+pub mod ledger;
+pub mod metrics;
+pub mod pause;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_cache::{CacheMetrics, Connection, Keys, Origin, RecentList};
+use holdfast_kafka::{Admin, AdminError, GroupConsumer, Publisher};
+use holdfast_service::ops;
+use holdfast_store::{Store, StoreError};
+use prometheus::Registry;
+use tokio::net::TcpListener;
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::consume::{Ending, Loop, LoopSettings, Waker, Wiring};
+use crate::conversations::Conversations;
+use crate::dead_letter::{DeadLetterTopic, DeadLetters};
+use crate::flush::{Flusher, LONE_REFUSAL};
+use crate::heal::{CachedLists, Healer};
+use crate::health::State;
+use crate::metrics::Metrics;
+
+/// Why a worker ended otherwise than by being asked to.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Failure {
+    /// It can't be built from its settings.
+    #[error("{0}")]
+    Setup(String),
+    /// A Kafka client is dead, and only another process has a living one.
+    #[error("a kafka client is dead: {0}")]
+    Client(String),
+    /// The loop panicked.
+    #[error("the loop ended unexpectedly")]
+    Loop,
+}
+
+fn setup(error: impl std::fmt::Display) -> Failure {
+    Failure::Setup(error.to_string())
+}
+
+/// Runs a worker until `stop` is cancelled and everything received is stored, or until the grace has passed.
+///
+/// Servers that are not there yet are waited for. Ends within `SHUTDOWN_GRACE_MS` of the cancellation, although a thread may then
+/// still be leaving the group: the caller should end the process.
+pub async fn run(config: Config, listener: TcpListener, stop: CancellationToken) -> Result<(), Failure> {
+    let registry = ops::registry("worker").map_err(setup)?;
+    let metrics = Metrics::register(&registry).map_err(setup)?;
+    let state = Arc::new(State::default());
+    // Health is answered until the very end.
+    let ended = CancellationToken::new();
+    let _ends = ended.clone().drop_guard();
+    tokio::spawn(ops::serve(listener, registry.clone(), Arc::clone(&state), ended.clone()));
+
+    let started = tokio::select! {
+        started = start(&config, &registry, metrics, state, ended, stop.clone()) => started?,
+        () = stop.cancelled() => {
+            tracing::info!("asked to stop before the servers were there");
+            return Ok(());
+        }
+    };
+    let Running { waker, mut ending, mut left, dead_letters } = started;
+    let dead = async || match dead_letters {
+        Some(mut fatal) => fatal.wait_for(Option::is_some).await.map_or_else(|_| None, |reason| reason.clone()),
+        None => std::future::pending().await,
+    };
+    let ending = tokio::select! {
+        ending = &mut ending => ending.map_err(|_| Failure::Loop)?,
+        Some(reason) = dead() => return Err(Failure::Client(reason)),
+        () = stop.cancelled() => {
+            waker.wake();
+            // The loop keeps to its own deadline; this one is for a loop that hangs.
+            let grace = config.servers.shutdown_grace.0;
+            let deadline = Instant::now() + grace.saturating_sub(Duration::from_millis(500).min(grace / 10));
+            let Ok(ending) = tokio::time::timeout_at(deadline, ending).await else {
+                tracing::error!("the loop did not end in time: ending without it");
+                return Ok(());
+            };
+            let ending = ending.map_err(|_| Failure::Loop)?;
+            if tokio::time::timeout_at(deadline, &mut left).await.is_err() {
+                tracing::warn!("leaving the group takes too long: ending without it");
+            }
+            ending
+        }
+    };
+    match ending {
+        Ending::Fatal(reason) => Err(Failure::Client(reason)),
+        Ending::Drained => {
+            tracing::info!("everything received is stored and committed");
+            Ok(())
+        }
+        Ending::LeftBehind(messages) => {
+            tracing::warn!(messages, "left for the next worker: not stored or not committed in time");
+            Ok(())
+        }
+    }
+}
+
+/// A loop on its thread.
+struct Running {
+    waker: Waker,
+    ending: oneshot::Receiver<Ending>,
+    left: oneshot::Receiver<()>,
+    dead_letters: Option<tokio::sync::watch::Receiver<Option<String>>>,
+}
+
+async fn start(
+    config: &Config,
+    registry: &Registry,
+    metrics: Metrics,
+    state: Arc<State>,
+    ended: CancellationToken,
+    stop: CancellationToken,
+) -> Result<Running, Failure> {
+    let kafka = config.kafka();
+    let admin = Admin::new(&kafka, Duration::from_secs(5)).map_err(setup)?;
+    let store = Arc::new(connect(config).await?);
+    let healer = healer(config, registry, &metrics, &state, &ended)?;
+    tokio::spawn(ended.clone().run_until_cancelled_owned(tend_store(Arc::clone(&store), Arc::clone(&state))));
+    topics(&admin, &state).await;
+    if let Some(cleanup) = config.cleanup() {
+        tokio::spawn(ended.run_until_cancelled_owned(cleanup::run(admin, cleanup)));
+    }
+
+    let publisher = match config.worker.dlq_enabled {
+        true => Some(Publisher::dead_letters(&kafka).map_err(setup)?),
+        false => None,
+    };
+    let dead_letters = publisher.as_ref().map(Publisher::fatal);
+    let topic = publisher.map(|publisher| DeadLetterTopic {
+        publisher,
+        topic: kafka.dlq_topic.as_str().into(),
+        source: kafka.topic.as_str().into(),
+    });
+    let waker = Waker::default();
+    let wake = waker.clone();
+    let consumer = GroupConsumer::subscribe(&kafka, &config.consumer(), move || wake.wake()).map_err(setup)?;
+    let wiring = Wiring {
+        consumer,
+        waker: waker.clone(),
+        runtime: Handle::current(),
+        conversations: Conversations::start(Arc::clone(&store), metrics.clone()),
+        sink: store,
+        flusher: Flusher::new(config.worker.bulk_threshold, config.worker.flush_interval.0, LONE_REFUSAL),
+        letters: DeadLetters::new(topic),
+        healer,
+        metrics,
+        state,
+        stop,
+        settings: LoopSettings {
+            capacity: config.capacity(),
+            revoke_within: config.worker.rebalance_flush.0,
+            drain_within: config.drain_within(),
+        },
+    };
+    let (ending, left) = spawn(Loop::new(wiring)).map_err(setup)?;
+    Ok(Running { waker, ending, left, dead_letters })
+}
+
+/// Runs a loop on a thread of its own: says how it ended, and then when it has left the group.
+pub fn spawn<S: flush::Sink>(worker: Loop<S>) -> std::io::Result<(oneshot::Receiver<Ending>, oneshot::Receiver<()>)> {
+    let (tell_ending, ending) = oneshot::channel();
+    let (tell_left, left) = oneshot::channel();
+    std::thread::Builder::new().name("consume".into()).spawn(move || {
+        let (how, consumer) = worker.run();
+        // Nobody may be waiting any more, which changes nothing here.
+        let _ = tell_ending.send(how);
+        drop(consumer);
+        let _ = tell_left.send(());
+    })?;
+    Ok((ending, left))
+}
+
+async fn connect(config: &Config) -> Result<Store, Failure> {
+    loop {
+        match Store::new(config.store()).await {
+            Ok(store) => return Ok(store),
+            Err(StoreError::Unavailable(reason)) => {
+                tracing::warn!(reason, "mongodb's address can't be looked up, trying on")
+            }
+            Err(error) => return Err(setup(error)),
+        }
+        tokio::time::sleep(Duration::from_secs(5)).await;
+    }
+}
+
+fn healer(
+    config: &Config,
+    registry: &Registry,
+    metrics: &Metrics,
+    state: &Arc<State>,
+    ended: &CancellationToken,
+) -> Result<Healer, Failure> {
+    let worker = &config.worker;
+    let keys = Keys::new(
+        &worker.cache_key_prefix,
+        &worker.cache_key_version,
+        &worker.cache_key_separator,
+        worker.cache_max_key_length,
+    )
+    .map_err(setup)?;
+    let cache = CacheMetrics::register(registry).map_err(setup)?;
+    let connection = Connection::open("cache", &config.servers.redis_url(), cache).map_err(setup)?;
+    let lists = RecentList::new(connection, keys, config.recent(), Origin::random());
+    let recent = CachedLists::new(lists).ok_or_else(|| setup("the canary is no chat"))?;
+    Ok(Healer::start(Arc::new(recent), Arc::clone(state), metrics.clone(), ended.clone()))
+}
+
+/// Makes the indexes, which only readers need, and then looks now and then whether MongoDB is there while nothing is to be stored.
+async fn tend_store(store: Arc<Store>, state: Arc<State>) {
+    let mut failures = 0_u32;
+    while let Err(error) = store.ensure_indexes().await {
+        state.mongodb(false);
+        failures += 1;
+        if failures.is_power_of_two() {
+            tracing::warn!(%error, failures, "mongodb's indexes can't be made, trying on");
+        }
+        tokio::time::sleep(Duration::from_secs(2)).await;
+    }
+    loop {
+        state.mongodb(store.ping(Duration::from_secs(2)).await.is_ok());
+        tokio::time::sleep(Duration::from_secs(5)).await;
+    }
+}
+
+/// Waits until both topics are there, making them if need be, and says what weakens the promise.
+async fn topics(admin: &Admin, state: &State) {
+    let mut failures = 0_u32;
+    while let Err(error) = admin.ensure_topics().await {
+        state.kafka(false);
+        failures += 1;
+        match error {
+            AdminError::Refused { .. } => tracing::error!(%error, "a topic is missing and can't be made"),
+            AdminError::Unavailable(_) if failures.is_power_of_two() => {
+                tracing::warn!(%error, failures, "waiting for kafka")
+            }
+            AdminError::Unavailable(_) => {}
+        }
+        tokio::time::sleep(Duration::from_millis(500).saturating_mul(failures.min(20))).await;
+    }
+    state.kafka(true);
+    match admin.check_topics().await {
+        Ok(report) => report.warnings.iter().for_each(|warning| tracing::warn!("{warning}")),
+        Err(error) => tracing::warn!(%error, "the topics' settings can't be read"),
+    }
+}

@@ -1,8 +1,7 @@
 //! What the worker counts. The names are a contract with dashboards and alert rules.
 
 use prometheus::{
-    Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    core::Collector,
+    Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, core::Collector,
 };
 
 /// Messages received and not yet stored, those in flight included.
@@ -124,10 +123,7 @@ impl Metrics {
                 IntCounter::new(RECORDS_SKIPPED, "Records that the log had dropped before they were read."),
             )?,
             dlq: add(registry, counters(DLQ_MESSAGES, "Records kept as dead letters.", "reason"))?,
-            partitions_held: add(
-                registry,
-                IntGauge::new(PARTITIONS_HELD, "Partitions that wait for a newer worker."),
-            )?,
+            partitions_held: add(registry, IntGauge::new(PARTITIONS_HELD, "Partitions that wait for a newer worker."))?,
             healed: healed.with_label_values(&["added"]),
             heal_present: healed.with_label_values(&["present"]),
             heal_skipped: healed.with_label_values(&["skipped"]),

@@ -168,7 +168,11 @@ mod tests {
         assert_eq!(apply(&mut pauses, 11, 0, &ledger), (vec![], vec![]));
         assert_eq!(apply(&mut pauses, 0, 0, &ledger), (vec![], vec![]));
         pauses.forget(0);
-        assert_eq!(apply(&mut pauses, 11, 0, &ledger), (vec![], vec![0]), "over the mark: paused again after an assignment");
+        assert_eq!(
+            apply(&mut pauses, 11, 0, &ledger),
+            (vec![], vec![0]),
+            "over the mark: paused again after an assignment"
+        );
         pauses.stop();
         assert_eq!(apply(&mut pauses, 0, 0, &ledger), (vec![], vec![]));
     }

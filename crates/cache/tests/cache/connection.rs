@@ -1,1 +1,110 @@
+use std::time::{Duration, Instant};
 
+use holdfast_cache::recent::Attempt;
+use holdfast_cache::{CacheError, CacheMetrics, Connection};
+use holdfast_testkit::{Proxy, Role, free_port};
+
+use crate::support::{BUDGET, add, chat, connect, list, message, raw, server};
+
+#[tokio::test]
+async fn a_server_that_is_away_is_found_when_it_comes() {
+    let port = free_port().unwrap();
+    let connection = connect(&format!("redis://127.0.0.1:{port}/"));
+    let error = connection.ping(Duration::from_millis(100)).await.unwrap_err();
+    assert!(matches!(error, CacheError::Unavailable { maybe_applied: false, .. }), "{error:?}");
+    assert!(!connection.is_connected());
+    let options = holdfast_testkit::RedisOptions { port: Some(port), ..Default::default() };
+    let _server = holdfast_testkit::Redis::start(options).await.unwrap();
+    connection.ping(BUDGET).await.unwrap();
+    assert!(connection.is_connected());
+}
+
+#[tokio::test]
+async fn a_deadline_is_kept_and_what_was_sent_may_have_happened() {
+    let server = server(Role::Cache, &[]).await;
+    let list = list(&server.url(), 100, 1000);
+    let chat = chat();
+    add(&list, &message(&chat, 1, 5)).await;
+    server.freeze().unwrap();
+    let started = Instant::now();
+    let error = list.add(&message(&chat, 2, 6), Attempt(1), Duration::from_millis(50)).await.unwrap_err();
+    assert!(matches!(error, CacheError::Unavailable { maybe_applied: true, .. }), "{error:?}");
+    assert!((50..1000).contains(&started.elapsed().as_millis()));
+    server.thaw().unwrap();
+    let again = list.add(&message(&chat, 2, 6), Attempt(1), BUDGET).await.unwrap();
+    assert!(matches!(again, holdfast_cache::recent::Added::Own(_)), "it had happened: {again:?}");
+}
+
+#[tokio::test]
+async fn an_idle_connection_that_ends_is_replaced_before_anybody_asks() {
+    let server = server(Role::Cache, &[]).await;
+    let connection = connect(&server.url());
+    connection.ping(BUDGET).await.unwrap();
+    server.kill9().await.unwrap();
+    server.start_again().await.unwrap();
+    let mut raw = raw(&server.url()).await;
+    loop {
+        let clients: String = redis::cmd("CLIENT").arg("LIST").query_async(&mut raw).await.unwrap();
+        if clients.lines().count() == 2 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    connection.ping(BUDGET).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_peer_that_vanished_without_a_word_is_given_up() {
+    let server = server(Role::Cache, &[]).await;
+    let proxy = Proxy::start(server.port()).await.unwrap();
+    let connection = connect(&server.url_at(proxy.port()));
+    connection.ping(BUDGET).await.unwrap();
+    proxy.blackhole();
+    let started = Instant::now();
+    while connection.is_connected() {
+        connection.ping(Duration::from_millis(50)).await.unwrap_err();
+        assert!(started.elapsed() < Duration::from_secs(10));
+    }
+    assert!(started.elapsed() > Duration::from_secs(1), "a hiccup is no reason");
+    proxy.heal().await.unwrap();
+    connection.ping(BUDGET).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_hiccup_costs_no_connection() {
+    let server = server(Role::Cache, &[]).await;
+    let connection = connect(&server.url());
+    connection.ping(BUDGET).await.unwrap();
+    server.freeze().unwrap();
+    connection.ping(Duration::from_millis(20)).await.unwrap_err();
+    server.thaw().unwrap();
+    connection.ping(BUDGET).await.unwrap();
+    let mut raw = raw(&server.url()).await;
+    let clients: String = redis::cmd("CLIENT").arg("LIST").query_async(&mut raw).await.unwrap();
+    assert_eq!(clients.lines().count(), 2, "{clients}");
+}
+
+#[tokio::test]
+async fn a_password_opens_and_a_wrong_one_does_not() {
+    let server = server(Role::Cache, &[]).await;
+    let mut raw = raw(&server.url()).await;
+    let _: () = redis::cmd("ACL")
+        .arg(&["SETUSER", "chat", "on", ">s3cret", "~*", "&*", "+@all"])
+        .query_async(&mut raw)
+        .await
+        .unwrap();
+    let url = |password: &str| format!("redis://chat:{password}@127.0.0.1:{}/", server.port());
+    connect(&url("s3cret")).ping(BUDGET).await.unwrap();
+    connect(&url("wrong")).ping(Duration::from_millis(300)).await.unwrap_err();
+}
+
+#[test]
+fn an_address_that_is_none_is_said_so_without_its_password() {
+    let metrics = CacheMetrics::register(&prometheus::Registry::new()).unwrap();
+    for url in ["http://user:s3cret@host/", "redis://user:s3cret@host:99999/", "nonsense"] {
+        let error = Connection::open("test", url, metrics.clone()).err().unwrap();
+        assert!(matches!(error, CacheError::Address(_)));
+        assert!(!error.to_string().contains("s3cret"), "{error}");
+    }
+    assert!(Connection::open("test", "rediss://host/", metrics).is_ok());
+}

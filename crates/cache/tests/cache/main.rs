@@ -1,5 +1,7 @@
 //! The caches against real Redis servers.
 
+#![allow(clippy::unwrap_used, reason = "the helpers of tests are tests, too")]
+
 mod channels;
 mod connection;
 mod failed;

@@ -59,7 +59,7 @@ pub(crate) async fn run(options: Options) -> Result<()> {
     println!("\nStopping; Ctrl-C again kills.");
     tokio::select! {
         () = stack.stop() => {}
-        () = signals.next() => println!("Killed."),
+        () = signals.next() => bail!("killed before everything had stopped"),
     }
     ended.map_err(|_| anyhow!("stopped because of the error above"))
 }

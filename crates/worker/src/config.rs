@@ -1,0 +1,219 @@
+//! The worker's settings.
+
+use std::time::Duration;
+
+use holdfast_cache::recent::RecentSettings;
+use holdfast_kafka::{ConsumerSettings, KafkaSettings};
+use holdfast_service::servers::ServerSettings;
+use holdfast_service::settings::{
+    CONFIG_FILE, Effective, List, Millis, PROFILE, Seconds, Setting, SettingsError, Source, Value,
+};
+use holdfast_store::StoreSettings;
+
+use crate::cleanup::CleanupSettings;
+use crate::pause::Capacity;
+
+/// What gives Kafka's disk space back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cleanup {
+    /// Kafka's retention.
+    Retention,
+    /// The worker, as soon as everyone has read a record and it is old enough.
+    DeleteRecords,
+}
+
+impl Value for Cleanup {
+    fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "retention" => Ok(Self::Retention),
+            "delete-records" => Ok(Self::DeleteRecords),
+            _ => Err("must be retention or delete-records".into()),
+        }
+    }
+}
+
+holdfast_service::settings! {
+    /// What only the worker reads.
+    pub struct WorkerSettings {
+        /// The operators' port: metrics and health.
+        ops_addr: std::net::SocketAddr = "OPS_ADDR", "127.0.0.1:9465";
+        /// Messages that make a flush due.
+        bulk_threshold: usize = "BULK_THRESHOLD", "1000", development "100";
+        /// Milliseconds after which the oldest buffered message makes a flush due.
+        flush_interval: Millis = "FLUSH_INTERVAL_MS", "300000", development "1000";
+        /// Messages held above which fetching is paused, until half of them are stored.
+        max_buffer_size: usize = "MAX_BUFFER_SIZE", "5000";
+        /// The same in bytes of memory.
+        max_buffer_bytes: usize = "MAX_BUFFER_BYTES", "67108864";
+        /// The workers' consumer group.
+        kafka_group: String = "KAFKA_GROUP", "chat-persist-worker";
+        /// Milliseconds without a heartbeat after which a worker's partitions go to others.
+        kafka_session_timeout: Millis = "KAFKA_SESSION_TIMEOUT_MS", "45000";
+        /// Milliseconds without a poll after which a worker leaves its group.
+        kafka_max_poll_interval: Millis = "KAFKA_MAX_POLL_INTERVAL_MS", "300000";
+        /// Milliseconds for which partitions that go to another worker may be flushed before they are given up.
+        rebalance_flush: Millis = "REBALANCE_FLUSH_MS", "15000";
+        /// `retention`: Kafka deletes records by age. `delete-records`: the worker does, once every group has read them.
+        kafka_cleanup: Cleanup = "KAFKA_CLEANUP", "retention";
+        /// The groups that must have read a record before it is deleted. Unset: the worker's own.
+        kafka_cleanup_groups: List = "KAFKA_CLEANUP_GROUPS", "";
+        /// Seconds for which every record is kept whoever has read it.
+        kafka_cleanup_margin: Seconds = "KAFKA_CLEANUP_MARGIN_SECS", "86400";
+        /// Seconds from one look for deletable records to the next.
+        kafka_cleanup_interval: Seconds = "KAFKA_CLEANUP_INTERVAL_SECS", "300";
+        /// Whether a record that can't be stored is kept in the dead-letter topic. Otherwise it is logged and skipped.
+        dlq_enabled: bool = "DLQ_ENABLED", "true";
+        /// Messages in a recent list. The same as the gateways'.
+        recent_max_messages: usize = "RECENT_MAX_MESSAGES", "100";
+        /// Message ids that a recent list knows. The same as the gateways'.
+        resend_window_messages: usize = "RESEND_WINDOW_MESSAGES", "1000";
+        /// Seconds for which a recent list lives after its last message. The same as the gateways'.
+        recent_ttl: Seconds = "RECENT_TTL_SECS", "604800";
+        /// The cache keys' first part. The same as the gateways'.
+        cache_key_prefix: String = "CACHE_KEY_PREFIX", "chat";
+        /// The cache keys' version. The same as the gateways'.
+        cache_key_version: String = "CACHE_KEY_VERSION", "v1";
+        /// What separates a cache key's parts. The same as the gateways'.
+        cache_key_separator: String = "CACHE_KEY_SEPARATOR", ":";
+        /// The longest cache key. The same as the gateways'.
+        cache_max_key_length: usize = "CACHE_MAX_KEY_LENGTH", "250";
+    }
+}
+
+/// Everything that the worker is told.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where the servers are.
+    pub servers: ServerSettings,
+    /// The worker's own.
+    pub worker: WorkerSettings,
+}
+
+impl Config {
+    /// Every setting of the worker, as documented.
+    pub fn settings() -> impl Iterator<Item = &'static Setting> {
+        [&PROFILE, &CONFIG_FILE].into_iter().chain(WorkerSettings::SETTINGS).chain(ServerSettings::SETTINGS)
+    }
+
+    /// Reads everything, and says everything that is wrong.
+    pub fn read(mut source: Source) -> Result<Effective<Self>, SettingsError> {
+        let servers = ServerSettings::read(&mut source);
+        let worker = WorkerSettings::read(&mut source);
+        if let Some(worker) = &worker {
+            source.require(worker.bulk_threshold > 0, "BULK_THRESHOLD must be at least 1");
+            source.require(
+                worker.max_buffer_size >= worker.bulk_threshold,
+                "MAX_BUFFER_SIZE must be at least BULK_THRESHOLD, or no flush would ever be due by size",
+            );
+            source.require(
+                worker.kafka_session_timeout <= worker.kafka_max_poll_interval,
+                "KAFKA_SESSION_TIMEOUT_MS must not exceed KAFKA_MAX_POLL_INTERVAL_MS",
+            );
+            source.require(
+                worker.rebalance_flush < worker.kafka_max_poll_interval,
+                "REBALANCE_FLUSH_MS must be below KAFKA_MAX_POLL_INTERVAL_MS, after which the group goes on without us",
+            );
+        }
+        source.finish(servers.zip(worker).map(|(servers, worker)| Self { servers, worker }))
+    }
+
+    /// For Kafka's clients.
+    pub fn kafka(&self) -> KafkaSettings {
+        let servers = &self.servers;
+        KafkaSettings {
+            brokers: servers.kafka_brokers.clone(),
+            topic: servers.kafka_topic.clone(),
+            dlq_topic: servers.kafka_dlq_topic.clone(),
+            partitions: servers.kafka_partitions,
+            replication_factor: servers.kafka_replication_factor,
+            // Nobody waits for a dead letter.
+            delivery_timeout: Duration::from_secs(10),
+            client_id: "holdfast-worker".into(),
+            properties: servers.kafka_properties().into_iter().collect(),
+            ..KafkaSettings::default()
+        }
+    }
+
+    /// For the consumer.
+    pub fn consumer(&self) -> ConsumerSettings {
+        ConsumerSettings {
+            group: self.worker.kafka_group.clone(),
+            session_timeout: self.worker.kafka_session_timeout.0,
+            max_poll_interval: self.worker.kafka_max_poll_interval.0,
+            ..ConsumerSettings::default()
+        }
+    }
+
+    /// For MongoDB.
+    pub fn store(&self) -> StoreSettings {
+        StoreSettings {
+            max_connections: 8,
+            ..StoreSettings::new(self.servers.mongo_url.reveal(), &self.servers.mongo_db)
+        }
+    }
+
+    /// For the recent lists.
+    pub fn recent(&self) -> RecentSettings {
+        let worker = &self.worker;
+        RecentSettings {
+            max: worker.recent_max_messages,
+            window: worker.resend_window_messages,
+            ttl: worker.recent_ttl.0,
+        }
+    }
+
+    /// What may be held.
+    pub fn capacity(&self) -> Capacity {
+        Capacity { messages: self.worker.max_buffer_size, bytes: self.worker.max_buffer_bytes }
+    }
+
+    /// What may be deleted; `None`: nothing.
+    pub fn cleanup(&self) -> Option<CleanupSettings> {
+        let worker = &self.worker;
+        let groups = match &worker.kafka_cleanup_groups.0[..] {
+            [] => vec![worker.kafka_group.clone()],
+            // Ours counts whether it is named or not.
+            named => named.iter().chain([&worker.kafka_group]).cloned().collect(),
+        };
+        (worker.kafka_cleanup == Cleanup::DeleteRecords).then(|| CleanupSettings {
+            topic: self.servers.kafka_topic.clone(),
+            groups,
+            margin: worker.kafka_cleanup_margin.0,
+            interval: worker.kafka_cleanup_interval.0,
+        })
+    }
+
+    /// How the time from SIGTERM to the end is spent: the greater part on storing, the rest on leaving the group.
+    pub fn drain_within(&self) -> Duration {
+        let grace = self.servers.shutdown_grace.0;
+        grace.saturating_sub((grace / 4).min(Duration::from_secs(5)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(pairs: &[(&str, &str)]) -> Result<Effective<Config>, SettingsError> {
+        Config::read(Source::new(pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))))
+    }
+
+    #[test]
+    fn relations_between_settings_are_checked_together_with_the_settings() {
+        assert!(read(&[]).is_ok());
+        let SettingsError(errors) =
+            read(&[("BULK_THRESHOLD", "6000"), ("REBALANCE_FLUSH_MS", "300000"), ("KAFKA_CLEANUP", "retention")])
+                .unwrap_err();
+        assert_eq!(errors.len(), 2, "{errors:?}");
+        assert!(read(&[("KAFKA_CLEANUP", "yes")]).is_err());
+    }
+
+    #[test]
+    fn our_own_group_always_counts_before_records_are_deleted() {
+        let groups = |pairs: &[(&str, &str)]| read(pairs).unwrap().value.cleanup().map(|cleanup| cleanup.groups);
+        assert_eq!(groups(&[]), None);
+        let on = ("KAFKA_CLEANUP", "delete-records");
+        assert_eq!(groups(&[on]).unwrap(), ["chat-persist-worker"]);
+        assert_eq!(groups(&[on, ("KAFKA_CLEANUP_GROUPS", "search")]).unwrap(), ["search", "chat-persist-worker"]);
+    }
+}

@@ -37,6 +37,8 @@ impl Stack {
             ("PROFILE", "production".to_owned()),
             ("LOG_LEVEL", "warn".to_owned()),
             ("KAFKA_BROKERS", kafka.brokers()),
+            // The production profile makes topics for three brokers.
+            ("KAFKA_REPLICATION_FACTOR", "1".to_owned()),
             ("REDIS_URL", cache.url()),
             ("REDIS_QUEUE_URL", queue.url()),
             ("MONGO_URL", mongo.url()),

@@ -9,18 +9,22 @@
 //!
 //! The scripts need `INFO`, `TIME` and `PUBLISH`; an ACL has to allow them.
 
+mod page;
+
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use holdfast_message::{ChatId, HistoryKey, Message, MessageId};
 use redis::Value;
 
+use crate::CacheError;
 use crate::connection::Connection;
-use crate::entry::{self, ListedEntry};
+use crate::entry::{self, Listed, ListedEntry};
 use crate::event::{self, Origin, Position};
 use crate::keys::{Channel, Keys};
 use crate::script::{Call, Script, parse};
-use crate::{CacheError, entry::Listed};
+
+pub use page::{Floor, RecentPage};
 
 macro_rules! script {
     ($flags:literal, $($file:literal),+) => {
@@ -83,45 +87,6 @@ pub enum Added {
         /// The first copy's position, if it is still listed with one.
         seq: Option<u64>,
     },
-}
-
-/// How far down a list is complete.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Floor {
-    /// Nothing is known.
-    Unverified,
-    /// Everything strictly above this is there.
-    Above(HistoryKey),
-    /// The list is the whole chat.
-    Whole,
-}
-
-impl Floor {
-    /// Whether the list is known to hold everything at this place, as of its last verification.
-    pub fn covers(&self, key: &HistoryKey) -> bool {
-        match self {
-            Self::Unverified => false,
-            Self::Above(floor) => key > floor,
-            Self::Whole => true,
-        }
-    }
-}
-
-/// A recent list, as read.
-#[derive(Debug, Clone)]
-pub struct RecentPage {
-    /// The position of the newest message of the stream.
-    pub position: Position,
-    /// How far down the list is complete.
-    pub floor: Floor,
-    /// How long ago the reading of the store began that the floor rests on; `None` if there was none in this epoch.
-    pub verified_age: Option<Duration>,
-    /// The server's time of this reading, in Unix epoch milliseconds. [`Repair`] wants it back.
-    pub read_at: i64,
-    /// All entries, in the list's order: not history's, for late arrivals lie where they arrived.
-    pub entries: Vec<ListedEntry>,
-    /// Entries that this build can't read. With any, a page must be merged with the store, wherever the floor lies.
-    pub undecodable: usize,
 }
 
 /// What the store said, to be added to a list.
@@ -322,7 +287,8 @@ impl RecentList {
         Ok(RecentPage {
             position: Position { epoch: epoch.into(), seq },
             floor,
-            verified_age: (verified_at > 0).then_some(Duration::from_millis(age)),
+            // A time that has not come yet is one that the server's clock went back from.
+            verified_age: (verified_at > 0 && verified_at <= read_at).then_some(Duration::from_millis(age)),
             read_at,
             entries,
             undecodable,

@@ -45,6 +45,7 @@ async fn each_bad_send_is_refused_with_its_code_and_the_connection_stays() -> Re
         ("VALIDATION", json!({ "friendId": bob, "content": "" })),
         ("VALIDATION", json!({ "friendId": bob, "content": " \n\t" })),
         ("VALIDATION", json!({ "friendId": bob, "content": "x".repeat(4097) })),
+        ("VALIDATION", json!({ "friendId": bob, "content": "x".repeat(500_000) })),
         ("VALIDATION", json!({ "friendId": bob, "content": 7 })),
         ("VALIDATION", json!({ "friendId": bob })),
         ("VALIDATION", json!({ "content": "x" })),
@@ -100,7 +101,7 @@ async fn a_payload_above_the_limit_ends_at_most_its_own_connection() -> Result<(
     let (alice, bob) = (unique("alice"), unique("bob"));
     let (client, _) = Client::connect(stack.url(), &stack.token(&alice)).await?;
     let (other, _) = Client::connect(stack.url(), &stack.token(&bob)).await?;
-    let huge = json!({ "friendId": bob, "content": "x".repeat(200_000) });
+    let huge = json!({ "friendId": bob, "content": "x".repeat(2_000_000) });
     ensure!(client.emit_with_ack("sendMessage", &huge).await.is_err(), "the transport took it");
     let good = other.emit_with_ack("sendMessage", &json!({ "friendId": alice, "content": "fine" })).await?;
     ensure!(good["ok"] == true, "{good}");

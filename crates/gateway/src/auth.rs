@@ -36,7 +36,8 @@ pub struct Verifier {
 #[derive(Deserialize)]
 struct Claims {
     sub: String,
-    exp: u64,
+    /// A NumericDate may have a fraction (RFC 7519, section 2).
+    exp: f64,
 }
 
 impl Verifier {
@@ -79,7 +80,8 @@ impl Verifier {
             .map_err(|error| unauthenticated(&format!("the token is not valid: {error}")))?
             .claims;
         let user = UserId::parse(&claims.sub).map_err(|error| unauthenticated(&format!("sub: {error}")))?;
-        let expires_at = i64::try_from(claims.exp.saturating_add(LEEWAY_SECS).saturating_mul(1000)).unwrap_or(i64::MAX);
+        // A date beyond what an i64 holds becomes its greatest value.
+        let expires_at = ((claims.exp + LEEWAY_SECS as f64) * 1000.0) as i64;
         Ok(Identity { user, expires_at })
     }
 }

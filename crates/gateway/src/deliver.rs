@@ -5,7 +5,7 @@
 //! `resync` once its buffer drains.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use dashmap::DashMap;
@@ -31,7 +31,7 @@ pub const RESYNC: &str = "resync";
 /// The sockets of this gateway, by user.
 #[derive(Clone)]
 pub struct Sockets {
-    users: Arc<DashMap<UserId, Vec<Connected>>>,
+    users: Arc<DashMap<UserId, Vec<Arc<Connected>>>>,
     metrics: Metrics,
 }
 
@@ -54,10 +54,41 @@ struct Held {
 /// Events that wait for one socket; more make it a lagging one.
 const MAX_HELD: usize = 1000;
 
+/// While it lives, a socket's events wait behind an answer.
+pub struct Holding {
+    connected: Arc<Connected>,
+    metrics: Metrics,
+}
+
+impl Holding {
+    /// Waits until what other gateways announce reaches the socket's user.
+    pub async fn subscribed(&self) {
+        self.connected.subscription.confirmed().await;
+    }
+}
+
+impl Drop for Holding {
+    fn drop(&mut self) {
+        let mut held = self.connected.held();
+        held.holders -= 1;
+        if held.holders == 0 {
+            for (event, payload) in held.events.drain(..) {
+                if self.connected.socket.emit(event, &payload).is_err() {
+                    self.connected.missed(&self.metrics);
+                }
+            }
+        }
+    }
+}
+
 impl Connected {
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Gives an event to the socket, or puts it behind the answer that it waits for; false if it was dropped.
     fn give(&self, event: &'static str, payload: &impl Serialize) -> bool {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = self.held();
         if held.holders == 0 {
             // Within the lock, so that what was held before is out before.
             return self.socket.emit(event, payload).is_ok();
@@ -85,7 +116,7 @@ impl Sockets {
     /// Adds a socket, and the subscription by which it hears of what other gateways do.
     pub fn add(&self, user: &UserId, socket: SocketRef, subscription: Subscription) {
         let connected = Connected { socket, lagging: AtomicBool::new(false), held: Mutex::default(), subscription };
-        self.users.entry(user.clone()).or_default().push(connected);
+        self.users.entry(user.clone()).or_default().push(Arc::new(connected));
         self.metrics.sockets.inc();
     }
 
@@ -122,48 +153,11 @@ impl Sockets {
         }
     }
 
-    /// Lets a socket's events wait until [`Sockets::release`].
-    pub fn hold(&self, user: &UserId, socket: Sid) {
-        self.with(user, socket, |connected| {
-            connected.held.lock().unwrap_or_else(PoisonError::into_inner).holders += 1;
-        });
-    }
-
-    /// Gives the answer, and then what waited behind it.
-    pub fn release(&self, user: &UserId, socket: Sid, answer: impl FnOnce()) {
-        let mut answer = Some(answer);
-        self.with(user, socket, |connected| {
-            let mut held = connected.held.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(answer) = answer.take() {
-                answer();
-            }
-            held.holders -= 1;
-            if held.holders == 0 {
-                for (event, payload) in held.events.drain(..) {
-                    if connected.socket.emit(event, &payload).is_err() {
-                        connected.missed(&self.metrics);
-                    }
-                }
-            }
-        });
-    }
-
-    /// Waits until what other gateways announce reaches a socket's user; false if that takes longer than `limit`.
-    pub async fn subscribed(&self, user: &UserId, socket: Sid, limit: Duration) -> bool {
-        let mut confirmed = None;
-        self.with(user, socket, |connected| confirmed = Some(connected.subscription.confirmation()));
-        match confirmed {
-            Some(confirmed) => tokio::time::timeout(limit, confirmed).await.is_ok(),
-            None => false,
-        }
-    }
-
-    fn with(&self, user: &UserId, socket: Sid, act: impl FnOnce(&Connected)) {
-        let sockets = self.users.get(user);
-        let connected = sockets.as_ref().and_then(|all| all.iter().find(|connected| connected.socket.id == socket));
-        if let Some(connected) = connected {
-            act(connected);
-        }
+    /// Lets a socket's events wait until the guard is released or dropped; `None` if the socket is not (or no more) there.
+    pub fn hold(&self, user: &UserId, socket: Sid) -> Option<Holding> {
+        let connected = self.users.get(user)?.iter().find(|connected| connected.socket.id == socket)?.clone();
+        connected.held().holders += 1;
+        Some(Holding { connected, metrics: self.metrics.clone() })
     }
 
     fn audience(&self, chat: &ChatId, each: impl Fn(&UserId)) {

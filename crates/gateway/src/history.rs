@@ -151,7 +151,7 @@ impl History {
             Ok(stored) => {
                 let source = if merge.by_id.is_empty() { Source::Store } else { Source::Merged };
                 merge.stored_wins(&stored.messages);
-                if let Some(listed) = verified {
+                if let Some(listed) = verified.filter(|_| failed.whole) {
                     self.repair(chat, listed, &stored, failed.messages);
                 }
                 let (messages, more) = merge.newest(before, limit);
@@ -269,7 +269,8 @@ impl Sources {
             }
             Ok(false) => match self.failed.peek(chat, MAX_FAILED, BUDGET).await {
                 Ok(peeked) => Failed { whole: !peeked.more, messages: peeked.messages, asked: true },
-                Err(_) => nothing,
+                // It holds something, and nobody knows what.
+                Err(_) => Failed { whole: false, ..nothing },
             },
             // Without its server, what the failed queue holds is in the list, or turns up when the server is back.
             Err(_) => nothing,

@@ -6,9 +6,10 @@
 //! Every event is answered within the deadline. A refusal never ends the connection.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use holdfast_cache::keys::Channel;
 use holdfast_message::draft::target;
@@ -18,30 +19,33 @@ use holdfast_service::trace::TraceParent;
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Map, Value, json};
-use socketioxide::ParserError;
-use socketioxide::adapter::Adapter;
+use socketioxide::adapter::LocalAdapter;
 use socketioxide::extract::{AckSender, Event, SocketRef, TryData};
 use socketioxide::handler::{FromMessageParts, Value as Packet};
 use socketioxide::socket::{DisconnectReason, Socket};
+use socketioxide::{ParserError, SendError, SocketError};
 use tokio::sync::oneshot;
 
 use crate::Gateway;
 use crate::auth::Identity;
+use crate::deliver::Holding;
 use crate::error::{Code, Refusal};
 use crate::history::{Page, read_cursor, read_limit, write_cursor};
 use crate::metrics::Outcome;
 use crate::pipeline::{Accepted, Answer};
 use crate::resume::{Resume, ResumeRequest};
 
-/// How long the server has to confirm a socket's subscription before `resume` recovers nothing.
-const SUBSCRIBED_WITHIN: Duration = Duration::from_secs(2);
+/// How long a socket's subscription and the reading may take before `resume` recovers nothing.
+const RESUME_WITHIN: Duration = Duration::from_secs(3);
+/// Between attempts to give an answer to a socket whose buffer is full.
+const ANSWER_AGAIN: Duration = Duration::from_millis(20);
 
 /// What clients say in the handshake. Unknown fields are ignored everywhere.
 #[derive(Debug, Default, Deserialize)]
 pub struct Handshake {
     token: Option<String>,
     /// As `resume`'s; the answer is the event `resumed`.
-    offsets: Option<BTreeMap<String, Value>>,
+    offsets: Option<Value>,
 }
 
 /// `sendMessage`, and the body of its REST form.
@@ -87,17 +91,37 @@ impl fmt::Display for Unauthenticated {
     }
 }
 
-/// Whether the client waits for an acknowledgement.
-struct AckWanted(bool);
+/// The acknowledgement that the client waits for, if it does.
+struct Ack {
+    socket: Arc<Socket<LocalAdapter>>,
+    id: Option<i64>,
+}
 
-impl<A: Adapter> FromMessageParts<A> for AckWanted {
-    type Error = std::convert::Infallible;
-    fn from_message_parts(_: &Arc<Socket<A>>, _: &mut Packet, ack: &Option<i64>) -> Result<Self, Self::Error> {
-        Ok(Self(ack.is_some()))
+impl FromMessageParts<LocalAdapter> for Ack {
+    type Error = Infallible;
+    fn from_message_parts(
+        socket: &Arc<Socket<LocalAdapter>>,
+        _: &mut Packet,
+        id: &Option<i64>,
+    ) -> Result<Self, Infallible> {
+        Ok(Self { socket: socket.clone(), id: *id })
     }
 }
 
-/// Lets in who has a valid token, and nobody while the gateway drains.
+impl Ack {
+    /// The request, unless nobody waits for its answer.
+    fn wanted(&self) -> Result<(), Refusal> {
+        if self.id.is_some() { Ok(()) } else { Err(ack_missing()) }
+    }
+
+    fn send(&self, answer: &impl Serialize) -> Result<(), SendError> {
+        let Ok(sender) =
+            AckSender::from_message_parts(&self.socket, &mut Packet::Str(Default::default(), None), &self.id);
+        sender.send(answer)
+    }
+}
+
+/// Lets in who has a valid token, and sets up what answers their events: this runs before the client learns that it is connected.
 pub async fn authenticate(
     gateway: Arc<Gateway>,
     socket: SocketRef,
@@ -106,8 +130,9 @@ pub async fn authenticate(
     let Handshake { token, offsets } = handshake.unwrap_or_default();
     match gateway.tokens.verify(&token.unwrap_or_default()) {
         Ok(identity) => {
+            listen(&gateway, &socket, identity.user.clone());
             socket.extensions.insert(identity);
-            if let Some(offsets) = offsets {
+            if let Some(Ok(offsets)) = offsets.map(serde_json::from_value) {
                 socket.extensions.insert(Offsets(offsets));
             }
             Ok(())
@@ -120,112 +145,77 @@ pub async fn authenticate(
     }
 }
 
-/// Sets up a connection that was let in.
+fn listen(gateway: &Arc<Gateway>, socket: &SocketRef, user: UserId) {
+    let on_send = gateway.clone();
+    socket.on("sendMessage", move |socket: SocketRef, ack: Ack, TryData(request): TryData<SendRequest>| {
+        // Nothing before the submission may wait: this part runs in the order of arrival.
+        let submitted = ack.wanted().and_then(|()| on_send.submit(&identify(&socket)?, request.map_err(malformed)?));
+        let gateway = on_send.clone();
+        async move {
+            let answer = match submitted {
+                Ok(answered) => gateway.answer_of(answered).await,
+                Err(refusal) => {
+                    gateway.metrics.ended(Outcome::Rejected);
+                    Err(refusal)
+                }
+            };
+            gateway.acknowledge(&ack, answer.as_ref()).await;
+        }
+    });
+    let on_history = gateway.clone();
+    socket.on("history", async move |socket: SocketRef, ack: Ack, TryData(request): TryData<HistoryRequest>| {
+        let request = ack.wanted().and_then(|()| Ok((identify(&socket)?, request.map_err(malformed)?)));
+        let page = match request {
+            Ok((user, request)) => on_history.history(&user, request).await,
+            Err(refusal) => Err(refusal),
+        };
+        on_history.acknowledge(&ack, page.as_ref()).await;
+    });
+    let on_resume = gateway.clone();
+    socket.on("resume", async move |socket: SocketRef, ack: Ack, TryData(request): TryData<ResumeRequest>| {
+        let request = ack.wanted().and_then(|()| Ok((identify(&socket)?, request.map_err(malformed)?)));
+        match request {
+            Ok((user, request)) => {
+                let (answer, _holding) = on_resume.resume_socket(&user, &socket, &request.offsets).await;
+                on_resume.acknowledge(&ack, Ok(&answer)).await;
+            }
+            Err(refusal) => on_resume.acknowledge::<()>(&ack, Err(&refusal)).await,
+        }
+    });
+    let on_other = gateway.clone();
+    socket.on_fallback(async move |Event(event): Event, ack: Ack| {
+        tracing::debug!(event = event.chars().take(64).collect::<String>(), "an unknown event");
+        on_other.acknowledge::<()>(&ack, Err(&Refusal::new(Code::Validation, "no such event"))).await;
+    });
+    let on_disconnect = gateway.clone();
+    socket.on_disconnect(async move |socket: SocketRef, _: DisconnectReason| {
+        on_disconnect.sockets.remove(&user, socket.id);
+    });
+}
+
+/// Lets a connection hear what is for its user.
 pub async fn connected(gateway: Arc<Gateway>, socket: SocketRef) {
     let Some(identity) = socket.extensions.get::<Identity>() else { return };
-    let user = identity.user.clone();
-    socket.on("sendMessage", {
-        let gateway = gateway.clone();
-        move |socket: SocketRef,
-              AckWanted(wanted): AckWanted,
-              ack: AckSender,
-              TryData(request): TryData<SendRequest>| {
-            // Nothing before the submission may wait: this part runs in the order of arrival.
-            let submitted = if wanted { send(&gateway, &socket, request) } else { Err(ack_missing()) };
-            async move {
-                let answer = match submitted {
-                    Ok(answered) => gateway.answer_of(answered).await,
-                    Err(refusal) => {
-                        gateway.metrics.ended(Outcome::Rejected);
-                        Err(refusal)
-                    }
-                };
-                gateway.acknowledge(ack, answer.as_ref());
-            }
-        }
-    });
-    socket.on("history", {
-        let gateway = gateway.clone();
-        async move |socket: SocketRef,
-                    AckWanted(wanted): AckWanted,
-                    ack: AckSender,
-                    TryData(request): TryData<HistoryRequest>| {
-            let page = if wanted { history(&gateway, &socket, request).await } else { Err(ack_missing()) };
-            gateway.acknowledge(ack, page.as_ref());
-        }
-    });
-    socket.on("resume", {
-        let gateway = gateway.clone();
-        async move |socket: SocketRef,
-                    AckWanted(wanted): AckWanted,
-                    ack: AckSender,
-                    TryData(request): TryData<ResumeRequest>| {
-            let request = match wanted {
-                true => identify(&socket).and_then(|user| Ok((user, request.map_err(malformed)?))),
-                false => Err(ack_missing()),
-            };
-            match request {
-                Ok((user, request)) => {
-                    let answer = |resumed| gateway.acknowledge(ack, Ok(&resumed));
-                    gateway.resume_socket(&user, &socket, &request.offsets, answer).await;
-                }
-                Err(refusal) => gateway.acknowledge::<()>(ack, Err(&refusal)),
-            }
-        }
-    });
-    socket.on_fallback({
-        let gateway = gateway.clone();
-        async move |Event(event): Event, ack: AckSender| {
-            let known = Refusal::new(Code::Validation, "no such event");
-            tracing::debug!(event = event.chars().take(64).collect::<String>(), "an unknown event");
-            gateway.acknowledge::<()>(ack, Err(&known));
-        }
-    });
-    socket.on_disconnect({
-        let gateway = gateway.clone();
-        let user = user.clone();
-        async move |socket: SocketRef, _: DisconnectReason| {
-            gateway.sockets.remove(&user, socket.id);
-        }
-    });
+    let user = identity.user;
     // Until the server has confirmed it, what other gateways announce passes this socket by.
     let subscription = gateway.channels.subscribe(Channel::User(user.clone()));
     gateway.sockets.add(&user, socket.clone(), subscription);
-    // It may have disconnected before its handler for that was set.
+    // It may have disconnected before it was added.
     if !socket.connected() {
         gateway.sockets.remove(&user, socket.id);
         return;
     }
     if let Some(Offsets(offsets)) = socket.extensions.remove::<Offsets>() {
-        gateway
-            .resume_socket(&user, &socket, &offsets, |resumed| {
-                if socket.emit("resumed", &Body(&resumed)).is_err() {
-                    tracing::debug!(%user, "the answer to the handshake's offsets could not be given");
-                }
-            })
-            .await;
+        let (answer, _holding) = gateway.resume_socket(&user, &socket, &offsets).await;
+        if socket.emit("resumed", &Body(&answer)).is_err() {
+            tracing::debug!(%user, "the answer to the handshake's offsets could not be given");
+        }
     }
 }
 
 /// The handshake's `offsets`, until they are answered.
 #[derive(Clone)]
 struct Offsets(BTreeMap<String, Value>);
-
-fn send(
-    gateway: &Gateway,
-    socket: &SocketRef,
-    request: Result<SendRequest, ParserError>,
-) -> Result<oneshot::Receiver<Answer>, Refusal> {
-    gateway.submit(&identify(socket)?, request.map_err(malformed)?)
-}
-
-async fn history(
-    gateway: &Gateway,
-    socket: &SocketRef,
-    request: Result<HistoryRequest, ParserError>,
-) -> Result<Page, Refusal> {
-    gateway.history(&identify(socket)?, request.map_err(malformed)?).await
-}
 
 /// Whose socket it is, if their token is still valid.
 fn identify(socket: &SocketRef) -> Result<UserId, Refusal> {
@@ -234,21 +224,24 @@ fn identify(socket: &SocketRef) -> Result<UserId, Refusal> {
 }
 
 impl Gateway {
-    /// Answers what a socket has missed; its live events wait behind the answer.
+    /// What a socket has missed. Its live events wait until the caller has given the answer and drops what comes with it.
     async fn resume_socket(
         &self,
         user: &UserId,
         socket: &SocketRef,
         offsets: &BTreeMap<String, Value>,
-        answer: impl FnOnce(ResumeAnswer),
-    ) {
-        self.sockets.hold(user, socket.id);
-        let chats = if self.sockets.subscribed(user, socket.id, SUBSCRIBED_WITHIN).await {
+    ) -> (ResumeAnswer, Option<Holding>) {
+        let holding = self.sockets.hold(user, socket.id);
+        let read = async {
+            match &holding {
+                Some(holding) => holding.subscribed().await,
+                // Nothing reaches a socket that is not there.
+                None => return Resume::nothing(offsets),
+            }
             self.resume.read(user, offsets).await
-        } else {
-            Resume::nothing(offsets)
         };
-        self.sockets.release(user, socket.id, || answer(ResumeAnswer(chats)));
+        let chats = tokio::time::timeout(RESUME_WITHIN, read).await.unwrap_or_else(|_| Resume::nothing(offsets));
+        (ResumeAnswer(chats), holding)
     }
 
     /// Checks and stamps a send, and puts it in line. Never waits.
@@ -259,7 +252,8 @@ impl Gateway {
         let chat = target(user, request.friend_id.as_deref(), request.chat_id.as_deref())?;
         let SendRequest { temp_id, content, image_url, public_id, .. } = request;
         let draft = Draft::new(user.clone(), chat, temp_id, content, image_url, public_id)?;
-        let message = draft.stamp(self.stamps.next(user));
+        let stamp = self.stamps.next(user, draft.chat());
+        let message = draft.stamp(stamp);
         self.pipeline.submit(message, TraceParent::random(fastrand::u128(..), fastrand::u64(..)))
     }
 
@@ -284,18 +278,25 @@ impl Gateway {
         }
     }
 
-    /// Answers an event: `{ ok: true, … }` or `{ ok: false, error }`, which is counted.
-    fn acknowledge<T: WireAnswer>(&self, ack: AckSender, answer: Result<&T, &Refusal>) {
-        let sent = match answer {
-            Ok(answer) => ack.send(&Positive(answer)),
-            Err(refusal) => {
-                self.metrics.refused(refusal.code);
-                ack.send(&json!({ "ok": false, "error": refusal }))
+    /// Answers an event: `{ ok: true, … }` or `{ ok: false, error }`, which is counted. A full buffer is waited for, within the
+    /// deadline: a client that reads slowly still gets its answers.
+    async fn acknowledge<T: WireAnswer>(&self, ack: &Ack, answer: Result<&T, &Refusal>) {
+        if let Err(refusal) = answer {
+            self.metrics.refused(refusal.code);
+        }
+        let deadline = Instant::now() + self.send_deadline;
+        loop {
+            let sent = match answer {
+                Ok(answer) => ack.send(&Positive(answer)),
+                Err(refusal) => ack.send(&json!({ "ok": false, "error": refusal })),
+            };
+            match sent {
+                Err(SendError::Socket(SocketError::InternalChannelFull)) if Instant::now() < deadline => {
+                    tokio::time::sleep(ANSWER_AGAIN).await;
+                }
+                Err(error) => return tracing::debug!(%error, "an answer could not be given"),
+                Ok(()) => return,
             }
-        };
-        if let Err(error) = sent {
-            // The client's own deadline makes it repeat what it got no answer to.
-            tracing::debug!(%error, "an answer could not be given");
         }
     }
 }

@@ -29,6 +29,9 @@ use crate::relist::Relist;
 /// The most sends that one round trip to the cache carries.
 const MAX_BATCH: usize = 256;
 
+/// Messages that are emitted before the sockets' writers get a turn.
+const EMITS_AT_ONCE: usize = 64;
+
 /// A positive answer: the message is durable.
 #[derive(Debug)]
 pub struct Accepted {
@@ -170,22 +173,24 @@ impl Stages {
     /// Recent list and fan-out in one call of the cache, then the sockets of this gateway.
     async fn show(&self, batch: Vec<Send>) -> Vec<(Send, Shown)> {
         let added = self.list(&batch).await;
-        batch
-            .into_iter()
-            .zip(added)
-            .map(|(mut send, added)| {
-                let shown = match added {
-                    Some(Added::New(position) | Added::Own(position)) => Shown::Listed(position),
-                    Some(Added::Repeat { timestamp, epoch, seq }) => {
-                        Arc::make_mut(&mut send.message).timestamp = timestamp;
-                        Shown::Repeat { epoch, seq }
-                    }
-                    None => Shown::Unlisted,
-                };
-                self.deliver(&send.message, send.received, &shown);
-                (send, shown)
-            })
-            .collect()
+        let mut result = Vec::with_capacity(batch.len());
+        for (index, (mut send, added)) in batch.into_iter().zip(added).enumerate() {
+            let shown = match added {
+                Some(Added::New(position) | Added::Own(position)) => Shown::Listed(position),
+                Some(Added::Repeat { timestamp, epoch, seq }) => {
+                    Arc::make_mut(&mut send.message).timestamp = timestamp;
+                    Shown::Repeat { epoch, seq }
+                }
+                None => Shown::Unlisted,
+            };
+            self.deliver(&send.message, send.received, &shown);
+            result.push((send, shown));
+            if index % EMITS_AT_ONCE == EMITS_AT_ONCE - 1 {
+                // Sockets' writers need a turn, or a large batch for one user would fill their buffers.
+                tokio::task::yield_now().await;
+            }
+        }
+        result
     }
 
     /// Asks the recent list to take a batch; `None` where it did not answer.
@@ -284,6 +289,12 @@ impl Stages {
 
     /// Nothing durable took it: takes back what this attempt has shown, and says so.
     async fn refuse(&self, send: Send, shown: Shown, cause: NotDurable) {
+        if self.publish.has_acknowledged(&send.message) {
+            // A repeat of it, under way at the same time, became durable.
+            let (position, durability) = (None, Durability::Kafka);
+            let accepted = Accepted { message: send.message.clone(), position, durability, duplicate: true };
+            return self.answer(send, Ok(accepted), Outcome::Duplicate);
+        }
         tracing::warn!(
             message_id = %send.message.id, chat_id = %send.message.chat, trace_id = send.trace.trace_id(), %cause,
             "a message could not be made durable; refused"

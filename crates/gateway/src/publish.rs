@@ -91,9 +91,14 @@ impl Publish {
         Self { publisher, breaker, failed, acknowledged, metrics }
     }
 
+    /// Whether this process has Kafka's acknowledgement of a message.
+    pub fn has_acknowledged(&self, message: &Message) -> bool {
+        self.acknowledged.contains_key(&message.id)
+    }
+
     /// Hands a message to Kafka's client before it returns, so that the order of calls is the order in the log.
     pub fn begin(&self, message: &Arc<Message>, trace: TraceParent, uncached: bool, repeat: bool) -> Pending {
-        let state = if repeat && self.acknowledged.contains_key(&message.id) {
+        let state = if repeat && self.has_acknowledged(message) {
             State::Acknowledged
         } else if let Ok(permit) = self.breaker.acquire(Instant::now()) {
             let (value, traceparent) = (record::encode(message), trace.to_string());

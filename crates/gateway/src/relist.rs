@@ -76,6 +76,13 @@ impl Relist {
         stop.run_until_cancelled(work).await;
     }
 
+    /// Waits until nothing waits any more.
+    pub async fn emptied(&self) {
+        while self.metrics.relist_waiting.get() > 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// One round trip; false if there was nothing to do.
     async fn pass(&self, recent: &RecentList) -> Result<bool, CacheError> {
         let calls = self.next_of_a_kind();
@@ -93,7 +100,8 @@ impl Relist {
         for (call, result) in calls.into_iter().zip(results).rev() {
             match result {
                 Ok(()) => {}
-                Err(error) if error.is_unavailable() => {
+                // What is not taken back stays listed: that is tried for ever.
+                Err(error) if error.is_unavailable() || call.take_back => {
                     self.put_back(call);
                     unavailable = Some(error);
                 }

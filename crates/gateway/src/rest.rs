@@ -22,8 +22,8 @@ use crate::error::{Code, Refusal};
 use crate::ingress::{Body, HistoryRequest, SendRequest};
 use crate::metrics::Outcome;
 
-/// The largest body, in bytes: the longest message in its longest spelling, and room to spare.
-pub const MAX_BODY: usize = 100_000;
+/// The largest body and packet, in bytes. Far more than any message needs, so that one that is too long is answered, not cut off.
+pub const MAX_BODY: usize = 1_000_000;
 
 type Shared = State<Arc<Gateway>>;
 type BodyBytes = Result<Bytes, BytesRejection>;
@@ -38,6 +38,10 @@ pub fn router(gateway: Arc<Gateway>) -> Router {
         .route("/messages/{friendId}", get(history_with_friend))
         .route("/api/messages/{friendId}", get(history_with_friend))
         .route("/api/chats/{chatId}/messages", get(history_of_chat).post(send_to_chat))
+        .method_not_allowed_fallback(|State(gateway): Shared| async move {
+            let problem = Problem::of(&gateway, Refusal::new(Code::Validation, "the resource has no such method"));
+            (StatusCode::METHOD_NOT_ALLOWED, problem)
+        })
         .fallback(|State(gateway): Shared| async move {
             Problem::of(&gateway, Refusal::new(Code::NotFound, "no such resource"))
         })
@@ -52,7 +56,8 @@ impl FromRequestParts<Arc<Gateway>> for User {
     type Rejection = Problem;
     async fn from_request_parts(parts: &mut Parts, gateway: &Arc<Gateway>) -> Result<Self, Problem> {
         let bearer = parts.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-        let token = bearer.and_then(|text| text.strip_prefix("Bearer ")).unwrap_or_default();
+        let (scheme, token) = bearer.and_then(|text| text.split_once(' ')).unwrap_or_default();
+        let token = if scheme.eq_ignore_ascii_case("bearer") { token } else { "" };
         match gateway.tokens.verify(token.trim()) {
             Ok(identity) => Ok(Self(identity.user)),
             Err(refusal) => Err(Problem::of(gateway, refusal)),

@@ -7,7 +7,6 @@
 //! Live traffic comes first: replays are paced, and wait while Kafka's client has much to do.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use axum::body::Bytes;
@@ -53,8 +52,15 @@ pub struct Retry {
     queue: FailedQueue,
     publisher: Publisher,
     pace: Arc<Pace>,
-    failures: Arc<AtomicU32>,
+    rounds: Arc<Mutex<Rounds>>,
     metrics: Metrics,
+}
+
+/// Failures since the last success.
+#[derive(Default)]
+struct Rounds {
+    wait: Duration,
+    ends_at: Option<Instant>,
 }
 
 /// Why work on a chat stopped early.
@@ -70,7 +76,7 @@ impl Retry {
     pub fn new(queue: FailedQueue, publisher: Publisher, per_second: u32, metrics: Metrics) -> Self {
         let pace =
             Arc::new(Pace { each: Duration::from_secs(1) / per_second.max(1), free_at: Mutex::new(Instant::now()) });
-        Self { queue, publisher, pace, failures: Arc::default(), metrics }
+        Self { queue, publisher, pace, rounds: Arc::default(), metrics }
     }
 
     /// Works until the token is cancelled; then lets what it has in hand come to an end.
@@ -99,7 +105,7 @@ impl Retry {
             Ok(true) => FinishAs::Empty,
             Ok(false) => FinishAs::NextAttempt(Duration::ZERO),
             Err(trouble) => {
-                let delay = self.backoff();
+                let delay = self.backoff().await;
                 match trouble {
                     Trouble::Kafka(reason) => tracing::warn!(chat_id = %lease.chat, reason, ?delay, "a replay failed"),
                     Trouble::Queue(error) => tracing::warn!(chat_id = %lease.chat, %error, ?delay, "a replay failed"),
@@ -111,16 +117,24 @@ impl Retry {
             }
         };
         // Without an answer the lease ends by itself.
-        if let Err(error) = self.queue.finish(&lease, finish, BUDGET).await {
-            tracing::debug!(chat_id = %lease.chat, %error, "a lease was left to end by itself");
+        match self.queue.finish(&lease, finish, BUDGET).await {
+            // Something was pushed after the list was seen empty: it need not wait for the lease's end.
+            Ok(false) if finish == FinishAs::Empty => {
+                let _ = self.queue.finish(&lease, FinishAs::NextAttempt(Duration::ZERO), BUDGET).await;
+            }
+            Ok(_) => {}
+            Err(error) => tracing::debug!(chat_id = %lease.chat, %error, "a lease was left to end by itself"),
         }
     }
 
     /// Replays a chat's queue; true if it was seen empty, false if time is up.
     async fn drain(&self, chat: &ChatId) -> Result<bool, Trouble> {
         let end = Instant::now() + WORK;
+        // The head goes alone first: it learns whether Kafka is back, and is not judged by what travels with it.
+        let mut batch = 1;
         while Instant::now() < end {
-            let heads = self.queue.heads(chat, BATCH, BUDGET).await.map_err(Trouble::Queue)?;
+            let heads = self.queue.heads(chat, batch, BUDGET).await.map_err(Trouble::Queue)?;
+            batch = BATCH;
             let Some(first) = heads.first() else { return Ok(true) };
             match &first.entry {
                 Err(EntryError::Newer) => return Err(Trouble::Newer),
@@ -153,7 +167,7 @@ impl Retry {
         if !done.is_empty() {
             let taken = self.queue.pop_published(chat, &done, BUDGET).await.map_err(Trouble::Queue)?;
             self.metrics.replayed.inc_by(taken.removed as u64);
-            self.failures.store(0, Ordering::Relaxed);
+            *self.rounds.lock().await = Rounds::default();
         }
         match reports.into_iter().nth(acknowledged) {
             Some(Err(PublishError::TooLarge(reason))) => self.bury(chat, entries[acknowledged].0, &reason).await,
@@ -171,11 +185,14 @@ impl Retry {
         Ok(())
     }
 
-    /// Doubling with every failure in a row, with jitter.
-    fn backoff(&self) -> Duration {
-        let failures = self.failures.fetch_add(1, Ordering::Relaxed).min(16);
-        let most = BACKOFF.0.saturating_mul(1 << failures).min(BACKOFF.1);
-        most.mul_f64(0.5 + fastrand::f64() / 2.0).max(BACKOFF.0)
+    /// Doubling with every round of failures, with jitter. Chats that fail within one wait are one round: what fails is Kafka.
+    async fn backoff(&self) -> Duration {
+        let mut rounds = self.rounds.lock().await;
+        if rounds.ends_at.is_none_or(|end| Instant::now() >= end) {
+            rounds.wait = (rounds.wait * 2).clamp(BACKOFF.0, BACKOFF.1);
+            rounds.ends_at = Some(Instant::now() + rounds.wait);
+        }
+        rounds.wait.mul_f64(0.5 + fastrand::f64() / 2.0).max(BACKOFF.0)
     }
 
     /// Gauges and the index's repair.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
+use axum::http::{HeaderName, header};
 use axum::serve::ListenerExt;
 use holdfast_cache::channels::ChannelSettings;
 use holdfast_cache::failed::FailedQueueSettings;
@@ -40,8 +41,8 @@ use crate::retry::Retry;
 use crate::stamps::Stamps;
 use crate::{Gateway, dev, remote, rest};
 
-/// Packets that wait for a slow client before it is told to resync instead.
-const SOCKET_BUFFER: usize = 128;
+/// Packets that wait for a slow client before it is told to resync instead. socketioxide's 128 are fewer than a burst may have.
+const SOCKET_BUFFER: usize = 1024;
 /// Users that the local rate limiter remembers.
 const LOCAL_LIMITS: usize = 100_000;
 /// How long Kafka's administration may take for one request.
@@ -143,18 +144,19 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
         Arc::new(GatewayHealth::new(pipeline.clone(), kafka_breaker, cache_breaker, metrics.clone(), draining.clone()));
 
     // Everything that runs beside the requests, until the end.
-    let (background, ended) = (TaskTracker::new(), CancellationToken::new());
-    background.spawn(ended.clone().run_until_cancelled_owned(remote::run(heard, origin, sockets.clone())));
-    background.spawn(sockets.clone().mend_lagging(ended.clone()));
-    background.spawn(relist.run(recent, cache.clone(), ended.clone()));
-    background.spawn(Retry::new(failed.clone(), publisher.clone(), own.replay_rate, metrics).run(ended.clone()));
-    background.spawn(prepare(kafka, store.clone(), ended.clone()));
-    background.spawn({
+    let beside = Beside::default();
+    let ended = beside.ended.clone();
+    beside.run("remote", ended.clone().run_until_cancelled_owned(remote::run(heard, origin, sockets.clone())));
+    beside.run("sockets", sockets.clone().mend_lagging(ended.clone()));
+    beside.run("relist", relist.clone().run(recent, cache.clone(), ended.clone()));
+    beside.run("retry", Retry::new(failed.clone(), publisher.clone(), own.replay_rate, metrics).run(ended.clone()));
+    beside.tasks.spawn(prepare(kafka, publisher.clone(), store.clone(), ended.clone()));
+    beside.run("health", {
         let (health, ended) = (health.clone(), ended.clone());
         let probed = Probed { publisher: publisher.clone(), store, cache, queue: failed };
         async move { health.probe(probed, ended).await }
     });
-    background.spawn(ops::serve(operators, registry, health, ended.clone()));
+    beside.run("operators", ops::serve(operators, registry, health, ended.clone()));
     let (io, app) = app(gateway, &config);
     let closed = CancellationToken::new();
     let serving = tokio::spawn({
@@ -168,11 +170,13 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
         async move { axum::serve(clients, app).with_graceful_shutdown(closed.cancelled_owned()).await }
     });
 
-    // A producer that can't go on would leave a gateway that takes messages to the failed queue only.
+    // Without a living producer a gateway would only fill the failed queue, without a part it would miss something for good:
+    // another process starts whole.
     let mut fatal = publisher.fatal();
     let failure = tokio::select! {
         () = stop.cancelled() => None,
-        failed = fatal.wait_for(Option::is_some) => failed.ok().and_then(|reason| reason.clone()),
+        failed = fatal.wait_for(Option::is_some) => Some(format!("kafka's client failed for good: {failed:?}")),
+        () = beside.broken.cancelled() => Some("a part of the gateway ended unexpectedly".into()),
     };
 
     // The end: refuse new sends, answer those in progress, let the connections go, leave nothing in Kafka's client.
@@ -189,18 +193,48 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
     if tokio::time::timeout(grace / 2, drain).await.is_err() {
         tracing::warn!("connections were still open when their time was up");
     }
+    if tokio::time::timeout(grace / 8, relist.emptied()).await.is_err() {
+        tracing::warn!(
+            "the recent lists were not told of everything that they had missed; verification will mend them"
+        );
+    }
     ended.cancel();
-    background.close();
-    if tokio::time::timeout(grace / 4, background.wait()).await.is_err() {
+    beside.tasks.close();
+    if tokio::time::timeout(grace / 4, beside.tasks.wait()).await.is_err() {
         tracing::warn!("background work was still going on when its time was up");
     }
-    let unreported = publisher.flush(grace / 8).await;
+    let unreported = publisher.flush(grace / 16).await;
     if unreported > 0 {
         tracing::warn!(unreported, "kafka's client still held records, none of which was acknowledged to a sender");
     }
     match failure {
-        Some(reason) => Err(anyhow!("kafka's client failed for good: {reason}")),
+        Some(reason) => Err(anyhow!(reason)),
         None => Ok(()),
+    }
+}
+
+/// What runs beside the requests.
+#[derive(Default)]
+struct Beside {
+    tasks: TaskTracker,
+    /// Cancelled at the end.
+    ended: CancellationToken,
+    /// Cancelled when something ended before that.
+    broken: CancellationToken,
+}
+
+impl Beside {
+    /// Runs something that must not end before the end, not by a panic either.
+    fn run<T: Send + 'static>(&self, name: &'static str, work: impl Future<Output = T> + Send + 'static) {
+        let (ended, broken) = (self.ended.clone(), self.broken.clone());
+        self.tasks.spawn(async move {
+            // A task of its own, so that its panic is seen.
+            let _ = tokio::spawn(work).await;
+            if !ended.is_cancelled() {
+                tracing::error!(name, "a part of the gateway ended unexpectedly");
+                broken.cancel();
+            }
+        });
     }
 }
 
@@ -233,7 +267,9 @@ fn app(gateway: Arc<Gateway>, config: &Config) -> (SocketIo, axum::Router) {
 }
 
 fn cors(origins: &[String]) -> CorsLayer {
-    let layer = CorsLayer::new().allow_methods(Any).allow_headers(Any);
+    // By name: `*` would not cover `authorization`.
+    let headers = [header::AUTHORIZATION, header::CONTENT_TYPE, HeaderName::from_static("idempotency-key")];
+    let layer = CorsLayer::new().allow_methods(Any).allow_headers(headers).expose_headers([header::RETRY_AFTER]);
     if origins.iter().any(|origin| origin == "*") {
         return layer.allow_origin(Any);
     }
@@ -241,7 +277,7 @@ fn cors(origins: &[String]) -> CorsLayer {
 }
 
 /// Creates what is missing in the other servers, as soon as they are there.
-async fn prepare(kafka: KafkaSettings, store: Store, stop: CancellationToken) {
+async fn prepare(kafka: KafkaSettings, publisher: Publisher, store: Store, stop: CancellationToken) {
     let topics = async {
         let admin = match Admin::new(&kafka, ADMIN_TIMEOUT) {
             Ok(admin) => admin,
@@ -256,7 +292,12 @@ async fn prepare(kafka: KafkaSettings, store: Store, stop: CancellationToken) {
             tokio::time::sleep(PREPARE_AGAIN).await;
         }
         match admin.check_topics().await {
-            Ok(report) => report.warnings.iter().for_each(|warning| tracing::warn!(warning, "topic settings")),
+            Ok(report) => {
+                report.warnings.iter().for_each(|warning| tracing::warn!(warning, "topic settings"));
+                if let Some(bytes) = report.main.max_message_bytes {
+                    publisher.limit_records(bytes);
+                }
+            }
             Err(error) => tracing::warn!(%error, "topic settings can't be read"),
         }
     };

@@ -148,15 +148,22 @@ impl Admin {
         report.partitions = topic.partitions().len();
         report.replication_factor =
             topic.partitions().iter().map(|partition| partition.replicas().len()).min().unwrap_or_default();
-        match self.client.describe_configs([&ResourceSpecifier::Topic(name)], &self.options()).await {
-            Ok(resources) => match resources.into_iter().next() {
+        for attempt in 0_u32.. {
+            let described = self.client.describe_configs([&ResourceSpecifier::Topic(name)], &self.options()).await;
+            let described = described.map_err(ClientError::new("reading a topic's settings"))?;
+            match described.into_iter().next() {
                 Some(Ok(resource)) => report.configure(&resource),
+                // A new topic's settings are told a little later than its partitions.
+                Some(Err(RDKafkaErrorCode::UnknownTopicOrPartition)) if attempt < 20 => {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
                 Some(Err(code)) => {
-                    tracing::debug!(topic = name, %code, "the broker does not tell the topic's settings")
+                    tracing::debug!(topic = name, %code, "the broker does not tell the topic's settings");
                 }
                 None => {}
-            },
-            Err(error) => return Err(ClientError::new("reading a topic's settings")(error).into()),
+            }
+            break;
         }
         Ok(report)
     }
@@ -286,7 +293,7 @@ fn judge(main: &TopicReport, dlq: &TopicReport) -> Vec<String> {
     warnings
 }
 
-/// Refusals that asking again won't change.
+/// Refusals that asking again won't change. Too few brokers for the replicas is none: a cluster starts broker by broker.
 fn is_lasting(code: RDKafkaErrorCode) -> bool {
     use RDKafkaErrorCode as Code;
     matches!(
@@ -294,7 +301,6 @@ fn is_lasting(code: RDKafkaErrorCode) -> bool {
         Code::TopicAuthorizationFailed
             | Code::ClusterAuthorizationFailed
             | Code::PolicyViolation
-            | Code::InvalidReplicationFactor
             | Code::InvalidPartitions
             | Code::InvalidConfig
             | Code::InvalidTopic

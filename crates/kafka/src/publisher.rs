@@ -5,10 +5,12 @@
 //! the future that it returns only awaits the delivery report. Dropping that future takes nothing back.
 
 use std::future::Future;
+use std::future::ready;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use futures_util::future::Either;
 use holdfast_message::record::{CONTENT_TYPE, SCHEMA_VERSION, header};
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
@@ -23,6 +25,9 @@ use crate::{ClientError, KafkaSettings};
 
 /// Above the delivery timeout: by then librdkafka has reported, unless its thread hangs.
 pub const REPORT_GRACE: Duration = Duration::from_millis(300);
+
+/// What Kafka adds to a record at most: the batch's header, and the record's own headers.
+const BATCH_OVERHEAD: usize = 512;
 
 /// A message on its way into the main topic.
 #[derive(Debug, Clone, Copy)]
@@ -135,6 +140,8 @@ pub struct Publisher {
     producer: Arc<ThreadedProducer<PublisherContext>>,
     topic: Arc<str>,
     report_within: Duration,
+    /// The largest record that the main topic is known to take, in bytes.
+    record_limit: Arc<AtomicUsize>,
 }
 
 impl std::fmt::Debug for Publisher {
@@ -163,11 +170,23 @@ impl Publisher {
             producer,
             topic: settings.topic.as_str().into(),
             report_within: settings.delivery_timeout + REPORT_GRACE,
+            record_limit: Arc::new(AtomicUsize::new(usize::MAX)),
         })
+    }
+
+    /// Tells what the main topic takes (`max.message.bytes`), so that a record above it is known at once for one that can never be
+    /// published. A broker's own refusal does not tell whether the record or the batch that it travelled in was too large.
+    pub fn limit_records(&self, max_message_bytes: usize) {
+        self.record_limit.store(max_message_bytes.saturating_sub(BATCH_OVERHEAD), Ordering::Relaxed);
     }
 
     /// Publishes a message to the main topic. Enqueued when this returns; acknowledged when the future says so.
     pub fn publish(&self, record: PublishRecord<'_>) -> impl Future<Output = Report> + Send + use<> {
+        let (size, limit) = (record.value.len() + record.chat.len(), self.record_limit.load(Ordering::Relaxed));
+        if size > limit {
+            let reason = format!("{size} bytes, and the topic takes {limit}");
+            return Either::Left(ready(Err(PublishError::TooLarge(reason))));
+        }
         let mut headers = OwnedHeaders::new_with_capacity(4)
             .insert(Header { key: header::CONTENT_TYPE, value: Some(CONTENT_TYPE) })
             .insert(Header { key: header::SCHEMA_VERSION, value: Some(SCHEMA_VERSION.to_string().as_str()) });
@@ -177,7 +196,7 @@ impl Publisher {
         if record.uncached {
             headers = headers.insert(Header { key: header::UNCACHED, value: Some("1") });
         }
-        self.enqueue(&self.topic, None, Some(record.chat.as_bytes()), Some(record.value), headers)
+        Either::Right(self.enqueue(&self.topic, None, Some(record.chat.as_bytes()), Some(record.value), headers))
     }
 
     /// Publishes bytes to any topic with the given headers: dead letters, replays.

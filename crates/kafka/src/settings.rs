@@ -119,6 +119,8 @@ impl KafkaSettings {
         let promise = [
             ("enable.idempotence", "true".to_owned()),
             ("acks", "all".to_owned()),
+            // A topic that asking for it creates would have the broker's defaults: one partition, one replica.
+            ("allow.auto.create.topics", "false".to_owned()),
             ("message.timeout.ms", self.delivery_timeout.as_millis().to_string()),
         ];
         self.client(&tuning, &promise)

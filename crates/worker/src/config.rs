@@ -48,11 +48,11 @@ holdfast_service::settings! {
         /// The workers' consumer group.
         kafka_group: String = "KAFKA_GROUP", "chat-persist-worker";
         /// Milliseconds without a heartbeat after which a worker's partitions go to others.
-        kafka_session_timeout: Millis = "KAFKA_SESSION_TIMEOUT_MS", "45000";
+        kafka_session_timeout: Millis = "KAFKA_SESSION_TIMEOUT_MS", "10000";
         /// Milliseconds without a poll after which a worker leaves its group.
         kafka_max_poll_interval: Millis = "KAFKA_MAX_POLL_INTERVAL_MS", "300000";
         /// Milliseconds for which partitions that go to another worker may be flushed before they are given up.
-        rebalance_flush: Millis = "REBALANCE_FLUSH_MS", "15000";
+        rebalance_flush: Millis = "REBALANCE_FLUSH_MS", "8000";
         /// `retention`: Kafka deletes records by age. `delete-records`: the worker does, once every group has read them.
         kafka_cleanup: Cleanup = "KAFKA_CLEANUP", "retention";
         /// The groups that must have read a record before it is deleted. Unset: the worker's own.

@@ -53,6 +53,8 @@ pub enum Report {
     Flushed(Flushed),
     /// A batch of dead letters.
     Posted(Posted),
+    /// One of these panicked, and its records with it. Only a new start reads them again.
+    Died,
 }
 
 /// Wakes the loop's thread.
@@ -78,16 +80,24 @@ pub struct Reports {
 }
 
 impl Reports {
-    /// Where the work runs.
-    pub fn runtime(&self) -> &Handle {
-        &self.runtime
+    /// Runs work whose report the loop waits for. There is a report in any case.
+    pub fn run(&self, work: impl Future<Output = Report> + Send + 'static) {
+        let mut reporter = Reporter { reports: self.clone(), report: Report::Died };
+        self.runtime.spawn(async move { reporter.report = work.await });
     }
+}
 
-    /// Reports, and wakes the loop.
-    pub fn send(&self, report: Report) {
+/// Reports, and wakes the loop, when it is dropped: at the end of the work or at its panic.
+struct Reporter {
+    reports: Reports,
+    report: Report,
+}
+
+impl Drop for Reporter {
+    fn drop(&mut self) {
         // Fails only when the loop has ended, and with it everything that a report could change.
-        let _ = self.sender.send(report);
-        self.waker.wake();
+        let _ = self.reports.sender.send(std::mem::replace(&mut self.report, Report::Died));
+        self.reports.waker.wake();
     }
 }
 
@@ -98,7 +108,7 @@ pub enum Ending {
     Drained,
     /// Asked to stop: this many messages were left uncommitted at the deadline, for the next worker to read again.
     LeftBehind(usize),
-    /// The client is dead.
+    /// The client is dead, or a flush panicked: only another process can go on.
     Fatal(String),
 }
 
@@ -204,8 +214,7 @@ impl<S: Sink> Loop<S> {
         let _ = self.reports.waker.0.set(std::thread::current());
         loop {
             let now = Instant::now();
-            self.take_reports(now);
-            let idle = match self.poll(now) {
+            let idle = match self.take_reports(now).and_then(|()| self.poll(now)) {
                 Ok(idle) => idle,
                 Err(reason) => return (Ending::Fatal(reason), self.consumer),
             };
@@ -231,7 +240,7 @@ impl<S: Sink> Loop<S> {
         (self.buffer.len() + self.letters.len(), self.buffer.bytes() + self.letters.bytes())
     }
 
-    fn take_reports(&mut self, now: Instant) {
+    fn take_reports(&mut self, now: Instant) -> Result<(), String> {
         while let Ok(report) = self.incoming.try_recv() {
             match report {
                 Report::Flushed(flushed) => {
@@ -246,8 +255,10 @@ impl<S: Sink> Loop<S> {
                     self.conversations.offer(settled.stored);
                 }
                 Report::Posted(posted) => self.letters.settle(now, posted, &mut self.ledger, &self.metrics),
+                Report::Died => return Err("a flush panicked".into()),
             }
         }
+        Ok(())
     }
 
     /// Returns whether there is nothing more now; an error is the end of the client.

@@ -130,8 +130,8 @@ impl DeadLetters {
         }
         let batch: Vec<Letter> = self.waiting.drain(..self.waiting.len().min(BATCH)).collect();
         self.in_flight = batch.len();
-        let (topic, reports) = (topic.clone(), reports.clone());
-        reports.runtime().clone().spawn(async move { reports.send(Report::Posted(post(&topic, batch).await)) });
+        let topic = topic.clone();
+        reports.run(async move { Report::Posted(post(&topic, batch).await) });
     }
 
     /// Takes a batch back.

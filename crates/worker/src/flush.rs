@@ -27,6 +27,9 @@ use crate::metrics::Metrics;
 /// How long MongoDB may refuse a message alone, for a reason not known as lasting, while it takes others.
 pub const LONE_REFUSAL: Duration = Duration::from_secs(600);
 
+/// What is set aside is tried so often at most while everything hurries.
+const HURRIED: Duration = Duration::from_millis(500);
+
 /// Where messages are stored.
 pub trait Sink: Send + Sync + 'static {
     /// Stores what is absent; one outcome per message, in order. Ends within a time of its own.
@@ -69,6 +72,7 @@ pub struct Flusher {
     in_flight: bool,
     backoff: Backoff,
     aside: Backoff,
+    aside_at: Option<Instant>,
     lone_refusal: Duration,
     last_success: Option<Instant>,
 }
@@ -82,6 +86,7 @@ impl Flusher {
             in_flight: false,
             backoff: Backoff::new(Duration::from_millis(200), Duration::from_secs(10)),
             aside: Backoff::new(Duration::from_secs(1), Duration::from_secs(30)),
+            aside_at: None,
             lone_refusal,
             last_success: None,
         }
@@ -102,8 +107,10 @@ impl Flusher {
         if self.in_flight || !self.backoff.is_over(now) {
             return;
         }
-        let with_aside = buffer.aside() > 0 && (self.aside.is_over(now) || hurry);
-        if !(hurry || with_aside || buffer.is_due(now, self.threshold, self.interval)) {
+        let rested = self.aside_at.is_none_or(|last| now.duration_since(last) >= HURRIED);
+        let with_aside = buffer.aside() > 0 && (self.aside.is_over(now) || (hurry && rested));
+        let fresh = buffer.len() > buffer.aside();
+        if !((hurry && fresh) || with_aside || buffer.is_due(now, self.threshold, self.interval)) {
             return;
         }
         let batch = buffer.take(self.threshold, with_aside);
@@ -111,11 +118,14 @@ impl Flusher {
             return;
         }
         self.in_flight = true;
-        let (sink, reports) = (Arc::clone(sink), reports.clone());
-        reports.runtime().clone().spawn(async move {
+        if with_aside {
+            self.aside_at = Some(now);
+        }
+        let sink = Arc::clone(sink);
+        reports.run(async move {
             let started = Instant::now();
             let result = sink.insert(&batch.messages).await;
-            reports.send(Report::Flushed(Flushed { batch, result, took: started.elapsed() }));
+            Report::Flushed(Flushed { batch, result, took: started.elapsed() })
         });
     }
 

@@ -5,7 +5,7 @@ local score = tonumber(redis.call('ZSCORE', KEYS[1], ARGV[1]) or '-1')
 local held = score == tonumber(ARGV[2])
 if ARGV[3] == '' then
   -- Touched since: something was pushed, or somebody else holds it.
-  if true then redis.call('ZREM', KEYS[1], ARGV[1]) end
+  if held then redis.call('ZREM', KEYS[1], ARGV[1]) end
 else
   local clock = redis.call('TIME')
   local next_attempt = clock[1] * 1000 + math.floor(clock[2] / 1000) + tonumber(ARGV[3])

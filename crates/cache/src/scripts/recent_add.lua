@@ -8,10 +8,10 @@ if original then
   local verdict = entry and entry[4] == tonumber(ARGV[7]) and 'own' or 'repeat'
   return { verdict, head.epoch, entry and entry[2] or false, original }
 end
-append(id, ts, rest)
+append(id, ARGV[6], ts, rest)
 trim_list(tonumber(ARGV[3]))
 trim_ids(tonumber(ARGV[4]))
-save()
 keep_alive()
+save()
 publish_message(ARGV[10], rest, 11, #ARGV)
 return { 'new', head.epoch, head.seq, ts }

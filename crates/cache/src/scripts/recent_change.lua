@@ -1,6 +1,10 @@
 -- What the scripts share that change the recent list.
+
+-- Gives all keys their whole life, together; but not anew within a hundredth of it, unless one was just made.
 local function keep_alive()
+  if head.n > 1 and head.m > 1 and now - head.alive < tonumber(ARGV[2]) * 10 then return end
   for _, key in ipairs(KEYS) do redis.call('EXPIRE', key, ARGV[2]) end
+  head.alive = now
 end
 
 -- The live entry with this id, and its index. Recent ones are asked for most.
@@ -19,10 +23,40 @@ local function listed(id_text, ts)
 end
 
 -- At the tail, as the next of the live stream.
-local function append(id, ts, rest)
+local function append(id, bytes, ts, rest)
+  local newest = head.n == 0 or (head.top_ts and above(tonumber(ts), bytes, head.top_ts, head.top_id))
+  head.top_ts, head.top_id = newest and tonumber(ts) or nil, bytes
   head.seq = head.seq + 1
   head.n = redis.call('RPUSH', LIST, ENTRY .. cmsgpack.pack(head.seq) .. rest)
   listed(id, ts)
+end
+
+-- The entry that is oldest in history: at the head, or anywhere when the list is not in history's order. One that can't be read
+-- counts as the oldest.
+local function pop_oldest()
+  if head.top_ts then return redis.call('LPOP', LIST) end
+  local entries = redis.call('LRANGE', LIST, 0, -1)
+  local oldest, victim, last, last_id
+  local ordered = true
+  for _, bytes in ipairs(entries) do
+    local entry = decode(bytes)
+    if not entry then
+      oldest, victim, ordered = nil, bytes, false
+      break
+    end
+    if not oldest or above(oldest[5], oldest[3], entry[5], entry[3]) then oldest, victim = entry, bytes end
+  end
+  for _, bytes in ipairs(entries) do
+    if not ordered then break end
+    if bytes ~= victim then
+      local entry = decode(bytes)
+      ordered = not last or above(entry[5], entry[3], last, last_id)
+      last, last_id = entry[5], entry[3]
+    end
+  end
+  if ordered then head.top_ts, head.top_id = last, last_id end
+  redis.call('LREM', LIST, 1, victim)
+  return victim
 end
 
 -- This place in history is no longer, or never got to be, listed.
@@ -31,18 +65,17 @@ local function let_go(ts, id)
   if head.floor_ts and above(ts, id, head.floor_ts, head.floor_id) then head.floor_ts, head.floor_id = ts, id end
 end
 
+-- A message that comes late does not push out newer ones.
 local function trim_list(max)
-  local excess = head.n - max
-  if excess <= 0 then return end
-  for _, bytes in ipairs(redis.call('LPOP', LIST, excess)) do
-    local entry = decode(bytes)
+  while head.n > max do
+    local entry = decode(pop_oldest())
+    head.n = head.n - 1
     if entry then
       let_go(entry[5], entry[3])
     else
-      run = '' -- nobody knows what went: the next script begins a new epoch
+      head.run = '' -- nobody knows what went: the next script begins a new epoch
     end
   end
-  head.n = head.n - excess
 end
 
 -- The oldest ids go first, but none whose entry is still listed: it would be added once more.

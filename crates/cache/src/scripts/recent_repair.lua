@@ -10,7 +10,7 @@ for i = first_item, #ARGV, 4 do
   local id, bytes, ts, rest = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
   if not redis.call('ZSCORE', IDS, id) then
     if head.floor_ts and above(tonumber(ts), bytes, head.floor_ts, head.floor_id) then
-      append(id, ts, rest)
+      append(id, bytes, ts, rest)
       trim_list(max)
       publish_message(ARGV[9], rest, 11, first_item - 1)
       late = late + 1
@@ -28,6 +28,7 @@ for k = #below, 1, -1 do
   end
   head.n = redis.call('LPUSH', LIST, ENTRY .. NIL .. ARGV[i + 3])
   listed(ARGV[i], ARGV[i + 2])
+  head.top_ts = nil
   inserted = inserted + 1
 end
 
@@ -35,10 +36,10 @@ end
 local ts, id = tonumber(ARGV[7]), ARGV[8]
 if above(head.trimmed_ts, head.trimmed_id, ts, id) then ts, id = head.trimmed_ts, head.trimmed_id end
 -- Floor and time are one statement. The later statement holds; one that was overtaken adds nothing.
-if not head.floor_ts or as_of >= head.verified_at then
+if not head.floor_ts or as_of >= head.verified_at or head.verified_at > now then
   head.floor_ts, head.floor_id, head.verified_at = ts, id, as_of
 end
 trim_ids(tonumber(ARGV[4]))
-save()
 keep_alive()
+save()
 return { late, inserted }

@@ -2,20 +2,20 @@
 -- KEYS: list, ids, head. ARGV[1]: the epoch to begin if one has to begin, ARGV[2]: life in seconds.
 --
 -- Invariants that every script keeps:
---   list      entries by arrival, newest at the tail; those with a seq carry consecutive ones
+--   list      entries by arrival, newest at the tail; their seqs rise, and are consecutive but for what was trimmed between them
 --   ids       holds the id of every live entry of the list, scored by timestamp
 --   floor     the list holds everything strictly above this (timestamp, id) that was added in this epoch or seen by a repair;
 --             absent: nothing is known to be complete; (0, ''): the list is the whole chat
 --   trimmed   the greatest (timestamp, id) that left the list, or found no room in it, in this epoch; floor is never below it
 --   n, m      the lengths of list and ids, so that the loss of one key is noticed
+--   top       the greatest (timestamp, id) of the list, while it lies in history's order; absent: it may not
+--   alive     when the three keys were last given their whole life
 --   low       no live entry of the list has a lower timestamp; absent: not known
 local LIST, IDS, HEAD = KEYS[1], KEYS[2], KEYS[3]
 local ENTRY, NIL = '\154\1', '\192' -- array of ten, version 1
 
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
-
-local function digits(number) return string.format('%.0f', number) end
 
 -- Lua compares strings by the server's locale; ids are compared by their bytes.
 local function above(ts, id, other_ts, other_id)
@@ -41,29 +41,39 @@ local function id_text(bytes)
 end
 
 local run = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)') or ''
-local stored = redis.call('HMGET', HEAD, 'epoch', 'run', 'seq', 'floor_ts', 'floor_id', 'trimmed_ts', 'trimmed_id',
-  'verified_at', 'n', 'm', 'low')
+local FIELDS = { 'epoch', 'run', 'seq', 'floor_ts', 'floor_id', 'trimmed_ts', 'trimmed_id', 'verified_at', 'n', 'm', 'low',
+  'alive', 'top_ts', 'top_id' }
+local stored = redis.call('HMGET', HEAD, unpack(FIELDS))
 local head = {
-  epoch = stored[1], seq = tonumber(stored[3]),
+  epoch = stored[1], run = run, seq = tonumber(stored[3]),
   floor_ts = tonumber(stored[4]), floor_id = stored[5] or '',
   trimmed_ts = tonumber(stored[6]) or 0, trimmed_id = stored[7] or '',
   verified_at = tonumber(stored[8]) or 0,
-  n = tonumber(stored[9]), m = tonumber(stored[10]), low = tonumber(stored[11]),
+  n = tonumber(stored[9]), m = tonumber(stored[10]), low = tonumber(stored[11]), alive = tonumber(stored[12]) or 0,
+  top_ts = tonumber(stored[13]), top_id = stored[14] or '',
 }
 
+-- Writes what has changed. Whole numbers below 2^53 are written without a loss.
 local function save()
-  redis.call('HSET', HEAD, 'epoch', head.epoch, 'run', run, 'seq', digits(head.seq),
-    'floor_ts', head.floor_ts and digits(head.floor_ts) or '', 'floor_id', head.floor_id,
-    'trimmed_ts', digits(head.trimmed_ts), 'trimmed_id', head.trimmed_id,
-    'verified_at', digits(head.verified_at), 'n', digits(head.n), 'm', digits(head.m),
-    'low', head.low and digits(head.low) or '')
+  local changed = {}
+  for i, field in ipairs(FIELDS) do
+    local value, before = head[field] or '', stored[i]
+    if type(value) == 'number' then before = tonumber(before) end
+    if value ~= before then
+      changed[#changed + 1] = field
+      changed[#changed + 1] = value
+    end
+  end
+  if #changed > 0 then redis.call('HSET', HEAD, unpack(changed)) end
 end
 
 if not head.epoch or not head.seq or stored[2] ~= run
   or redis.pcall('LLEN', LIST) ~= head.n or redis.pcall('ZCARD', IDS) ~= head.m then
   -- Something may be missing, and nobody knows what: begin anew, with nothing verified.
   redis.call('DEL', LIST, IDS, HEAD)
-  head = { epoch = ARGV[1], seq = 0, floor_id = '', trimmed_ts = 0, trimmed_id = '', verified_at = 0, n = 0, m = 0 }
+  stored = {}
+  head = { epoch = ARGV[1], run = run, seq = 0, floor_id = '', trimmed_ts = 0, trimmed_id = '', verified_at = 0, n = 0,
+    m = 0, alive = 0, top_id = '' }
   save()
   redis.call('EXPIRE', HEAD, ARGV[2])
 end

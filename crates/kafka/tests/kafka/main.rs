@@ -1,5 +1,6 @@
-//! The clients against librdkafka's mock cluster: what a test can't get from a broker that behaves.
+//! The clients against librdkafka's mock cluster, for what a good broker does not do on demand, and against a real one.
 
+mod broker;
 mod groups;
 mod publishing;
 

@@ -1,1 +1,82 @@
+//! The process: how it ends, and many of it.
 
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+use crate::rig::until;
+use crate::stack::Stack;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_with_a_full_buffer_stores_and_commits_it_and_exits_with_0() -> Result<()> {
+    let stack = Stack::start().await?;
+    let worker = stack.worker(&[("BULK_THRESHOLD", "1000"), ("FLUSH_INTERVAL_MS", "300000")])?;
+    worker.ready().await?;
+    stack.publish(0..900).await?;
+    until("received", async || worker.says("/buffer/messages", 900).await).await;
+    assert_eq!((stack.stored().await?, stack.lag().await?), (0, 900));
+    let started = Instant::now();
+    assert_eq!(worker.program.term_and_wait(Duration::from_secs(25)).await?, 0);
+    assert!(started.elapsed() < Duration::from_secs(15), "{:?}", started.elapsed());
+    assert_eq!((stack.stored().await?, stack.lag().await?), (900, 0));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_settings_are_all_named_at_once() -> Result<()> {
+    let stack = Stack::start().await?;
+    let worker = stack.worker(&[("BULK_THRESHOLD", "many"), ("KAFKA_CLEANUP", "yes")])?;
+    until("ended", async || !worker.program.is_running()).await;
+    assert_eq!(worker.program.exit_status().and_then(|status| status.code()), Some(64));
+    let log = worker.program.log_tail(20);
+    assert!(log.contains("BULK_THRESHOLD=many") && log.contains("KAFKA_CLEANUP=yes"), "{log}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_to_three_to_one_workers_under_load_store_every_message_once() -> Result<()> {
+    let stack = Stack::start().await?;
+    let first = stack.worker(&[])?;
+    first.ready().await?;
+    let mut published = 0;
+    let mut load = async |rounds: usize| -> Result<usize> {
+        for _ in 0..rounds {
+            stack.publish(published..published + 200).await?;
+            published += 200;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        Ok(published)
+    };
+    load(10).await?;
+    let (second, third) = (stack.worker(&[])?, stack.worker(&[])?);
+    load(10).await?;
+    second.ready().await?;
+    third.ready().await?;
+    load(10).await?;
+    assert_eq!(second.program.term_and_wait(Duration::from_secs(25)).await?, 0);
+    load(10).await?;
+    third.program.kill9().await?;
+    let all = load(10).await?;
+    until("stored", async || stack.stored().await.unwrap() == all as u64).await;
+    until("committed", async || stack.lag().await.unwrap() == 0).await;
+    assert_eq!(first.metric("holdfast_worker_records_skipped_total").await?, 0.0);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore]
+async fn cpu() -> Result<()> {
+    let stack = Stack::start().await?;
+    stack.admin.ensure_topics().await?;
+    for start in (0..300_000).step_by(10_000) { stack.publish(start..start + 10_000).await?; }
+    let worker = stack.worker(&[("BULK_THRESHOLD", "1000"), ("FLUSH_INTERVAL_MS", "1000")])?;
+    let t = Instant::now();
+    loop { let s = worker.metric("holdfast_worker_flush_messages_total{result=\"stored\"}").await.unwrap_or_default(); if s >= 300_000.0 { break } tokio::time::sleep(Duration::from_millis(100)).await; }
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", worker.program.pid()))?;
+    let f: Vec<&str> = stat.split_whitespace().collect();
+    println!("CPU ticks user {} sys {} wall {:?}", f[13], f[14], t.elapsed());
+    let status = std::fs::read_to_string(format!("/proc/{}/status", worker.program.pid()))?;
+    println!("{}", status.lines().filter(|l| l.starts_with("VmHWM") || l.starts_with("VmRSS")).collect::<Vec<_>>().join(" "));
+    for task in std::fs::read_dir(format!("/proc/{}/task", worker.program.pid()))? { let p = task?.path(); let stat = std::fs::read_to_string(p.join("stat"))?; let name = std::fs::read_to_string(p.join("comm"))?; let rest = stat.rsplit(')').next().unwrap(); let f: Vec<&str> = rest.split_whitespace().collect(); println!("{} user {} sys {}", name.trim(), f[11], f[12]); }
+    Ok(())
+}

@@ -1,0 +1,157 @@
+//! A recent list as it was read, and whether it can answer for itself.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use holdfast_message::{HistoryKey, Message};
+
+use crate::entry::{Listed, ListedEntry};
+use crate::event::Position;
+
+/// How far down a list is complete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Floor {
+    /// Nothing is known.
+    Unverified,
+    /// Everything strictly above this is there.
+    Above(HistoryKey),
+    /// The list is the whole chat.
+    Whole,
+}
+
+impl Floor {
+    /// Whether the list is known to hold everything at this place, as of its last verification.
+    pub fn covers(&self, key: &HistoryKey) -> bool {
+        match self {
+            Self::Unverified => false,
+            Self::Above(floor) => key > floor,
+            Self::Whole => true,
+        }
+    }
+}
+
+/// A recent list, as read.
+#[derive(Debug, Clone)]
+pub struct RecentPage {
+    /// The position of the newest message of the stream.
+    pub position: Position,
+    /// How far down the list is complete.
+    pub floor: Floor,
+    /// How long ago the reading of the store began that the floor rests on; `None` if there was none in this epoch.
+    pub verified_age: Option<Duration>,
+    /// The server's time of this reading, in Unix epoch milliseconds. [`Repair`] wants it back.
+    pub read_at: i64,
+    /// All entries, in the list's order: not history's, for late arrivals lie where they arrived.
+    pub entries: Vec<ListedEntry>,
+    /// Entries that this build can't read. With any, a page must be merged with the store, wherever the floor lies.
+    pub undecodable: usize,
+}
+
+impl RecentPage {
+    /// The newest messages, newest first, each with its seq if it has one.
+    pub fn newest(&self, limit: usize) -> Vec<(Option<u64>, &Message)> {
+        let mut messages: Vec<_> = self.live().collect();
+        messages.sort_unstable_by_key(|(_, message)| std::cmp::Reverse(message.key()));
+        messages.truncate(limit);
+        messages
+    }
+
+    /// The newest messages as [`RecentPage::newest`], if the list can answer alone: it was verified within `fresh`, everything down
+    /// to the last of them lies above the floor (or it is the whole chat), no tombstone falls among them, and nothing in the list is
+    /// unreadable. Otherwise the page has to be merged with the store.
+    pub fn newest_alone(&self, limit: usize, fresh: Duration) -> Option<Vec<(Option<u64>, &Message)>> {
+        if self.undecodable > 0 || self.verified_age.is_none_or(|age| age > fresh) {
+            return None;
+        }
+        let newest = self.newest(limit);
+        let last = newest.last().filter(|_| newest.len() == limit).map(|(_, message)| message.key());
+        let complete = last.map_or(self.floor == Floor::Whole || limit == 0, |last| self.floor.covers(&last));
+        let live: HashSet<_> = self.live().map(|(_, message)| message.id).collect();
+        let buried = self.entries.iter().any(|entry| match &entry.item {
+            Listed::Tombstone(key) => !live.contains(&key.id) && last.is_none_or(|last| *key > last),
+            Listed::Message(_) => false,
+        });
+        (complete && !buried).then_some(newest)
+    }
+
+    fn live(&self) -> impl Iterator<Item = (Option<u64>, &Message)> {
+        self.entries.iter().filter_map(|entry| match &entry.item {
+            Listed::Message(message) => Some((entry.seq, message)),
+            Listed::Tombstone(_) => None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use holdfast_message::{ChatId, MessageId, UserId};
+
+    const FRESH: Duration = Duration::from_secs(30);
+
+    fn message(number: u8) -> Message {
+        let chat = ChatId::parse("alice:bob").unwrap();
+        let sender = UserId::parse("bob").unwrap();
+        Message {
+            id: MessageId::from_bytes([number; 16]),
+            temp_id: None,
+            receiver: chat.other(&sender),
+            chat,
+            sender,
+            content: "x".into(),
+            image_url: None,
+            public_id: None,
+            timestamp: i64::from(number),
+        }
+    }
+
+    /// A list with these messages in this order; a negative number is a tombstone.
+    fn page(floor: Floor, items: &[i8]) -> RecentPage {
+        let entry = |number: &i8| {
+            let message = message(number.unsigned_abs());
+            let item = if *number > 0 { Listed::Message(message) } else { Listed::Tombstone(message.key()) };
+            ListedEntry { seq: None, item }
+        };
+        RecentPage {
+            position: Position { epoch: "e".into(), seq: 0 },
+            floor,
+            verified_age: Some(Duration::from_secs(1)),
+            read_at: 0,
+            entries: items.iter().map(entry).collect(),
+            undecodable: 0,
+        }
+    }
+
+    fn alone(page: &RecentPage, limit: usize) -> Option<Vec<i64>> {
+        Some(page.newest_alone(limit, FRESH)?.iter().map(|(_, message)| message.timestamp).collect())
+    }
+
+    #[test]
+    fn a_page_above_the_floor_is_answered_in_historys_order() {
+        let page = page(Floor::Above(message(2).key()), &[1, 2, 3, 5, 4]);
+        assert_eq!(alone(&page, 2), Some(vec![5, 4]));
+        assert_eq!(alone(&page, 3), Some(vec![5, 4, 3]));
+        assert_eq!(alone(&page, 4), None, "the floor itself is not above it");
+        assert_eq!(alone(&page, 9), None);
+    }
+
+    #[test]
+    fn a_whole_chat_is_answered_however_short() {
+        assert_eq!(alone(&page(Floor::Whole, &[2, 1]), 20), Some(vec![2, 1]));
+        assert_eq!(alone(&page(Floor::Whole, &[]), 20), Some(vec![]));
+        assert_eq!(alone(&page(Floor::Unverified, &[]), 20), None);
+    }
+
+    #[test]
+    fn what_is_stale_or_unreadable_or_has_a_tombstone_is_merged() {
+        let whole = |items| page(Floor::Whole, items);
+        assert_eq!(alone(&whole(&[1, -2, 3]), 1), Some(vec![3]), "it falls below the page");
+        assert_eq!(alone(&whole(&[1, -2, 3]), 2), None);
+        assert_eq!(alone(&whole(&[1, -2, 3, 2]), 3), Some(vec![3, 2, 1]), "listed anew");
+        assert_eq!(alone(&whole(&[-1]), 20), None);
+        assert_eq!(alone(&RecentPage { undecodable: 1, ..whole(&[1]) }, 1), None);
+        for verified_age in [None, Some(FRESH + Duration::from_millis(1))] {
+            assert_eq!(alone(&RecentPage { verified_age, ..whole(&[1]) }, 1), None);
+        }
+    }
+}

@@ -1,0 +1,92 @@
+use std::time::Duration;
+
+use anyhow::Result;
+use holdfast_kafka::{Admin, KafkaSettings, PublishError, PublishRecord, Publisher, RangeReader, RecordView};
+use holdfast_testkit::{shared, unique};
+
+async fn settings() -> KafkaSettings {
+    KafkaSettings {
+        brokers: shared().await.kafka_brokers.clone(),
+        topic: unique("messages"),
+        dlq_topic: unique("dead"),
+        partitions: 3,
+        delivery_timeout: Duration::from_secs(10),
+        ..KafkaSettings::default()
+    }
+}
+
+#[tokio::test]
+async fn topics_are_made_once_and_one_replica_is_warned_about() -> Result<()> {
+    let settings = settings().await;
+    let admin = Admin::new(&settings, Duration::from_secs(10))?;
+    assert_eq!(admin.describe(&settings.topic).await?.partitions, 0);
+    assert!(admin.check_topics().await?.warnings.contains(&format!("topic {} is missing", settings.topic)));
+    let publisher = Publisher::new(&settings)?;
+    publisher.ping(Duration::from_secs(5)).await.expect_err("the topic is missing");
+    // As when several services start at once.
+    let (first, second) = tokio::join!(admin.ensure_topics(), admin.ensure_topics());
+    (first?, second?);
+    admin.ensure_topics().await?;
+    let report = admin.check_topics().await?;
+    assert_eq!((report.main.partitions, report.main.replication_factor), (3, 1));
+    assert_eq!((report.main.retention_ms, report.main.cleanup_policy.as_deref()), (Some(604_800_000), Some("delete")));
+    let largest = |bytes: Option<usize>| bytes.expect("the broker tells");
+    assert_eq!(largest(report.dlq.max_message_bytes), largest(report.main.max_message_bytes) + 64 * 1024);
+    assert!(report.warnings.iter().any(|warning| warning.contains("1 replica(s)")), "{:?}", report.warnings);
+    publisher.ping(Duration::from_secs(5)).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_largest_record_that_passes_fits_the_dead_letter_topic_with_its_headers() -> Result<()> {
+    let settings = settings().await;
+    Admin::new(&settings, Duration::from_secs(10))?.ensure_topics().await?;
+    let value: Vec<u8> = (0..settings.max_record_bytes - 200).map(|i| (i * i % 251) as u8).collect();
+    let record = PublishRecord { chat: "a:b", value: &value, traceparent: None, uncached: true };
+    let publisher = Publisher::new(&settings)?;
+    publisher.publish(record).await?;
+    let more = vec![0; settings.max_record_bytes];
+    let refused = publisher.publish(PublishRecord { value: &more, ..record }).await;
+    assert!(matches!(refused, Err(PublishError::TooLarge(_))), "{refused:?}");
+    let reason = vec![b'x'; 60 * 1024];
+    let headers: [(&str, Option<&[u8]>); 1] = [("dlq-reason", Some(&reason))];
+    let letters = Publisher::dead_letters(&settings)?;
+    letters.publish_raw(&settings.dlq_topic, None, Some(b"a:b"), Some(&value), &headers).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn ranges_offsets_by_time_and_truncation_agree_with_the_log() -> Result<()> {
+    let settings = settings().await;
+    let admin = Admin::new(&settings, Duration::from_secs(10))?;
+    admin.ensure_topics().await?;
+    let publisher = Publisher::new(&settings)?;
+    let publish = async |value: u8| {
+        publisher.publish_raw(&settings.topic, Some(1), None, Some(&[value]), &[]).await.map(|taken| taken.offset)
+    };
+    for value in 0..5 {
+        publish(value).await?;
+    }
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let between = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_millis() as i64;
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert_eq!(publish(5).await?, 5);
+    let topic = settings.topic.as_str();
+    assert_eq!(admin.offsets_at(topic, between).await?, [(0, None), (1, Some(5)), (2, None)]);
+    assert_eq!(admin.committed(&unique("group"), topic).await?, [(0, None), (1, None), (2, None)]);
+    assert_eq!(admin.delete_records(topic, &[(1, 2)]).await?, [(1, 2)]);
+    assert_eq!(admin.watermarks(topic).await?, [(0, 0, 0), (1, 2, 6), (2, 0, 0)]);
+    let values = tokio::task::spawn_blocking(move || -> Result<Vec<u8>> {
+        // From before the truncation: starts at what is left.
+        let reader = RangeReader::new(&settings, &settings.topic, &[(1, 0)])?;
+        let mut values = Vec::new();
+        while values.len() < 4 {
+            let record = reader.next(Duration::from_secs(10))?.expect("a record within 10 s");
+            values.push(record.payload().expect("a value")[0]);
+        }
+        assert!(reader.next(Duration::from_millis(300))?.is_none());
+        Ok(values)
+    });
+    assert_eq!(values.await??, [2, 3, 4, 5]);
+    Ok(())
+}

@@ -289,6 +289,7 @@ impl Record {
         let first = tally.first;
         let Some(sent) = tally.sends.get_mut(number) else { return };
         sent.delivered = sent.delivered.saturating_add(1);
+        eprintln!("D n={number} c={} at={} lat={latency} {}", sent.delivered, micros(self.begun.elapsed()), event.data);
         if number >= first && sent.delivered == 1 {
             record(&mut tally.deliveries, latency);
         }

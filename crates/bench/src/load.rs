@@ -53,6 +53,7 @@ struct Tally {
     acknowledged: Vec<String>,
     answers: Histogram<u64>,
     deliveries: Histogram<u64>,
+    without_seq: u64,
     errors: BTreeMap<String, u64>,
     durability: BTreeMap<String, u64>,
 }
@@ -78,8 +79,10 @@ pub struct Phase {
     pub delivery: Quantiles,
     /// Messages with a positive answer that the friend's socket had not received 3 s after the last answer.
     pub undelivered: u64,
-    /// Deliveries of what had been delivered.
+    /// Deliveries of what had been delivered; clients drop them.
     pub redelivered: u64,
+    /// First deliveries without `seq`: the recent list was not asked, or did not answer in its time.
+    pub without_seq: u64,
     /// By code; `UNANSWERED` and `DISCONNECTED` are ours.
     pub errors: BTreeMap<String, u64>,
     /// Positive answers by `durability`.
@@ -128,6 +131,7 @@ struct Refusal<'a> {
 struct Delivery<'a> {
     temp_id: Option<&'a str>,
     sender_id: &'a str,
+    seq: Option<u64>,
 }
 
 impl Load {
@@ -289,9 +293,9 @@ impl Record {
         let first = tally.first;
         let Some(sent) = tally.sends.get_mut(number) else { return };
         sent.delivered = sent.delivered.saturating_add(1);
-        eprintln!("D n={number} c={} at={} lat={latency} {}", sent.delivered, micros(self.begun.elapsed()), event.data);
         if number >= first && sent.delivered == 1 {
             record(&mut tally.deliveries, latency);
+            tally.without_seq += u64::from(delivery.seq.is_none());
         }
     }
 
@@ -327,6 +331,7 @@ impl Record {
                 .map(|sent| u64::from(sent.delivered.saturating_sub(1)))
                 .sum(),
             errors: tally.errors.clone(),
+            without_seq: tally.without_seq,
             durability: tally.durability.clone(),
         })
     }
@@ -341,6 +346,7 @@ impl Tally {
             // Microseconds to three digits; it grows by itself.
             answers: Histogram::new(3)?,
             deliveries: Histogram::new(3)?,
+            without_seq: 0,
             errors: BTreeMap::new(),
             durability: BTreeMap::new(),
         })

@@ -102,8 +102,8 @@ impl fmt::Display for Scenario {
         let phase = &gateway.phase;
         writeln!(
             f,
-            "  answered {}, undelivered {}, redelivered {}",
-            phase.messages, phase.undelivered, phase.redelivered
+            "  answered {}, undelivered {}, redelivered {}, delivered without seq {}",
+            phase.messages, phase.undelivered, phase.redelivered, phase.without_seq
         )?;
         write!(f, "  durability:")?;
         list(f, &phase.durability, |f, count| write!(f, "{count}"))?;

@@ -119,23 +119,16 @@ async fn rest_refuses_with_problem_documents() -> Result<()> {
     let bearer = format!("authorization: Bearer {}", stack.token(&alice));
     let post =
         async |headers: &[String], body: &str| request(stack.url(), "POST", "/api/chat/messages", headers, body).await;
-    let fine = json!({ "friendId": bob, "content": "x", "tempId": "a" }).to_string();
+    let (one, fine) =
+        (std::slice::from_ref(&bearer), json!({ "friendId": bob, "content": "x", "tempId": "a" }).to_string());
     for (status, code, answer) in [
         (401, "UNAUTHENTICATED", post(&[], &fine).await?),
-        (400, "VALIDATION", post(std::slice::from_ref(&bearer), "{").await?),
-        (400, "VALIDATION", post(std::slice::from_ref(&bearer), "{}").await?),
+        (400, "VALIDATION", post(one, "{").await?),
+        (400, "VALIDATION", post(one, "{}").await?),
         (400, "VALIDATION", post(&[bearer.clone(), "idempotency-key: b".into()], &fine).await?),
-        (404, "NOT_FOUND", request(stack.url(), "GET", "/api/nothing", &[bearer.clone()], "").await?),
-        (
-            400,
-            "VALIDATION",
-            request(stack.url(), "GET", &format!("/api/chat/messages/{bob}?limit=x"), &[bearer.clone()], "").await?,
-        ),
-        (
-            400,
-            "VALIDATION",
-            request(stack.url(), "GET", &format!("/api/chat/messages/{alice}"), &[bearer.clone()], "").await?,
-        ),
+        (404, "NOT_FOUND", request(stack.url(), "GET", "/api/nothing", one, "").await?),
+        (400, "VALIDATION", request(stack.url(), "GET", &format!("/api/chat/messages/{bob}?limit=x"), one, "").await?),
+        (400, "VALIDATION", request(stack.url(), "GET", &format!("/api/chat/messages/{alice}"), one, "").await?),
     ] {
         ensure!(answer.status == status && answer.body["code"] == code, "{answer:?}");
         ensure!(answer.head.contains("content-type: application/problem+json"), "{answer:?}");

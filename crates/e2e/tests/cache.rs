@@ -24,7 +24,8 @@ async fn a_verified_list_answers_alone_and_says_the_same_as_the_store() -> Resul
             let page = client.emit_with_ack("history", &json!({ "friendId": bob, "limit": 50 })).await?;
             ensure!(page["source"] == "cache" && page["complete"] == true, "{} {}", page["source"], page["complete"]);
             let stored = stack.stored.history(&format!("{alice}:{bob}")).await?;
-            let ids = page["messages"].as_array().into_iter().flatten().filter_map(|message| message["messageId"].as_str());
+            let ids =
+                page["messages"].as_array().into_iter().flatten().filter_map(|message| message["messageId"].as_str());
             ensure!(ids.eq(stored.iter().take(50).map(String::as_str)), "the list differs from what is stored");
             ensure!(page.get("nextCursor").is_some() == (stored.len() > 50), "{}", page["nextCursor"]);
             Ok(())

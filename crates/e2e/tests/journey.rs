@@ -82,7 +82,7 @@ async fn the_same_journey_over_rest() -> Result<()> {
         let body = json!({ "friendId": friend, "content": format!("message {index}") }).to_string();
         let first = request(stack.url(), "POST", "/api/chat/messages", &headers, &body).await?;
         ensure!(first.status == 201 && first.body["durability"] == "kafka", "{first:?}");
-        if index % 10 == 0 {
+        if index.is_multiple_of(10) {
             let again = request(stack.url(), "POST", "/api/messages/send", &headers, &body).await?;
             ensure!(again.status == 200 && again.body["duplicate"] == true, "{again:?}");
             ensure!(again.body["message"]["messageId"] == first.body["message"]["messageId"], "{again:?}");

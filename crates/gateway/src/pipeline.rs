@@ -1,6 +1,6 @@
 //! The write path: from a stamped message to its answer.
 //!
-//! Takes a [`Send`] from [`crate::ingress`], in the order of arrival; gives its sender an [`Answer`], and everybody else the message.
+//! Takes a stamped message from [`crate::ingress`], in the order of arrival; gives its sender an [`Answer`], and everybody else the message.
 //!
 //! One task does what must keep that order: permit, rate limit, recent list and fan-out, local delivery, handing over to Kafka's
 //! client. It takes whatever has arrived as one batch, so that under load a batch costs the cache one round trip. Waiting for

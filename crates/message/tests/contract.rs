@@ -1,5 +1,7 @@
 //! The encodings that never change, against the fixtures in `proto/`.
 
+#![allow(clippy::unwrap_used, reason = "the helpers of tests are tests, too")]
+
 use holdfast_message::json::{MessageJson, Position};
 use holdfast_message::record::{self, DecodeError};
 use holdfast_message::{ChatId, Draft, Message, MessageId, UserId};

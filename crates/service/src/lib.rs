@@ -1,8 +1,8 @@
 //! What each long-running Holdfast process needs, and nothing about messages.
 //!
-//! * [`settings`]: the environment, parsed once into typed values, all errors at once.
+//! * [`mod@settings`]: the environment, parsed once into typed values, all errors at once.
 //! * [`servers`]: the settings that both services share.
-//! * [`telemetry`]: logs.
+//! * [`telemetry`] sets up the log.
 //! * [`trace`]: the W3C trace context that a message carries.
 //! * [`ops`]: the operators' port: metrics and health.
 //! * [`lifecycle`]: from a signal to a token that everything watches.

@@ -362,7 +362,9 @@ mod tests {
         let SettingsError(errors) = load(&[("THRESHOLD", "x"), ("WAIT_MS", "-1"), ("PASSWORD", "p")]).unwrap_err();
         assert_eq!(errors.len(), 2);
         assert!(errors[0].starts_with("THRESHOLD=x: must be a whole number"), "{errors:?}");
-        let line = load(&[("PASSWORD", "hunter2")]).unwrap().line();
+        let loaded = load(&[("PASSWORD", "hunter2")]).unwrap();
+        assert_eq!(loaded.value.password.as_ref().map(Secret::reveal), Some("hunter2"));
+        let line = loaded.line();
         assert!(line.contains("PASSWORD=(hidden)") && !line.contains("hunter2"), "{line}");
     }
 

@@ -10,7 +10,11 @@ use tracing_subscriber::fmt;
 /// The error says what is wrong with the filter or the format.
 pub fn init(level: &str, format: &str) -> Result<(), String> {
     let filter = EnvFilter::try_new(level).map_err(|error| format!("LOG_LEVEL={level}: {error}"))?;
-    let log = fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(true).with_ansi(std::io::stderr().is_terminal());
+    let log = fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(true)
+        .with_ansi(std::io::stderr().is_terminal());
     // An error means that a log is set up already, as it is in tests.
     let _ = match format {
         "json" => log.json().flatten_event(true).with_current_span(false).try_init(),

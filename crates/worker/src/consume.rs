@@ -82,8 +82,8 @@ pub struct Reports {
 impl Reports {
     /// Runs work whose report the loop waits for. There is a report in any case.
     pub fn run(&self, work: impl Future<Output = Report> + Send + 'static) {
-        let mut reporter = Reporter { reports: self.clone(), report: Report::Died };
-        self.runtime.spawn(async move { reporter.report = work.await });
+        let reporter = Reporter { reports: self.clone(), report: Report::Died };
+        self.runtime.spawn(async move { reporter.end(work.await) });
     }
 }
 
@@ -91,6 +91,12 @@ impl Reports {
 struct Reporter {
     reports: Reports,
     report: Report,
+}
+
+impl Reporter {
+    fn end(mut self, report: Report) {
+        self.report = report;
+    }
 }
 
 impl Drop for Reporter {

@@ -39,7 +39,7 @@ pub struct RecentPage {
     pub floor: Floor,
     /// How long ago the reading of the store began that the floor rests on; `None` if there was none in this epoch.
     pub verified_age: Option<Duration>,
-    /// The server's time of this reading, in Unix epoch milliseconds. [`Repair`] wants it back.
+    /// The server's time of this reading, in Unix epoch milliseconds. [`super::Repair`] wants it back.
     pub read_at: i64,
     /// All entries, in the list's order: not history's, for late arrivals lie where they arrived.
     pub entries: Vec<ListedEntry>,

@@ -188,7 +188,8 @@ impl World {
     /// From each offset either everything after it, or nothing.
     async fn check_resume(&self, page: &RecentPage) {
         let Position { epoch, seq: newest } = &page.position;
-        let offsets: Vec<_> = (0..=*newest).map(|seq| (self.chat.clone(), Position { epoch: epoch.clone(), seq })).collect();
+        let offsets: Vec<_> =
+            (0..=*newest).map(|seq| (self.chat.clone(), Position { epoch: epoch.clone(), seq })).collect();
         for ((_, offset), resumed) in offsets.iter().zip(self.list.resume_batch(&offsets, BUDGET).await) {
             let after: Vec<_> = page.entries.iter().filter(|entry| entry.seq > Some(offset.seq)).collect();
             let whole = after.len() as u64 == newest - offset.seq;

@@ -25,7 +25,8 @@ async fn topics_are_made_once_and_one_replica_is_warned_about() -> Result<()> {
     publisher.ping(Duration::from_secs(5)).await.expect_err("the topic is missing");
     // As when several services start at once.
     let (first, second) = tokio::join!(admin.ensure_topics(), admin.ensure_topics());
-    (first?, second?);
+    first?;
+    second?;
     admin.ensure_topics().await?;
     let report = admin.check_topics().await?;
     assert_eq!((report.main.partitions, report.main.replication_factor), (3, 1));

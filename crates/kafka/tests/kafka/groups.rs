@@ -48,7 +48,7 @@ async fn publish(settings: &KafkaSettings, partitions: i32, count: u8) {
             publisher.publish_raw("messages", Some(partition), None, Some(&[value]), &[]).await.unwrap();
         }
     }
-    let _ = publisher.publish(PublishRecord { chat: "a:b", value: b"", traceparent: None, uncached: false });
+    drop(publisher.publish(PublishRecord { chat: "a:b", value: b"", traceparent: None, uncached: false }));
 }
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 //! The clients against librdkafka's mock cluster, for what a good broker does not do on demand, and against a real one.
 
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "the helpers of tests are tests, too")]
+
 mod broker;
 mod groups;
 mod publishing;

@@ -1,10 +1,11 @@
 //! The worker against librdkafka's mock cluster, for what a good broker does not do on demand; and against real servers, as a
 //! library and as a process.
 
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "the helpers of tests are tests, too")]
+
 mod faults;
+mod group;
 mod journeys;
 mod processes;
-mod stack;
-
-mod group;
 mod rig;
+mod stack;

@@ -68,15 +68,35 @@ async fn one_to_three_to_one_workers_under_load_store_every_message_once() -> Re
 async fn cpu() -> Result<()> {
     let stack = Stack::start().await?;
     stack.admin.ensure_topics().await?;
-    for start in (0..300_000).step_by(10_000) { stack.publish(start..start + 10_000).await?; }
-    let worker = stack.worker(&[("BULK_THRESHOLD", "1000"), ("FLUSH_INTERVAL_MS", "1000")])?;
+    for start in (0..300_000).step_by(10_000) {
+        stack.publish(start..start + 10_000).await?;
+    }
+    let extra = std::env::var("CPU_EXTRA").unwrap_or_default();
+    let worker =
+        stack.worker(&[("BULK_THRESHOLD", "1000"), ("FLUSH_INTERVAL_MS", "1000"), ("KAFKA_PROPERTIES", &extra)])?;
     let t = Instant::now();
-    loop { let s = worker.metric("holdfast_worker_flush_messages_total{result=\"stored\"}").await.unwrap_or_default(); if s >= 300_000.0 { break } tokio::time::sleep(Duration::from_millis(100)).await; }
+    loop {
+        let s = worker.metric("holdfast_worker_flush_messages_total{result=\"stored\"}").await.unwrap_or_default();
+        if s >= 300_000.0 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", worker.program.pid()))?;
     let f: Vec<&str> = stat.split_whitespace().collect();
     println!("CPU ticks user {} sys {} wall {:?}", f[13], f[14], t.elapsed());
     let status = std::fs::read_to_string(format!("/proc/{}/status", worker.program.pid()))?;
-    println!("{}", status.lines().filter(|l| l.starts_with("VmHWM") || l.starts_with("VmRSS")).collect::<Vec<_>>().join(" "));
-    for task in std::fs::read_dir(format!("/proc/{}/task", worker.program.pid()))? { let p = task?.path(); let stat = std::fs::read_to_string(p.join("stat"))?; let name = std::fs::read_to_string(p.join("comm"))?; let rest = stat.rsplit(')').next().unwrap(); let f: Vec<&str> = rest.split_whitespace().collect(); println!("{} user {} sys {}", name.trim(), f[11], f[12]); }
+    println!(
+        "{}",
+        status.lines().filter(|l| l.starts_with("VmHWM") || l.starts_with("VmRSS")).collect::<Vec<_>>().join(" ")
+    );
+    for task in std::fs::read_dir(format!("/proc/{}/task", worker.program.pid()))? {
+        let p = task?.path();
+        let stat = std::fs::read_to_string(p.join("stat"))?;
+        let name = std::fs::read_to_string(p.join("comm"))?;
+        let rest = stat.rsplit(')').next().unwrap();
+        let f: Vec<&str> = rest.split_whitespace().collect();
+        println!("{} user {} sys {}", name.trim(), f[11], f[12]);
+    }
     Ok(())
 }

@@ -139,6 +139,14 @@ impl Breaker {
         Ok(Permit { breaker: self.clone(), era: core.era, judged: false })
     }
 
+    /// The dependency was found to answer by a call that did not ask leave: an open breaker lets its probes through at once.
+    pub fn answered(&self) {
+        let mut core = self.lock();
+        if matches!(core.state, State::Open { .. }) {
+            self.enter(&mut core, State::HalfOpen { under_way: 0, succeeded: 0 });
+        }
+    }
+
     /// What it does with calls now. An open one becomes half-open with the first call after the recovery time.
     pub fn state(&self) -> BreakerState {
         self.lock().state.kind()

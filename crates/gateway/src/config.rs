@@ -9,7 +9,7 @@ use holdfast_cache::breaker::BreakerSettings;
 use holdfast_cache::failed::Durability;
 use holdfast_kafka::KafkaSettings;
 use holdfast_kafka::publisher::REPORT_GRACE;
-use holdfast_service::servers::ServerSettings;
+use holdfast_service::servers::{CacheSettings, ServerSettings};
 use holdfast_service::settings::{
     CONFIG_FILE, Effective, List, Millis, PROFILE, Profile, Seconds, Secret, Setting, SettingsError, Source, Value,
 };
@@ -104,14 +104,8 @@ holdfast_service::settings! {
         message_limit: u32 = "MESSAGE_LIMIT", "0";
         /// The window of `MESSAGE_LIMIT`, in seconds.
         window: Seconds = "WINDOW_SECONDS", "10";
-        /// Messages that a chat's recent list holds.
-        recent_max_messages: usize = "RECENT_MAX_MESSAGES", "100";
-        /// Seconds that a chat's recent list lives after its last message.
-        recent_ttl: Seconds = "RECENT_TTL_SECS", "604800";
         /// Seconds after which a recent list is compared with the store before it answers alone again.
         recent_verify: Seconds = "RECENT_VERIFY_SECS", "30";
-        /// Messages of a chat within which a repeat is recognised as one, and not delivered again.
-        resend_window_messages: usize = "RESEND_WINDOW_MESSAGES", "1000";
         /// Messages of a history page without `limit`.
         history_default_limit: usize = "HISTORY_DEFAULT_LIMIT", "20";
         /// Messages a second that the retry service replays at most, so that live traffic comes first.
@@ -126,14 +120,6 @@ holdfast_service::settings! {
         cb_half_open_max_calls: usize = "CACHE_CB_HALF_OPEN_MAX_CALLS", "3";
         /// Milliseconds that Kafka's breaker stays open before it lets messages probe.
         kafka_cb_recovery_timeout: Millis = "KAFKA_CB_RECOVERY_TIMEOUT", "5000";
-        /// The first part of every key in Redis.
-        cache_key_prefix: String = "CACHE_KEY_PREFIX", "chat";
-        /// The second part of keys whose form may change.
-        cache_key_version: String = "CACHE_KEY_VERSION", "v1";
-        /// What separates the parts of a key.
-        cache_key_separator: String = "CACHE_KEY_SEPARATOR", ":";
-        /// The longest key, in bytes.
-        cache_max_key_length: usize = "CACHE_MAX_KEY_LENGTH", "250";
     }
 }
 
@@ -144,6 +130,8 @@ pub struct Config {
     pub profile: Profile,
     /// The other servers.
     pub servers: ServerSettings,
+    /// The cache's layout.
+    pub cache: CacheSettings,
     /// Its own.
     pub own: GatewaySettings,
 }
@@ -151,18 +139,27 @@ pub struct Config {
 impl Config {
     /// Every setting of the gateway, as documented.
     pub fn settings() -> impl Iterator<Item = &'static Setting> {
-        [&PROFILE, &CONFIG_FILE].into_iter().chain(GatewaySettings::SETTINGS).chain(ServerSettings::SETTINGS)
+        [&PROFILE, &CONFIG_FILE]
+            .into_iter()
+            .chain(GatewaySettings::SETTINGS)
+            .chain(CacheSettings::SETTINGS)
+            .chain(ServerSettings::SETTINGS)
     }
 
     /// Reads the settings and checks the relations between them.
     pub fn read(mut source: Source) -> Result<Effective<Self>, SettingsError> {
         let profile = source.profile();
         let servers = ServerSettings::read(&mut source);
+        let cache = CacheSettings::read(&mut source);
         let own = GatewaySettings::read(&mut source);
+        if let Some(cache) = &cache {
+            cache.check(&mut source);
+        }
         if let Some(own) = &own {
             check(own, &mut source);
         }
-        source.finish(servers.zip(own).map(|(servers, own)| Self { profile, servers, own }))
+        let all = servers.zip(cache).zip(own);
+        source.finish(all.map(|((servers, cache), own)| Self { profile, servers, cache, own }))
     }
 
     /// The failed queue's address.
@@ -220,11 +217,6 @@ fn check(own: &GatewaySettings, source: &mut Source) {
     source.require(
         own.jwt_secret.as_ref().is_none_or(|secret| secret.reveal().len() >= 32),
         "JWT_SECRET must have 32 bytes or more",
-    );
-    source.require((1..=10_000).contains(&own.recent_max_messages), "RECENT_MAX_MESSAGES must be from 1 to 10000");
-    source.require(
-        own.resend_window_messages >= own.recent_max_messages,
-        "RESEND_WINDOW_MESSAGES must be at least RECENT_MAX_MESSAGES",
     );
     source.require((1..=100).contains(&own.history_default_limit), "HISTORY_DEFAULT_LIMIT must be from 1 to 100");
     source.require(own.max_sends_in_flight > 0, "MAX_SENDS_IN_FLIGHT must be above 0");

@@ -14,6 +14,7 @@ use holdfast_cache::channels::Subscription;
 use holdfast_message::json::{MessageJson, Position};
 use holdfast_message::{ChatId, Message, MessageId, UserId, id::Members};
 use serde::Serialize;
+use serde_json::value::to_raw_value;
 use serde_json::{Value, json};
 use socketioxide::extract::SocketRef;
 use socketioxide::socket::Sid;
@@ -87,7 +88,7 @@ impl Connected {
     }
 
     /// Gives an event to the socket, or puts it behind the answer that it waits for; false if it was dropped.
-    fn give(&self, event: &'static str, payload: &impl Serialize) -> bool {
+    fn give(&self, event: &'static str, payload: &(impl Serialize + ?Sized)) -> bool {
         let mut held = self.held();
         if held.holders == 0 {
             // Within the lock, so that what was held before is out before.
@@ -133,8 +134,9 @@ impl Sockets {
 
     /// `newMessage` to every device of sender and receivers here. `position` is [`Position::Unknown`] without the cache.
     pub fn message(&self, message: &Message, position: Position<'_>) {
-        let payload = MessageJson { message, position };
-        self.audience(&message.chat, |user| self.emit(user, NEW_MESSAGE, &payload));
+        // Written once, however many sockets it goes to. A message always becomes JSON: it has no map with keys that are not text.
+        let Ok(payload) = to_raw_value(&MessageJson { message, position }) else { return };
+        self.audience(&message.chat, |user| self.emit(user, NEW_MESSAGE, &*payload));
     }
 
     /// `messageFailed` to everybody here who may have been shown the message.
@@ -144,7 +146,7 @@ impl Sockets {
     }
 
     /// An event to every socket of one user here.
-    pub fn emit(&self, user: &UserId, event: &'static str, payload: &impl Serialize) {
+    pub fn emit(&self, user: &UserId, event: &'static str, payload: &(impl Serialize + ?Sized)) {
         let Some(sockets) = self.users.get(user) else { return };
         for connected in sockets.iter() {
             if !connected.give(event, payload) {

@@ -2,9 +2,9 @@
 //!
 //! Takes a stamped message from [`crate::ingress`], in the order of arrival; gives its sender an [`Answer`], and everybody else the message.
 //!
-//! One task does what must keep that order: permit, rate limit, recent list and fan-out, local delivery, handing over to Kafka's
-//! client. It takes whatever has arrived as one batch, so that under load a batch costs the cache one round trip. Waiting for
-//! durability happens in a task per send, which nobody's disconnect ends.
+//! Two tasks, one behind the other, do what must keep that order: permit, rate limit, recent list and fan-out; then local delivery
+//! and handing over to Kafka's client. They take whatever has arrived as one batch, so that under load a batch costs the cache one
+//! round trip. Waiting for durability happens in a task per send, which nobody's disconnect ends.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -26,11 +26,11 @@ use crate::metrics::{Metrics, Outcome};
 use crate::publish::{Durability, NotDurable, Publish};
 use crate::relist::Relist;
 
-/// The most sends that one round trip to the cache carries.
-const MAX_BATCH: usize = 256;
+/// The most sends that one round trip to the cache carries: what its server does well within the budget, on a busy machine too.
+const MAX_BATCH: usize = 64;
 
 /// Messages that are emitted before the sockets' writers get a turn.
-const EMITS_AT_ONCE: usize = 64;
+const EMITS_AT_ONCE: usize = 32;
 
 /// A positive answer: the message is durable.
 #[derive(Debug)]
@@ -141,17 +141,34 @@ impl Pipeline {
     }
 }
 
-/// The journey of each batch, up to where order no longer matters.
+/// The journey of each batch up to its place in the stream. While it is delivered, the next one is with the cache already.
 async fn run(stages: Arc<Stages>, mut sends: mpsc::Receiver<Send>) {
+    let (placed, next) = mpsc::channel(1);
+    tokio::spawn(run_placed(stages.clone(), next));
     let mut batch = Vec::new();
     while sends.recv_many(&mut batch, MAX_BATCH).await > 0 {
         let admitted = stages.admit(std::mem::take(&mut batch)).await;
         let shown = match stages.mode {
-            DeliveryMode::RealtimeFirst => stages.show(admitted).await,
+            DeliveryMode::RealtimeFirst => stages.place(admitted).await,
             DeliveryMode::DurableFirst => stages.recognise(admitted).await,
         };
-        for (send, shown) in shown {
+        if placed.send(shown).await.is_err() {
+            // The other half has ended by a fault; so does this one, which is seen.
+            return;
+        }
+    }
+}
+
+/// The rest of its journey, up to where order no longer matters.
+async fn run_placed(stages: Arc<Stages>, mut batches: mpsc::Receiver<Vec<(Send, Shown)>>) {
+    while let Some(batch) = batches.recv().await {
+        for (index, (send, shown)) in batch.into_iter().enumerate() {
+            stages.deliver(&send, &shown);
             stages.clone().make_durable(send, shown);
+            if index % EMITS_AT_ONCE == EMITS_AT_ONCE - 1 {
+                // Sockets' writers need a turn, or a large batch for one user would fill their buffers.
+                tokio::task::yield_now().await;
+            }
         }
     }
 }
@@ -170,11 +187,10 @@ impl Stages {
         admitted
     }
 
-    /// Recent list and fan-out in one call of the cache, then the sockets of this gateway.
-    async fn show(&self, batch: Vec<Send>) -> Vec<(Send, Shown)> {
+    /// Recent list and fan-out to other gateways, in one call of the cache.
+    async fn place(&self, batch: Vec<Send>) -> Vec<(Send, Shown)> {
         let added = self.list(&batch).await;
-        let mut result = Vec::with_capacity(batch.len());
-        for (index, (mut send, added)) in batch.into_iter().zip(added).enumerate() {
+        let place = |(mut send, added): (Send, Option<Added>)| {
             let shown = match added {
                 Some(Added::New(position) | Added::Own(position)) => Shown::Listed(position),
                 Some(Added::Repeat { timestamp, epoch, seq }) => {
@@ -183,14 +199,9 @@ impl Stages {
                 }
                 None => Shown::Unlisted,
             };
-            self.deliver(&send.message, send.received, &shown);
-            result.push((send, shown));
-            if index % EMITS_AT_ONCE == EMITS_AT_ONCE - 1 {
-                // Sockets' writers need a turn, or a large batch for one user would fill their buffers.
-                tokio::task::yield_now().await;
-            }
-        }
-        result
+            (send, shown)
+        };
+        batch.into_iter().zip(added).map(place).collect()
     }
 
     /// Asks the recent list to take a batch; `None` where it did not answer.
@@ -233,14 +244,15 @@ impl Stages {
         batch.into_iter().map(|send| (send, Shown::Later)).collect()
     }
 
-    fn deliver(&self, message: &Message, received: Instant, shown: &Shown) {
+    /// The sockets of this gateway.
+    fn deliver(&self, send: &Send, shown: &Shown) {
         let position = match shown {
             Shown::Listed(position) => Position::At { epoch: &position.epoch, seq: position.seq },
             Shown::Unlisted => Position::Unknown,
             Shown::Repeat { .. } | Shown::Later => return,
         };
-        self.sockets.message(message, position);
-        self.metrics.delivery.observe(received.elapsed().as_secs_f64());
+        self.sockets.message(&send.message, position);
+        self.metrics.delivery.observe(send.received.elapsed().as_secs_f64());
     }
 
     /// Hands the message to Kafka's client now, in order, and waits for durability elsewhere.
@@ -260,9 +272,10 @@ impl Stages {
     /// The message is durable: whoever could not be told yet will be, and the sender gets the answer.
     async fn accept(&self, mut send: Send, shown: Shown, durability: Durability) {
         let shown = match shown {
-            Shown::Later => match self.show(vec![send]).await.pop() {
-                Some((shown_send, shown)) => {
-                    send = shown_send;
+            Shown::Later => match self.place(vec![send]).await.pop() {
+                Some((placed, shown)) => {
+                    send = placed;
+                    self.deliver(&send, &shown);
                     shown
                 }
                 None => return,

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use holdfast_cache::recent::{Attempt, RecentList};
-use holdfast_cache::{CacheError, Connection};
+use holdfast_cache::{Breaker, CacheError, Connection};
 use holdfast_message::Message;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -57,11 +57,12 @@ impl Relist {
     }
 
     /// Works the queue off until the token is cancelled.
-    pub async fn run(self, recent: RecentList, cache: Connection, stop: CancellationToken) {
+    pub async fn run(self, recent: RecentList, cache: Connection, breaker: Breaker, stop: CancellationToken) {
         let work = async {
             loop {
                 match self.pass(&recent).await {
-                    Ok(true) => {}
+                    // Live sends need not wait for the breaker's minute either.
+                    Ok(true) => breaker.answered(),
                     Ok(false) => self.arrived.notified().await,
                     Err(error) => {
                         tracing::warn!(%error, "the recent list can't be told of what it missed; probing");

@@ -56,15 +56,19 @@ const PREPARE_AGAIN: Duration = Duration::from_secs(2);
 ///
 /// The other servers may be away: the gateway starts without them and waits.
 pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, stop: CancellationToken) -> Result<()> {
-    let own = &config.own;
+    let (own, layout) = (&config.own, &config.cache);
     let registry = ops::registry("gateway").context("metrics")?;
     let metrics = Metrics::register(&registry).context("metrics")?;
     let cache_metrics = CacheMetrics::register(&registry).context("metrics")?;
 
     // The other servers.
-    let keys =
-        Keys::new(&own.cache_key_prefix, &own.cache_key_version, &own.cache_key_separator, own.cache_max_key_length)
-            .context("CACHE_KEY_*")?;
+    let keys = Keys::new(
+        &layout.cache_key_prefix,
+        &layout.cache_key_version,
+        &layout.cache_key_separator,
+        layout.cache_max_key_length,
+    )
+    .context("CACHE_KEY_*")?;
     let cache = Connection::open("cache", &config.servers.redis_url(), cache_metrics.clone()).context("REDIS_URL")?;
     let queue =
         Connection::open("queue", &config.redis_queue_url(), cache_metrics.clone()).context("REDIS_QUEUE_URL")?;
@@ -78,8 +82,11 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
 
     // The parts of the journey.
     let origin = Origin::random();
-    let sizes =
-        RecentSettings { max: own.recent_max_messages, window: own.resend_window_messages, ttl: own.recent_ttl.0 };
+    let sizes = RecentSettings {
+        max: layout.recent_max_messages,
+        window: layout.resend_window_messages,
+        ttl: layout.recent_ttl.0,
+    };
     let recent = RecentList::new(cache.clone(), keys.clone(), sizes, origin);
     let failed = FailedQueue::new(
         queue,
@@ -119,7 +126,7 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
         failed: failed.clone(),
         store: store.clone(),
         verify_after: own.recent_verify.0,
-        recent_max: own.recent_max_messages,
+        recent_max: sizes.max,
         failed_empty_at: std::sync::Mutex::default(),
         repairs: Sources::repair_slots(),
         metrics: metrics.clone(),
@@ -140,15 +147,20 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
         history_default_limit: own.history_default_limit,
         draining: draining.clone(),
     });
-    let health =
-        Arc::new(GatewayHealth::new(pipeline.clone(), kafka_breaker, cache_breaker, metrics.clone(), draining.clone()));
+    let health = Arc::new(GatewayHealth::new(
+        pipeline.clone(),
+        kafka_breaker,
+        cache_breaker.clone(),
+        metrics.clone(),
+        draining.clone(),
+    ));
 
     // Everything that runs beside the requests, until the end.
     let beside = Beside::default();
     let ended = beside.ended.clone();
     beside.run("remote", ended.clone().run_until_cancelled_owned(remote::run(heard, origin, sockets.clone())));
     beside.run("sockets", sockets.clone().mend_lagging(ended.clone()));
-    beside.run("relist", relist.clone().run(recent, cache.clone(), ended.clone()));
+    beside.run("relist", relist.clone().run(recent, cache.clone(), cache_breaker.clone(), ended.clone()));
     beside.run("retry", Retry::new(failed.clone(), publisher.clone(), own.replay_rate, metrics).run(ended.clone()));
     beside.tasks.spawn(prepare(kafka, publisher.clone(), store.clone(), ended.clone()));
     beside.run("health", {

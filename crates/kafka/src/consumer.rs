@@ -11,6 +11,15 @@
 //! So the callback here only records what is asked for, and the caller acts: [`Event::Assigned`] must be answered by
 //! [`GroupConsumer::assign`], [`Event::Revoked`] by [`GroupConsumer::unassign`], late but always.
 //!
+//! # Pausing is not taking
+//!
+//! librdkafka's own pause throws away what was fetched ahead, and its resume wakes nobody: the broker's thread sleeps on for up to
+//! a second (`rd_kafka_broker_consumer_serve`). A worker that catches up pauses dozens of times a minute, and so spent most of
+//! its time waiting and fetched most records twice. Here each partition has a queue of its own, apart from the one for events,
+//! and a paused partition's is just not read: fetching ahead stops by itself at [`ConsumerSettings::fetch_ahead_kbytes`], polling
+//! the events goes on, and a partition that comes back is never paused by an earlier life. The queues are split off *before* the
+//! assignment, which then leaves them alone (`RD_KAFKA_Q_F_FWD_APP` in `rd_kafka_toppar_op_fetch_start`).
+//!
 //! # A commit is what the broker answered
 //!
 //! librdkafka's asynchronous commit passes no reply queue (`rd_kafka_commit` in `rdkafka_offset.c`), and rust-rdkafka registers no
@@ -22,6 +31,7 @@
 //!
 //! The exception is the drop, during which nobody else polls: from then on the callback unassigns by itself.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
@@ -30,6 +40,7 @@ use std::time::Duration;
 
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::base_consumer::PartitionQueue;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, RebalanceProtocol};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::BorrowedMessage;
@@ -40,6 +51,9 @@ use rdkafka::{Offset, TopicPartitionList};
 use crate::context::Callbacks;
 use crate::{ClientError, KafkaSettings};
 
+/// Records read before the events are looked at, and before the next partition has its turn.
+const BURST: usize = 64;
+
 /// How a member of a group behaves.
 #[derive(Debug, Clone)]
 pub struct ConsumerSettings {
@@ -49,7 +63,7 @@ pub struct ConsumerSettings {
     pub session_timeout: Duration,
     /// Without a poll for so long the member leaves by itself. Also the broker's bound on a rebalance.
     pub max_poll_interval: Duration,
-    /// How much librdkafka fetches ahead, in kibibytes, all partitions together.
+    /// How much librdkafka fetches ahead, in kibibytes, for each partition.
     pub fetch_ahead_kbytes: usize,
     /// How often lag and brokers are reported ([`Event::Statistics`]).
     pub statistics_interval: Duration,
@@ -61,7 +75,7 @@ impl Default for ConsumerSettings {
             group: "chat-persist-worker".into(),
             session_timeout: Duration::from_secs(45),
             max_poll_interval: Duration::from_secs(300),
-            fetch_ahead_kbytes: 16 * 1024,
+            fetch_ahead_kbytes: 2048,
             statistics_interval: Duration::from_secs(5),
         }
     }
@@ -192,8 +206,21 @@ impl ConsumerContext for GroupContext {
 pub struct GroupConsumer {
     consumer: Arc<BaseConsumer<GroupContext>>,
     topic: String,
+    wake: Arc<dyn Fn() + Send + Sync>,
+    queues: Vec<Queue>,
+    /// The queue that is read now.
+    at: Cell<usize>,
+    /// Records read since the events were looked at.
+    burst: Cell<usize>,
     commits: Option<mpsc::Sender<Vec<(i32, i64)>>>,
     committer: Option<JoinHandle<()>>,
+}
+
+/// One partition's records.
+struct Queue {
+    partition: i32,
+    records: PartitionQueue<GroupContext>,
+    paused: bool,
 }
 
 impl std::fmt::Debug for GroupConsumer {
@@ -216,6 +243,8 @@ impl GroupConsumer {
             ("heartbeat.interval.ms", (group.session_timeout.as_millis() / 10).clamp(100, 3000).to_string()),
             ("max.poll.interval.ms", group.max_poll_interval.as_millis().to_string()),
             ("queued.max.messages.kbytes", group.fetch_ahead_kbytes.to_string()),
+            // How soon a partition is fetched again once its queue has room.
+            ("fetch.queue.backoff.ms", "20".to_owned()),
             ("statistics.interval.ms", group.statistics_interval.as_millis().to_string()),
             ("topic.metadata.refresh.interval.ms", "30000".to_owned()),
             ("fetch.wait.max.ms", "100".to_owned()),
@@ -234,25 +263,42 @@ impl GroupConsumer {
             .consumer(Some(&group.group), &tuning)
             .create_with_context(context)
             .map_err(ClientError::new(doing))?;
-        let wake = Arc::new(wake);
+        let wake: Arc<dyn Fn() + Send + Sync> = Arc::new(wake);
         let nonempty = Arc::clone(&wake);
         consumer.set_nonempty_callback(move || nonempty());
         let consumer = Arc::new(consumer);
         let (commits, to_commit) = mpsc::channel();
         let committer = {
-            let (consumer, topic) = (Arc::clone(&consumer), settings.topic.clone());
+            let (consumer, topic, wake) = (Arc::clone(&consumer), settings.topic.clone(), Arc::clone(&wake));
             std::thread::Builder::new()
                 .name("kafka-commit".into())
                 .spawn(move || commit_each(&consumer, &topic, &to_commit, &*wake))
                 .map_err(|error| ClientError { doing, reason: error.to_string() })?
         };
         consumer.subscribe(&[&settings.topic]).map_err(ClientError::new(doing))?;
-        Ok(Self { consumer, topic: settings.topic.clone(), commits: Some(commits), committer: Some(committer) })
+        Ok(Self {
+            consumer,
+            topic: settings.topic.clone(),
+            wake,
+            queues: Vec::new(),
+            at: Cell::new(0),
+            burst: Cell::new(0),
+            commits: Some(commits),
+            committer: Some(committer),
+        })
     }
 
     /// What is there now, without waiting. To be called at least every [`ConsumerSettings::max_poll_interval`], whatever else
     /// goes on.
     pub fn poll(&self) -> Polled<'_> {
+        if self.burst.get() < BURST
+            && let Some(polled) = self.next_record()
+        {
+            self.burst.set(self.burst.get() + 1);
+            return polled;
+        }
+        self.burst.set(0);
+        self.at.set(self.at.get() + 1);
         let context = self.consumer.context();
         loop {
             if let Some(event) = context.events().pop_front() {
@@ -267,9 +313,31 @@ impl GroupConsumer {
                     }
                 }
                 None if context.served.load(Ordering::Relaxed) != served => {}
-                None => return Polled::Idle,
+                None => return self.next_record().unwrap_or(Polled::Idle),
             }
         }
+    }
+
+    /// The next record of a partition that is not paused. A partition is read until it has no more, so that one chat's neighbours
+    /// come together; [`BURST`] is what keeps the others from waiting.
+    fn next_record(&self) -> Option<Polled<'_>> {
+        for _ in 0..self.queues.len() {
+            let at = self.at.get() % self.queues.len();
+            let queue = &self.queues[at];
+            if !queue.paused {
+                match queue.records.poll(Duration::ZERO) {
+                    Some(Ok(record)) => return Some(Polled::Record(record)),
+                    Some(Err(error)) => {
+                        if let Some(event) = self.classify(&error) {
+                            return Some(Polled::Event(event));
+                        }
+                    }
+                    None => {}
+                }
+            }
+            self.at.set(at + 1);
+        }
+        None
     }
 
     /// Errors are logged by the callbacks; what is left is what the caller must know.
@@ -294,9 +362,18 @@ impl GroupConsumer {
         list
     }
 
-    /// Answers [`Event::Assigned`]: fetching starts at each partition's offset, or at the beginning where there is none.
-    pub fn assign(&self, from: &[(i32, Option<i64>)]) -> Result<(), ClientError> {
+    /// Answers [`Event::Assigned`]: fetching starts at each partition's offset, or at the beginning where there is none. None of
+    /// them is paused.
+    pub fn assign(&mut self, from: &[(i32, Option<i64>)]) -> Result<(), ClientError> {
         *self.consumer.context().unanswered() = None;
+        for (partition, _) in from {
+            self.queues.retain(|queue| queue.partition != *partition);
+            let split = self.consumer.split_partition_queue(&self.topic, *partition);
+            let Some(mut records) = split else { continue };
+            let wake = Arc::clone(&self.wake);
+            records.set_nonempty_callback(move || wake());
+            self.queues.push(Queue { partition: *partition, records, paused: false });
+        }
         let start = |offset: Option<i64>| offset.map_or(Offset::Beginning, Offset::Offset);
         list_at(&self.topic, from.iter().map(|(partition, offset)| (*partition, start(*offset))))
             .and_then(|list| match self.consumer.rebalance_protocol() {
@@ -307,8 +384,9 @@ impl GroupConsumer {
     }
 
     /// Answers [`Event::Revoked`]: gives the partitions up. What was fetched of them ahead is dropped.
-    pub fn unassign(&self, partitions: &[i32]) -> Result<(), ClientError> {
+    pub fn unassign(&mut self, partitions: &[i32]) -> Result<(), ClientError> {
         *self.consumer.context().unanswered() = None;
+        self.queues.retain(|queue| !partitions.contains(&queue.partition));
         match self.consumer.rebalance_protocol() {
             RebalanceProtocol::Cooperative => self.consumer.incremental_unassign(&self.list(partitions)),
             _ => self.consumer.unassign(),
@@ -346,19 +424,20 @@ impl GroupConsumer {
         }
     }
 
-    /// Stops fetching the partitions; they stay ours as long as polling goes on.
-    pub fn pause(&self, partitions: &[i32]) -> Result<(), ClientError> {
-        self.consumer.pause(&self.list(partitions)).map_err(ClientError::new("pausing"))
+    /// Takes no more records of these partitions; they stay ours as long as polling goes on.
+    pub fn pause(&mut self, partitions: &[i32]) {
+        self.set_paused(partitions, true);
     }
 
-    /// Fetches them again from where they were.
-    pub fn resume(&self, partitions: &[i32]) -> Result<(), ClientError> {
-        self.consumer.resume(&self.list(partitions)).map_err(ClientError::new("resuming"))
+    /// Takes their records again, from where it stopped.
+    pub fn resume(&mut self, partitions: &[i32]) {
+        self.set_paused(partitions, false);
     }
 
-    /// Goes to an offset of an assigned partition. Blocks up to `timeout`.
-    pub fn seek(&self, partition: i32, offset: i64, timeout: Duration) -> Result<(), ClientError> {
-        self.consumer.seek(&self.topic, partition, Offset::Offset(offset), timeout).map_err(ClientError::new("seeking"))
+    fn set_paused(&mut self, partitions: &[i32], paused: bool) {
+        for queue in self.queues.iter_mut().filter(|queue| partitions.contains(&queue.partition)) {
+            queue.paused = paused;
+        }
     }
 
     /// The first record kept and the place of the next one. Blocks up to `timeout`.
@@ -411,6 +490,8 @@ impl Drop for GroupConsumer {
             Some((false, partitions)) => self.unassign(&partitions),
             None => Ok(()),
         };
+        // Each keeps the client alive.
+        self.queues.clear();
         if let Err(error) = answered {
             tracing::warn!(%error, "answering a rebalance while closing");
         }

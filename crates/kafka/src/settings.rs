@@ -55,7 +55,7 @@ impl Default for KafkaSettings {
             partitions: 8,
             replication_factor: 1,
             delivery_timeout: Duration::from_millis(2500),
-            linger: Duration::from_millis(2),
+            linger: Duration::from_millis(5),
             compression: "lz4".into(),
             queue_messages: 50_000,
             queue_kbytes: 64 * 1024,

@@ -1,6 +1,6 @@
 //! The settings that both services share.
 
-use crate::settings::{Millis, Secret};
+use crate::settings::{Millis, Seconds, Secret, Source};
 
 crate::settings! {
     /// Where the other servers are, and how this process is run.
@@ -38,6 +38,37 @@ crate::settings! {
     }
 }
 
+crate::settings! {
+    /// How the cache is laid out: the same for all services that share it.
+    pub struct CacheSettings {
+        /// Messages that a chat's recent list holds.
+        recent_max_messages: usize = "RECENT_MAX_MESSAGES", "100";
+        /// Messages of a chat within which a repeat is recognised as one, and not delivered again.
+        resend_window_messages: usize = "RESEND_WINDOW_MESSAGES", "1000";
+        /// Seconds that a chat's recent list lives after its last message.
+        recent_ttl: Seconds = "RECENT_TTL_SECS", "604800";
+        /// The first part of every key in Redis.
+        cache_key_prefix: String = "CACHE_KEY_PREFIX", "chat";
+        /// The second part of keys whose form may change.
+        cache_key_version: String = "CACHE_KEY_VERSION", "v1";
+        /// What separates the parts of a key.
+        cache_key_separator: String = "CACHE_KEY_SEPARATOR", ":";
+        /// The longest key, in bytes.
+        cache_max_key_length: usize = "CACHE_MAX_KEY_LENGTH", "250";
+    }
+}
+
+impl CacheSettings {
+    /// States what must hold between them.
+    pub fn check(&self, source: &mut Source) {
+        source.require((1..=10_000).contains(&self.recent_max_messages), "RECENT_MAX_MESSAGES must be from 1 to 10000");
+        source.require(
+            self.resend_window_messages >= self.recent_max_messages,
+            "RESEND_WINDOW_MESSAGES must be at least RECENT_MAX_MESSAGES",
+        );
+    }
+}
+
 impl ServerSettings {
     /// The cache's address.
     pub fn redis_url(&self) -> String {
@@ -68,7 +99,6 @@ fn percent_encoded(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::settings::Source;
 
     #[test]
     fn redis_is_named_by_its_url_or_by_its_parts() {

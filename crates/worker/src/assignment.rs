@@ -3,7 +3,7 @@
 //! librdkafka waits for the answer (see [`holdfast_kafka::consumer`]), so the loop goes on polling in between.
 //!
 //! *Given to us*: the committed offsets are read first, and fetching starts exactly there. The position that librdkafka might
-//! remember from an earlier assignment is ahead of what was committed, and so is the pause that it might remember wrong.
+//! remember from an earlier assignment may be ahead of what was committed.
 //!
 //! *Taken from us*: what is held is flushed and committed first, within a deadline. Past it, or when the assignment was lost, the
 //! records are forgotten uncommitted; their next owner reads them again, and the primary key absorbs what was stored already.
@@ -86,11 +86,7 @@ impl<S: Sink> Loop<S> {
             self.forget(*partition);
             self.ledger.assign(*partition, *committed);
         }
-        let taken = self.consumer.assign(&from).and_then(|()| match partitions {
-            [] => Ok(()),
-            _ => self.consumer.resume(partitions),
-        });
-        match taken {
+        match self.consumer.assign(&from) {
             Ok(()) => tracing::info!(?from, "partitions assigned"),
             Err(error) => {
                 tracing::warn!(%error, ?partitions, "partitions could not be assigned");

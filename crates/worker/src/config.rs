@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use holdfast_cache::recent::RecentSettings;
 use holdfast_kafka::{ConsumerSettings, KafkaSettings};
-use holdfast_service::servers::ServerSettings;
+use holdfast_service::servers::{CacheSettings, ServerSettings};
 use holdfast_service::settings::{
     CONFIG_FILE, Effective, List, Millis, PROFILE, Seconds, Setting, SettingsError, Source, Value,
 };
@@ -63,20 +63,6 @@ holdfast_service::settings! {
         kafka_cleanup_interval: Seconds = "KAFKA_CLEANUP_INTERVAL_SECS", "300";
         /// Whether a record that can't be stored is kept in the dead-letter topic. Otherwise it is logged and skipped.
         dlq_enabled: bool = "DLQ_ENABLED", "true";
-        /// Messages in a recent list. The same as the gateways'.
-        recent_max_messages: usize = "RECENT_MAX_MESSAGES", "100";
-        /// Message ids that a recent list knows. The same as the gateways'.
-        resend_window_messages: usize = "RESEND_WINDOW_MESSAGES", "1000";
-        /// Seconds for which a recent list lives after its last message. The same as the gateways'.
-        recent_ttl: Seconds = "RECENT_TTL_SECS", "604800";
-        /// The cache keys' first part. The same as the gateways'.
-        cache_key_prefix: String = "CACHE_KEY_PREFIX", "chat";
-        /// The cache keys' version. The same as the gateways'.
-        cache_key_version: String = "CACHE_KEY_VERSION", "v1";
-        /// What separates a cache key's parts. The same as the gateways'.
-        cache_key_separator: String = "CACHE_KEY_SEPARATOR", ":";
-        /// The longest cache key. The same as the gateways'.
-        cache_max_key_length: usize = "CACHE_MAX_KEY_LENGTH", "250";
     }
 }
 
@@ -85,6 +71,8 @@ holdfast_service::settings! {
 pub struct Config {
     /// Where the servers are.
     pub servers: ServerSettings,
+    /// How the cache is laid out.
+    pub cache: CacheSettings,
     /// The worker's own.
     pub worker: WorkerSettings,
 }
@@ -92,13 +80,21 @@ pub struct Config {
 impl Config {
     /// Every setting of the worker, as documented.
     pub fn settings() -> impl Iterator<Item = &'static Setting> {
-        [&PROFILE, &CONFIG_FILE].into_iter().chain(WorkerSettings::SETTINGS).chain(ServerSettings::SETTINGS)
+        [&PROFILE, &CONFIG_FILE]
+            .into_iter()
+            .chain(WorkerSettings::SETTINGS)
+            .chain(CacheSettings::SETTINGS)
+            .chain(ServerSettings::SETTINGS)
     }
 
     /// Reads everything, and says everything that is wrong.
     pub fn read(mut source: Source) -> Result<Effective<Self>, SettingsError> {
         let servers = ServerSettings::read(&mut source);
+        let cache = CacheSettings::read(&mut source);
         let worker = WorkerSettings::read(&mut source);
+        if let Some(cache) = &cache {
+            cache.check(&mut source);
+        }
         if let Some(worker) = &worker {
             source.require(worker.bulk_threshold > 0, "BULK_THRESHOLD must be at least 1");
             source.require(
@@ -114,7 +110,8 @@ impl Config {
                 "REBALANCE_FLUSH_MS must be below KAFKA_MAX_POLL_INTERVAL_MS, after which the group goes on without us",
             );
         }
-        source.finish(servers.zip(worker).map(|(servers, worker)| Self { servers, worker }))
+        let all = servers.zip(cache).zip(worker);
+        source.finish(all.map(|((servers, cache), worker)| Self { servers, cache, worker }))
     }
 
     /// For Kafka's clients.
@@ -154,12 +151,8 @@ impl Config {
 
     /// For the recent lists.
     pub fn recent(&self) -> RecentSettings {
-        let worker = &self.worker;
-        RecentSettings {
-            max: worker.recent_max_messages,
-            window: worker.resend_window_messages,
-            ttl: worker.recent_ttl.0,
-        }
+        let cache = &self.cache;
+        RecentSettings { max: cache.recent_max_messages, window: cache.resend_window_messages, ttl: cache.recent_ttl.0 }
     }
 
     /// What may be held.

@@ -2,7 +2,7 @@
 //!
 //! # Why a thread
 //!
-//! librdkafka's calls block, most of them for microseconds (assign, pause), a few for up to a second (committed offsets,
+//! librdkafka's calls block, most of them for microseconds (assign, poll), a few for up to a second (committed offsets,
 //! watermarks). On a thread of its own they hold up nobody, nobody's long poll holds up the loop, and that it never stops polling
 //! can be seen by reading [`Loop::run`]. Whatever waits for a server (flush, dead letters) runs on the runtime and reports back
 //! through a channel; librdkafka's commits have a thread of their own. All of them wake the loop by unparking its thread, as does
@@ -231,12 +231,12 @@ impl<S: Sink> Loop<S> {
             self.letters.begin(now, &self.reports);
             self.commits.begin(now, &self.ledger, &self.consumer);
             let (held, bytes) = self.held();
-            self.pauses.apply(held, bytes, &self.ledger, &self.consumer);
+            let resumed = self.pauses.apply(held, bytes, &self.ledger, &mut self.consumer);
             self.tell(now);
             if let Some(ending) = self.ending(now) {
                 return (ending, self.consumer);
             }
-            if idle {
+            if idle && !resumed {
                 std::thread::park_timeout(TICK);
             }
         }

@@ -230,12 +230,12 @@ fn healer(
     state: &Arc<State>,
     ended: &CancellationToken,
 ) -> Result<Healer, Failure> {
-    let worker = &config.worker;
+    let layout = &config.cache;
     let keys = Keys::new(
-        &worker.cache_key_prefix,
-        &worker.cache_key_version,
-        &worker.cache_key_separator,
-        worker.cache_max_key_length,
+        &layout.cache_key_prefix,
+        &layout.cache_key_version,
+        &layout.cache_key_separator,
+        layout.cache_max_key_length,
     )
     .map_err(setup)?;
     let cache = CacheMetrics::register(registry).map_err(setup)?;

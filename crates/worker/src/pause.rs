@@ -4,7 +4,8 @@
 //! alone when its records reach too far above its commit point: one record that can't be done must not let the others pile up
 //! behind it, to be read again after a restart. A partition with a record of a newer schema is paused until it goes elsewhere.
 //!
-//! librdkafka may keep a partition paused when it comes back to us, so an assignment is resumed first and paused anew.
+//! An assignment begins unpaused and is decided anew: nothing of an earlier one counts. What pausing means is told in
+//! [`holdfast_kafka::consumer`].
 
 use std::collections::BTreeSet;
 
@@ -94,25 +95,22 @@ impl Pauses {
         (resume, pause)
     }
 
-    /// Makes the consumer do what [`Self::decide`] says.
-    pub fn apply(&mut self, messages: usize, bytes: usize, ledger: &Ledger, consumer: &GroupConsumer) {
+    /// Makes the consumer do what [`Self::decide`] says. Returns whether there may be records again.
+    pub fn apply(&mut self, messages: usize, bytes: usize, ledger: &Ledger, consumer: &mut GroupConsumer) -> bool {
         let was_full = self.full;
         let (resume, pause) = self.decide(messages, bytes, ledger);
         if self.full != was_full {
-            tracing::info!(messages, bytes, paused = self.full, "the buffer's level changed");
+            tracing::debug!(messages, bytes, paused = self.full, "the buffer's level changed");
         }
-        for (partitions, resumed) in [(resume, true), (pause, false)] {
-            if partitions.is_empty() {
-                continue;
-            }
-            let told = if resumed { consumer.resume(&partitions) } else { consumer.pause(&partitions) };
-            match told {
-                Ok(()) if resumed => self.paused.retain(|partition| !partitions.contains(partition)),
-                Ok(()) => self.paused.extend(partitions),
-                // Tried again at the next pass.
-                Err(error) => tracing::warn!(%error, ?partitions, "pausing or resuming"),
-            }
-        }
+        consumer.resume(&resume);
+        consumer.pause(&pause);
+        self.tell(&resume, &pause);
+        !resume.is_empty()
+    }
+
+    fn tell(&mut self, resume: &[i32], pause: &[i32]) {
+        self.paused.retain(|partition| !resume.contains(partition));
+        self.paused.extend(pause);
     }
 }
 
@@ -126,8 +124,7 @@ mod tests {
 
     fn apply(pauses: &mut Pauses, messages: usize, bytes: usize, ledger: &Ledger) -> (Vec<i32>, Vec<i32>) {
         let (resume, pause) = pauses.decide(messages, bytes, ledger);
-        pauses.paused.retain(|partition| !resume.contains(partition));
-        pauses.paused.extend(&pause);
+        pauses.tell(&resume, &pause);
         (resume, pause)
     }
 

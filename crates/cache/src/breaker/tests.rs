@@ -204,3 +204,16 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn an_answer_from_elsewhere_lets_the_probes_through_early() {
+    let (breaker, now) = (breaker(), Instant::now());
+    breaker.answered();
+    assert_eq!(breaker.state(), BreakerState::Closed);
+    fail(&breaker, now, 5);
+    breaker.answered();
+    for _ in 0..3 {
+        breaker.acquire(now).unwrap().success();
+    }
+    assert_eq!(breaker.state(), BreakerState::Closed);
+}

@@ -109,8 +109,9 @@ async fn a_replica_is_waited_for_and_one_that_hangs_is_a_refusal() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let queue = queue_with(&server.url(), Duration::from_secs(1), Durability::Checked);
+    let patient = queue_with(&server.url(), BUDGET, Durability::Checked);
     let chat = chat();
-    let pushes = futures_util::future::join_all((0..50).map(|_| push(&queue, &chat))).await;
+    let pushes = futures_util::future::join_all((0..50).map(|_| push(&patient, &chat))).await;
     assert!(pushes.iter().all(|outcome| *outcome == PushOutcome::Accepted), "{pushes:?}");
     assert_eq!(len(&replica, &chat).await, 50);
 
@@ -118,7 +119,6 @@ async fn a_replica_is_waited_for_and_one_that_hangs_is_a_refusal() {
     let refused = push(&queue, &chat).await;
     assert_eq!(refused, PushOutcome::Refused(Refusal::Replicas { reached: 0, wanted: 1 }));
     replica.thaw().unwrap();
-    let patient = queue_with(&server.url(), BUDGET, Durability::Checked);
     assert_eq!(push(&patient, &chat).await, PushOutcome::Accepted);
     assert_eq!(push(&self::queue(&replica.url()), &chat).await, PushOutcome::Refused(Refusal::Replica));
 }

@@ -1,8 +1,6 @@
 use std::time::{Duration, Instant};
 
-use holdfast_kafka::{
-    ConsumerSettings, Event, GroupConsumer, KafkaSettings, Polled, PublishRecord, Publisher, RecordView,
-};
+use holdfast_kafka::{ConsumerSettings, Event, GroupConsumer, KafkaSettings, Polled, Publisher, RecordView};
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
 use crate::cluster;
@@ -31,7 +29,7 @@ fn until<T>(consumer: &GroupConsumer, mut wanted: impl FnMut(Polled<'_>) -> Opti
     }
 }
 
-fn assigned(consumer: &GroupConsumer) -> Vec<i32> {
+fn assigned(consumer: &mut GroupConsumer) -> Vec<i32> {
     let partitions = until(consumer, |polled| match polled {
         Polled::Event(Event::Assigned(partitions)) => Some(partitions),
         _ => None,
@@ -48,22 +46,21 @@ async fn publish(settings: &KafkaSettings, partitions: i32, count: u8) {
             publisher.publish_raw("messages", Some(partition), None, Some(&[value]), &[]).await.unwrap();
         }
     }
-    drop(publisher.publish(PublishRecord { chat: "a:b", value: b"", traceparent: None, uncached: false }));
 }
 
 #[tokio::test]
 async fn nothing_is_committed_unless_asked_for_and_a_commit_is_what_its_report_says() {
     let (cluster, settings) = cluster(1);
     publish(&settings, 1, 3).await;
-    let first = join(&settings);
-    assert_eq!(assigned(&first), [0]);
+    let mut first = join(&settings);
+    assert_eq!(assigned(&mut first), [0]);
     for _ in 0..3 {
         until(&first, |polled| matches!(polled, Polled::Record(_)).then_some(()));
     }
     drop(first);
 
-    let second = join(&settings);
-    assigned(&second);
+    let mut second = join(&settings);
+    assigned(&mut second);
     let offset = until(&second, |polled| match polled {
         Polled::Record(record) => Some(record.offset()),
         _ => None,
@@ -88,7 +85,7 @@ async fn nothing_is_committed_unless_asked_for_and_a_commit_is_what_its_report_s
 async fn a_rebalance_waits_for_a_late_answer_while_polls_and_commits_go_on() {
     let (_cluster, settings) = cluster(2);
     publish(&settings, 2, 5).await;
-    let first = join(&settings);
+    let mut first = join(&settings);
     // A late assign.
     let partitions = until(&first, |polled| match polled {
         Polled::Event(Event::Assigned(partitions)) => Some(partitions),
@@ -111,9 +108,9 @@ async fn a_rebalance_waits_for_a_late_answer_while_polls_and_commits_go_on() {
         let settings = settings.clone();
         let (tell, joined) = std::sync::mpsc::channel();
         let other = std::thread::spawn(move || {
-            let second = join(&settings);
+            let mut second = join(&settings);
             let partitions = loop {
-                let partitions = assigned(&second);
+                let partitions = assigned(&mut second);
                 if !partitions.is_empty() {
                     break partitions;
                 }
@@ -146,13 +143,16 @@ async fn a_rebalance_waits_for_a_late_answer_while_polls_and_commits_go_on() {
     });
     assert_eq!(answer, Ok(()));
     first.unassign(&revoked).unwrap();
-    until(&first, |polled| match polled {
-        Polled::Event(Event::Assigned(partitions)) => {
+    while !other.is_finished() {
+        let polled = match first.poll() {
+            Polled::Event(Event::Assigned(partitions)) => Some(partitions),
+            _ => None,
+        };
+        if let Some(partitions) = polled {
             first.assign(&partitions.iter().map(|partition| (*partition, None)).collect::<Vec<_>>()).unwrap();
-            None
         }
-        _ => other.is_finished().then_some(()),
-    });
+        std::thread::sleep(Duration::from_millis(5));
+    }
     assert_eq!(other.join().unwrap(), (revoked.clone(), (revoked[0], 3)));
 }
 
@@ -167,4 +167,34 @@ async fn closing_with_an_unanswered_rebalance_does_not_hang() {
         done.send(()).unwrap();
     });
     closed.recv_timeout(Duration::from_secs(10)).expect("closed within 10 s");
+}
+
+#[tokio::test]
+async fn a_paused_partition_gives_nothing_while_others_do_and_goes_on_where_it_stopped() {
+    let (_cluster, settings) = cluster(2);
+    publish(&settings, 2, 100).await;
+    let mut consumer = join(&settings);
+    assigned(&mut consumer);
+    let take = |consumer: &GroupConsumer, count: usize| {
+        let mut taken = Vec::new();
+        until(consumer, |polled| {
+            if let Polled::Record(record) = polled {
+                taken.push((record.partition(), record.offset()));
+            }
+            (taken.len() == count).then_some(())
+        });
+        taken
+    };
+    let first = take(&consumer, 10);
+    let paused = first[0].0;
+    let seen = first.iter().filter(|(partition, _)| *partition == paused).count() as i64;
+    consumer.pause(&[paused]);
+    let others = first.len() as i64 - seen;
+    let other = take(&consumer, 100 - others as usize);
+    assert!(other.iter().all(|(partition, _)| *partition == 1 - paused), "{other:?}");
+    let started = Instant::now();
+    consumer.resume(&[paused]);
+    let rest = take(&consumer, 100 - seen as usize);
+    assert_eq!(rest, (seen..100).map(|offset| (paused, offset)).collect::<Vec<_>>());
+    assert!(started.elapsed() < Duration::from_millis(300), "no waiting for a fetch: {:?}", started.elapsed());
 }

@@ -5,5 +5,6 @@ mod cache;
 mod docs;
 mod faults;
 mod journey;
+mod modes;
 mod repeats;
 mod resume;

@@ -27,13 +27,18 @@ const PASSING: [i32; 27] = [
 /// The server is not the primary, or stops being it.
 const STEPPING_DOWN: [i32; 8] = [89, 91, 189, 10107, 11600, 11602, 13435, 13436];
 
+/// Whether an error with this code passes by itself: it says nothing of the document that it names.
+pub fn is_passing(code: i32) -> bool {
+    PASSING.contains(&code) || STEPPING_DOWN.contains(&code)
+}
+
 impl StoreError {
     pub(crate) fn late() -> Self {
         Self::Unavailable("no answer within the time allowed".into())
     }
 
     pub(crate) fn of_code(code: i32, reason: impl Into<String>) -> Self {
-        if PASSING.contains(&code) || STEPPING_DOWN.contains(&code) {
+        if is_passing(code) {
             Self::Unavailable(format!("{} (code {code})", reason.into()))
         } else {
             Self::Rejected { code: Some(code), reason: reason.into() }

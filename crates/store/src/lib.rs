@@ -27,7 +27,7 @@ use mongodb::{Client, Collection, Database, IndexModel};
 use tokio::time::Instant;
 
 pub use conversations::Touched;
-pub use error::StoreError;
+pub use error::{StoreError, is_passing};
 pub use history::Page;
 pub use insert::{BatchFailed, Written};
 

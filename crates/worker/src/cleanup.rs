@@ -37,7 +37,8 @@ pub async fn run(admin: Admin, settings: CleanupSettings) {
 /// Looks once. Returns the partitions in which something was deleted, with their new beginnings.
 pub async fn once(admin: &Admin, settings: &CleanupSettings) -> Result<Vec<(i32, i64)>, AdminError> {
     let margin = i64::try_from(settings.margin.as_millis()).unwrap_or(i64::MAX);
-    // Before the offsets are read, so that both are at most as far as they are now.
+    // Each is read before what it bounds, so that nothing that came meanwhile counts as old or as read.
+    let watermarks = admin.watermarks(&settings.topic).await?;
     let young = admin.offsets_at(&settings.topic, unix_ms() - margin).await?;
     let mut committed = Vec::with_capacity(settings.groups.len());
     for group in &settings.groups {
@@ -45,9 +46,7 @@ pub async fn once(admin: &Admin, settings: &CleanupSettings) -> Result<Vec<(i32,
     }
     let of =
         |list: &[(i32, Option<i64>)], partition| list.iter().find(|(id, _)| *id == partition).and_then(|(_, at)| *at);
-    let below: Vec<(i32, i64)> = admin
-        .watermarks(&settings.topic)
-        .await?
+    let below: Vec<(i32, i64)> = watermarks
         .into_iter()
         .filter_map(|(partition, low, high)| {
             let committed: Vec<_> = committed.iter().map(|group| of(group, partition)).collect();

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use holdfast_message::Message;
 use holdfast_service::clock::unix_ms;
-use holdfast_store::{BatchFailed, Store, StoreError, Touched, Written};
+use holdfast_store::{BatchFailed, Store, StoreError, Touched, Written, is_passing};
 
 use crate::backoff::Backoff;
 use crate::buffer::{Batch, Buffer};
@@ -174,7 +174,9 @@ impl Flusher {
             tracing::warn!(attempts, messages, error, "flush failed, keeping the batch");
         }
         metrics.retried.inc_by(messages as u64);
-        for (message, place) in batch.messages.into_iter().zip(batch.places).rev() {
+        for (message, mut place) in batch.messages.into_iter().zip(batch.places).rev() {
+            // What was refused alone before an outage starts anew after it: nobody succeeded meanwhile.
+            place.refused_since = None;
             if ledger.is_current(place.partition, place.generation) {
                 buffer.give_back(message, place);
             } else {
@@ -229,6 +231,14 @@ impl Flusher {
                     buffer.settle(&message);
                     let detail = format!("mongodb refuses the document: {reason} (code {code})");
                     settled.letters.push(letter(&message, place, "refused", detail));
+                }
+                Written::Retry { code, reason } if is_passing(code) => {
+                    // Its shard or its primary is away, which says nothing of the message.
+                    tracing::debug!(message_id = %message.id, code, reason, "a message was put off, trying on");
+                    place.refused_since = None;
+                    metrics.retried.inc();
+                    refused_again = true;
+                    buffer.set_aside(message, place);
                 }
                 Written::Retry { code, reason } => {
                     let since = *place.refused_since.get_or_insert(now);

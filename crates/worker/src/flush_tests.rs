@@ -133,3 +133,23 @@ fn outcomes_that_do_not_match_their_batch_count_for_nothing() {
     desk.flush(Ok(vec![Written::Stored]));
     assert_eq!((desk.point(), desk.buffer.len()), (1, 2));
 }
+
+/// Refuses message 2 alone, lets `meanwhile` happen for longer than the patience with one, and tries it beside another.
+fn letters_after(refusal: &Written, meanwhile: impl Fn(&mut Desk)) -> usize {
+    let mut desk = Desk::with(2);
+    desk.flush(Ok(vec![Written::Stored, refusal.clone()]));
+    meanwhile(&mut desk);
+    desk.now += LONE_REFUSAL + Duration::from_secs(60);
+    let generation = desk.ledger.receive(0, 3).unwrap().generation;
+    let place = Place { partition: 0, generation, offset: 3, received: desk.now, trace: None, refused_since: None };
+    desk.buffer.push(message(3), place);
+    desk.flush(Ok(vec![refusal.clone(), Written::Stored])).1.letters.len()
+}
+
+#[test]
+fn neither_an_outage_nor_a_shard_that_is_away_makes_a_dead_letter() {
+    assert_eq!(letters_after(&retry(), |_| ()), 1, "or this test could not fail");
+    assert_eq!(letters_after(&retry(), |desk| drop(desk.flush(Err(away())))), 0);
+    let shard_away = Written::Retry { code: 133, reason: "no primary of the shard".into() };
+    assert_eq!(letters_after(&shard_away, |_| ()), 0);
+}

@@ -89,7 +89,8 @@ impl Ledger {
     /// Takes in a record. `None`: the partition is not ours, and the record must not be touched.
     pub fn receive(&mut self, partition: i32, offset: i64) -> Option<Received> {
         let state = self.partitions.get_mut(&partition)?;
-        let expected = state.next.or(state.committed);
+        // A group that has committed nothing was to begin at the log's first record.
+        let expected = state.next.or(state.committed).or(Some(0));
         state.next = Some(offset + 1);
         *state.open.entry(offset).or_default() += 1;
         Some(Received { generation: state.generation, expected })

@@ -140,3 +140,33 @@ async fn a_partition_paused_when_it_went_is_consumed_when_it_comes_back() {
     until("committed", async || cluster.committed().await == count as i64).await;
     assert_eq!(first.stop().await, Ending::Drained);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_client_ends_the_worker_instead_of_leaving_it_ready_and_idle() {
+    let (cluster, sink) = (Cluster::start(), Arc::new(Memory::default()));
+    let worker = Worker::start(&cluster, &sink, &Options::default());
+    until("ready", async || worker.state.ready()).await;
+    let fenced = RDKafkaRespErr::RD_KAFKA_RESP_ERR_FENCED_INSTANCE_ID;
+    cluster.mock.request_errors(RDKafkaApiKey::Heartbeat, &[fenced]);
+    let ending = worker.ended().await;
+    assert!(
+        matches!(&ending, Ending::Fatal(reason) if reason.contains("Fenced") || reason.contains("fenced")),
+        "{ending:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flush_that_panics_ends_the_worker_and_its_records_are_read_again() {
+    let (cluster, sink) = (Cluster::start(), Arc::new(Memory::default()));
+    sink.panics.store(true, Ordering::Relaxed);
+    let worker = Worker::start(&cluster, &sink, &Options::default());
+    until("ready", async || worker.state.ready()).await;
+    let count = cluster.publish(100).await;
+    assert!(matches!(worker.ended().await, Ending::Fatal(_)));
+    assert_eq!(cluster.committed().await, 0);
+    sink.panics.store(false, Ordering::Relaxed);
+    let next = Worker::start(&cluster, &sink, &Options::default());
+    until("stored", async || sink.distinct() == count).await;
+    until("committed", async || cluster.committed().await == count as i64).await;
+    next.stop().await;
+}

@@ -97,6 +97,7 @@ fn uuid_bytes(number: usize) -> [u8; 16] {
 pub(crate) struct Memory {
     pub(crate) stored: Mutex<HashMap<MessageId, usize>>,
     pub(crate) away: AtomicBool,
+    pub(crate) panics: AtomicBool,
     pub(crate) takes_ms: AtomicUsize,
     pub(crate) largest: AtomicUsize,
 }
@@ -113,6 +114,7 @@ impl Sink for Memory {
         if self.away.load(Ordering::Relaxed) {
             return Err(BatchFailed(StoreError::Unavailable("away".into())));
         }
+        assert!(!self.panics.load(Ordering::Relaxed), "as the test wants it");
         self.largest.fetch_max(messages.len(), Ordering::Relaxed);
         let mut stored = self.stored.lock().unwrap();
         let mut write = |message: &Message| {
@@ -211,6 +213,11 @@ impl Worker {
 
     pub(crate) fn partitions(&self) -> usize {
         self.state.report()["partitions"].as_array().unwrap().len()
+    }
+
+    /// Waits until it ends by itself.
+    pub(crate) async fn ended(self) -> Ending {
+        tokio::time::timeout(Duration::from_secs(30), self.ending).await.expect("ended within 30 s").unwrap()
     }
 
     /// Asks it to stop, and waits until it has left the group.

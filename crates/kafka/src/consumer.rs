@@ -32,23 +32,18 @@
 //! The exception is the drop, during which nobody else polls: from then on the callback unassigns by itself.
 
 use std::cell::Cell;
-use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use rdkafka::client::ClientContext;
-use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::base_consumer::PartitionQueue;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, RebalanceProtocol};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, RebalanceProtocol};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::BorrowedMessage;
-use rdkafka::statistics::Statistics;
-use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{Offset, TopicPartitionList};
 
-use crate::context::Callbacks;
+use crate::membership::GroupContext;
 use crate::{ClientError, KafkaSettings};
 
 /// Records read before the events are looked at, and before the next partition has its turn.
@@ -124,84 +119,6 @@ pub enum Polled<'a> {
     Idle,
 }
 
-struct GroupContext {
-    callbacks: Callbacks,
-    topic: String,
-    closing: AtomicBool,
-    /// Counts callbacks, so that a poll that only served one is told from a poll that found nothing.
-    served: AtomicU64,
-    events: Mutex<VecDeque<Event>>,
-    /// The rebalance that was asked for and not answered: whether it is an assignment, and of what.
-    unanswered: Mutex<Option<(bool, Vec<i32>)>>,
-}
-
-impl GroupContext {
-    fn unanswered(&self) -> MutexGuard<'_, Option<(bool, Vec<i32>)>> {
-        self.unanswered.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn events(&self) -> MutexGuard<'_, VecDeque<Event>> {
-        self.events.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn push(&self, event: Event) {
-        self.events().push_back(event);
-    }
-
-    fn serve(&self) {
-        self.served.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-impl ClientContext for GroupContext {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
-        self.serve();
-        self.callbacks.log(level, facility, line);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        self.serve();
-        self.callbacks.error(error, reason);
-    }
-
-    fn stats(&self, statistics: Statistics) {
-        self.serve();
-        let partitions = statistics.topics.get(&self.topic).map(|topic| &topic.partitions);
-        let high_watermarks = partitions
-            .into_iter()
-            .flatten()
-            .filter(|(partition, state)| **partition >= 0 && state.hi_offset >= 0)
-            .map(|(partition, state)| (*partition, state.hi_offset))
-            .collect();
-        let broker_up = statistics.brokers.values().any(|broker| broker.state == "UP");
-        self.push(Event::Statistics { high_watermarks, broker_up });
-    }
-}
-
-impl ConsumerContext for GroupContext {
-    fn rebalance(&self, consumer: &BaseConsumer<Self>, kind: RDKafkaRespErr, list: &mut TopicPartitionList) {
-        self.serve();
-        let assigned = matches!(kind, RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS);
-        if self.closing.load(Ordering::Acquire) {
-            let done = match (consumer.rebalance_protocol(), assigned) {
-                (RebalanceProtocol::Cooperative, false) => consumer.incremental_unassign(list),
-                (RebalanceProtocol::Cooperative, true) => consumer.incremental_assign(list),
-                _ => consumer.unassign(),
-            };
-            if let Err(error) = done {
-                tracing::warn!(%error, "giving up partitions while closing");
-            }
-            return;
-        }
-        let partitions: Vec<i32> = list.elements().iter().map(|element| element.partition()).collect();
-        *self.unanswered() = Some((assigned, partitions.clone()));
-        self.push(match assigned {
-            true => Event::Assigned(partitions),
-            false => Event::Revoked { partitions, lost: consumer.assignment_lost() },
-        });
-    }
-}
-
 /// A member of a group that reads one topic.
 pub struct GroupConsumer {
     consumer: Arc<BaseConsumer<GroupContext>>,
@@ -250,14 +167,7 @@ impl GroupConsumer {
             ("fetch.wait.max.ms", "100".to_owned()),
             ("fetch.error.backoff.ms", "200".to_owned()),
         ];
-        let context = GroupContext {
-            callbacks: Callbacks::new("consumer"),
-            topic: settings.topic.clone(),
-            closing: AtomicBool::new(false),
-            served: AtomicU64::new(0),
-            events: Mutex::default(),
-            unanswered: Mutex::default(),
-        };
+        let context = GroupContext::new(settings.topic.clone());
         let doing = "building the kafka consumer";
         let mut consumer: BaseConsumer<GroupContext> = settings
             .consumer(Some(&group.group), &tuning)

@@ -15,6 +15,7 @@
 pub mod admin;
 pub mod consumer;
 pub mod context;
+mod membership;
 pub mod publisher;
 pub mod reader;
 pub mod settings;

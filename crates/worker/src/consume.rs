@@ -18,9 +18,8 @@
 //! 5. Pauses last, as they follow from all of this.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::mpsc;
-use std::sync::{Arc, OnceLock};
-use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use holdfast_kafka::{Event, GroupConsumer, Polled};
@@ -32,80 +31,20 @@ use crate::assignment::Rebalance;
 use crate::buffer::{Buffer, Place};
 use crate::commit::Commits;
 use crate::conversations::Conversations;
-use crate::dead_letter::{DeadLetters, Letter, Posted};
+use crate::dead_letter::{DeadLetters, Letter};
 use crate::decode::{self, Content, Incoming};
-use crate::flush::{Flushed, Flusher, Sink};
+use crate::flush::{Flusher, Sink};
 use crate::heal::Healer;
 use crate::health::{Snapshot, State};
 use crate::ledger::Ledger;
 use crate::metrics::Metrics;
 use crate::pause::{Capacity, Pauses};
+use crate::report::{Report, Reports, Waker};
 
 /// Records taken in one pass.
 const PASS: usize = 256;
 /// The longest sleep: timers and gauges are looked at this often.
 const TICK: Duration = Duration::from_millis(100);
-
-/// Something that ran elsewhere has ended.
-#[derive(Debug)]
-pub enum Report {
-    /// A flush.
-    Flushed(Flushed),
-    /// A batch of dead letters.
-    Posted(Posted),
-    /// One of these panicked, and its records with it. Only a new start reads them again.
-    Died,
-}
-
-/// Wakes the loop's thread.
-#[derive(Debug, Clone, Default)]
-pub struct Waker(Arc<OnceLock<Thread>>);
-
-impl Waker {
-    /// Ends the loop's sleep, or its next one.
-    pub fn wake(&self) {
-        if let Some(thread) = self.0.get() {
-            thread.unpark();
-        }
-    }
-}
-
-/// The way back to the loop, for what runs on the runtime. Its channel needs no bound: at most one flush and one batch of letters
-/// are on their way.
-#[derive(Debug, Clone)]
-pub struct Reports {
-    sender: mpsc::Sender<Report>,
-    runtime: Handle,
-    waker: Waker,
-}
-
-impl Reports {
-    /// Runs work whose report the loop waits for. There is a report in any case.
-    pub fn run(&self, work: impl Future<Output = Report> + Send + 'static) {
-        let reporter = Reporter { reports: self.clone(), report: Report::Died };
-        self.runtime.spawn(async move { reporter.end(work.await) });
-    }
-}
-
-/// Reports, and wakes the loop, when it is dropped: at the end of the work or at its panic.
-struct Reporter {
-    reports: Reports,
-    report: Report,
-}
-
-impl Reporter {
-    fn end(mut self, report: Report) {
-        self.report = report;
-    }
-}
-
-impl Drop for Reporter {
-    fn drop(&mut self) {
-        // Fails only when the loop has ended, and with it everything that a report could change.
-        let _ = self.reports.sender.send(std::mem::replace(&mut self.report, Report::Died));
-        self.reports.waker.wake();
-    }
-}
 
 /// How the loop ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -186,7 +125,7 @@ pub struct Loop<S> {
 impl<S: Sink> Loop<S> {
     /// Puts the loop together. It does nothing until it is run.
     pub fn new(wiring: Wiring<S>) -> Self {
-        let (sender, incoming) = mpsc::channel();
+        let (reports, incoming) = Reports::channel(wiring.runtime, wiring.waker);
         Self {
             consumer: wiring.consumer,
             ledger: Ledger::default(),
@@ -204,7 +143,7 @@ impl<S: Sink> Loop<S> {
             conversations: wiring.conversations,
             stop: wiring.stop,
             draining_until: None,
-            reports: Reports { sender, runtime: wiring.runtime, waker: wiring.waker },
+            reports,
             incoming,
             high_watermarks: BTreeMap::new(),
             skipped: false,
@@ -216,8 +155,7 @@ impl<S: Sink> Loop<S> {
     /// Runs until asked to stop, or until the client is dead. Gives the consumer back: leaving the group blocks, and is the
     /// caller's to bound.
     pub fn run(mut self) -> (Ending, GroupConsumer) {
-        // Set once; a second loop on the same waker would be a mistake, and would only tick.
-        let _ = self.reports.waker.0.set(std::thread::current());
+        self.reports.waker().is_here();
         loop {
             let now = Instant::now();
             let idle = match self.take_reports(now).and_then(|()| self.poll(now)) {

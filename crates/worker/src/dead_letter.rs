@@ -13,10 +13,10 @@ use holdfast_message::record::header;
 use holdfast_service::clock::unix_ms;
 
 use crate::backoff::Backoff;
-use crate::consume::{Report, Reports};
 use crate::decode::Original;
 use crate::ledger::{Generation, Ledger};
 use crate::metrics::Metrics;
+use crate::report::{Report, Reports};
 
 /// The most letters in one batch.
 const BATCH: usize = 200;

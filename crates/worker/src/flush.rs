@@ -18,11 +18,11 @@ use holdfast_store::{BatchFailed, Store, StoreError, Touched, Written, is_passin
 
 use crate::backoff::Backoff;
 use crate::buffer::{Batch, Buffer};
-use crate::consume::{Report, Reports};
 use crate::dead_letter::Letter;
 use crate::decode::Original;
 use crate::ledger::Ledger;
 use crate::metrics::Metrics;
+use crate::report::{Report, Reports};
 
 /// How long MongoDB may refuse a message alone, for a reason not known as lasting, while it takes others.
 pub const LONE_REFUSAL: Duration = Duration::from_secs(600);

@@ -36,6 +36,7 @@ pub mod health;
 pub mod ledger;
 pub mod metrics;
 pub mod pause;
+pub mod report;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,13 +53,14 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
-use crate::consume::{Ending, Loop, LoopSettings, Waker, Wiring};
+use crate::consume::{Ending, Loop, LoopSettings, Wiring};
 use crate::conversations::Conversations;
 use crate::dead_letter::{DeadLetterTopic, DeadLetters};
 use crate::flush::{Flusher, LONE_REFUSAL};
 use crate::heal::{CachedLists, Healer};
 use crate::health::State;
 use crate::metrics::Metrics;
+use crate::report::Waker;
 
 /// Why a worker ended otherwise than by being asked to.
 #[derive(Debug, Clone, thiserror::Error)]

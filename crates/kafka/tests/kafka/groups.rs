@@ -196,5 +196,5 @@ async fn a_paused_partition_gives_nothing_while_others_do_and_goes_on_where_it_s
     consumer.resume(&[paused]);
     let rest = take(&consumer, 100 - seen as usize);
     assert_eq!(rest, (seen..100).map(|offset| (paused, offset)).collect::<Vec<_>>());
-    assert!(started.elapsed() < Duration::from_millis(300), "no waiting for a fetch: {:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_millis(800), "no waiting for a fetch: {:?}", started.elapsed());
 }

@@ -20,7 +20,8 @@ fn cluster(partitions: i32) -> (Cluster, KafkaSettings) {
         brokers: cluster.bootstrap_servers(),
         topic: "messages".into(),
         dlq_topic: "dead".into(),
-        delivery_timeout: Duration::from_millis(1000),
+        // A new producer may need a second before its first record goes out.
+        delivery_timeout: Duration::from_secs(5),
         ..KafkaSettings::default()
     };
     cluster.create_topic(&settings.topic, partitions, 1).unwrap();

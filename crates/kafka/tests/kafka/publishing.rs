@@ -84,8 +84,7 @@ async fn a_full_queue_refuses_at_once() {
 #[tokio::test]
 async fn a_record_is_too_large_only_if_it_is_to_blame_itself() {
     let (cluster, settings) = cluster(1);
-    // A new producer may need a second before its first record goes out.
-    let settings = KafkaSettings { max_record_bytes: 300_000, delivery_timeout: Duration::from_secs(10), ..settings };
+    let settings = KafkaSettings { max_record_bytes: 300_000, ..settings };
     let publisher = Publisher::new(&settings).unwrap();
     let at_once = publisher.publish(record("a:b", &[0; 300_001])).await.unwrap_err();
     assert!(matches!(at_once, PublishError::TooLarge(_)), "{at_once}");

@@ -175,11 +175,20 @@ impl Client {
     /// # Errors
     /// As there.
     pub async fn call(&self, event: &str, json: &str) -> Result<String, Closed> {
+        self.begin(event, json).await?.await.map_err(|_| Closed)
+    }
+
+    /// Emits, and returns where the answer will arrive: events begun one after the other are sent in that order. The receiver fails
+    /// when the connection ends.
+    ///
+    /// # Errors
+    /// The connection has ended.
+    pub async fn begin(&self, event: &str, json: &str) -> Result<oneshot::Receiver<String>, Closed> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let (sender, receiver) = oneshot::channel();
         let packet = format!("42{id}[\"{event}\",{json}]");
         self.orders.send(Order::Send { packet, answer: Some((id, sender)) }).await.map_err(|_| Closed)?;
-        receiver.await.map_err(|_| Closed)
+        Ok(receiver)
     }
 
     /// Emits without asking for an acknowledgement.

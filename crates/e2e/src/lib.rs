@@ -3,7 +3,12 @@
 //! * [`Stack`]: gateways and workers, isolated from other stacks on the same servers.
 //! * [`Peer`]: the official Socket.IO client in a process of its own.
 //! * [`Stored`]: what MongoDB holds, asked directly.
+//! * [`ledger`]: what clients did and saw, written down and judged; [`load`] makes them do it.
+//! * [`faults`]: what breaks meanwhile, case by case. `scripts/faults` runs them.
 
+pub mod faults;
+pub mod ledger;
+pub mod load;
 mod peer;
 mod rest;
 mod stack;
@@ -11,7 +16,7 @@ mod stored;
 
 pub use peer::{Peer, Report};
 pub use rest::{Response, request};
-pub use stack::{Backends, Stack, StackOptions};
+pub use stack::{Backends, SECRET, Service, Stack, StackOptions};
 pub use stored::Stored;
 
 use std::time::Duration;

@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::Stored;
 
 /// The secret of a stack's tokens.
-const SECRET: &str = "end-to-end-tests-need-a-secret-of-32-bytes";
+pub const SECRET: &str = "end-to-end-tests-need-a-secret-of-32-bytes";
 /// How long a service has to become ready.
 const READY: Duration = Duration::from_secs(60);
 
@@ -66,8 +66,10 @@ pub struct Stack {
     pub topic: String,
     /// The dead letters' topic.
     pub dlq_topic: String,
-    /// The first part of every key in Redis.
+    /// The first part of every key in Redis, and the database's name.
     pub key_prefix: String,
+    /// The settings of every service.
+    common: Vec<(&'static str, String)>,
 }
 
 /// One process.
@@ -104,19 +106,39 @@ impl Stack {
         ];
         common.retain(|(name, _)| options.settings.iter().all(|(other, _)| other != name));
         common.extend(options.settings);
-        let mut gateways = Vec::new();
+        let stored = Stored::connect(&backends.mongo, &name).await?;
+        let (gateways, workers) = (Vec::new(), Vec::new());
+        let mut stack = Self { gateways, workers, stored, topic, dlq_topic, key_prefix: name, common };
         for _ in 0..options.gateways {
-            gateways.push(Service::start("holdfast-gateway", &common)?);
+            stack.add_gateway(&[])?;
         }
-        let mut workers = Vec::new();
         for _ in 0..options.workers {
-            workers.push(Service::start("holdfast-worker", &common)?);
+            stack.add_worker(&[])?;
         }
-        for service in gateways.iter().chain(&workers) {
+        stack.ready().await?;
+        Ok(stack)
+    }
+
+    /// Starts one more gateway, with settings of its own over the common ones; does not wait.
+    pub fn add_gateway(&mut self, own: &[(&'static str, String)]) -> Result<()> {
+        let gateway = Service::start("holdfast-gateway", &self.common, own)?;
+        self.gateways.push(gateway);
+        Ok(())
+    }
+
+    /// Starts one more worker, with settings of its own over the common ones; does not wait.
+    pub fn add_worker(&mut self, own: &[(&'static str, String)]) -> Result<()> {
+        let worker = Service::start("holdfast-worker", &self.common, own)?;
+        self.workers.push(worker);
+        Ok(())
+    }
+
+    /// Waits until every service is ready.
+    pub async fn ready(&self) -> Result<()> {
+        for service in self.gateways.iter().chain(&self.workers) {
             service.ready().await?;
         }
-        let stored = Stored::connect(&backends.mongo, &name).await?;
-        Ok(Self { gateways, workers, stored, topic, dlq_topic, key_prefix: name })
+        Ok(())
     }
 
     /// A token for a user, valid for an hour.
@@ -131,9 +153,11 @@ impl Stack {
 }
 
 impl Service {
-    fn start(binary: &str, settings: &[(&'static str, String)]) -> Result<Self> {
+    fn start(binary: &str, common: &[(&'static str, String)], own: &[(&'static str, String)]) -> Result<Self> {
         let (port, ops) = (free_port()?, format!("127.0.0.1:{}", free_port()?));
-        let mut environment = settings.to_vec();
+        let mut environment = common.to_vec();
+        environment.retain(|(name, _)| own.iter().all(|(other, _)| other != name));
+        environment.extend_from_slice(own);
         environment.extend([("PORT", port.to_string()), ("BIND", "127.0.0.1".into()), ("OPS_ADDR", ops.clone())]);
         let program = Program::start(binary, environment)?;
         let url = if binary == "holdfast-gateway" { format!("http://127.0.0.1:{port}") } else { String::new() };

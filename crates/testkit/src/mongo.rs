@@ -49,6 +49,13 @@ impl Mongo {
     /// # Errors
     /// It can't be started; the end of its log is part of the error.
     pub async fn start_with(options: MongoOptions) -> Result<Self> {
+        let mongo = Self::prepare(options)?;
+        mongo.start_again().await?;
+        Ok(mongo)
+    }
+
+    /// One that is not started yet.
+    pub(crate) fn prepare(options: MongoOptions) -> Result<Self> {
         let port = options.port.map_or_else(free_port, Ok)?;
         let folder = Folder::at_or_temporary(options.dir, "mongo")?;
         let data = folder.path().join("data");
@@ -62,9 +69,7 @@ impl Mongo {
             .arg("--dbpath")
             .arg(data)
             .args(options.args);
-        let mongo = Self { child, port, folder };
-        mongo.start_again().await?;
-        Ok(mongo)
+        Ok(Self { child, port, folder })
     }
 
     /// Starts it again, after it has ended, on the same port and folder, and waits until it is primary.
@@ -72,9 +77,14 @@ impl Mongo {
     /// # Errors
     /// It runs, or can't be started.
     pub async fn start_again(&self) -> Result<()> {
-        self.child.start()?;
-        self.child.ready_within(START, || async { crate::ports::accepts(self.port).await }).await?;
+        self.start_as_member().await?;
         self.become_primary().await.with_context(|| format!("the end of its log:\n{}", self.child.log_tail(20)))
+    }
+
+    /// Starts it and waits until it accepts connections, whatever its part in a set.
+    pub(crate) async fn start_as_member(&self) -> Result<()> {
+        self.child.start()?;
+        self.child.ready_within(START, || async { crate::ports::accepts(self.port).await }).await
     }
 
     async fn become_primary(&self) -> Result<()> {

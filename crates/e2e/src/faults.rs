@@ -1,0 +1,148 @@
+//! The promise under faults: each case starts the whole system on servers of its own, loads it, breaks one thing, mends it, and lets
+//! [`crate::ledger`] judge what clients were told, what MongoDB holds and what history shows.
+//!
+//! * [`cases`]: what breaks.
+//! * [`rig`]: the system, with a line that can be cut in front of every server.
+//! * [`run`]: one case from start to verdict. [`soak`]: one random fault after another, under one load.
+//! * [`table`]: what is printed.
+
+pub mod cases;
+pub mod rig;
+pub mod table;
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use fastrand::Rng;
+use tokio::time::{Instant, sleep};
+
+use crate::ledger::{Held, History, Verdict, judge};
+use crate::load::{Load, LoadOptions};
+use crate::SECRET;
+pub use cases::{CASES, Case};
+pub use rig::{Rig, RigOptions};
+pub use table::Row;
+
+/// Load before the fault.
+const BEFORE: Duration = Duration::from_secs(2);
+/// Load after it.
+const AFTER: Duration = Duration::from_secs(3);
+/// How long clients go on repeating what was not accepted.
+const REPEAT: Duration = Duration::from_secs(60);
+/// How long the failed queue, the topic and the buffers have to run empty. A retry service's lease is a part of it.
+const DRAIN: Duration = Duration::from_secs(120);
+/// How long until history shows everything: verification (2 s here) and flush intervals, and some slack.
+const SHOW: Duration = Duration::from_secs(15);
+/// How long devices have to catch up.
+const SETTLE: Duration = Duration::from_secs(30);
+
+/// A running system under load, as a case sees it.
+pub struct Scene {
+    /// The system.
+    pub rig: Rig,
+    /// The load on it.
+    pub load: Load,
+    /// What random choices are made from.
+    pub rng: Rng,
+}
+
+impl Scene {
+    async fn start(options: RigOptions, seed: u64) -> Result<Self> {
+        let load = options.load.clone();
+        let rig = Rig::start(options).await?;
+        let load = Load::start(&LoadOptions {
+            gateways: rig.client_urls(),
+            secret: SECRET.to_owned(),
+            pairs: load.pairs,
+            rate: load.rate,
+            length: load.length,
+            seed,
+        })
+        .await?;
+        Ok(Self { rig, load, rng: Rng::with_seed(seed) })
+    }
+
+    /// Lets so many seconds pass.
+    pub async fn rest(&self, seconds: f64) {
+        sleep(Duration::from_secs_f64(seconds)).await;
+    }
+
+    /// Ends the load, waits until everything is stored and shown, and judges.
+    async fn judge(self) -> Result<(Verdict, History, Rig)> {
+        let Self { rig, load, .. } = self;
+        load.finish(REPEAT).await;
+        rig.drained(DRAIN).await?;
+        let chats = load.chats();
+        let held = || Held::read(rig.mongo_url(), &rig.stack.key_prefix);
+        // What history lacks is judged, not waited for without end: the last answer counts.
+        let until = Instant::now() + SHOW;
+        let shown = loop {
+            let (held, shown) = (held().await?, rig.histories(&chats).await?);
+            let equal = held.chats().into_iter().all(|(chat, ids)| shown.get(chat).is_some_and(|shown| *shown == ids));
+            if equal || Instant::now() > until {
+                break shown;
+            }
+            sleep(Duration::from_millis(500)).await;
+        };
+        let history = load.settle(SETTLE).await?;
+        rig.watch_memory();
+        let verdict = judge(&history, &held().await?, &shown, &rig.circumstances());
+        Ok((verdict, history, rig))
+    }
+}
+
+/// Runs a case.
+///
+/// # Errors
+/// The system can't be started, the case does not do what it is meant to do, or the system never drains.
+pub async fn run(case: &Case, seed: u64) -> Result<(Row, History)> {
+    let mut options = RigOptions::default();
+    (case.options)(&mut options);
+    let mut scene = Scene::start(options, seed).await?;
+    scene.rest(BEFORE.as_secs_f64()).await;
+    (case.act)(&mut scene).await.with_context(|| format!("{}: {}", case.name, scene.rig.logs()))?;
+    let ended = Instant::now();
+    scene.rig.heal().await?;
+    scene.rest(AFTER.as_secs_f64()).await;
+    let healed = scene.rig.caught_up(DRAIN).await.with_context(|| scene.rig.logs())?;
+    let healing = healed.duration_since(ended);
+    finish(case.name, scene, healing).await
+}
+
+/// Random faults back to back under one load, for so long.
+///
+/// # Errors
+/// As [`run`].
+pub async fn soak(length: Duration, seed: u64, mut tell: impl FnMut(&str)) -> Result<(Row, History)> {
+    let mut options = RigOptions::default();
+    options.workers = 2;
+    let mut scene = Scene::start(options, seed).await?;
+    let started = Instant::now();
+    let mut slowest = Duration::ZERO;
+    let cases: Vec<_> = CASES.iter().filter(|case| case.soak).collect();
+    while started.elapsed() < length {
+        let calm = 1.0 + 2.0 * scene.rng.f64();
+        scene.rest(calm).await;
+        let case = cases[scene.rng.usize(..cases.len())];
+        (case.act)(&mut scene).await.with_context(|| format!("{}: {}", case.name, scene.rig.logs()))?;
+        scene.rig.heal().await?;
+        let ended = Instant::now();
+        let healing = scene.rig.caught_up(DRAIN).await.with_context(|| scene.rig.logs())?.duration_since(ended);
+        slowest = slowest.max(healing);
+        let (minutes, accepted) = (started.elapsed().as_secs_f64() / 60.0, scene.load.accepted_in_all());
+        tell(&format!(
+            "{minutes:5.1} min  {:<32} healed in {:>5.1} s, {accepted} accepted so far",
+            case.name,
+            healing.as_secs_f64()
+        ));
+    }
+    scene.rest(AFTER.as_secs_f64()).await;
+    finish("soak", scene, slowest).await
+}
+
+async fn finish(name: &str, scene: Scene, healing: Duration) -> Result<(Row, History)> {
+    let logs = scene.rig.logs();
+    let (verdict, history, rig) = scene.judge().await.context(logs)?;
+    let row = Row { case: name.to_owned(), verdict, healing, peak_memory: rig.peak_memory() };
+    Ok((row, history))
+}

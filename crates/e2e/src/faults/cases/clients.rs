@@ -1,0 +1,90 @@
+//! Clients that vanish, that stall, that come all at once; and everything restarting under them.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::wait_for;
+use crate::faults::rig::{Pace, Store};
+use crate::faults::{RigOptions, Scene};
+
+/// Answers are held back for a while, so that a cut falls between a send and its answer.
+pub(super) async fn cut(scene: &mut Scene) -> Result<()> {
+    for line in &scene.rig.lines.clients {
+        line.latency(Duration::from_millis(300));
+    }
+    for _ in 0..16 {
+        let devices = scene.load.devices();
+        devices[scene.rng.usize(..devices.len())].cut();
+        scene.rest(0.4).await;
+    }
+    Ok(())
+}
+
+pub(super) fn heavy(options: &mut RigOptions) {
+    options.load = Pace { pairs: 1, rate: 500.0, length: 3500..4000 };
+}
+
+/// The socket's buffers and those of the kernel fill; others must not notice, and the device must find what it missed.
+pub(super) async fn slow_reader(scene: &mut Scene) -> Result<()> {
+    let device = &scene.load.devices()[1];
+    let connection = device.connection().context("not connected")?;
+    connection.client.read(false).await?;
+    let gateways = &scene.rig.stack.gateways;
+    let mut lagging = 0.0;
+    for _ in 0..40 {
+        scene.rest(0.5).await;
+        lagging = 0.0;
+        for gateway in gateways {
+            lagging += gateway.metric("holdfast_gateway_lagging_sockets_total").await?;
+        }
+        if lagging > 0.0 {
+            break;
+        }
+    }
+    ensure!(lagging > 0.0, "its buffer never filled");
+    scene.rest(2.0).await;
+    // It may have been given up meanwhile, which is no less a way to tell it.
+    let _ = connection.client.read(true).await;
+    Ok(())
+}
+
+pub(super) fn small_producer_queue(options: &mut RigOptions) {
+    options.set("KAFKA_PROPERTIES", "queue.buffering.max.messages=100");
+}
+
+pub(super) async fn burst(scene: &mut Scene) -> Result<()> {
+    scene.rig.lines.kafka_gateways.latency(Duration::from_millis(400));
+    scene.load.speed(10.0);
+    scene.rest(5.0).await;
+    scene.load.speed(0.1);
+    scene.rig.lines.kafka_gateways.heal().await?;
+    let fell_back = scene.load.accepted("failed-queue");
+    ensure!(fell_back > 0, "the producer's queue never was full");
+    Ok(())
+}
+
+pub(super) async fn rolling_restart(scene: &mut Scene) -> Result<()> {
+    scene.rig.note(|circumstances| circumstances.cache_was_away = true);
+    for service in scene.rig.stack.gateways.iter().chain(&scene.rig.stack.workers) {
+        scene.rig.terminate(service).await?;
+        scene.rig.start_again(service).await?;
+        scene.rest(1.0).await;
+    }
+    scene.rig.kafka.stop().await?;
+    scene.rig.kafka.start_again().await?;
+    scene.rest(2.0).await;
+    scene.rig.queue.stop().await?;
+    scene.rig.queue.start_again().await?;
+    scene.rig.cache.stop().await?;
+    scene.rig.cache.start_again().await?;
+    scene.rest(2.0).await;
+    let Store::One(mongo) = &scene.rig.mongo else { bail!("a set") };
+    mongo.stop().await?;
+    mongo.start_again().await?;
+    let gateway = &scene.rig.stack.gateways[0];
+    wait_for("a gateway has its sockets back", Duration::from_secs(20), gateway, "holdfast_gateway_sockets", |n| {
+        n > 0.0
+    })
+    .await
+}

@@ -1,0 +1,159 @@
+//! The failed queue, which matters while Kafka is away.
+
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use holdfast_testkit::Folder;
+
+use super::wait_for;
+use crate::eventually;
+use crate::faults::{RigOptions, Scene};
+
+const REPLAYED: &str = "holdfast_failed_queue_replayed_total";
+
+pub(super) async fn killed(scene: &mut Scene) -> Result<()> {
+    scene.rig.queue.kill9().await?;
+    scene.rest(4.0).await;
+    Ok(())
+}
+
+pub(super) fn fsync_always(options: &mut RigOptions) {
+    options.queue_args = ["--appendfsync", "always"].map(str::to_owned).into();
+}
+
+pub(super) async fn killed_full(scene: &mut Scene) -> Result<()> {
+    scene.rig.lines.kafka_gateways.cut().await;
+    scene.rest(6.0).await;
+    ensure!(scene.rig.failed_chats().await? > 0, "the failed queue is empty");
+    scene.rig.queue.kill9().await?;
+    scene.rest(2.0).await;
+    scene.rig.queue.start_again().await?;
+    scene.rest(2.0).await;
+    Ok(())
+}
+
+pub(super) fn small(options: &mut RigOptions) {
+    options.queue_args = ["--maxmemory", "3mb"].map(str::to_owned).into();
+}
+
+pub(super) async fn out_of_memory(scene: &mut Scene) -> Result<()> {
+    scene.rig.lines.kafka_gateways.cut().await;
+    scene.load.speed(6.0);
+    wait_for(
+        "the queue is full and sends are refused",
+        Duration::from_secs(60),
+        &scene.rig.stack.gateways[0],
+        r#"holdfast_gateway_messages_total{outcome="refused"}"#,
+        |refused| refused > 50.0,
+    )
+    .await?;
+    scene.load.speed(1.0 / 6.0);
+    Ok(())
+}
+
+pub(super) fn evicting(options: &mut RigOptions) {
+    options.queue_args = ["--maxmemory-policy", "allkeys-lru"].map(str::to_owned).into();
+}
+
+pub(super) fn without_aof(options: &mut RigOptions) {
+    options.queue_args = ["--appendonly", "no"].map(str::to_owned).into();
+}
+
+/// A queue that can't be trusted takes nothing.
+pub(super) async fn refuses(scene: &mut Scene) -> Result<()> {
+    scene.rig.lines.kafka_gateways.cut().await;
+    scene.rest(6.0).await;
+    ensure!(scene.load.accepted("failed-queue") == 0, "a queue that may lose messages took some");
+    ensure!(scene.rig.failed_chats().await? == 0, "a queue that may lose messages holds some");
+    Ok(())
+}
+
+/// A disk of a few megabytes. Making one takes a privilege; without it the case says so and fails.
+pub(super) fn on_small_disk(options: &mut RigOptions) {
+    // An error shows when the server does not find its folder.
+    options.queue_dir = Folder::temporary("small-disk").ok().map(|folder| {
+        let path = folder.path().to_owned();
+        std::mem::forget(folder);
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=4m", "tmpfs"]).arg(&path).status();
+        match mounted {
+            Ok(status) if status.success() => path,
+            _ => path.join("a disk of its own needs the right to mount"),
+        }
+    });
+}
+
+pub(super) async fn disk_full(scene: &mut Scene) -> Result<()> {
+    let folder = scene.rig.queue.folder().path().to_owned();
+    scene.rig.lines.kafka_gateways.cut().await;
+    scene.rest(3.0).await;
+    ensure!(scene.rig.failed_chats().await? > 0, "the failed queue is empty");
+    let filler = folder.join("filler");
+    // As much as there is room for; that the last write fails is the point.
+    let _ = std::fs::write(&filler, vec![0_u8; 8 << 20]);
+    let gateway = &scene.rig.stack.gateways[0];
+    let refused = r#"holdfast_gateway_messages_total{outcome="refused"}"#;
+    wait_for("sends are refused", Duration::from_secs(30), gateway, refused, |refused| refused > 0.0).await?;
+    std::fs::remove_file(&filler)?;
+    scene.rest(3.0).await;
+    Ok(())
+}
+
+pub(super) async fn everything_down(scene: &mut Scene) -> Result<()> {
+    scene.rig.note(|circumstances| circumstances.cache_was_away = true);
+    scene.rig.lines.kafka_gateways.cut().await;
+    scene.rig.queue.kill9().await?;
+    scene.rig.cache.kill9().await?;
+    scene.rest(1.0).await;
+    let before = scene.load.accepted_in_all();
+    scene.rest(8.0).await;
+    let after = scene.load.accepted_in_all();
+    ensure!(before == after, "{} sends were accepted while nothing durable was there", after - before);
+    Ok(())
+}
+
+pub(super) fn slow_replay(options: &mut RigOptions) {
+    options.set("FAILED_QUEUE_REPLAY_RATE", "20");
+}
+
+/// Lets the failed queue fill, and the replays begin.
+async fn replaying(scene: &mut Scene) -> Result<()> {
+    scene.rig.lines.kafka_gateways.cut().await;
+    scene.rest(6.0).await;
+    ensure!(scene.rig.failed_chats().await? > 0, "the failed queue is empty");
+    scene.rig.lines.kafka_gateways.heal().await?;
+    eventually("both gateways replay", Duration::from_secs(60), async || {
+        for gateway in &scene.rig.stack.gateways {
+            ensure!(gateway.metric(REPLAYED).await? > 0.0, "one does not");
+        }
+        Ok(())
+    })
+    .await
+}
+
+pub(super) async fn retry_killed(scene: &mut Scene) -> Result<()> {
+    replaying(scene).await?;
+    // Replays reach Kafka, and their removals never reach the queue.
+    for line in &scene.rig.lines.queue {
+        line.blackhole();
+    }
+    scene.rest(1.5).await;
+    for number in 0..scene.rig.stack.gateways.len() {
+        scene.rig.kill_gateway(number).await?;
+    }
+    ensure!(scene.rig.failed_chats().await? > 0, "the failed queue is empty: nothing was left to be removed");
+    for line in &scene.rig.lines.queue {
+        line.reset();
+    }
+    Ok(())
+}
+
+pub(super) async fn retry_frozen(scene: &mut Scene) -> Result<()> {
+    scene.rig.note(|circumstances| circumstances.answers_were_held = true);
+    replaying(scene).await?;
+    let gateway = &scene.rig.stack.gateways[0].program;
+    gateway.freeze().context("freezing a gateway")?;
+    // Longer than the lease of 30 s.
+    scene.rest(33.0).await;
+    gateway.thaw()
+}

@@ -1,0 +1,468 @@
+//! The whole system on servers of its own, with a line that can be cut in front of each.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use holdfast_bench::client::Client;
+use holdfast_bench::usage::{self, Watched};
+use holdfast_kafka::{Admin, KafkaSettings};
+use holdfast_testkit::{Kafka, Mongo, MongoSet, Proxy, Redis, RedisOptions, Role};
+use tokio::time::{Instant, sleep};
+
+use crate::ledger::{Circumstances, Kill, now_ms, whole_history};
+use crate::{Backends, Service, Stack, StackOptions};
+
+/// How long a server of ours has to answer an operator's question.
+const ASK: Duration = Duration::from_secs(5);
+/// How long a service has to end when told to.
+pub const GRACE: Duration = Duration::from_secs(30);
+
+/// How a case wants its system.
+#[derive(Debug, Clone)]
+pub struct RigOptions {
+    /// How many gateways.
+    pub gateways: usize,
+    /// How many workers.
+    pub workers: usize,
+    /// Settings of all services.
+    pub settings: Vec<(&'static str, String)>,
+    /// More of the failed queue's command line.
+    pub queue_args: Vec<String>,
+    /// The failed queue's folder; a temporary one if none.
+    pub queue_dir: Option<std::path::PathBuf>,
+    /// A replica set of three members, asked without proxies.
+    pub mongo_set: bool,
+    /// The load.
+    pub load: Pace,
+}
+
+/// How much load.
+#[derive(Debug, Clone)]
+pub struct Pace {
+    /// Pairs of friends.
+    pub pairs: usize,
+    /// Messages a second, of all users together.
+    pub rate: f64,
+    /// How long they are, in bytes.
+    pub length: Range<usize>,
+}
+
+impl Default for RigOptions {
+    fn default() -> Self {
+        Self {
+            gateways: 2,
+            workers: 1,
+            settings: [
+                ("RECENT_VERIFY_SECS", "2"),
+                ("CACHE_CB_RECOVERY_TIMEOUT", "2000"),
+                ("KAFKA_CB_RECOVERY_TIMEOUT", "1000"),
+                ("KAFKA_SESSION_TIMEOUT_MS", "6000"),
+            ]
+            .map(|(name, value)| (name, value.to_owned()))
+            .into(),
+            queue_args: Vec::new(),
+            queue_dir: None,
+            mongo_set: false,
+            load: Pace { pairs: 4, rate: 80.0, length: 1..300 },
+        }
+    }
+}
+
+impl RigOptions {
+    /// Sets one setting of all services.
+    pub fn set(&mut self, name: &'static str, value: &str) {
+        self.settings.retain(|(other, _)| *other != name);
+        self.settings.push((name, value.to_owned()));
+    }
+}
+
+/// MongoDB, in either of two forms.
+pub enum Store {
+    /// A set of one member.
+    One(Mongo),
+    /// A set of three.
+    Set(MongoSet),
+}
+
+/// The lines between services and servers, and between clients and gateways.
+pub struct Lines {
+    /// All gateways to Kafka.
+    pub kafka_gateways: Proxy,
+    /// All workers to Kafka.
+    pub kafka_workers: Proxy,
+    /// All gateways to MongoDB.
+    pub mongo_gateways: Proxy,
+    /// All workers to MongoDB.
+    pub mongo_workers: Proxy,
+    /// All workers to the cache.
+    pub cache_workers: Proxy,
+    /// Each gateway to the cache.
+    pub cache: Vec<Proxy>,
+    /// Each gateway to the failed queue.
+    pub queue: Vec<Proxy>,
+    /// Clients to each gateway.
+    pub clients: Vec<Proxy>,
+}
+
+/// The system.
+pub struct Rig {
+    /// The services. First, as they go before their servers.
+    pub stack: Stack,
+    /// The lines.
+    pub lines: Lines,
+    /// Kafka.
+    pub kafka: Kafka,
+    /// MongoDB.
+    pub mongo: Store,
+    /// The cache.
+    pub cache: Redis,
+    /// The failed queue.
+    pub queue: Redis,
+    mongo_url: String,
+    admin: Admin,
+    circumstances: Mutex<Circumstances>,
+    peak_memory: Mutex<BTreeMap<String, u64>>,
+}
+
+impl Rig {
+    /// Starts it, and waits until every service is ready.
+    ///
+    /// # Errors
+    /// A part of it can't be started.
+    pub async fn start(options: RigOptions) -> Result<Self> {
+        let queue = RedisOptions {
+            role: Role::Queue,
+            args: options.queue_args.clone(),
+            dir: options.queue_dir.clone(),
+            ..RedisOptions::default()
+        };
+        let mongo = async {
+            Ok::<_, anyhow::Error>(match options.mongo_set {
+                false => Store::One(Mongo::start().await?),
+                true => Store::Set(MongoSet::start().await?),
+            })
+        };
+        let ((kafka, [kafka_gateways, kafka_workers]), mongo, cache, queue) =
+            tokio::try_join!(Kafka::start_behind::<2>(), mongo, Redis::cache(), Redis::start(queue))?;
+        let mongo_port = match &mongo {
+            Store::One(mongo) => mongo.port(),
+            // Nobody uses these lines then.
+            Store::Set(set) => set.members()[0].port(),
+        };
+        let mut lines = Lines {
+            kafka_gateways,
+            kafka_workers,
+            mongo_gateways: Proxy::start(mongo_port).await?,
+            mongo_workers: Proxy::start(mongo_port).await?,
+            cache_workers: Proxy::start(cache.port()).await?,
+            cache: Vec::new(),
+            queue: Vec::new(),
+            clients: Vec::new(),
+        };
+        let mongo_url = match &mongo {
+            Store::One(mongo) => mongo.url(),
+            Store::Set(set) => set.url(),
+        };
+        let backends =
+            Backends { redis: cache.url(), redis_queue: queue.url(), mongo: mongo_url.clone(), kafka: kafka.brokers() };
+        let settings = options.settings.clone();
+        let mut stack = Stack::start(&backends, StackOptions { gateways: 0, workers: 0, settings }).await?;
+        for number in 0..options.gateways {
+            lines.cache.push(Proxy::start(cache.port()).await?);
+            lines.queue.push(Proxy::start(queue.port()).await?);
+            let mut own = vec![
+                ("KAFKA_BROKERS", format!("127.0.0.1:{}", lines.kafka_gateways.port())),
+                ("REDIS_URL", cache.url_at(lines.cache[number].port())),
+                ("REDIS_QUEUE_URL", queue.url_at(lines.queue[number].port())),
+            ];
+            if let Store::One(mongo) = &mongo {
+                own.push(("MONGO_URL", mongo.url_at(lines.mongo_gateways.port())));
+            }
+            stack.add_gateway(&own)?;
+            let (_, port) = stack.gateways[number].url.rsplit_once(':').context("a gateway without a port")?;
+            lines.clients.push(Proxy::start(port.parse()?).await?);
+        }
+        let kafka_settings = KafkaSettings {
+            brokers: kafka.brokers(),
+            topic: stack.topic.clone(),
+            dlq_topic: stack.dlq_topic.clone(),
+            ..KafkaSettings::default()
+        };
+        let admin = Admin::new(&kafka_settings, ASK)?;
+        let mut rig = Self {
+            stack,
+            lines,
+            kafka,
+            mongo,
+            cache,
+            queue,
+            mongo_url,
+            admin,
+            circumstances: Mutex::default(),
+            peak_memory: Mutex::default(),
+        };
+        for _ in 0..options.workers {
+            rig.add_worker(&[]).await?;
+        }
+        rig.stack.ready().await?;
+        Ok(rig)
+    }
+
+    /// Starts one more worker, and waits until it is ready.
+    ///
+    /// # Errors
+    /// It does not become so.
+    pub async fn add_worker(&mut self, own: &[(&'static str, String)]) -> Result<()> {
+        let mut settings = vec![
+            ("KAFKA_BROKERS", format!("127.0.0.1:{}", self.lines.kafka_workers.port())),
+            ("REDIS_URL", self.cache.url_at(self.lines.cache_workers.port())),
+        ];
+        if let Store::One(mongo) = &self.mongo {
+            settings.push(("MONGO_URL", mongo.url_at(self.lines.mongo_workers.port())));
+        }
+        settings.extend_from_slice(own);
+        self.stack.add_worker(&settings)?;
+        let worker = self.stack.workers.last().context("no worker")?;
+        worker.ready().await
+    }
+
+    /// Where clients connect: each gateway's line.
+    pub fn client_urls(&self) -> Vec<String> {
+        self.lines.clients.iter().map(|line| format!("http://127.0.0.1:{}", line.port())).collect()
+    }
+
+    /// Where MongoDB is, past every line.
+    pub fn mongo_url(&self) -> &str {
+        &self.mongo_url
+    }
+
+    /// What may be excused.
+    pub fn circumstances(&self) -> Circumstances {
+        self.circumstances.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes note of what may be excused.
+    pub fn note(&self, change: impl FnOnce(&mut Circumstances)) {
+        change(&mut self.circumstances.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Kills a gateway.
+    ///
+    /// # Errors
+    /// It does not go.
+    pub async fn kill_gateway(&self, number: usize) -> Result<()> {
+        self.watch_memory();
+        let gateway = self.client_urls().swap_remove(number);
+        self.note(|circumstances| circumstances.kills.push(Kill { gateway, at_ms: now_ms() }));
+        self.stack.gateways[number].program.kill9().await
+    }
+
+    /// Kills a worker.
+    ///
+    /// # Errors
+    /// It does not go.
+    pub async fn kill_worker(&self, number: usize) -> Result<()> {
+        self.watch_memory();
+        self.stack.workers[number].program.kill9().await
+    }
+
+    /// Ends a service as its supervisor does, which must be orderly.
+    ///
+    /// # Errors
+    /// It does not end in time, or not with 0.
+    pub async fn terminate(&self, service: &Service) -> Result<()> {
+        self.watch_memory();
+        let code = service.program.term_and_wait(GRACE).await?;
+        ensure!(code == 0, "{} ended with {code}:\n{}", service.program.name(), service.program.log_tail(20));
+        Ok(())
+    }
+
+    /// Starts a service again, and waits until it is ready.
+    ///
+    /// # Errors
+    /// It does not become so.
+    pub async fn start_again(&self, service: &Service) -> Result<()> {
+        service.program.start_again()?;
+        service.ready().await
+    }
+
+    /// Everything back as it was: lines, frozen processes, ended processes.
+    ///
+    /// # Errors
+    /// Something can't be started again.
+    pub async fn heal(&self) -> Result<()> {
+        let Lines { kafka_gateways, kafka_workers, mongo_gateways, mongo_workers, cache_workers, .. } = &self.lines;
+        let shared = [kafka_gateways, kafka_workers, mongo_gateways, mongo_workers, cache_workers];
+        let own = [&self.lines.cache, &self.lines.queue, &self.lines.clients].into_iter().flatten();
+        for line in shared.into_iter().chain(own) {
+            line.heal().await?;
+        }
+        for server in [&*self.kafka, &*self.cache, &*self.queue] {
+            server.thaw()?;
+        }
+        if !self.kafka.is_running() {
+            self.kafka.start_again().await?;
+        }
+        if !self.cache.is_running() {
+            self.cache.start_again().await?;
+        }
+        if !self.queue.is_running() {
+            self.queue.start_again().await?;
+        }
+        if let Store::One(mongo) = &self.mongo {
+            mongo.thaw()?;
+            if !mongo.is_running() {
+                mongo.start_again().await?;
+            }
+        }
+        for service in self.stack.gateways.iter().chain(&self.stack.workers) {
+            service.program.thaw()?;
+            if !service.program.is_running() {
+                service.program.start_again()?;
+            }
+        }
+        self.stack.ready().await
+    }
+
+    /// Entries that wait in the failed queue's index, by the server itself.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub async fn failed_chats(&self) -> Result<usize> {
+        let key = format!("{}:failed:index", self.stack.key_prefix);
+        self.ask(&self.queue, redis::cmd("ZCARD").arg(key)).await
+    }
+
+    /// One command for a Redis, past every line.
+    ///
+    /// # Errors
+    /// It does not answer, or refuses.
+    pub async fn ask<T: redis::FromRedisValue>(&self, redis: &Redis, command: &redis::Cmd) -> Result<T> {
+        let client = redis::Client::open(redis.url())?;
+        let ask = async {
+            let mut connection = client.get_multiplexed_async_connection().await?;
+            command.query_async(&mut connection).await
+        };
+        Ok(tokio::time::timeout(ASK, ask).await.context("redis does not answer")??)
+    }
+
+    /// The end of each partition, by the broker.
+    async fn ends(&self) -> Result<BTreeMap<i32, i64>> {
+        let ends = self.admin.watermarks(&self.stack.topic).await?;
+        Ok(ends.into_iter().map(|(partition, _, end)| (partition, end)).collect())
+    }
+
+    /// Records that are not committed below these ends.
+    async fn uncommitted(&self, ends: &BTreeMap<i32, i64>) -> Result<i64> {
+        let group = format!("{}-workers", self.stack.key_prefix);
+        let committed = self.admin.committed(&group, &self.stack.topic).await?;
+        let committed: BTreeMap<_, _> = committed.into_iter().collect();
+        let left = |(partition, end): (&i32, &i64)| {
+            (end - committed.get(partition).copied().flatten().unwrap_or_default()).max(0)
+        };
+        Ok(ends.iter().map(left).sum())
+    }
+
+    /// Records in the dead-letter topic, by the broker.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub async fn dead_letters(&self) -> Result<i64> {
+        let ends = self.admin.watermarks(&self.stack.dlq_topic).await?;
+        Ok(ends.into_iter().map(|(_, low, end)| end - low).sum())
+    }
+
+    /// Records that wait for a worker, by the broker.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub async fn lag(&self) -> Result<i64> {
+        self.uncommitted(&self.ends().await?).await
+    }
+
+    /// Waits until the failed queue is empty and what was in the topic then is committed, under load; returns when that was.
+    ///
+    /// # Errors
+    /// Not within `limit`.
+    pub async fn caught_up(&self, limit: Duration) -> Result<Instant> {
+        let until = Instant::now() + limit;
+        let mut ends = None;
+        loop {
+            let left = match &ends {
+                None if self.failed_chats().await? == 0 => {
+                    ends = Some(self.ends().await?);
+                    continue;
+                }
+                None => format!("{} chats wait in the failed queue", self.failed_chats().await?),
+                Some(ends) => match self.uncommitted(ends).await? {
+                    0 => return Ok(Instant::now()),
+                    left => format!("{left} records are not committed"),
+                },
+            };
+            if Instant::now() > until {
+                bail!("never drained: after {limit:?} {left}");
+            }
+            sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    /// Waits until nothing waits anywhere, without load.
+    ///
+    /// # Errors
+    /// Not within `limit`.
+    pub async fn drained(&self, limit: Duration) -> Result<()> {
+        let until = Instant::now() + limit;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            self.caught_up(left).await?;
+            // A replay adds to the topic.
+            if self.failed_chats().await? == 0 && self.lag().await? == 0 {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Each chat's whole history, newest first, as one of its users reads it.
+    ///
+    /// # Errors
+    /// A gateway does not answer, or can't tell all of it.
+    pub async fn histories(&self, chats: &[String]) -> Result<BTreeMap<String, Vec<String>>> {
+        let mut all = BTreeMap::new();
+        for (number, chat) in chats.iter().enumerate() {
+            let (user, _) = chat.split_once(':').context("not a chat of two")?;
+            let url = &self.stack.gateways[number % self.stack.gateways.len()].url;
+            let (client, _events) = Client::connect(url, &self.stack.token(user)).await?;
+            all.insert(chat.clone(), whole_history(&client, chat).await?);
+        }
+        Ok(all)
+    }
+
+    /// Takes note of what our processes hold by now.
+    pub fn watch_memory(&self) {
+        let services = [("gateway", &self.stack.gateways), ("worker", &self.stack.workers)];
+        let watched: Vec<_> = services
+            .iter()
+            .flat_map(|(kind, services)| services.iter().enumerate().map(move |(number, one)| (kind, number, one)))
+            .map(|(kind, number, service)| Watched { name: format!("{kind} {number}"), pid: service.program.pid() })
+            .collect();
+        let mut peaks = self.peak_memory.lock().unwrap_or_else(PoisonError::into_inner);
+        for (name, peak) in usage::peak_memory(&watched) {
+            let known = peaks.entry(name).or_default();
+            *known = peak.max(*known);
+        }
+    }
+
+    /// The most memory that each of our processes was seen to hold, in bytes.
+    pub fn peak_memory(&self) -> BTreeMap<String, u64> {
+        self.peak_memory.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The ends of the services' logs, for what went wrong.
+    pub fn logs(&self) -> String {
+        let services = self.stack.gateways.iter().chain(&self.stack.workers);
+        services.map(|service| format!("\n== {}\n{}", service.program.name(), service.program.log_tail(12))).collect()
+    }
+}

@@ -1,0 +1,209 @@
+//! What clients did and saw, written down, so that the promise can be judged afterwards.
+//!
+//! * [`History`]: every send with all its attempts ([`Sent`]), and what every device saw ([`Seen`]). One JSON document a line in a
+//!   file, so that a run can be judged again.
+//! * [`Held`]: what MongoDB holds, asked of the database itself; [`whole_history`]: what a client is shown.
+//! * [`judge`](mod@judge): the two compared.
+//!
+//! Order is told by [`Moment`]s, numbers that rise by one with each event of the run, whichever task it happens in: two events with
+//! equal clocks still have an order.
+
+pub mod held;
+pub mod judge;
+pub mod shown;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{BufRead, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result};
+use holdfast_message::{Draft, Message, UserId};
+use serde::{Deserialize, Serialize};
+
+pub use held::{Document, Held};
+pub use judge::{Circumstances, Kill, Verdict, judge};
+pub use shown::whole_history;
+
+/// A place in the order of a run's events.
+pub type Moment = u64;
+
+/// Gives out [`Moment`]s. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Order(Arc<AtomicU64>);
+
+impl Order {
+    /// The next one.
+    pub fn next(&self) -> Moment {
+        self.0.fetch_add(1, Ordering::SeqCst)
+    }
+}
+
+/// Unix epoch milliseconds.
+pub fn now_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// How an attempt ended, as its client saw it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "outcome", rename_all = "snake_case")]
+pub enum Outcome {
+    /// A positive answer.
+    Accepted {
+        /// The message's id, by the server.
+        message_id: String,
+        /// Its time, by the server.
+        timestamp: i64,
+        /// `kafka` or `failed-queue`.
+        durability: String,
+        /// Whether the server knew it already.
+        duplicate: bool,
+    },
+    /// A negative answer.
+    Refused {
+        /// The error's code.
+        code: String,
+        /// Whether the same send may succeed later.
+        retryable: bool,
+    },
+    /// No answer within the client's deadline, on a connection that stayed open.
+    TimedOut,
+    /// The connection ended first.
+    Disconnected,
+}
+
+/// One attempt to send a message.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attempt {
+    /// The gateway's address.
+    pub gateway: String,
+    /// The connection, by a number of its own.
+    pub connection: u64,
+    /// When it was handed to the connection.
+    pub began: Moment,
+    /// The same by the clock, in epoch milliseconds.
+    pub began_ms: i64,
+    /// When it ended.
+    pub ended: Moment,
+    /// The same by the clock, in epoch milliseconds.
+    pub ended_ms: i64,
+    /// How.
+    #[serde(flatten)]
+    pub outcome: Outcome,
+}
+
+/// A message that a client sent, under one `tempId`, in one or more attempts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sent {
+    /// The client's id for it.
+    pub temp_id: String,
+    /// Who sent it.
+    pub sender: String,
+    /// To whom.
+    pub receiver: String,
+    /// What.
+    pub content: String,
+    /// Its attempts, in their order.
+    pub attempts: Vec<Attempt>,
+}
+
+impl Sent {
+    /// The message that this send is, whichever gateway takes it; without a time. `None` if no gateway would take it.
+    pub fn message(&self) -> Option<Message> {
+        let (sender, receiver) = (UserId::parse(&self.sender).ok()?, UserId::parse(&self.receiver).ok()?);
+        let chat = holdfast_message::ChatId::direct(&sender, &receiver).ok()?;
+        let draft = Draft::new(sender, chat, Some(self.temp_id.clone()), self.content.clone(), None, None).ok()?;
+        Some(draft.stamp(0))
+    }
+
+    /// The first positive answer's place in the order.
+    pub fn accepted(&self) -> Option<Moment> {
+        self.attempts.iter().filter(|attempt| attempt.is_accepted()).map(|attempt| attempt.ended).min()
+    }
+}
+
+impl Attempt {
+    /// Whether its answer was positive.
+    pub fn is_accepted(&self) -> bool {
+        matches!(self.outcome, Outcome::Accepted { .. })
+    }
+}
+
+/// What one device saw of its user's chats.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seen {
+    /// Whose device.
+    pub user: String,
+    /// Which of theirs.
+    pub device: String,
+    /// `newMessage`: by message, by connection, how often.
+    pub live: BTreeMap<String, BTreeMap<u64, u32>>,
+    /// Messages that `resume` or `resumed` brought.
+    pub resumed: BTreeSet<String>,
+    /// Messages that came only by history, after `recovered: false`.
+    pub refetched: BTreeSet<String>,
+    /// `messageFailed`.
+    pub taken_back: BTreeSet<String>,
+    /// How often it was told to `resync`.
+    pub resyncs: u32,
+    /// How often it connected.
+    pub connections: u32,
+    /// Connections that were told to `resync`, or on which seqs were missing for a second.
+    pub gaps: u32,
+}
+
+impl Seen {
+    /// Whether it saw this message, in whichever way.
+    pub fn has(&self, message_id: &str) -> bool {
+        self.live.contains_key(message_id) || self.resumed.contains(message_id) || self.refetched.contains(message_id)
+    }
+}
+
+/// All that clients did and saw.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct History {
+    /// Every send.
+    pub sent: Vec<Sent>,
+    /// Every device.
+    pub seen: Vec<Seen>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+enum Line {
+    Sent(Sent),
+    Seen(Seen),
+}
+
+impl History {
+    /// Writes it, one JSON document a line.
+    ///
+    /// # Errors
+    /// The writer's.
+    pub fn write(&self, mut to: impl Write) -> Result<()> {
+        let sent = self.sent.iter().cloned().map(Line::Sent);
+        for line in sent.chain(self.seen.iter().cloned().map(Line::Seen)) {
+            serde_json::to_writer(&mut to, &line)?;
+            to.write_all(b"\n")?;
+        }
+        Ok(to.flush()?)
+    }
+
+    /// Reads what [`History::write`] wrote.
+    ///
+    /// # Errors
+    /// The reader's, or a line that is none of ours.
+    pub fn read(from: impl BufRead) -> Result<Self> {
+        let mut history = Self::default();
+        for (number, line) in from.lines().enumerate() {
+            let line = serde_json::from_str(&line?).with_context(|| format!("line {}", number + 1))?;
+            match line {
+                Line::Sent(sent) => history.sent.push(sent),
+                Line::Seen(seen) => history.seen.push(seen),
+            }
+        }
+        Ok(history)
+    }
+}

@@ -1,0 +1,424 @@
+//! Compares what clients were told with what is stored and shown, once everything has healed.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::fmt;
+
+use super::{Attempt, Document, Held, History, Outcome, Seen, Sent};
+
+/// A way in which the promise, or what stands around it, was broken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Fault {
+    /// Acknowledged and not stored.
+    Lost,
+    /// Stored more than once.
+    Duplicated,
+    /// Stored as something else than what was sent, or answered as such.
+    Mutated,
+    /// Stored, and nobody sent it.
+    Unexpected,
+    /// Two messages of one sender, stored in the other order than they were sent in. Judged where the second began after the first's
+    /// positive answer, or where both succeeded at the first attempt on one connection. Also: history in another order than stored.
+    Swapped,
+    /// A send that never got an answer, however often it was repeated.
+    Unanswered,
+    /// An attempt without an answer within the client's deadline, on a connection that stayed open.
+    Late,
+    /// Refused as not retryable, never accepted, and stored.
+    Lied,
+    /// Shown by history after everything had healed, and not stored. A gateway that was killed between showing and publishing may
+    /// leave one.
+    Ghost,
+    /// Acknowledged, and not in history after everything had healed.
+    Hidden,
+    /// Acknowledged, and a device of its sender or receiver never saw it: not live, not by `resume`, and not in the history that it
+    /// read when it was told to.
+    Unseen,
+    /// Delivered live more than once on one connection, while the cache was there.
+    SeenTwice,
+}
+
+impl Fault {
+    /// All of them, in the order of the tables.
+    pub const ALL: [Self; 12] = [
+        Self::Lost,
+        Self::Duplicated,
+        Self::Mutated,
+        Self::Unexpected,
+        Self::Swapped,
+        Self::Unanswered,
+        Self::Late,
+        Self::Lied,
+        Self::Ghost,
+        Self::Hidden,
+        Self::Unseen,
+        Self::SeenTwice,
+    ];
+
+    /// As the tables call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Lost => "lost",
+            Self::Duplicated => "duplicated",
+            Self::Mutated => "mutated",
+            Self::Unexpected => "unexpected",
+            Self::Swapped => "swapped",
+            Self::Unanswered => "unanswered",
+            Self::Late => "late",
+            Self::Lied => "lied",
+            Self::Ghost => "ghost",
+            Self::Hidden => "hidden",
+            Self::Unseen => "unseen",
+            Self::SeenTwice => "seen twice",
+        }
+    }
+}
+
+/// One breach, and whose.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// Which kind.
+    pub fault: Fault,
+    /// The message's id.
+    pub message_id: String,
+    /// What was seen.
+    pub detail: String,
+}
+
+/// A gateway's violent end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kill {
+    /// Its address.
+    pub gateway: String,
+    /// When, in epoch milliseconds.
+    pub at_ms: i64,
+}
+
+/// What happened during the run that changes what may be expected.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Circumstances {
+    /// Gateways that were killed: what they had shown and not published may be a ghost.
+    pub kills: Vec<Kill>,
+    /// The cache was away or lost data: [`Fault::SeenTwice`] is not judged.
+    pub cache_was_away: bool,
+    /// A gateway was frozen, or the line to its clients was blocked: [`Fault::Late`] is not judged.
+    pub answers_were_held: bool,
+}
+
+/// The judgement.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Verdict {
+    /// Messages that were sent.
+    pub sent: usize,
+    /// Messages with a positive answer, by the `durability` of the first one.
+    pub accepted: BTreeMap<String, usize>,
+    /// Attempts that were refused.
+    pub refused: usize,
+    /// Attempts of unknown outcome.
+    pub unknown: usize,
+    /// What devices saw only by history, after `recovered: false`.
+    pub refetched: usize,
+    /// Every breach.
+    pub findings: Vec<Finding>,
+}
+
+impl Verdict {
+    /// How many breaches of this kind there are.
+    pub fn count(&self, fault: Fault) -> usize {
+        self.findings.iter().filter(|finding| finding.fault == fault).count()
+    }
+
+    /// Whether there is none.
+    pub fn is_clean(&self) -> bool {
+        self.findings.is_empty()
+    }
+}
+
+/// How many breaches a printed verdict tells of.
+const PRINTED: usize = 20;
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "{} sent, accepted {:?}, attempts refused {}, of unknown outcome {}",
+            self.sent, self.accepted, self.refused, self.unknown
+        )?;
+        let counts: Vec<_> =
+            Fault::ALL.iter().map(|fault| format!("{} {}", fault.name(), self.count(*fault))).collect();
+        writeln!(f, "{}", counts.join(", "))?;
+        for Finding { fault, message_id, detail } in self.findings.iter().take(PRINTED) {
+            writeln!(f, "  {}: {message_id}: {detail}", fault.name())?;
+        }
+        match self.findings.len().saturating_sub(PRINTED) {
+            0 => Ok(()),
+            more => writeln!(f, "  and {more} more"),
+        }
+    }
+}
+
+/// How far a stored time may lie outside an ambiguous send's attempts, in milliseconds: stamps run ahead of the clock in a burst.
+const STAMP_SLACK_MS: i64 = 1000;
+
+/// Judges a run. `shown` is each chat's whole history as a client reads it at the end, newest first.
+pub fn judge(
+    history: &History,
+    held: &Held,
+    shown: &BTreeMap<String, Vec<String>>,
+    circumstances: &Circumstances,
+) -> Verdict {
+    let mut verdict = Verdict::default();
+    let sends: Vec<_> = history.sent.iter().filter_map(|sent| Some((sent.message()?.id.to_string(), sent))).collect();
+    let mut documents = HashMap::<&str, Vec<&Document>>::new();
+    for document in &held.0 {
+        documents.entry(&document.id).or_default().push(document);
+    }
+    count(&mut verdict, history);
+    stored(&mut verdict, &sends, &documents);
+    strangers(&mut verdict, &sends, held);
+    order(&mut verdict, &sends, &documents);
+    answers(&mut verdict, history, &documents, circumstances);
+    histories(&mut verdict, &sends, held, shown, circumstances);
+    for seen in &history.seen {
+        device(&mut verdict, &sends, seen, circumstances);
+    }
+    verdict.findings.sort_by_key(|finding| finding.fault);
+    verdict
+}
+
+impl Verdict {
+    fn found(&mut self, fault: Fault, message_id: &str, detail: impl Into<String>) {
+        self.findings.push(Finding { fault, message_id: message_id.to_owned(), detail: detail.into() });
+    }
+}
+
+fn count(verdict: &mut Verdict, history: &History) {
+    verdict.sent = history.sent.len();
+    verdict.refetched = history.seen.iter().map(|seen| seen.refetched.len()).sum();
+    for sent in &history.sent {
+        let first = sent.attempts.iter().find_map(|attempt| match &attempt.outcome {
+            Outcome::Accepted { durability, .. } => Some(durability),
+            _ => None,
+        });
+        if let Some(durability) = first {
+            *verdict.accepted.entry(durability.clone()).or_default() += 1;
+        }
+        for attempt in &sent.attempts {
+            match attempt.outcome {
+                Outcome::Accepted { .. } => {}
+                Outcome::Refused { .. } => verdict.refused += 1,
+                Outcome::TimedOut | Outcome::Disconnected => verdict.unknown += 1,
+            }
+        }
+    }
+}
+
+/// Lost, duplicated, mutated: each send against its documents.
+fn stored(verdict: &mut Verdict, sends: &[(String, &Sent)], documents: &HashMap<&str, Vec<&Document>>) {
+    for (id, sent) in sends {
+        for attempt in &sent.attempts {
+            if let Outcome::Accepted { message_id, .. } = &attempt.outcome
+                && message_id != id
+            {
+                verdict.found(Fault::Mutated, id, format!("answered as {message_id}"));
+            }
+        }
+        match documents.get(id.as_str()).map_or(&[][..], Vec::as_slice) {
+            [] if sent.accepted().is_some() => {
+                let accepted = sent.attempts.iter().find(|attempt| attempt.is_accepted());
+                verdict.found(Fault::Lost, id, format!("not stored, though {accepted:?}"));
+            }
+            [] => {}
+            [document] => {
+                if let Some(difference) = difference(sent, document) {
+                    verdict.found(Fault::Mutated, id, difference);
+                }
+            }
+            more => verdict.found(Fault::Duplicated, id, format!("{} documents have this id", more.len())),
+        }
+    }
+}
+
+/// What a stored message has that was not sent so.
+fn difference(sent: &Sent, document: &Document) -> Option<String> {
+    let chat = sent.message()?.chat.to_string();
+    let fields = [
+        ("tempId", Some(&*sent.temp_id), document.temp_id.as_deref()),
+        ("chatId", Some(&*chat), Some(&*document.chat)),
+        ("senderId", Some(&*sent.sender), Some(&*document.sender)),
+        ("receiverId", Some(&*sent.receiver), document.receiver.as_deref()),
+        ("content", Some(&*sent.content), Some(&*document.content)),
+    ];
+    if let Some((name, wanted, found)) = fields.into_iter().find(|(_, wanted, found)| wanted != found) {
+        return Some(format!("{name} is {found:?}, sent as {wanted:?}"));
+    }
+    let stored = document.timestamp;
+    match &sent.attempts[..] {
+        [] => None,
+        // One attempt: the answer told the one time that this message can have.
+        [Attempt { outcome: Outcome::Accepted { timestamp, .. }, .. }] => {
+            (*timestamp != stored).then(|| format!("stored as of {stored}, answered as of {timestamp}"))
+        }
+        // Each attempt may have been stamped anew (beyond the resend window, or with the cache away): the first stored copy wins.
+        [first, .., last] => outside(stored, first, last),
+        [only] => outside(stored, only, only),
+    }
+}
+
+fn outside(stored: i64, first: &Attempt, last: &Attempt) -> Option<String> {
+    let (from, to) = (first.began_ms - STAMP_SLACK_MS, last.ended_ms + STAMP_SLACK_MS);
+    (!(from..=to).contains(&stored)).then(|| format!("stored as of {stored}, sent between {from} and {to}"))
+}
+
+/// Documents that no send explains.
+fn strangers(verdict: &mut Verdict, sends: &[(String, &Sent)], held: &Held) {
+    let ids: HashSet<_> = sends.iter().map(|(id, _)| id.as_str()).collect();
+    let by_temp_id: HashMap<_, _> =
+        sends.iter().map(|(id, sent)| ((&*sent.sender, &*sent.temp_id), id.as_str())).collect();
+    for document in held.0.iter().filter(|document| !ids.contains(document.id.as_str())) {
+        let known = document.temp_id.as_deref().and_then(|temp_id| by_temp_id.get(&(&*document.sender, temp_id)));
+        match known {
+            Some(id) => verdict.found(Fault::Duplicated, id, format!("stored as {} too", document.id)),
+            None => verdict.found(Fault::Unexpected, &document.id, "stored, and nobody sent it"),
+        }
+    }
+}
+
+/// Swapped: one sender's messages to one chat against the order they are stored in.
+fn order(verdict: &mut Verdict, sends: &[(String, &Sent)], documents: &HashMap<&str, Vec<&Document>>) {
+    type Stored<'a> = (&'a Sent, (i64, &'a str));
+    let mut streams = HashMap::<(&str, &str), Vec<Stored<'_>>>::new();
+    for (id, sent) in sends {
+        if let Some(document) = documents.get(id.as_str()).and_then(|documents| documents.first()) {
+            streams.entry((&sent.sender, &sent.receiver)).or_default().push((sent, document.key()));
+        }
+    }
+    for stream in streams.values() {
+        // What was answered before a send began must be stored before it.
+        let mut answered: Vec<_> = stream.iter().filter_map(|(sent, key)| Some((sent.accepted()?, *key))).collect();
+        answered.sort_unstable();
+        let mut begun: Vec<_> =
+            stream.iter().filter_map(|(sent, key)| Some((sent.attempts.first()?.began, *key))).collect();
+        begun.sort_unstable();
+        let mut answered = answered.into_iter().peekable();
+        let mut greatest = None;
+        for (began, key) in begun {
+            while let Some((_, before)) = answered.next_if(|(at, _)| *at < began) {
+                greatest = greatest.max(Some(before));
+            }
+            if let Some(before) = greatest.filter(|before| *before > key) {
+                let detail = format!("stored at {}, before {} which was acknowledged earlier", key.0, before.1);
+                verdict.found(Fault::Swapped, key.1, detail);
+            }
+        }
+        // What one connection sent and had accepted at once must be stored in that order.
+        let mut connections = HashMap::<u64, Vec<_>>::new();
+        for (sent, key) in stream {
+            if let [first, ..] = &sent.attempts[..]
+                && first.is_accepted()
+            {
+                connections.entry(first.connection).or_default().push((first.began, *key));
+            }
+        }
+        for mut sends in connections.into_values() {
+            sends.sort_unstable();
+            for pair in sends.windows(2) {
+                if let [(_, earlier), (_, later)] = pair
+                    && earlier > later
+                {
+                    verdict.found(Fault::Swapped, later.1, format!("stored before {}, sent after it", earlier.1));
+                }
+            }
+        }
+    }
+}
+
+/// Unanswered, late, lied.
+fn answers(
+    verdict: &mut Verdict,
+    history: &History,
+    documents: &HashMap<&str, Vec<&Document>>,
+    circumstances: &Circumstances,
+) {
+    for sent in &history.sent {
+        let id = sent.message().map_or_else(|| format!("tempId {}", sent.temp_id), |message| message.id.to_string());
+        let answered = |attempt: &Attempt| !matches!(attempt.outcome, Outcome::TimedOut | Outcome::Disconnected);
+        if !sent.attempts.iter().any(answered) {
+            verdict.found(Fault::Unanswered, &id, format!("{} attempts, and no answer", sent.attempts.len()));
+        }
+        let late = |attempt: &&Attempt| attempt.outcome == Outcome::TimedOut;
+        if let Some(late) = sent.attempts.iter().find(late)
+            && !circumstances.answers_were_held
+        {
+            let waited = late.ended_ms - late.began_ms;
+            verdict.found(Fault::Late, &id, format!("{} did not answer for {waited} ms", late.gateway));
+        }
+        let for_good = |attempt: &Attempt| matches!(attempt.outcome, Outcome::Refused { retryable: false, .. });
+        if sent.accepted().is_none() && sent.attempts.iter().any(for_good) && documents.contains_key(id.as_str()) {
+            verdict.found(Fault::Lied, &id, "refused for good, and stored");
+        }
+    }
+}
+
+/// Ghosts, hidden messages, and the order of what is shown.
+fn histories(
+    verdict: &mut Verdict,
+    sends: &[(String, &Sent)],
+    held: &Held,
+    shown: &BTreeMap<String, Vec<String>>,
+    circumstances: &Circumstances,
+) {
+    let excused: HashSet<_> =
+        sends.iter().filter(|(_, sent)| was_cut_short(sent, circumstances)).map(|(id, _)| id.as_str()).collect();
+    let accepted: HashSet<_> =
+        sends.iter().filter(|(_, sent)| sent.accepted().is_some()).map(|(id, _)| id.as_str()).collect();
+    let stored = held.chats();
+    let chats: BTreeSet<&str> = stored.keys().copied().chain(shown.keys().map(String::as_str)).collect();
+    for chat in chats {
+        let stored = stored.get(chat).map_or(&[][..], Vec::as_slice);
+        let shown: Vec<_> = shown.get(chat).into_iter().flatten().map(String::as_str).collect();
+        let (in_store, in_history): (HashSet<&str>, HashSet<&str>) =
+            (stored.iter().copied().collect(), shown.iter().copied().collect());
+        for id in shown.iter().filter(|id| !in_store.contains(*id) && !excused.contains(*id)) {
+            verdict.found(Fault::Ghost, id, format!("shown in the history of {chat}, and not stored"));
+        }
+        for id in stored.iter().filter(|id| !in_history.contains(*id) && accepted.contains(*id)) {
+            verdict.found(Fault::Hidden, id, format!("stored, and not shown in the history of {chat}"));
+        }
+        let as_shown = shown.iter().filter(|id| in_store.contains(*id));
+        let as_stored = stored.iter().filter(|id| in_history.contains(*id));
+        if let Some((one, other)) = as_shown.zip(as_stored).find(|(shown, stored)| shown != stored) {
+            verdict.found(Fault::Swapped, one, format!("the history of {chat} shows it in the place of {other}"));
+        }
+    }
+}
+
+/// Whether a gateway was killed while it had this send.
+fn was_cut_short(sent: &Sent, circumstances: &Circumstances) -> bool {
+    let during = |attempt: &Attempt, kill: &Kill| {
+        attempt.gateway == kill.gateway && (attempt.began_ms..=attempt.ended_ms).contains(&kill.at_ms)
+    };
+    sent.attempts.iter().any(|attempt| circumstances.kills.iter().any(|kill| during(attempt, kill)))
+}
+
+/// Unseen, and seen twice.
+fn device(verdict: &mut Verdict, sends: &[(String, &Sent)], seen: &Seen, circumstances: &Circumstances) {
+    for (id, sent) in sends {
+        let concerned = sent.sender == seen.user || sent.receiver == seen.user;
+        if concerned && sent.accepted().is_some() && !seen.has(id) {
+            verdict.found(Fault::Unseen, id, format!("device {} of {} never saw it", seen.device, seen.user));
+        }
+    }
+    if circumstances.cache_was_away {
+        return;
+    }
+    for (id, connections) in &seen.live {
+        if let Some((connection, copies)) = connections.iter().find(|(_, copies)| **copies > 1) {
+            let detail = format!("{copies} times on connection {connection} of {}/{}", seen.user, seen.device);
+            verdict.found(Fault::SeenTwice, id, detail);
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "judge_tests.rs"]
+mod tests;

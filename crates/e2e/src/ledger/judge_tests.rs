@@ -1,0 +1,247 @@
+//! A sound run is clean, and each way to break it turns the judgement red, with the right word.
+
+use super::*;
+use crate::ledger::Order;
+
+const TIMES: usize = 10;
+
+struct Run {
+    history: History,
+    held: Held,
+    shown: BTreeMap<String, Vec<String>>,
+    circumstances: Circumstances,
+}
+
+fn attempt(order: &Order, number: usize, outcome: Outcome) -> Attempt {
+    let at = 1_700_000_000_000 + number as i64 * 10;
+    let (began, ended) = (order.next(), order.next());
+    Attempt { gateway: "g1".into(), connection: 1, began, began_ms: at, ended, ended_ms: at + 5, outcome }
+}
+
+fn refused(retryable: bool) -> Outcome {
+    Outcome::Refused { code: "UNAVAILABLE".into(), retryable }
+}
+
+/// Ten messages from alice to bob, each accepted at once, stored, shown, and seen by a device of bob's.
+fn sound() -> Run {
+    let order = Order::default();
+    let mut run = Run {
+        history: History::default(),
+        held: Held::default(),
+        shown: BTreeMap::new(),
+        circumstances: Circumstances::default(),
+    };
+    let mut seen = Seen { user: "bob".into(), device: "phone".into(), ..Seen::default() };
+    for number in 0..TIMES {
+        let mut sent = Sent {
+            temp_id: format!("t{number}"),
+            sender: "alice".into(),
+            receiver: "bob".into(),
+            content: format!("message {number}"),
+            attempts: Vec::new(),
+        };
+        let message = sent.message().unwrap();
+        let (id, timestamp) = (message.id.to_string(), 1_700_000_000_001 + number as i64 * 10);
+        let accepted =
+            Outcome::Accepted { message_id: id.clone(), timestamp, durability: "kafka".into(), duplicate: false };
+        sent.attempts.push(attempt(&order, number, accepted));
+        run.held.0.push(Document {
+            id: id.clone(),
+            temp_id: Some(sent.temp_id.clone()),
+            chat: message.chat.to_string(),
+            sender: sent.sender.clone(),
+            receiver: Some(sent.receiver.clone()),
+            content: sent.content.clone(),
+            timestamp,
+        });
+        run.shown.entry("alice:bob".into()).or_default().insert(0, id.clone());
+        seen.live.entry(id).or_default().insert(7, 1);
+        run.history.sent.push(sent);
+    }
+    run.history.seen.push(seen);
+    run
+}
+
+impl Run {
+    fn faults(&self) -> Vec<(Fault, usize)> {
+        let verdict = judge(&self.history, &self.held, &self.shown, &self.circumstances);
+        Fault::ALL.iter().map(|fault| (*fault, verdict.count(*fault))).filter(|(_, count)| *count > 0).collect()
+    }
+
+    fn id(&self, number: usize) -> String {
+        self.history.sent[number].message().unwrap().id.to_string()
+    }
+
+    /// Takes a message's positive answer away.
+    fn never_accepted(&mut self, number: usize, outcome: Outcome) {
+        self.history.sent[number].attempts[0].outcome = outcome;
+    }
+
+    fn not_stored(&mut self, number: usize) {
+        let id = self.id(number);
+        self.held.0.retain(|document| document.id != id);
+    }
+}
+
+#[test]
+fn a_sound_run_is_clean() {
+    let run = sound();
+    assert_eq!(run.faults(), []);
+    let verdict = judge(&run.history, &run.held, &run.shown, &run.circumstances);
+    assert_eq!((verdict.sent, verdict.accepted["kafka"], verdict.refused, verdict.unknown), (TIMES, TIMES, 0, 0));
+}
+
+#[test]
+fn a_message_removed_from_the_store_is_lost_and_what_history_shows_of_it_a_ghost() {
+    let mut run = sound();
+    run.not_stored(3);
+    assert_eq!(run.faults(), [(Fault::Lost, 1), (Fault::Ghost, 1)]);
+}
+
+#[test]
+fn a_message_stored_again_is_duplicated() {
+    let mut run = sound();
+    run.held.0.push(run.held.0[2].clone());
+    assert!(run.faults().contains(&(Fault::Duplicated, 1)), "{:?}", run.faults());
+
+    let mut run = sound();
+    let again = Document { id: "another".into(), ..run.held.0[2].clone() };
+    run.shown.get_mut("alice:bob").unwrap().insert(TIMES - 3, again.id.clone());
+    run.held.0.push(again);
+    assert_eq!(run.faults(), [(Fault::Duplicated, 1)]);
+}
+
+#[test]
+fn a_changed_message_is_mutated() {
+    let changes: [fn(&mut Document); 5] = [
+        |document| document.content.push('!'),
+        |document| document.sender = "bob".into(),
+        |document| document.receiver = None,
+        |document| document.temp_id = None,
+        |document| document.timestamp += 1,
+    ];
+    for change in changes {
+        let mut run = sound();
+        change(&mut run.held.0[4]);
+        assert_eq!(run.faults(), [(Fault::Mutated, 1)]);
+    }
+    let mut run = sound();
+    if let Outcome::Accepted { message_id, .. } = &mut run.history.sent[4].attempts[0].outcome {
+        message_id.push('0');
+    }
+    assert_eq!(run.faults(), [(Fault::Mutated, 1)]);
+}
+
+#[test]
+fn a_stored_message_that_nobody_sent_is_unexpected() {
+    let mut run = sound();
+    run.held.0.push(Document { id: "x".into(), temp_id: None, chat: "c:d".into(), ..run.held.0[0].clone() });
+    assert_eq!(run.faults(), [(Fault::Unexpected, 1)]);
+}
+
+#[test]
+fn messages_stored_in_another_order_than_sent_are_swapped() {
+    let mut run = sound();
+    let (early, late) = (run.held.0[2].timestamp, run.held.0[5].timestamp);
+    run.held.0[2].timestamp = late;
+    run.held.0[5].timestamp = early;
+    // The times as answered would tell, too: make each of them one that only the order contradicts.
+    for (number, timestamp) in [(2, late), (5, early)] {
+        if let Outcome::Accepted { timestamp: answered, .. } = &mut run.history.sent[number].attempts[0].outcome {
+            *answered = timestamp;
+        }
+    }
+    run.shown.get_mut("alice:bob").unwrap().swap(TIMES - 1 - 2, TIMES - 1 - 5);
+    let faults = run.faults();
+    assert!(matches!(faults[..], [(Fault::Swapped, _)]), "{faults:?}");
+
+    // A repeat that was stamped anew proves nothing, unless it began after the other's answer.
+    let mut run = sound();
+    let order = Order::default();
+    for sent in &mut run.history.sent {
+        sent.attempts[0].connection = sent.attempts[0].began;
+    }
+    let (began, began_ms) = (run.history.sent[2].attempts[0].began, run.history.sent[2].attempts[0].began_ms);
+    let mut first = attempt(&order, 0, Outcome::Disconnected);
+    (first.began, first.began_ms) = (began, began_ms);
+    run.history.sent[5].attempts.insert(0, first);
+    run.history.sent[5].attempts[1].began = 1000;
+    assert_eq!(run.faults(), []);
+}
+
+#[test]
+fn history_in_another_order_than_stored_is_swapped() {
+    let mut run = sound();
+    run.shown.get_mut("alice:bob").unwrap().swap(0, 1);
+    assert_eq!(run.faults(), [(Fault::Swapped, 1)]);
+}
+
+#[test]
+fn a_send_without_any_answer_is_unanswered_and_late_only_where_its_connection_stayed_open() {
+    let mut run = sound();
+    run.never_accepted(1, Outcome::Disconnected);
+    assert_eq!(run.faults(), [(Fault::Unanswered, 1)]);
+    run.never_accepted(1, Outcome::TimedOut);
+    assert_eq!(run.faults(), [(Fault::Unanswered, 1), (Fault::Late, 1)]);
+    run.circumstances.answers_were_held = true;
+    assert_eq!(run.faults(), [(Fault::Unanswered, 1)]);
+}
+
+#[test]
+fn a_refusal_for_good_of_what_is_stored_is_a_lie_and_a_passing_one_is_none() {
+    let mut run = sound();
+    run.never_accepted(1, refused(true));
+    assert_eq!(run.faults(), []);
+    run.never_accepted(1, refused(false));
+    assert_eq!(run.faults(), [(Fault::Lied, 1)]);
+}
+
+#[test]
+fn what_history_shows_and_nobody_stored_is_a_ghost_unless_its_gateway_was_killed_meanwhile() {
+    let mut run = sound();
+    run.never_accepted(1, refused(true));
+    run.not_stored(1);
+    assert_eq!(run.faults(), [(Fault::Ghost, 1)]);
+    let at_ms = run.history.sent[1].attempts[0].began_ms + 1;
+    run.circumstances.kills = vec![Kill { gateway: "g2".into(), at_ms }];
+    assert_eq!(run.faults(), [(Fault::Ghost, 1)]);
+    run.circumstances.kills = vec![Kill { gateway: "g1".into(), at_ms }];
+    assert_eq!(run.faults(), []);
+}
+
+#[test]
+fn an_acknowledged_message_that_history_does_not_show_is_hidden() {
+    let mut run = sound();
+    run.shown.get_mut("alice:bob").unwrap().remove(0);
+    assert_eq!(run.faults(), [(Fault::Hidden, 1)]);
+    run.shown.clear();
+    assert_eq!(run.faults(), [(Fault::Hidden, TIMES)]);
+}
+
+#[test]
+fn a_device_must_see_every_acknowledged_message_in_some_way_and_none_twice_on_a_connection() {
+    let mut run = sound();
+    let id = run.id(6);
+    let copies = run.history.seen[0].live.remove(&id).unwrap();
+    assert_eq!(run.faults(), [(Fault::Unseen, 1)]);
+    run.history.seen[0].resumed.insert(id.clone());
+    assert_eq!(run.faults(), []);
+    run.history.seen[0].live.insert(id.clone(), copies);
+    assert_eq!(run.faults(), []);
+    // On another connection it may come again; on the same one not.
+    run.history.seen[0].live.get_mut(&id).unwrap().insert(8, 1);
+    assert_eq!(run.faults(), []);
+    run.history.seen[0].live.get_mut(&id).unwrap().insert(8, 2);
+    assert_eq!(run.faults(), [(Fault::SeenTwice, 1)]);
+    run.circumstances.cache_was_away = true;
+    assert_eq!(run.faults(), []);
+}
+
+#[test]
+fn a_history_is_judged_alike_after_it_was_written_and_read() {
+    let run = sound();
+    let mut file = Vec::new();
+    run.history.write(&mut file).unwrap();
+    assert_eq!(History::read(&file[..]).unwrap(), run.history);
+    assert!(History::read(&b"{\"kind\":\"sent\"}\n"[..]).is_err());
+}

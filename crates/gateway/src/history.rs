@@ -12,8 +12,7 @@ use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use holdfast_cache::entry::{Listed, ListedEntry};
-use holdfast_cache::recent::{Floor, RecentPage, Repair, Repaired};
+use holdfast_cache::recent::{RecentPage, Repair, Repaired};
 use holdfast_cache::{Breaker, FailedQueue, RecentList};
 use holdfast_message::{ChatId, HistoryKey, Invalid, Message, MessageId};
 use holdfast_store::Store;
@@ -174,7 +173,7 @@ impl History {
     fn repair(&self, chat: &ChatId, listed: RecentPage, stored: &holdfast_store::Page, failed: Vec<Message>) {
         let Ok(slot) = self.sources.repairs.clone().try_acquire_owned() else { return };
         let covered = if stored.more { stored.messages.last().map(Message::key) } else { None };
-        let known: HashSet<_> = listed.entries.iter().filter_map(live).map(|message| message.id).collect();
+        let known: HashSet<_> = listed.messages().map(|(_, message)| message.id).collect();
         let mut missing: Vec<_> =
             stored.messages.iter().filter(|message| !known.contains(&message.id)).cloned().collect();
         // Durable as well, and on its way into the store.
@@ -236,21 +235,10 @@ impl Sources {
 
     /// The page that the list can answer on its own.
     fn alone(&self, listed: &RecentPage, before: Option<HistoryKey>, limit: usize) -> Option<Page> {
-        let fresh = listed.verified_age.is_some_and(|age| age <= self.verify_after);
-        if !fresh || listed.undecodable > 0 {
-            return None;
-        }
-        let (messages, more) = Merge::of(listed).newest(before, limit);
-        let end = messages.last().map(|shown| shown.message.key());
-        let full = messages.len() == limit;
-        let covered =
-            if full { end.is_some_and(|end| listed.floor.covers(&end)) } else { listed.floor == Floor::Whole };
-        let in_page = |key: &HistoryKey| before.is_none_or(|before| *key < before) && (!full || Some(*key) > end);
-        let hidden = listed.entries.iter().any(|entry| matches!(&entry.item, Listed::Tombstone(key) if in_page(key)));
-        if !covered || hidden {
-            return None;
-        }
-        let next = if more || listed.floor != Floor::Whole { end } else { None };
+        let alone = listed.alone(before, limit, self.verify_after)?;
+        let shown = |(seq, message): &(_, &Message)| Shown { message: (*message).clone(), seq: *seq };
+        let messages: Vec<_> = alone.messages.iter().map(shown).collect();
+        let next = messages.last().filter(|_| alone.more).map(|shown| shown.message.key());
         let position = Some(listed.position.clone());
         Some(Page { messages, next, source: Source::Cache, complete: true, position })
     }
@@ -278,13 +266,6 @@ impl Sources {
     }
 }
 
-fn live(entry: &ListedEntry) -> Option<&Message> {
-    match &entry.item {
-        Listed::Message(message) => Some(message),
-        Listed::Tombstone(_) => None,
-    }
-}
-
 /// Messages from several sources, once each.
 #[derive(Default)]
 struct Merge {
@@ -293,8 +274,8 @@ struct Merge {
 
 impl Merge {
     fn of(listed: &RecentPage) -> Self {
-        let shown = |entry: &ListedEntry| Some(Shown { message: live(entry)?.clone(), seq: entry.seq });
-        Self { by_id: listed.entries.iter().filter_map(shown).map(|shown| (shown.message.id, shown)).collect() }
+        let shown = |(seq, message): (_, &Message)| (message.id, Shown { message: message.clone(), seq });
+        Self { by_id: listed.messages().map(shown).collect() }
     }
 
     fn add(&mut self, messages: &[Message]) {

@@ -260,6 +260,7 @@ impl Refusal {
             Self::Unreadable(_) => "unreadable",
             Self::Replica => "replica",
             Self::Replicas { .. } => "replicas",
+            Self::NotSynced => "not_synced",
             Self::Server(_) => "server",
             Self::Unreachable(_) => "unreachable",
         }

@@ -26,7 +26,7 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 pub use entry::{DeadEntry, EntryError, QueueEntry};
-pub use retry::{FinishAs, Head, Lease, Peeked, QueueStats, RepairStep, Taken};
+pub use retry::{FURTHEST, FinishAs, Head, Lease, Peeked, QueueStats, RepairStep, Taken};
 
 use crate::CacheError;
 use crate::connection::{Connection, Live};

@@ -193,6 +193,7 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
 
     // The end: refuse new sends, answer those in progress, let the connections go, leave nothing in Kafka's client.
     let grace = config.servers.shutdown_grace.0;
+    let told_until = tokio::time::Instant::now() + grace * 5 / 8;
     draining.cancel();
     let drain = async {
         pipeline.drained(own.max_sends_in_flight).await;
@@ -205,11 +206,9 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
     if tokio::time::timeout(grace / 2, drain).await.is_err() {
         tracing::warn!("connections were still open when their time was up");
     }
-    if tokio::time::timeout(grace / 8, relist.emptied()).await.is_err() {
-        tracing::warn!(
-            "the recent lists were not told of everything that they had missed; verification will mend them"
-        );
-    }
+    // Above all what has to be taken back: should the cache return in time, it does not stay listed.
+    let _ = tokio::time::timeout_at(told_until, relist.emptied()).await;
+    relist.give_up();
     ended.cancel();
     beside.tasks.close();
     if tokio::time::timeout(grace / 4, beside.tasks.wait()).await.is_err() {

@@ -1,0 +1,5 @@
+//! Gateways in this process, between real servers, with real sockets.
+
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "the helpers of tests are tests, too")]
+
+mod relist;

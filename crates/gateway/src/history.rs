@@ -15,11 +15,11 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use holdfast_cache::recent::{RecentPage, Repair, Repaired};
 use holdfast_cache::{Breaker, FailedQueue, RecentList};
 use holdfast_message::{ChatId, HistoryKey, Invalid, Message, MessageId};
-use holdfast_store::Store;
 use tokio::sync::Semaphore;
 
 use crate::error::Refusal;
 use crate::metrics::Metrics;
+use crate::stored::Stored;
 
 /// The largest page.
 pub const MAX_LIMIT: usize = 100;
@@ -93,7 +93,7 @@ pub struct Sources {
     /// What Kafka has not taken yet.
     pub failed: FailedQueue,
     /// MongoDB.
-    pub store: Store,
+    pub store: Stored,
     /// How long a verification holds.
     pub verify_after: Duration,
     /// How many messages a list holds.
@@ -146,7 +146,7 @@ impl History {
         // The newest page is also a verification: it reads as far as the list may reach.
         let verified = listed.filter(|_| before.is_none());
         let wanted = if verified.is_some() { limit.max(sources.recent_max + 1) } else { limit };
-        match sources.store.page(chat, before, wanted).await {
+        match sources.store.ask(async |store| store.page(chat, before, wanted).await).await {
             Ok(stored) => {
                 let source = if merge.by_id.is_empty() { Source::Store } else { Source::Merged };
                 merge.stored_wins(&stored.messages);
@@ -158,7 +158,7 @@ impl History {
                 Ok(Page { messages, next, source, complete: failed.whole, position })
             }
             Err(error) => {
-                tracing::warn!(chat_id = %chat, %error, "a page of history without the store");
+                tracing::debug!(chat_id = %chat, %error, "a page of history without the store");
                 if before.is_some() || position.is_none() {
                     return Err(Refusal::unavailable("the store can't be read now"));
                 }

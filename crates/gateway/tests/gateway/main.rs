@@ -3,3 +3,5 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "the helpers of tests are tests, too")]
 
 mod relist;
+mod store_away;
+mod support;

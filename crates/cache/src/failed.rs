@@ -26,7 +26,7 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 pub use entry::{DeadEntry, EntryError, QueueEntry};
-pub use retry::{FinishAs, Head, Lease, Peeked, QueueStats, RepairStep, Taken};
+pub use retry::{FURTHEST, FinishAs, Head, Lease, Peeked, QueueStats, RepairStep, Taken};
 
 use crate::CacheError;
 use crate::connection::{Connection, Live};
@@ -66,7 +66,7 @@ impl Default for FailedQueueSettings {
 pub enum PushOutcome {
     /// The server has it and keeps it, and it will be retried.
     Accepted,
-    /// It is not durably queued. After [`Refusal::Replicas`] it is queued nevertheless, and may turn up.
+    /// It is not durably queued. After [`Refusal::Replicas`] and [`Refusal::NotSynced`] it is queued nevertheless, and may turn up.
     Refused(Refusal),
     /// Nobody knows: it may be queued or not.
     Unknown(String),
@@ -98,6 +98,9 @@ pub enum Refusal {
         /// How many are connected.
         wanted: u32,
     },
+    /// The server's own disk did not have it in time.
+    #[error("the queue server's disk has not synced it")]
+    NotSynced,
     /// The server answered with an error, as when its memory is full.
     #[error("the queue server refused: {0}")]
     Server(String),
@@ -184,8 +187,8 @@ impl FailedQueue {
 
     async fn fenced(&self, touch: Call, gate: &Gate, fence: Fence, deadline: Instant) -> PushOutcome {
         let (outcome, answer) = oneshot::channel();
-        let request = fence::Request { touch, run_id: gate.run_id.as_str().into(), fence, deadline, outcome };
-        if self.fence.try_send(request).is_err() {
+        let waiting = fence::Waiting { run_id: gate.run_id.as_str().into(), fence, deadline, outcome };
+        if self.fence.try_send(fence::Request { touch, waiting }).is_err() {
             return PushOutcome::Unknown("too many pushes wait for the queue server's replicas or disk".into());
         }
         let outcome = match timeout_at(deadline, answer).await {
@@ -213,7 +216,7 @@ impl FailedQueue {
         if let Some(gate) = known.as_ref().filter(|gate| gate.holds(live)) {
             return Ok(gate.clone());
         }
-        let gate = Arc::new(Gate::read(live, self.settings.durability, deadline).await.map_err(unreachable)?);
+        let gate = Arc::new(Gate::read(live, self.settings, deadline).await.map_err(unreachable)?);
         let before = known.as_ref().map(|gate| &gate.verdict);
         if let Err(refusal) = &gate.verdict
             && before.is_none_or(|before| before.is_ok())
@@ -222,7 +225,7 @@ impl FailedQueue {
         }
         if gate.everysec && !self.warned.swap(true, Ordering::Relaxed) {
             tracing::warn!(
-                "the queue server syncs its file every second: a power failure may take the last second's messages"
+                "the queue server syncs its file every second: a power failure may take the last second's messages; appendfsync always, or Redis 7.2 and a FAILED_QUEUE_TIMEOUT_MS of 1500, keep them"
             );
         }
         *known = Some(gate.clone());

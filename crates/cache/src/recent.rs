@@ -24,7 +24,7 @@ use crate::event::{self, Origin, Position};
 use crate::keys::{Channel, Keys};
 use crate::script::{Call, Script, parse};
 
-pub use page::{Floor, RecentPage};
+pub use page::{Alone, Floor, RecentPage};
 
 macro_rules! script {
     ($flags:literal, $($file:literal),+) => {

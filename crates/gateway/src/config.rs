@@ -120,6 +120,8 @@ holdfast_service::settings! {
         cb_half_open_max_calls: usize = "CACHE_CB_HALF_OPEN_MAX_CALLS", "3";
         /// Milliseconds that Kafka's breaker stays open before it lets messages probe.
         kafka_cb_recovery_timeout: Millis = "KAFKA_CB_RECOVERY_TIMEOUT", "5000";
+        /// Milliseconds that MongoDB's breaker stays open before it lets requests probe.
+        mongo_cb_recovery_timeout: Millis = "MONGO_CB_RECOVERY_TIMEOUT", "5000";
     }
 }
 
@@ -195,6 +197,11 @@ impl Config {
     /// Kafka's breaker.
     pub fn kafka_breaker(&self) -> BreakerSettings {
         BreakerSettings { recovery_timeout: self.own.kafka_cb_recovery_timeout.0, ..self.cache_breaker() }
+    }
+
+    /// MongoDB's breaker.
+    pub fn mongo_breaker(&self) -> BreakerSettings {
+        BreakerSettings { recovery_timeout: self.own.mongo_cb_recovery_timeout.0, ..self.cache_breaker() }
     }
 }
 

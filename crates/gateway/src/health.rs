@@ -25,12 +25,21 @@ const PROBE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs
 /// The gateway's health.
 pub struct GatewayHealth {
     pipeline: Pipeline,
-    kafka_breaker: Breaker,
-    cache_breaker: Breaker,
+    breakers: Breakers,
     metrics: Metrics,
     ready: AtomicBool,
     draining: CancellationToken,
     seen: Mutex<Seen>,
+}
+
+/// The breakers in front of other servers.
+pub struct Breakers {
+    /// Kafka's.
+    pub kafka: Breaker,
+    /// MongoDB's.
+    pub mongodb: Breaker,
+    /// The cache's.
+    pub cache: Breaker,
 }
 
 /// Who answered the last probe.
@@ -57,15 +66,9 @@ pub struct Probed {
 
 impl GatewayHealth {
     /// Not ready yet.
-    pub fn new(
-        pipeline: Pipeline,
-        kafka_breaker: Breaker,
-        cache_breaker: Breaker,
-        metrics: Metrics,
-        draining: CancellationToken,
-    ) -> Self {
+    pub fn new(pipeline: Pipeline, breakers: Breakers, metrics: Metrics, draining: CancellationToken) -> Self {
         let (ready, seen) = (AtomicBool::new(false), Mutex::default());
-        Self { pipeline, kafka_breaker, cache_breaker, metrics, ready, draining, seen }
+        Self { pipeline, breakers, metrics, ready, draining, seen }
     }
 
     /// Probes until the token is cancelled.
@@ -130,9 +133,9 @@ impl Health for GatewayHealth {
         json!({
             "status": status,
             "dependencies": {
-                "kafka": { "up": seen.kafka, "breaker": self.kafka_breaker.state().as_str() },
-                "mongodb": { "up": seen.store },
-                "redis": { "up": seen.cache, "breaker": self.cache_breaker.state().as_str() },
+                "kafka": { "up": seen.kafka, "breaker": self.breakers.kafka.state().as_str() },
+                "mongodb": { "up": seen.store, "breaker": self.breakers.mongodb.state().as_str() },
+                "redis": { "up": seen.cache, "breaker": self.breakers.cache.state().as_str() },
                 "redisQueue": { "up": queue_up, "refuses": refuses },
             },
             "failedQueue": {

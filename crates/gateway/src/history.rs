@@ -12,15 +12,14 @@ use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use holdfast_cache::entry::{Listed, ListedEntry};
-use holdfast_cache::recent::{Floor, RecentPage, Repair, Repaired};
+use holdfast_cache::recent::{RecentPage, Repair, Repaired};
 use holdfast_cache::{Breaker, FailedQueue, RecentList};
 use holdfast_message::{ChatId, HistoryKey, Invalid, Message, MessageId};
-use holdfast_store::Store;
 use tokio::sync::Semaphore;
 
 use crate::error::Refusal;
 use crate::metrics::Metrics;
+use crate::stored::Stored;
 
 /// The largest page.
 pub const MAX_LIMIT: usize = 100;
@@ -94,7 +93,7 @@ pub struct Sources {
     /// What Kafka has not taken yet.
     pub failed: FailedQueue,
     /// MongoDB.
-    pub store: Store,
+    pub store: Stored,
     /// How long a verification holds.
     pub verify_after: Duration,
     /// How many messages a list holds.
@@ -147,7 +146,7 @@ impl History {
         // The newest page is also a verification: it reads as far as the list may reach.
         let verified = listed.filter(|_| before.is_none());
         let wanted = if verified.is_some() { limit.max(sources.recent_max + 1) } else { limit };
-        match sources.store.page(chat, before, wanted).await {
+        match sources.store.ask(async |store| store.page(chat, before, wanted).await).await {
             Ok(stored) => {
                 let source = if merge.by_id.is_empty() { Source::Store } else { Source::Merged };
                 merge.stored_wins(&stored.messages);
@@ -159,7 +158,7 @@ impl History {
                 Ok(Page { messages, next, source, complete: failed.whole, position })
             }
             Err(error) => {
-                tracing::warn!(chat_id = %chat, %error, "a page of history without the store");
+                tracing::debug!(chat_id = %chat, %error, "a page of history without the store");
                 if before.is_some() || position.is_none() {
                     return Err(Refusal::unavailable("the store can't be read now"));
                 }
@@ -174,7 +173,7 @@ impl History {
     fn repair(&self, chat: &ChatId, listed: RecentPage, stored: &holdfast_store::Page, failed: Vec<Message>) {
         let Ok(slot) = self.sources.repairs.clone().try_acquire_owned() else { return };
         let covered = if stored.more { stored.messages.last().map(Message::key) } else { None };
-        let known: HashSet<_> = listed.entries.iter().filter_map(live).map(|message| message.id).collect();
+        let known: HashSet<_> = listed.messages().map(|(_, message)| message.id).collect();
         let mut missing: Vec<_> =
             stored.messages.iter().filter(|message| !known.contains(&message.id)).cloned().collect();
         // Durable as well, and on its way into the store.
@@ -236,21 +235,10 @@ impl Sources {
 
     /// The page that the list can answer on its own.
     fn alone(&self, listed: &RecentPage, before: Option<HistoryKey>, limit: usize) -> Option<Page> {
-        let fresh = listed.verified_age.is_some_and(|age| age <= self.verify_after);
-        if !fresh || listed.undecodable > 0 {
-            return None;
-        }
-        let (messages, more) = Merge::of(listed).newest(before, limit);
-        let end = messages.last().map(|shown| shown.message.key());
-        let full = messages.len() == limit;
-        let covered =
-            if full { end.is_some_and(|end| listed.floor.covers(&end)) } else { listed.floor == Floor::Whole };
-        let in_page = |key: &HistoryKey| before.is_none_or(|before| *key < before) && (!full || Some(*key) > end);
-        let hidden = listed.entries.iter().any(|entry| matches!(&entry.item, Listed::Tombstone(key) if in_page(key)));
-        if !covered || hidden {
-            return None;
-        }
-        let next = if more || listed.floor != Floor::Whole { end } else { None };
+        let alone = listed.alone(before, limit, self.verify_after)?;
+        let shown = |(seq, message): &(_, &Message)| Shown { message: (*message).clone(), seq: *seq };
+        let messages: Vec<_> = alone.messages.iter().map(shown).collect();
+        let next = messages.last().filter(|_| alone.more).map(|shown| shown.message.key());
         let position = Some(listed.position.clone());
         Some(Page { messages, next, source: Source::Cache, complete: true, position })
     }
@@ -278,13 +266,6 @@ impl Sources {
     }
 }
 
-fn live(entry: &ListedEntry) -> Option<&Message> {
-    match &entry.item {
-        Listed::Message(message) => Some(message),
-        Listed::Tombstone(_) => None,
-    }
-}
-
 /// Messages from several sources, once each.
 #[derive(Default)]
 struct Merge {
@@ -293,8 +274,8 @@ struct Merge {
 
 impl Merge {
     fn of(listed: &RecentPage) -> Self {
-        let shown = |entry: &ListedEntry| Some(Shown { message: live(entry)?.clone(), seq: entry.seq });
-        Self { by_id: listed.entries.iter().filter_map(shown).map(|shown| (shown.message.id, shown)).collect() }
+        let shown = |(seq, message): (_, &Message)| (message.id, Shown { message: message.clone(), seq });
+        Self { by_id: listed.messages().map(shown).collect() }
     }
 
     fn add(&mut self, messages: &[Message]) {

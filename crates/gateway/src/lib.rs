@@ -14,7 +14,7 @@
 //! 7. The sender's answer. If nothing durable took the message, what was shown is taken back.
 //!
 //! From Kafka on, the worker's crate tells the rest. [`history`] is the way back: from the recent list, the failed queue and MongoDB
-//! to a client; [`resume`] the short way, for a client that was away for a moment.
+//! to a client ([`stored`] is how requests ask MongoDB); [`resume`] the short way, for a client that was away for a moment.
 //!
 //! A positive answer promises that the message is, or will be, in MongoDB exactly once. It does not promise that anybody saw it. A
 //! gateway that is killed between 4 and 6 leaves a message that others saw and whose sender was never answered; unless the sender
@@ -39,6 +39,7 @@ pub mod resume;
 pub mod retry;
 pub mod server;
 pub mod stamps;
+pub mod stored;
 
 use std::time::Duration;
 

@@ -18,9 +18,10 @@ pub const PUBLISH: &str = "holdfast_gateway_publish_seconds";
 pub const SOCKETS: &str = "holdfast_gateway_sockets";
 /// Sends that the recent list did not take in time.
 pub const RECENT_SKIPPED: &str = "holdfast_gateway_recent_skipped_total";
-/// Sends that the recent list did not take in time, and that were not repeated in the background either because too many waited.
+/// What the recent list did not take in time, or did not take back, and that was not repeated in the background either because too
+/// many waited or the gateway ended.
 pub const RELIST_DROPPED: &str = "holdfast_gateway_relist_dropped_total";
-/// Background repeats that wait.
+/// Background repeats that wait or are under way.
 pub const RELIST_WAITING: &str = "holdfast_gateway_relist_waiting";
 /// Times that a socket's buffer was full.
 pub const LAGGING: &str = "holdfast_gateway_lagging_sockets_total";
@@ -108,8 +109,11 @@ impl Metrics {
             publish: r.seconds(PUBLISH, "From handing a message to Kafka's client to its report.")?,
             sockets: r.gauge(SOCKETS, "Connected sockets.")?,
             recent_skipped: r.counter(RECENT_SKIPPED, "Sends that the recent list did not take in time.")?,
-            relist_dropped: r.counter(RELIST_DROPPED, "Background repeats dropped because too many waited.")?,
-            relist_waiting: r.gauge(RELIST_WAITING, "Background repeats that wait.")?,
+            relist_dropped: r.counter(
+                RELIST_DROPPED,
+                "Background repeats dropped because too many waited, or because the gateway ended.",
+            )?,
+            relist_waiting: r.gauge(RELIST_WAITING, "Background repeats that wait or are under way.")?,
             lagging: r.counter(LAGGING, "Times that a socket's buffer was full.")?,
             in_flight: r.gauge(IN_FLIGHT, "Sends in progress.")?,
             history,

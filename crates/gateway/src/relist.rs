@@ -2,7 +2,8 @@
 //!
 //! Takes messages from the pipeline when the cache was slow or away; repeats the call, with the same attempt, once the cache
 //! answers a probe. Probes come every second, however long the breaker in front of live sends stays open. The queue is bounded: when
-//! it is full the oldest addition is dropped and counted, and the worker or the next verification mends the list instead.
+//! it is full the oldest addition is dropped and counted, and the worker or the next verification mends the list instead. What still
+//! waits when the gateway has to end is counted as dropped too; what was not taken back by then stays listed, and is logged.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -32,10 +33,17 @@ struct Call {
     take_back: bool,
 }
 
+#[derive(Default)]
+struct Waiting {
+    calls: VecDeque<Call>,
+    /// Taken from these for the round trip that is under way.
+    under_way: Vec<Call>,
+}
+
 /// The queue of calls. Cheap to clone.
 #[derive(Clone)]
 pub struct Relist {
-    calls: Arc<Mutex<VecDeque<Call>>>,
+    waiting: Arc<Mutex<Waiting>>,
     arrived: Arc<Notify>,
     metrics: Metrics,
 }
@@ -43,7 +51,7 @@ pub struct Relist {
 impl Relist {
     /// An empty queue; [`Relist::run`] works it off.
     pub fn new(metrics: Metrics) -> Self {
-        Self { calls: Arc::default(), arrived: Arc::default(), metrics }
+        Self { waiting: Arc::default(), arrived: Arc::default(), metrics }
     }
 
     /// The list is to take this message, unless this very attempt has added it already.
@@ -84,6 +92,24 @@ impl Relist {
         }
     }
 
+    /// The end: nothing will be repeated any more. Counts what still waits, and says what stays listed although it was refused.
+    pub fn give_up(&self) {
+        let lost: Vec<_> = self.change(|waiting| waiting.under_way.drain(..).chain(waiting.calls.drain(..)).collect());
+        if !lost.is_empty() {
+            tracing::warn!(calls = lost.len(), "the recent lists were not told of everything that they had missed");
+        }
+        self.lost(lost);
+    }
+
+    fn lost(&self, calls: impl IntoIterator<Item = Call>) {
+        for Call { message, take_back, .. } in calls {
+            self.metrics.relist_dropped.inc();
+            if take_back {
+                tracing::warn!(message_id = %message.id, chat_id = %message.chat, "a refused message may stay listed");
+            }
+        }
+    }
+
     /// One round trip; false if there was nothing to do.
     async fn pass(&self, recent: &RecentList) -> Result<bool, CacheError> {
         let calls = self.next_of_a_kind();
@@ -97,13 +123,13 @@ impl Relist {
                 recent.add_batch(&adds, BUDGET).await.into_iter().map(|added| added.map(drop)).collect()
             }
         };
-        let mut unavailable = None;
-        for (call, result) in calls.into_iter().zip(results).rev() {
+        let (mut unavailable, mut again) = (None, Vec::new());
+        for (call, result) in calls.into_iter().zip(results) {
             match result {
                 Ok(()) => {}
                 // What is not taken back stays listed: that is tried for ever.
                 Err(error) if error.is_unavailable() || call.take_back => {
-                    self.put_back(call);
+                    again.push(call);
                     unavailable = Some(error);
                 }
                 Err(error) => {
@@ -112,35 +138,38 @@ impl Relist {
                 }
             }
         }
+        self.change(|waiting| {
+            waiting.under_way.clear();
+            again.into_iter().rev().for_each(|call| waiting.calls.push_front(call));
+        });
         unavailable.map_or(Ok(true), Err)
     }
 
     /// The oldest call, and if that is an addition, the additions right behind it.
     fn next_of_a_kind(&self) -> Vec<Call> {
-        let mut waiting = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
-        let additions = waiting.iter().take(BATCH).take_while(|call| !call.take_back).count();
-        let count = additions.max(1).min(waiting.len());
-        self.metrics.relist_waiting.set((waiting.len() - count) as i64);
-        waiting.drain(..count).collect()
-    }
-
-    fn put_back(&self, call: Call) {
-        let mut waiting = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
-        waiting.push_front(call);
-        self.metrics.relist_waiting.set(waiting.len() as i64);
+        self.change(|Waiting { calls, under_way }| {
+            let additions = calls.iter().take(BATCH).take_while(|call| !call.take_back).count();
+            *under_way = calls.drain(..additions.max(1).min(calls.len())).collect();
+            under_way.clone()
+        })
     }
 
     fn push(&self, call: Call) {
-        let mut waiting = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
-        if waiting.len() >= CAPACITY {
-            // An addition has other healers; what is not taken back stays listed.
-            let oldest_addition = waiting.iter().position(|call| !call.take_back);
-            waiting.remove(oldest_addition.unwrap_or(0));
-            self.metrics.relist_dropped.inc();
-        }
-        waiting.push_back(call);
-        self.metrics.relist_waiting.set(waiting.len() as i64);
-        drop(waiting);
+        self.change(|Waiting { calls, .. }| {
+            if calls.len() >= CAPACITY {
+                // An addition has other healers; what is not taken back stays listed.
+                let oldest_addition = calls.iter().position(|call| !call.take_back);
+                self.lost(calls.remove(oldest_addition.unwrap_or(0)));
+            }
+            calls.push_back(call);
+        });
         self.arrived.notify_one();
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut Waiting) -> T) -> T {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let changed = change(&mut waiting);
+        self.metrics.relist_waiting.set((waiting.calls.len() + waiting.under_way.len()) as i64);
+        changed
     }
 }

@@ -29,7 +29,7 @@ use crate::admit::{Admission, Limits};
 use crate::auth::Verifier;
 use crate::config::Config;
 use crate::deliver::Sockets;
-use crate::health::{GatewayHealth, Probed};
+use crate::health::{Breakers, GatewayHealth, Probed};
 use crate::history::{History, Sources};
 use crate::ingress::{self, Handshake};
 use crate::metrics::Metrics;
@@ -39,6 +39,7 @@ use crate::relist::Relist;
 use crate::resume::Resume;
 use crate::retry::Retry;
 use crate::stamps::Stamps;
+use crate::stored::Stored;
 use crate::{Gateway, dev, remote, rest};
 
 /// Packets that wait for a slow client before it is told to resync instead. socketioxide's 128 are fewer than a burst may have.
@@ -79,6 +80,7 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
     let publisher = Publisher::new(&kafka).context("KAFKA_*")?;
     let cache_breaker = Breaker::new("redis", config.cache_breaker(), Some(&cache_metrics));
     let kafka_breaker = Breaker::new("kafka", config.kafka_breaker(), Some(&cache_metrics));
+    let mongo_breaker = Breaker::new("mongodb", config.mongo_breaker(), Some(&cache_metrics));
 
     // The parts of the journey.
     let origin = Origin::random();
@@ -124,7 +126,7 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
         recent: RecentList::new(cache.clone(), keys, sizes, Origin::random()),
         cache_breaker: cache_breaker.clone(),
         failed: failed.clone(),
-        store: store.clone(),
+        store: Stored::new(store.clone(), mongo_breaker.clone()),
         verify_after: own.recent_verify.0,
         recent_max: sizes.max,
         failed_empty_at: std::sync::Mutex::default(),
@@ -149,8 +151,7 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
     });
     let health = Arc::new(GatewayHealth::new(
         pipeline.clone(),
-        kafka_breaker,
-        cache_breaker.clone(),
+        Breakers { kafka: kafka_breaker, mongodb: mongo_breaker, cache: cache_breaker.clone() },
         metrics.clone(),
         draining.clone(),
     ));
@@ -193,6 +194,7 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
 
     // The end: refuse new sends, answer those in progress, let the connections go, leave nothing in Kafka's client.
     let grace = config.servers.shutdown_grace.0;
+    let told_until = tokio::time::Instant::now() + grace * 5 / 8;
     draining.cancel();
     let drain = async {
         pipeline.drained(own.max_sends_in_flight).await;
@@ -205,11 +207,9 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
     if tokio::time::timeout(grace / 2, drain).await.is_err() {
         tracing::warn!("connections were still open when their time was up");
     }
-    if tokio::time::timeout(grace / 8, relist.emptied()).await.is_err() {
-        tracing::warn!(
-            "the recent lists were not told of everything that they had missed; verification will mend them"
-        );
-    }
+    // Above all what has to be taken back: should the cache return in time, it does not stay listed.
+    let _ = tokio::time::timeout_at(told_until, relist.emptied()).await;
+    relist.give_up();
     ended.cancel();
     beside.tasks.close();
     if tokio::time::timeout(grace / 4, beside.tasks.wait()).await.is_err() {

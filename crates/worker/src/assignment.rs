@@ -49,9 +49,10 @@ impl<S: Sink> Loop<S> {
         matches!(&self.rebalance, Some(Rebalance { kind: Kind::Revoke { .. }, .. }))
     }
 
-    /// Answers the group if everything is ready for it.
-    pub(crate) fn advance_rebalance(&mut self, now: Instant) {
-        let Some(mut rebalance) = self.rebalance.take() else { return };
+    /// Answers the group if everything is ready for it. An answer that fails is the end: the group would go on believing that the
+    /// partitions are read, or wait for them, while nobody does either.
+    pub(crate) fn advance_rebalance(&mut self, now: Instant) -> Result<(), String> {
+        let Some(mut rebalance) = self.rebalance.take() else { return Ok(()) };
         let answered = match &mut rebalance.kind {
             Kind::Assign { attempts } => self.take_over(now, &rebalance.partitions, attempts),
             Kind::Revoke { lost, until } => {
@@ -59,14 +60,15 @@ impl<S: Sink> Loop<S> {
                 self.give_up(now, &rebalance.partitions, is_lost, *until)
             }
         };
-        if !answered {
+        if !answered? {
             self.rebalance = Some(rebalance);
         }
+        Ok(())
     }
 
-    fn take_over(&mut self, now: Instant, partitions: &[i32], attempts: &mut Backoff) -> bool {
+    fn take_over(&mut self, now: Instant, partitions: &[i32], attempts: &mut Backoff) -> Result<bool, String> {
         if !attempts.is_over(now) {
-            return false;
+            return Ok(false);
         }
         let from = match partitions {
             [] => Ok(Vec::new()),
@@ -79,31 +81,26 @@ impl<S: Sink> Loop<S> {
                 if attempts.failures().is_power_of_two() {
                     tracing::warn!(%error, ?partitions, attempts = attempts.failures(), "the committed offsets can't be read");
                 }
-                return false;
+                return Ok(false);
             }
         };
         for (partition, committed) in &from {
             self.forget(*partition);
             self.ledger.assign(*partition, *committed);
         }
-        match self.consumer.assign(&from) {
-            Ok(()) => tracing::info!(?from, "partitions assigned"),
-            Err(error) => {
-                tracing::warn!(%error, ?partitions, "partitions could not be assigned");
-                partitions.iter().for_each(|partition| self.forget(*partition));
-            }
-        }
+        self.consumer.assign(&from).map_err(|error| error.to_string())?;
+        tracing::info!(?from, "partitions assigned");
         self.state.joined(true);
-        true
+        Ok(true)
     }
 
-    fn give_up(&mut self, now: Instant, partitions: &[i32], lost: bool, until: Instant) -> bool {
+    fn give_up(&mut self, now: Instant, partitions: &[i32], lost: bool, until: Instant) -> Result<bool, String> {
         let stored = partitions.iter().all(|partition| self.ledger.open(*partition) == 0)
             || (self.buffer.is_empty() && self.letters.is_empty());
         let committed = || self.ledger.due().iter().all(|point| !partitions.contains(&point.partition));
         let complete = stored && committed();
         if !(complete || lost || now >= until) {
-            return false;
+            return Ok(false);
         }
         let open: usize = partitions.iter().map(|partition| self.ledger.open(*partition)).sum();
         if complete {
@@ -117,13 +114,11 @@ impl<S: Sink> Loop<S> {
             );
         }
         partitions.iter().for_each(|partition| self.forget(*partition));
-        if let Err(error) = self.consumer.unassign(partitions) {
-            tracing::warn!(%error, ?partitions, "giving up partitions");
-        }
+        self.consumer.unassign(partitions).map_err(|error| error.to_string())?;
         if lost {
             self.state.joined(false);
         }
-        true
+        Ok(true)
     }
 
     /// What is known of a partition belongs to an assignment that is over.

@@ -211,3 +211,7 @@ pub(crate) mod tests {
         assert_eq!((buffer.len(), buffer.bytes()), (2, message(2).size() + message(4).size()));
     }
 }
+
+#[cfg(test)]
+#[path = "buffer_model_tests.rs"]
+mod model;

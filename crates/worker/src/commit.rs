@@ -6,8 +6,6 @@
 
 use std::time::{Duration, Instant};
 
-use holdfast_kafka::GroupConsumer;
-
 use crate::backoff::Backoff;
 use crate::ledger::{Ledger, Point};
 use crate::metrics::Metrics;
@@ -17,14 +15,15 @@ use crate::metrics::Metrics;
 pub struct Commits {
     sent: Option<Vec<Point>>,
     backoff: Backoff,
-    last_success: Option<Instant>,
+    /// Since when there has been progress, all the time, that the broker has not taken.
+    behind_since: Option<Instant>,
 }
 
 impl Default for Commits {
     /// Nothing is on its way.
     fn default() -> Self {
         let backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
-        Self { sent: None, backoff, last_success: None }
+        Self { sent: None, backoff, behind_since: None }
     }
 }
 
@@ -34,21 +33,25 @@ impl Commits {
         self.sent.is_some()
     }
 
-    /// When the broker last took one.
-    pub fn last_success(&self) -> Option<Instant> {
-        self.last_success
+    /// For how long the broker has taken nothing although there was progress to take, whether it refuses or does not answer.
+    pub fn behind_for(&self, now: Instant) -> Duration {
+        self.behind_since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
     }
 
     /// Sends a commit if there is progress that the broker does not know.
-    pub fn begin(&mut self, now: Instant, ledger: &Ledger, consumer: &GroupConsumer) {
+    pub fn begin(&mut self, now: Instant, ledger: &Ledger, send: impl FnOnce(Vec<(i32, i64)>)) {
         if self.sent.is_some() || !self.backoff.is_over(now) {
             return;
         }
         let points = ledger.due();
-        if !points.is_empty() {
-            consumer.commit(points.iter().map(|point| (point.partition, point.offset)).collect());
-            self.sent = Some(points);
+        if points.is_empty() {
+            // What was behind belongs to another worker now.
+            self.behind_since = None;
+            return;
         }
+        send(points.iter().map(|point| (point.partition, point.offset)).collect());
+        self.sent = Some(points);
+        self.behind_since.get_or_insert(now);
     }
 
     /// Takes the broker's answer in.
@@ -59,7 +62,7 @@ impl Commits {
                 metrics.commits_ok.inc();
                 points.iter().for_each(|point| ledger.committed(point));
                 self.backoff.reset();
-                self.last_success = Some(now);
+                self.behind_since = None;
             }
             Err(error) => {
                 metrics.commits_failed.inc();
@@ -69,5 +72,49 @@ impl Commits {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus::Registry;
+
+    use super::*;
+
+    /// A ledger with progress, and what is sent of it.
+    fn desk() -> (Ledger, Commits, Metrics) {
+        let mut ledger = Ledger::default();
+        let generation = ledger.assign(0, Some(3));
+        ledger.receive(0, 3);
+        ledger.done(0, generation, 3);
+        (ledger, Commits::default(), Metrics::register(&Registry::new()).unwrap())
+    }
+
+    #[test]
+    fn a_broker_that_refuses_or_says_nothing_falls_behind_and_one_that_takes_a_commit_does_not() {
+        let (mut ledger, mut commits, metrics) = desk();
+        let (start, after) = (Instant::now(), |seconds| Duration::from_secs(seconds));
+        let mut sent = Vec::new();
+        commits.begin(start, &ledger, |offsets| sent.push(offsets));
+        assert_eq!(commits.behind_for(start + after(40)), after(40), "no answer");
+        commits.settle(start + after(40), Err("not now".into()), &mut ledger, &metrics);
+        commits.begin(start + after(50), &ledger, |offsets| sent.push(offsets));
+        assert_eq!(commits.behind_for(start + after(60)), after(60), "refused, and asked again");
+        commits.settle(start + after(60), Ok(()), &mut ledger, &metrics);
+        assert_eq!(commits.behind_for(start + after(99)), Duration::ZERO);
+        assert_eq!(sent, [[(0, 4)], [(0, 4)]]);
+        commits.begin(start + after(99), &ledger, |_| panic!("there is nothing new"));
+    }
+
+    #[test]
+    fn what_went_to_another_worker_is_not_behind_any_more() {
+        let (mut ledger, mut commits, metrics) = desk();
+        let start = Instant::now();
+        commits.begin(start, &ledger, drop);
+        commits.settle(start, Err("not ours".into()), &mut ledger, &metrics);
+        ledger.revoke(0);
+        let later = start + Duration::from_secs(10);
+        commits.begin(later, &ledger, |_| panic!("there is nothing to commit"));
+        assert_eq!(commits.behind_for(later), Duration::ZERO);
     }
 }

@@ -43,6 +43,8 @@ use crate::report::{Report, Reports, Waker};
 
 /// Records taken in one pass.
 const PASS: usize = 256;
+/// How long the broker may take no commit before the worker says so.
+const COMMITS_WITHIN: Duration = Duration::from_secs(30);
 /// The longest sleep: timers and gauges are looked at this often.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -53,7 +55,7 @@ pub enum Ending {
     Drained,
     /// Asked to stop: this many messages were left uncommitted at the deadline, for the next worker to read again.
     LeftBehind(usize),
-    /// The client is dead, or a flush panicked: only another process can go on.
+    /// The client is dead or did not do as the group asked, or a flush panicked: only another process can go on.
     Fatal(String),
 }
 
@@ -163,11 +165,13 @@ impl<S: Sink> Loop<S> {
                 Err(reason) => return (Ending::Fatal(reason), self.consumer),
             };
             self.notice_stop(now);
-            self.advance_rebalance(now);
+            if let Err(reason) = self.advance_rebalance(now) {
+                return (Ending::Fatal(reason), self.consumer);
+            }
             let hurry = self.draining_until.is_some() || self.is_revoking();
             self.flusher.begin(now, hurry, &mut self.buffer, &self.sink, &self.reports);
             self.letters.begin(now, &self.reports);
-            self.commits.begin(now, &self.ledger, &self.consumer);
+            self.commits.begin(now, &self.ledger, |offsets| self.consumer.commit(offsets));
             let (held, bytes) = self.held();
             let resumed = self.pauses.apply(held, bytes, &self.ledger, &mut self.consumer);
             self.tell(now);
@@ -228,10 +232,7 @@ impl<S: Sink> Loop<S> {
             Event::Revoked { partitions, lost } => {
                 self.rebalance = Some(Rebalance::revoke(partitions, lost, now + self.settings.revoke_within));
             }
-            Event::Committed { result, .. } => {
-                self.state.kafka(result.is_ok());
-                self.commits.settle(now, result, &mut self.ledger, &self.metrics);
-            }
+            Event::Committed { result, .. } => self.commits.settle(now, result, &mut self.ledger, &self.metrics),
             Event::Statistics { high_watermarks, broker_up } => {
                 self.state.kafka(broker_up);
                 self.high_watermarks.extend(high_watermarks);
@@ -332,11 +333,13 @@ impl<S: Sink> Loop<S> {
         self.metrics.buffer_messages.set(held as i64);
         self.metrics.buffer_utilization.set(fill(held, messages).max(fill(bytes, most_bytes)));
         self.metrics.oldest_unpersisted.set(age);
+        let behind = self.commits.behind_for(now);
+        self.metrics.commit_behind.set(behind.as_secs_f64());
         self.metrics.paused.set(self.pauses.is_full().into());
         self.metrics.partitions_held.set(self.pauses.held().len() as i64);
         for partition in self.ledger.partitions() {
             if let Some(high) = self.high_watermarks.get(&partition) {
-                let lag = high - self.ledger.point(partition).unwrap_or_default();
+                let lag = high - self.ledger.committed_offset(partition).unwrap_or_default();
                 self.metrics.lag(partition, lag.max(0));
             }
         }
@@ -345,6 +348,7 @@ impl<S: Sink> Loop<S> {
             (!self.pauses.held().is_empty(), "a partition waits for a newer worker"),
             (self.skipped, "records were deleted before they were read"),
             (self.flusher.is_failing(), "mongodb does not take messages"),
+            (behind > COMMITS_WITHIN, "the broker takes no commits"),
             (self.letters.is_failing(), "the dead-letter topic can't be written"),
         ] {
             if is {
@@ -362,3 +366,7 @@ impl<S: Sink> Loop<S> {
         });
     }
 }
+
+#[cfg(test)]
+#[path = "consume_tests.rs"]
+mod tests;

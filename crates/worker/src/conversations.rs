@@ -8,13 +8,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_message::{ChatId, Message};
-use tokio::sync::mpsc;
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::flush::Sink;
 use crate::metrics::Metrics;
+use crate::side_queue::{self, Offered, Offers, Taken};
 
 /// Flushes that may wait. Full: the next one's messages are left out, and counted.
 const WAITING: usize = 16;
+/// What they and the chats gathered may take together, in bytes of memory. Full: as above.
+const WAITING_BYTES: usize = 32 << 20;
 /// How long chats are gathered before the store is told.
 const GATHER: Duration = Duration::from_secs(1);
 /// Chats gathered at most.
@@ -23,16 +26,16 @@ const CHATS: usize = 5000;
 /// The way to the task.
 #[derive(Debug, Clone)]
 pub struct Conversations {
-    sender: mpsc::Sender<Vec<Message>>,
+    offers: Offers<Vec<Message>>,
     metrics: Metrics,
 }
 
 impl Conversations {
     /// Starts the task, which ends when the last of these is dropped.
     pub fn start<S: Sink>(sink: Arc<S>, metrics: Metrics) -> Self {
-        let (sender, receiver) = mpsc::channel(WAITING);
-        tokio::spawn(tell(sink, receiver, metrics.clone()));
-        Self { sender, metrics }
+        let (offers, taken) = side_queue::channel(WAITING, WAITING_BYTES);
+        tokio::spawn(tell(sink, taken, metrics.clone()));
+        Self { offers, metrics }
     }
 
     /// Messages were stored. Never waits.
@@ -40,20 +43,21 @@ impl Conversations {
         if stored.is_empty() {
             return;
         }
-        if let Err(full) = self.sender.try_send(stored) {
-            self.metrics.conversations_skipped.inc_by(full.into_inner().len() as u64);
+        let (count, bytes) = (stored.len(), stored.iter().map(Message::size).sum());
+        if !self.offers.offer(stored, bytes) {
+            self.metrics.conversations_skipped.inc_by(count as u64);
         }
     }
 }
 
-async fn tell<S: Sink>(sink: Arc<S>, mut stored: mpsc::Receiver<Vec<Message>>, metrics: Metrics) {
+async fn tell<S: Sink>(sink: Arc<S>, mut stored: Taken<Vec<Message>>, metrics: Metrics) {
     while let Some(first) = stored.recv().await {
         let mut latest = HashMap::new();
-        gather(&mut latest, first);
+        let mut rooms = vec![gather(&mut latest, first)];
         let until = tokio::time::Instant::now() + GATHER;
         while latest.len() < CHATS {
             match tokio::time::timeout_at(until, stored.recv()).await {
-                Ok(Some(more)) => gather(&mut latest, more),
+                Ok(Some(more)) => rooms.push(gather(&mut latest, more)),
                 Ok(None) | Err(_) => break,
             }
         }
@@ -65,7 +69,9 @@ async fn tell<S: Sink>(sink: Arc<S>, mut stored: mpsc::Receiver<Vec<Message>>, m
     }
 }
 
-fn gather(latest: &mut HashMap<ChatId, Message>, messages: Vec<Message>) {
+/// Gives back what keeps the messages' room taken.
+fn gather(latest: &mut HashMap<ChatId, Message>, offered: Offered<Vec<Message>>) -> OwnedSemaphorePermit {
+    let (messages, room) = offered.into_parts();
     for message in messages {
         match latest.entry(message.chat.clone()) {
             Entry::Vacant(place) => drop(place.insert(message)),
@@ -73,4 +79,5 @@ fn gather(latest: &mut HashMap<ChatId, Message>, messages: Vec<Message>) {
             Entry::Occupied(_) => {}
         }
     }
+    room
 }

@@ -6,7 +6,8 @@
 //! of a list that nobody writes to: the cache begins a new one for every list when its run id has changed, and also when it was
 //! flushed, which the run id alone would not show.
 //!
-//! This holds up neither flush nor commit: messages go through a bounded queue, and one that does not fit is counted and skipped.
+//! This holds up neither flush nor commit: messages go through a queue that is bounded in messages and in bytes, and one that does
+//! not fit is counted and skipped.
 //! Verification on read heals what this misses.
 
 use std::future::Future;
@@ -18,16 +19,18 @@ use holdfast_cache::RecentList;
 use holdfast_cache::recent::{Added, Attempt};
 use holdfast_message::{ChatId, Message};
 use holdfast_service::clock::unix_ms;
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::health::State;
 use crate::metrics::Metrics;
+use crate::side_queue::{self, Offered, Offers, Taken};
 
 /// How far from a restart of the cache a message may be stamped to be offered, in milliseconds.
 pub const AROUND_A_CHANGE: i64 = 60_000;
 /// Messages that may wait.
 const WAITING: usize = 10_000;
+/// What they may take together, in bytes of memory.
+const WAITING_BYTES: usize = 16 << 20;
 /// Messages in one round trip.
 const BATCH: usize = 100;
 /// How long the cache may be asked to take one batch before it is given up.
@@ -75,7 +78,7 @@ impl Recent for CachedLists {
 /// The way to the tasks.
 #[derive(Debug, Clone)]
 pub struct Healer {
-    sender: mpsc::Sender<Message>,
+    offers: Offers<Message>,
     changed_at: Arc<AtomicI64>,
     metrics: Metrics,
 }
@@ -83,22 +86,22 @@ pub struct Healer {
 impl Healer {
     /// Starts the tasks: one adds, one watches for restarts. They end with `stop`.
     pub fn start<R: Recent>(recent: Arc<R>, state: Arc<State>, metrics: Metrics, stop: CancellationToken) -> Self {
-        let (sender, receiver) = mpsc::channel(WAITING);
+        let (offers, taken) = side_queue::channel(WAITING, WAITING_BYTES);
         let changed_at = Arc::new(AtomicI64::new(i64::MIN));
         tokio::spawn(stop.clone().run_until_cancelled_owned(watch(
             Arc::clone(&recent),
             state,
             Arc::clone(&changed_at),
         )));
-        tokio::spawn(stop.run_until_cancelled_owned(add(recent, receiver, metrics.clone())));
-        Self { sender, changed_at, metrics }
+        tokio::spawn(stop.run_until_cancelled_owned(add(recent, taken, metrics.clone())));
+        Self { offers, changed_at, metrics }
     }
 
     /// Offers a message if a list may lack it. Never waits.
     pub fn offer(&self, message: &Message, uncached: bool) {
         let changed_at = self.changed_at.load(Ordering::Relaxed);
         let around = message.timestamp.checked_sub(changed_at).is_some_and(|apart| apart.abs() <= AROUND_A_CHANGE);
-        if (uncached || around) && self.sender.try_send(message.clone()).is_err() {
+        if (uncached || around) && !self.offers.offer(message.clone(), message.size()) {
             self.metrics.heal_skipped.inc();
         }
     }
@@ -120,9 +123,10 @@ async fn watch<R: Recent>(recent: Arc<R>, state: Arc<State>, changed_at: Arc<Ato
     }
 }
 
-async fn add<R: Recent>(recent: Arc<R>, mut waiting: mpsc::Receiver<Message>, metrics: Metrics) {
-    let mut batch = Vec::with_capacity(BATCH);
-    while waiting.recv_many(&mut batch, BATCH).await > 0 {
+async fn add<R: Recent>(recent: Arc<R>, mut taken: Taken<Message>, metrics: Metrics) {
+    let mut offered = Vec::with_capacity(BATCH);
+    while taken.recv_many(&mut offered, BATCH).await > 0 {
+        let (mut batch, _room): (Vec<_>, Vec<_>) = offered.drain(..).map(Offered::into_parts).unzip();
         let (started, mut wait) = (Instant::now(), Duration::from_millis(200));
         loop {
             let mut failed = Vec::new();

@@ -77,6 +77,19 @@ async fn what_does_not_fit_is_skipped_and_counted_and_nobody_waits() {
     assert_eq!(metrics.healed.get(), 200);
 }
 
+#[tokio::test(start_paused = true)]
+async fn large_messages_are_bounded_in_bytes() {
+    let lists = Arc::new(Lists::default());
+    *lists.away.lock().unwrap() = true;
+    let (healer, metrics) = start(&lists);
+    let large = Message { content: "x".repeat(16_000), ..message(1) };
+    let fit = WAITING_BYTES / large.size();
+    for _ in 0..fit + 3 {
+        healer.offer(&large, true);
+    }
+    assert_eq!(metrics.heal_skipped.get(), 3);
+}
+
 #[test]
 fn the_canary_is_a_chat() {
     assert!(ChatId::parse(CANARY).is_ok());

@@ -59,7 +59,7 @@ impl State {
         self.draining.store(true, Ordering::Relaxed);
     }
 
-    /// Whether Kafka answers.
+    /// Whether a broker is connected, by the consumer's statistics: nothing else sets this.
     pub fn kafka(&self, up: bool) {
         self.kafka.store(up, Ordering::Relaxed);
     }

@@ -126,6 +126,11 @@ impl Ledger {
         }
     }
 
+    /// What the broker has, as far as we know.
+    pub fn committed_offset(&self, partition: i32) -> Option<i64> {
+        self.partitions.get(&partition).and_then(|state| state.committed)
+    }
+
     /// Everything below is done, or was before us.
     pub fn point(&self, partition: i32) -> Option<i64> {
         self.partitions.get(&partition).and_then(|state| state.point().or(state.committed))

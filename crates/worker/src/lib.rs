@@ -12,7 +12,7 @@
 //! 6. [`commit`]: tells the broker, one commit at a time, and believes only its answer.
 //! 7. [`dead_letter`]: what can't be decoded or stored is kept, with the reason, before it counts as done.
 //! 8. [`heal`]: beside all this, messages that the recent lists may lack are added to them; and [`conversations`] learns of what
-//!    was stored. Nothing waits for either.
+//!    was stored. Nothing waits for either; each has a [`side_queue`].
 //! 9. [`cleanup`]: where it is switched on, records that every group has read are deleted.
 //!
 //! [`assignment`] says what happens when partitions come and go, [`health`] and [`metrics`] what others see.
@@ -37,6 +37,7 @@ pub mod ledger;
 pub mod metrics;
 pub mod pause;
 pub mod report;
+pub mod side_queue;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -158,7 +159,7 @@ async fn start(
     let store = Arc::new(connect(config).await?);
     let healer = healer(config, registry, &metrics, &state, &ended)?;
     tokio::spawn(ended.clone().run_until_cancelled_owned(tend_store(Arc::clone(&store), Arc::clone(&state))));
-    topics(&admin, &state).await;
+    topics(&admin).await;
     if let Some(cleanup) = config.cleanup() {
         tokio::spawn(ended.run_until_cancelled_owned(cleanup::run(admin, cleanup)));
     }
@@ -265,10 +266,9 @@ async fn tend_store(store: Arc<Store>, state: Arc<State>) {
 }
 
 /// Waits until both topics are there, making them if need be, and says what weakens the promise.
-async fn topics(admin: &Admin, state: &State) {
+async fn topics(admin: &Admin) {
     let mut failures = 0_u32;
     while let Err(error) = admin.ensure_topics().await {
-        state.kafka(false);
         failures += 1;
         match error {
             AdminError::Refused { .. } => tracing::error!(%error, "a topic is missing and can't be made"),
@@ -279,7 +279,6 @@ async fn topics(admin: &Admin, state: &State) {
         }
         tokio::time::sleep(Duration::from_millis(500).saturating_mul(failures.min(20))).await;
     }
-    state.kafka(true);
     match admin.check_topics().await {
         Ok(report) => report.warnings.iter().for_each(|warning| tracing::warn!("{warning}")),
         Err(error) => tracing::warn!(%error, "the topics' settings can't be read"),

@@ -16,12 +16,14 @@ pub const FLUSH_MESSAGES: &str = "holdfast_worker_flush_messages_total";
 pub const PERSIST_LATENCY: &str = "holdfast_worker_persist_latency_seconds";
 /// The age of the oldest message that is held and not stored.
 pub const OLDEST_UNPERSISTED: &str = "holdfast_worker_oldest_unpersisted_age_seconds";
-/// Records between the commit point and the end of the log, by `partition`.
+/// Records between the committed offset and the end of the log, by `partition`.
 pub const CONSUMER_LAG: &str = "holdfast_worker_consumer_lag";
 /// 1 while fetching is paused as the buffer is full.
 pub const PAUSED: &str = "holdfast_worker_paused";
 /// Commits, by `result`: what the broker answered.
 pub const COMMITS: &str = "holdfast_worker_commits_total";
+/// For how long the broker has taken no commit although there was something to commit.
+pub const COMMIT_BEHIND: &str = "holdfast_worker_commit_behind_seconds";
 /// Records that the log had dropped before they were read: lost messages.
 pub const RECORDS_SKIPPED: &str = "holdfast_worker_records_skipped_total";
 /// Records kept as dead letters (or skipped, where those are switched off), by `reason`.
@@ -63,6 +65,8 @@ pub struct Metrics {
     pub commits_ok: IntCounter,
     /// [`COMMITS`] that it did not.
     pub commits_failed: IntCounter,
+    /// See [`COMMIT_BEHIND`].
+    pub commit_behind: Gauge,
     /// See [`RECORDS_SKIPPED`].
     pub records_skipped: IntCounter,
     dlq: IntCounterVec,
@@ -111,13 +115,20 @@ impl Metrics {
             consumer_lag: add(
                 registry,
                 IntGaugeVec::new(
-                    Opts::new(CONSUMER_LAG, "Records between the commit point and the end of the log."),
+                    Opts::new(CONSUMER_LAG, "Records between the committed offset and the end of the log."),
                     &["partition"],
                 ),
             )?,
             paused: add(registry, IntGauge::new(PAUSED, "1 while fetching is paused as the buffer is full."))?,
             commits_ok: commits.with_label_values(&["ok"]),
             commits_failed: commits.with_label_values(&["failed"]),
+            commit_behind: add(
+                registry,
+                Gauge::new(
+                    COMMIT_BEHIND,
+                    "For how long the broker has taken no commit although there was one to take.",
+                ),
+            )?,
             records_skipped: add(
                 registry,
                 IntCounter::new(RECORDS_SKIPPED, "Records that the log had dropped before they were read."),
@@ -147,6 +158,11 @@ impl Metrics {
     /// Sets a partition's lag.
     pub fn lag(&self, partition: i32, records: i64) {
         self.consumer_lag.with_label_values(&[&partition.to_string()]).set(records);
+    }
+
+    #[cfg(test)]
+    pub(crate) fn lag_of(&self, partition: i32) -> i64 {
+        self.consumer_lag.with_label_values(&[&partition.to_string()]).get()
     }
 
     /// A partition is no longer ours to report on.

@@ -6,11 +6,13 @@ use std::time::Duration;
 use redis::Value;
 use tokio::time::Instant;
 
-use super::{Durability, Refusal};
+use super::{Durability, FailedQueueSettings, Refusal};
 use crate::CacheError;
 use crate::connection::Live;
 use crate::script::Call;
 
+/// What a push needs to be able to wait for a disk that is synced every second. With less, `everysec` is taken at its word.
+const SYNC_WITHIN: Duration = Duration::from_millis(1500);
 /// Settings may change under a living connection: they are read again after this long.
 const MAX_AGE: Duration = Duration::from_secs(30);
 
@@ -36,6 +38,11 @@ pub(super) struct Fence {
 }
 
 impl Fence {
+    /// What satisfies both.
+    pub(super) fn and(self, other: Self) -> Self {
+        Self { replicas: self.replicas.max(other.replicas), disk: self.disk || other.disk }
+    }
+
     pub(super) fn is_needed(self) -> bool {
         self != Self::default()
     }
@@ -59,7 +66,11 @@ impl Gate {
     }
 
     /// Asks the server on this very connection.
-    pub(super) async fn read(live: &Live, durability: Durability, deadline: Instant) -> Result<Self, CacheError> {
+    pub(super) async fn read(
+        live: &Live,
+        settings: FailedQueueSettings,
+        deadline: Instant,
+    ) -> Result<Self, CacheError> {
         let config = |name: &str| Call::new("CONFIG").arg("GET").arg(name);
         let calls = vec![
             config("maxmemory-policy"),
@@ -87,7 +98,7 @@ impl Gate {
                 .count() as u32,
             version: version(field(&server, "redis_version").unwrap_or_default()),
         };
-        let verdict = found.judge(durability);
+        let verdict = found.judge(settings);
         Ok(Self {
             generation: live.generation,
             read_at: Instant::now(),
@@ -100,8 +111,8 @@ impl Gate {
 
 impl Found {
     /// The rule: an append-only file that is synced at least every second, no eviction, and a server that takes writes.
-    fn judge(&self, durability: Durability) -> Result<Fence, Refusal> {
-        let readable = |value: &Option<String>, name: &'static str| match (value, durability) {
+    fn judge(&self, settings: FailedQueueSettings) -> Result<Fence, Refusal> {
+        let readable = |value: &Option<String>, name: &'static str| match (value, settings.durability) {
             (Some(value), _) => Ok(Some(value.clone())),
             (None, Durability::Assumed) => Ok(None),
             (None, Durability::Checked) => Err(Refusal::Unreadable(name)),
@@ -123,7 +134,7 @@ impl Found {
         }
         let disk = match readable(&self.fsync, "appendfsync")?.as_deref() {
             None | Some("always") => false,
-            Some("everysec") => self.version >= (7, 2),
+            Some("everysec") => self.version >= (7, 2) && settings.timeout >= SYNC_WITHIN,
             Some(_) => return Err(Refusal::NeverSynced),
         };
         Ok(Fence { replicas: self.replicas, disk })
@@ -147,6 +158,10 @@ fn version(text: &str) -> (u32, u32) {
 mod tests {
     use super::*;
 
+    const CHECKED: FailedQueueSettings =
+        FailedQueueSettings { timeout: Duration::from_secs(1), durability: Durability::Checked };
+    const ASSUMED: FailedQueueSettings = FailedQueueSettings { durability: Durability::Assumed, ..CHECKED };
+
     fn durable() -> Found {
         let some = |text: &str| Some(text.to_owned());
         Found {
@@ -161,7 +176,7 @@ mod tests {
 
     #[test]
     fn only_a_synced_file_without_eviction_on_a_master_will_do() {
-        let judge = |found: Found| found.judge(Durability::Checked);
+        let judge = |found: Found| found.judge(CHECKED);
         assert_eq!(judge(durable()), Ok(Fence::default()));
         let some = |text: &str| Some(text.to_owned());
         assert_eq!(judge(Found { aof: some("no"), ..durable() }), Err(Refusal::NoAppendOnlyFile));
@@ -176,16 +191,18 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_may_be_assumed_but_nothing_that_was_read() {
-        assert_eq!(Found::default().judge(Durability::Assumed), Ok(Fence::default()));
+        assert_eq!(Found::default().judge(ASSUMED), Ok(Fence::default()));
         let found = Found { aof: Some("no".into()), ..Found::default() };
-        assert_eq!(found.judge(Durability::Assumed), Err(Refusal::NoAppendOnlyFile));
+        assert_eq!(found.judge(ASSUMED), Err(Refusal::NoAppendOnlyFile));
     }
 
     #[test]
     fn replicas_and_the_disk_are_waited_for_where_that_can_be_done() {
         let everysec = Found { fsync: Some("everysec".into()), replicas: 2, ..durable() };
-        assert_eq!(everysec.judge(Durability::Checked), Ok(Fence { replicas: 2, disk: false }));
+        assert_eq!(everysec.judge(CHECKED), Ok(Fence { replicas: 2, disk: false }));
         let newer = Found { version: version("7.2.4"), ..everysec };
-        assert_eq!(newer.judge(Durability::Checked), Ok(Fence { replicas: 2, disk: true }));
+        let patient = FailedQueueSettings { timeout: SYNC_WITHIN, ..CHECKED };
+        assert_eq!(newer.judge(patient), Ok(Fence { replicas: 2, disk: true }));
+        assert_eq!(newer.judge(CHECKED), Ok(Fence { replicas: 2, disk: false }), "a sync may come after the deadline");
     }
 }

@@ -17,6 +17,10 @@ static POP: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../scr
 static BURY: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../scripts/failed_bury.lua")));
 static RESTORE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../scripts/failed_restore.lua")));
 
+/// The longest lease and the longest wait for a next attempt; longer ones are cut. A score that lies further ahead dates from before
+/// the queue server's clock went back, and is due: so a step back delays a replay by no more than this.
+pub const FURTHEST: Duration = Duration::from_secs(120);
+
 /// How many lists are asked for their lengths at once.
 const STATS_CHUNK: usize = 500;
 
@@ -52,7 +56,7 @@ pub struct Taken {
 pub enum FinishAs {
     /// The list was seen empty: forget the chat, unless something was pushed meanwhile.
     Empty,
-    /// Something is left: try again after this long, or sooner if another had that in mind.
+    /// Something is left: try again after this long, [`FURTHEST`] at most, or sooner if another had that in mind.
     NextAttempt(Duration),
 }
 
@@ -90,9 +94,10 @@ pub struct RepairStep {
 }
 
 impl FailedQueue {
-    /// Takes due chats, at most so many, for so long.
+    /// Takes due chats, at most so many, for so long, [`FURTHEST`] at most.
     pub async fn lease(&self, max: usize, length: Duration, budget: Duration) -> Result<Vec<Lease>, CacheError> {
-        let call = LEASE.call(&[&self.keys.failed_index()]).arg(max).arg(length.as_millis() as u64);
+        let length = length.min(FURTHEST).as_millis() as u64;
+        let call = LEASE.call(&[&self.keys.failed_index()]).arg(max).arg(length).arg(FURTHEST.as_millis() as u64);
         let answer: Vec<String> = parse(self.connection.run_one("failed_lease", call, budget).await?)?;
         let Some((until, chats)) = answer.split_first() else { return Ok(Vec::new()) };
         let until = until.parse().map_err(|_| CacheError::unexpected("a lease end that is no number"))?;
@@ -152,7 +157,7 @@ impl FailedQueue {
         let call = FINISH.call(&[&self.keys.failed_index()]).arg(lease.chat.as_str()).arg(lease.until);
         let call = match how {
             FinishAs::Empty => call.arg(""),
-            FinishAs::NextAttempt(delay) => call.arg(delay.as_millis() as u64),
+            FinishAs::NextAttempt(delay) => call.arg(delay.min(FURTHEST).as_millis() as u64),
         };
         let held: u8 = parse(self.connection.run_one("failed_finish", call, budget).await?)?;
         Ok(held == 1)
@@ -260,6 +265,7 @@ impl Refusal {
             Self::Unreadable(_) => "unreadable",
             Self::Replica => "replica",
             Self::Replicas { .. } => "replicas",
+            Self::NotSynced => "not_synced",
             Self::Server(_) => "server",
             Self::Unreachable(_) => "unreachable",
         }

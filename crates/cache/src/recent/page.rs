@@ -47,38 +47,45 @@ pub struct RecentPage {
     pub undecodable: usize,
 }
 
+/// A page that a list has answered by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Alone<'a> {
+    /// Newest first, each with its seq if it has one.
+    pub messages: Vec<(Option<u64>, &'a Message)>,
+    /// Whether there are older messages, here or in the store.
+    pub more: bool,
+}
+
 impl RecentPage {
-    /// The newest messages, newest first, each with its seq if it has one.
-    pub fn newest(&self, limit: usize) -> Vec<(Option<u64>, &Message)> {
-        let mut messages: Vec<_> = self.live().collect();
-        messages.sort_unstable_by_key(|(_, message)| std::cmp::Reverse(message.key()));
-        messages.truncate(limit);
-        messages
-    }
-
-    /// The newest messages as [`RecentPage::newest`], if the list can answer alone: it was verified within `fresh`, everything down
-    /// to the last of them lies above the floor (or it is the whole chat), no tombstone falls among them, and nothing in the list is
-    /// unreadable. Otherwise the page has to be merged with the store.
-    pub fn newest_alone(&self, limit: usize, fresh: Duration) -> Option<Vec<(Option<u64>, &Message)>> {
-        if self.undecodable > 0 || self.verified_age.is_none_or(|age| age > fresh) {
-            return None;
-        }
-        let newest = self.newest(limit);
-        let last = newest.last().filter(|_| newest.len() == limit).map(|(_, message)| message.key());
-        let complete = last.map_or(self.floor == Floor::Whole || limit == 0, |last| self.floor.covers(&last));
-        let live: HashSet<_> = self.live().map(|(_, message)| message.id).collect();
-        let buried = self.entries.iter().any(|entry| match &entry.item {
-            Listed::Tombstone(key) => !live.contains(&key.id) && last.is_none_or(|last| *key > last),
-            Listed::Message(_) => false,
-        });
-        (complete && !buried).then_some(newest)
-    }
-
-    fn live(&self) -> impl Iterator<Item = (Option<u64>, &Message)> {
+    /// The messages, in the list's order, each with its seq if it has one.
+    pub fn messages(&self) -> impl Iterator<Item = (Option<u64>, &Message)> {
         self.entries.iter().filter_map(|entry| match &entry.item {
             Listed::Message(message) => Some((entry.seq, message)),
             Listed::Tombstone(_) => None,
         })
+    }
+
+    /// The newest `limit` messages before the cursor, if the list can answer alone: it was verified within `fresh`, everything
+    /// down to the last of them lies above the floor (or it is the whole chat), no tombstone falls among them whose message was
+    /// not listed anew, and nothing in the list is unreadable. Otherwise the page has to be merged with the store.
+    pub fn alone(&self, before: Option<HistoryKey>, limit: usize, fresh: Duration) -> Option<Alone<'_>> {
+        if self.undecodable > 0 || self.verified_age.is_none_or(|age| age > fresh) {
+            return None;
+        }
+        let in_page = |key: &HistoryKey| before.is_none_or(|before| *key < before);
+        let mut messages: Vec<_> = self.messages().filter(|(_, message)| in_page(&message.key())).collect();
+        messages.sort_unstable_by_key(|(_, message)| std::cmp::Reverse(message.key()));
+        let more = messages.len() > limit || self.floor != Floor::Whole;
+        messages.truncate(limit);
+        // A page that is not full reaches down to the chat's first message.
+        let end = messages.last().filter(|_| messages.len() == limit).map(|(_, message)| message.key());
+        let complete = end.map_or(self.floor == Floor::Whole, |end| self.floor.covers(&end));
+        let listed: HashSet<_> = self.messages().map(|(_, message)| message.id).collect();
+        let buried = self.entries.iter().any(|entry| match &entry.item {
+            Listed::Tombstone(key) => in_page(key) && Some(*key) > end && !listed.contains(&key.id),
+            Listed::Message(_) => false,
+        });
+        (complete && !buried).then_some(Alone { messages, more })
     }
 }
 
@@ -123,7 +130,11 @@ mod tests {
     }
 
     fn alone(page: &RecentPage, limit: usize) -> Option<Vec<i64>> {
-        Some(page.newest_alone(limit, FRESH)?.iter().map(|(_, message)| message.timestamp).collect())
+        Some(times(&page.alone(None, limit, FRESH)?))
+    }
+
+    fn times(page: &Alone<'_>) -> Vec<i64> {
+        page.messages.iter().map(|(_, message)| message.timestamp).collect()
     }
 
     #[test]
@@ -140,6 +151,22 @@ mod tests {
         assert_eq!(alone(&page(Floor::Whole, &[2, 1]), 20), Some(vec![2, 1]));
         assert_eq!(alone(&page(Floor::Whole, &[]), 20), Some(vec![]));
         assert_eq!(alone(&page(Floor::Unverified, &[]), 20), None);
+    }
+
+    #[test]
+    fn a_page_before_a_cursor_is_judged_by_what_lies_in_it() {
+        let before = |page: &RecentPage, cursor: u8, limit: usize| {
+            let page = page.alone(Some(message(cursor).key()), limit, FRESH)?;
+            Some((times(&page), page.more))
+        };
+        let above = page(Floor::Above(message(2).key()), &[1, 2, 3, 5, 4]);
+        assert_eq!(before(&above, 5, 2), Some((vec![4, 3], true)));
+        assert_eq!(before(&above, 5, 3), None);
+        let whole = page(Floor::Whole, &[1, 2, 3, -4, 5, -6]);
+        assert_eq!(before(&whole, 4, 2), Some((vec![3, 2], true)), "the tombstones lie above the page");
+        assert_eq!(before(&whole, 4, 3), Some((vec![3, 2, 1], false)));
+        assert_eq!(before(&whole, 5, 2), None);
+        assert_eq!(before(&whole, 1, 2), Some((vec![], false)));
     }
 
     #[test]

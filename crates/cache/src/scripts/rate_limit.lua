@@ -3,6 +3,8 @@
 -- KEYS: the user's counts. ARGV: 1 limit, 2 window in ms. Answers {1 or 0, ms until asking again may help}.
 -- The value is the width of a cell in ms, then cell:count for each cell of the window with a count.
 -- A cell that lies only partly in the window counts as a whole, so no window ever sees more than the limit.
+-- A cell of the future was counted before the clock went back. One that lies a window ahead or more is dropped: a step back keeps
+-- nobody waiting for longer than two windows.
 local limit, window = tonumber(ARGV[1]), tonumber(ARGV[2])
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
@@ -14,7 +16,7 @@ local stored = redis.call('GET', KEYS[1]) or ''
 if tonumber(string.match(stored, '^(%d+)')) == width then
   for cell, count in string.gmatch(stored, '(%d+):(%d+)') do
     cell, count = tonumber(cell), tonumber(count)
-    if cell >= current - 20 then
+    if cell >= current - 20 and cell <= current + 20 then
       cells[#cells + 1] = { cell, count }
       total = total + count
     end

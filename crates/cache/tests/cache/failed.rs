@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use holdfast_cache::failed::{
-    DeadEntry, EntryError, FailedQueueSettings, FinishAs, Lease, PushOutcome, QueueEntry, QueueStats, Refusal, Taken,
+    DeadEntry, EntryError, FURTHEST, FailedQueueSettings, FinishAs, Lease, PushOutcome, QueueEntry, QueueStats,
+    Refusal, Taken,
 };
 use holdfast_cache::{FailedQueue, Keys};
 use holdfast_message::{ChatId, Message, record};
@@ -99,6 +100,30 @@ async fn a_push_between_seen_empty_and_finish_keeps_the_chat_in_the_index() {
     assert!(!finish(&queue, &lease, FinishAs::Empty).await);
     assert!(!queue.index_is_empty(BUDGET).await.unwrap());
     assert_eq!(heads(&queue, &chat).await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_score_from_before_the_clock_went_back_is_due() {
+    let (server, queue) = fresh().await;
+    let (waiting, lost) = (chat(), chat());
+    for chat in [&waiting, &lost] {
+        push(&queue, &message(chat, 1, 5)).await;
+    }
+    let mut raw = raw(&server.url()).await;
+    let (now, _): (u64, u64) = redis::cmd("TIME").query_async(&mut raw).await.unwrap();
+    let furthest = FURTHEST.as_secs();
+    for (chat, ahead) in [(&waiting, furthest - 5), (&lost, furthest + 5)] {
+        let _: () = redis::cmd("ZADD")
+            .arg(Keys::default().failed_index())
+            .arg((now + ahead) * 1000)
+            .arg(chat.as_str())
+            .query_async(&mut raw)
+            .await
+            .unwrap();
+    }
+    let leases = queue.lease(100, Duration::MAX, BUDGET).await.unwrap();
+    assert_eq!(leases.iter().map(|lease| &lease.chat).collect::<Vec<_>>(), [&lost]);
+    assert_eq!(lease(&queue).await, [], "the longest lease is no such score");
 }
 
 #[tokio::test]

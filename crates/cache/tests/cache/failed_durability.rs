@@ -95,8 +95,8 @@ async fn the_settings_are_read_anew_before_the_first_push_on_a_new_connection() 
     assert_eq!(outcome, PushOutcome::Refused(Refusal::NoAppendOnlyFile));
 }
 
-#[tokio::test]
-async fn a_replica_is_waited_for_and_one_that_hangs_is_a_refusal() {
+/// A server and its replica, which is online.
+async fn replicated() -> (Redis, Redis) {
     let server = server(Role::Queue, &["--repl-diskless-sync-delay", "0"]).await;
     let port = server.port().to_string();
     let replica = self::server(Role::Queue, &["--replicaof", "127.0.0.1", &port]).await;
@@ -104,10 +104,36 @@ async fn a_replica_is_waited_for_and_one_that_hangs_is_a_refusal() {
     loop {
         let info: String = redis::cmd("INFO").arg("replication").query_async(&mut raw).await.unwrap();
         if info.contains("state=online") {
-            break;
+            return (server, replica);
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+#[tokio::test]
+async fn while_a_replica_hangs_every_push_is_refused_by_its_own_deadline() {
+    let (server, replica) = replicated().await;
+    let queue = queue_with(&server.url(), Duration::from_secs(2), Durability::Checked);
+    let chat = chat();
+    assert_eq!(push(&queue, &chat).await, PushOutcome::Accepted);
+    replica.freeze().unwrap();
+    // The first is waited for alone; those that come meanwhile share the next wait, with deadlines that lie apart.
+    let pushes = (0..9).map(|number| {
+        let (queue, chat) = (&queue, &chat);
+        async move {
+            tokio::time::sleep(Duration::from_millis(200 * number)).await;
+            push(queue, chat).await
+        }
+    });
+    for outcome in futures_util::future::join_all(pushes).await {
+        assert_eq!(outcome, PushOutcome::Refused(Refusal::Replicas { reached: 0, wanted: 1 }));
+    }
+    replica.thaw().unwrap();
+}
+
+#[tokio::test]
+async fn a_replica_is_waited_for_and_one_that_hangs_is_a_refusal() {
+    let (server, replica) = replicated().await;
     let queue = queue_with(&server.url(), Duration::from_secs(1), Durability::Checked);
     let patient = queue_with(&server.url(), BUDGET, Durability::Checked);
     let chat = chat();

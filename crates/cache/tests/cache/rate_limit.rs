@@ -70,6 +70,26 @@ async fn a_garbled_count_starts_anew() {
     assert!(matches!(limiter.check(&alice, BUDGET).await, Ok(Decision::Limited { .. })));
 }
 
+#[tokio::test]
+async fn a_clock_that_went_back_keeps_nobody_waiting_for_longer_than_two_windows() {
+    let url = cache_url().await;
+    let limit = Limit { events: 1, window: Duration::from_secs(60) };
+    let limiter = RateLimiter::new(connect(&url), Keys::default(), limit);
+    let mut raw = raw(&url).await;
+    let (now, _): (u64, u64) = redis::cmd("TIME").query_async(&mut raw).await.unwrap();
+    let (alice, bob) = (user(), user());
+    // Cells of three seconds; counted an hour and half a minute ahead of the clock.
+    for (user, ahead) in [(&alice, 3600), (&bob, 30)] {
+        let count = format!("3000 {}:1", (now + ahead) / 3);
+        let _: () =
+            redis::cmd("SET").arg(Keys::default().rate_limit(user)).arg(count).query_async(&mut raw).await.unwrap();
+    }
+    assert_eq!(limiter.check(&alice, BUDGET).await, Ok(Decision::Allowed));
+    assert!(matches!(limiter.check(&alice, BUDGET).await, Ok(Decision::Limited { .. })));
+    let Ok(Decision::Limited { retry_after }) = limiter.check(&bob, BUDGET).await else { panic!() };
+    assert!(retry_after <= Duration::from_secs(120), "{retry_after:?}");
+}
+
 #[test]
 fn the_stand_in_counts_the_same_way() {
     let now = Instant::now();

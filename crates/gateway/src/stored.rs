@@ -1,0 +1,39 @@
+//! MongoDB on a request's path, behind its breaker.
+//!
+//! A request must not wait for as long as a driver looks for a server that is known to be away: after a few such waits the breaker
+//! opens, and the request goes on at once without what is stored. Real requests probe whether MongoDB is back. What runs in the
+//! background asks the store itself.
+
+use std::time::Instant;
+
+use holdfast_cache::Breaker;
+use holdfast_store::{Store, StoreError};
+
+/// What is stored. Cheap to clone.
+#[derive(Clone)]
+pub struct Stored {
+    store: Store,
+    breaker: Breaker,
+}
+
+impl Stored {
+    /// The store behind this breaker.
+    pub fn new(store: Store, breaker: Breaker) -> Self {
+        Self { store, breaker }
+    }
+
+    /// Asks the store, unless it is known to be away; that is [`StoreError::Unavailable`], as if it had been asked.
+    pub async fn ask<T>(&self, call: impl AsyncFnOnce(&Store) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let permit = self.breaker.acquire(Instant::now()).map_err(|open| StoreError::Unavailable(open.to_string()))?;
+        let answer = call(&self.store).await;
+        match &answer {
+            Err(error @ StoreError::Unavailable(_)) => {
+                tracing::warn!(%error, "a request goes on without what is stored");
+                permit.failure(Instant::now());
+            }
+            // A refusal is an answer.
+            Ok(_) | Err(StoreError::Rejected { .. }) => permit.success(),
+        }
+        answer
+    }
+}

@@ -1,0 +1,8 @@
+//! Gateways in this process, between real servers, with real sockets.
+
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "the helpers of tests are tests, too")]
+
+mod relist;
+mod resync;
+mod store_away;
+mod support;

@@ -1,0 +1,108 @@
+//! What the modules share: a gateway with its settings, and waiting for something.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use holdfast_bench::client::{Client, Events};
+use holdfast_gateway::Config;
+use holdfast_service::settings::Source;
+use holdfast_testkit::{http_get, shared, token, unique};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+const SECRET: &str = "tests-of-a-gateway-need-a-secret-of-32-bytes";
+
+/// A running gateway. Dropped, it is cut short.
+pub(crate) struct Gateway {
+    pub(crate) url: String,
+    ops: String,
+    ended: JoinHandle<Result<()>>,
+}
+
+/// Settings that several gateways share, and nobody else: the shared servers, unless others are named.
+pub(crate) async fn settings(own: &[(&'static str, &str)]) -> Vec<(String, String)> {
+    let (shared, name) = (shared().await, unique("gw"));
+    let common = [
+        ("PROFILE", "testing"),
+        ("JWT_SECRET", SECRET),
+        ("KAFKA_BROKERS", &shared.kafka_brokers),
+        ("KAFKA_TOPIC", &format!("{name}-messages")),
+        ("KAFKA_DLQ_TOPIC", &format!("{name}-dlq")),
+        ("KAFKA_PARTITIONS", "1"),
+        ("KAFKA_REPLICATION_FACTOR", "1"),
+        ("REDIS_URL", &shared.redis_cache_url),
+        ("REDIS_QUEUE_URL", &shared.redis_queue_url),
+        ("MONGO_URL", &shared.mongo_url),
+        ("MONGO_DB", &name),
+        ("CACHE_KEY_PREFIX", &name),
+    ];
+    let common = common.iter().filter(|(name, _)| own.iter().all(|(other, _)| other != name));
+    common.chain(own).map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+/// The same with one setting replaced.
+pub(crate) fn with(settings: &[(String, String)], name: &str, value: &str) -> Vec<(String, String)> {
+    let kept = settings.iter().filter(|(other, _)| other != name).cloned();
+    kept.chain([(name.to_owned(), value.to_owned())]).collect()
+}
+
+impl Gateway {
+    /// Starts one and waits until it is ready.
+    pub(crate) async fn start(settings: Vec<(String, String)>) -> Self {
+        let config = Config::read(Source::new(settings)).unwrap().value;
+        let clients = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let operators = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", clients.local_addr().unwrap());
+        let ops = operators.local_addr().unwrap().to_string();
+        let ended = tokio::spawn(holdfast_gateway::run(config, clients, operators, CancellationToken::new()));
+        let gateway = Self { url, ops, ended };
+        until("ready", async || http_get(&gateway.ops, "/health/ready").await.is_ok_and(|(status, _)| status == 200))
+            .await;
+        gateway
+    }
+
+    pub(crate) async fn connect(&self, user: &str) -> (Client, Events) {
+        Client::connect(&self.url, &self.token(user)).await.unwrap()
+    }
+
+    pub(crate) fn token(&self, user: &str) -> String {
+        token(user, SECRET, Duration::from_secs(3600))
+    }
+
+    /// A part of its health report.
+    pub(crate) async fn health(&self, pointer: &str) -> Value {
+        let (_, report) = http_get(&self.ops, "/health").await.unwrap();
+        serde_json::from_str::<Value>(&report).unwrap().pointer(pointer).cloned().unwrap_or_default()
+    }
+
+    /// One sample of its metrics, by its name and labels as they are printed.
+    pub(crate) async fn metric(&self, sample: &str) -> f64 {
+        let (_, text) = http_get(&self.ops, "/metrics").await.unwrap();
+        let value = text.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
+        value.map_or(0.0, |value| value.parse().unwrap())
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        self.ended.abort();
+    }
+}
+
+/// Sends a message, and gives it back as it was answered.
+pub(crate) async fn send(client: &Client, friend: &str, content: &str) -> Value {
+    let answer = client.emit_with_ack("sendMessage", &json!({ "friendId": friend, "content": content })).await.unwrap();
+    assert_eq!(answer["ok"], true, "{answer}");
+    answer["message"].clone()
+}
+
+/// Waits until `holds`, a minute at most.
+pub(crate) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !holds().await {
+        assert!(Instant::now() < deadline, "not within 60 s: {what}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}

@@ -115,6 +115,9 @@ pub enum Repaired {
         late: usize,
         /// Messages below it: put in front, unannounced.
         inserted: usize,
+        /// Messages that were listed as of another time than they are stored as of: a repeat was stamped anew, and another copy
+        /// was stored first. They keep their seq and take their stored time, unannounced.
+        corrected: usize,
     },
 }
 
@@ -180,7 +183,8 @@ impl RecentList {
         self.batch("recent_read", calls, budget, |index, value| self.page(chats[index], value)).await
     }
 
-    /// Adds what the store has and the list lacks, and notes how far down and as of when the list is complete.
+    /// Adds what the store has and the list lacks, corrects times that the store has otherwise, and notes how far down and as of when
+    /// the list is complete.
     ///
     /// A message above the floor is a late arrival: next seq, announced. One below it goes in front without seq, as long as there
     /// is room. Then the floor becomes the greatest of what was covered, what was ever trimmed in this epoch, and what found no
@@ -206,9 +210,9 @@ impl RecentList {
             let rest = entry::rest(message, Attempt::random().0);
             call = call.arg(message.id.to_string()).arg(message.id.as_bytes()).arg(message.timestamp).arg(rest);
         }
-        match parse::<Option<(usize, usize)>>(self.connection.run_one("recent_repair", call, budget).await?)? {
+        match parse::<Option<(usize, usize, usize)>>(self.connection.run_one("recent_repair", call, budget).await?)? {
             None => Ok(Repaired::Overtaken),
-            Some((late, inserted)) => Ok(Repaired::Done { late, inserted }),
+            Some((late, inserted, corrected)) => Ok(Repaired::Done { late, inserted, corrected }),
         }
     }
 

@@ -16,10 +16,10 @@ use anyhow::{Context, Result};
 use fastrand::Rng;
 use tokio::time::{Instant, sleep};
 
+use crate::SECRET;
 use crate::ledger::{Held, History, Verdict, judge};
 use crate::load::{Load, LoadOptions};
-use crate::SECRET;
-pub use cases::{CASES, Case};
+pub use cases::{Act, CASES, Case};
 pub use rig::{Rig, RigOptions};
 pub use table::Row;
 
@@ -65,6 +65,15 @@ impl Scene {
     /// Lets so many seconds pass.
     pub async fn rest(&self, seconds: f64) {
         sleep(Duration::from_secs_f64(seconds)).await;
+    }
+
+    /// Freezes a gateway for so many seconds.
+    pub async fn freeze_gateway(&self, number: usize, seconds: f64) -> Result<()> {
+        self.rig.note(|circumstances| circumstances.answers_were_held = true);
+        let gateway = &self.rig.stack.gateways[number].program;
+        gateway.freeze()?;
+        self.rest(seconds).await;
+        gateway.thaw()
     }
 
     /// Ends the load, waits until everything is stored and shown, and judges.
@@ -114,8 +123,7 @@ pub async fn run(case: &Case, seed: u64) -> Result<(Row, History)> {
 /// # Errors
 /// As [`run`].
 pub async fn soak(length: Duration, seed: u64, mut tell: impl FnMut(&str)) -> Result<(Row, History)> {
-    let mut options = RigOptions::default();
-    options.workers = 2;
+    let options = RigOptions { workers: 2, ..RigOptions::default() };
     let mut scene = Scene::start(options, seed).await?;
     let started = Instant::now();
     let mut slowest = Duration::ZERO;

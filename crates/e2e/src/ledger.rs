@@ -138,8 +138,11 @@ pub struct Seen {
     pub user: String,
     /// Which of theirs.
     pub device: String,
-    /// `newMessage`: by message, by connection, how often.
+    /// `newMessage` with a seq: by message, by connection, how often within the resend window.
     pub live: BTreeMap<String, BTreeMap<u64, u32>>,
+    /// Messages of a `newMessage` without one: the gateway's cache was away, or too slow for this step. It may come again with a seq,
+    /// which a client counts, as a seq that never comes is a gap.
+    pub unplaced: BTreeSet<String>,
     /// Messages that `resume` or `resumed` brought.
     pub resumed: BTreeSet<String>,
     /// Messages that came only by history, after `recovered: false`.
@@ -157,7 +160,8 @@ pub struct Seen {
 impl Seen {
     /// Whether it saw this message, in whichever way.
     pub fn has(&self, message_id: &str) -> bool {
-        self.live.contains_key(message_id) || self.resumed.contains(message_id) || self.refetched.contains(message_id)
+        self.live.contains_key(message_id)
+            || [&self.unplaced, &self.resumed, &self.refetched].iter().any(|ids| ids.contains(message_id))
     }
 }
 

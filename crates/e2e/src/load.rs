@@ -6,8 +6,9 @@
 
 mod device;
 
+use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Result, bail};
@@ -54,12 +55,20 @@ pub struct Load {
 struct Shared {
     order: Order,
     sent: Mutex<Vec<Sent>>,
+    /// First positive answers, by their `durability`.
+    accepted: Mutex<BTreeMap<String, usize>>,
     rate: Mutex<f64>,
     /// No new sends.
     stop: CancellationToken,
     /// No more repeats.
     give_up: CancellationToken,
     sends: TaskTracker,
+}
+
+impl Shared {
+    fn accepted(&self) -> MutexGuard<'_, BTreeMap<String, usize>> {
+        self.accepted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Load {
@@ -71,6 +80,7 @@ impl Load {
         let shared = Arc::new(Shared {
             order: Order::default(),
             sent: Mutex::default(),
+            accepted: Mutex::default(),
             rate: Mutex::new(options.rate / (2 * options.pairs) as f64),
             stop: CancellationToken::new(),
             give_up: CancellationToken::new(),
@@ -85,7 +95,8 @@ impl Load {
                 let (user, friend) = (&users[user], &users[friend]);
                 let token = token(user, &options.secret, Duration::from_secs(24 * 3600));
                 for name in ["one", "other"] {
-                    let first = devices.len() % options.gateways.len();
+                    // Both senders of a pair, and both devices of a user, are on different gateways where there are two.
+                    let first = (devices.len() + devices.len() / 2) % options.gateways.len();
                     let gateways = options.gateways.clone();
                     devices.push(Device::start(user, friend, name, &token, gateways, first, rng.fork()).await?);
                 }
@@ -120,7 +131,7 @@ impl Load {
         self.sent().iter().filter(|sent| sent.accepted().is_some()).count()
     }
 
-    fn sent(&self) -> std::sync::MutexGuard<'_, Vec<Sent>> {
+    fn sent(&self) -> MutexGuard<'_, Vec<Sent>> {
         self.shared.sent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -267,6 +278,9 @@ async fn finish(shared: Arc<Shared>, device: Device, mut sent: Sent, first: Begu
     let mut pause = Duration::from_millis(300);
     loop {
         let (attempt, wait) = begun.end(&shared.order).await;
+        if let (Outcome::Accepted { durability, .. }, None) = (&attempt.outcome, sent.accepted()) {
+            *shared.accepted().entry(durability.clone()).or_default() += 1;
+        }
         let again = !matches!(attempt.outcome, Outcome::Accepted { .. } | Outcome::Refused { retryable: false, .. });
         sent.attempts.push(attempt);
         let late_repeat = !again && sent.accepted().is_some() && sent.attempts.len() == 1 && rng.u32(..REPEATED) == 0;

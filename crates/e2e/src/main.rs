@@ -11,7 +11,7 @@ use holdfast_bench::client::Client;
 use holdfast_e2e::faults::{self, CASES, Case, Row};
 use holdfast_e2e::ledger::{Circumstances, Held, History, judge, whole_history};
 use holdfast_e2e::load::{Load, LoadOptions};
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::Semaphore;
 
 /// Breaks a part of Holdfast at a time, under load, and checks that nothing acknowledged is lost.
 #[derive(Parser)]
@@ -136,20 +136,18 @@ async fn cases(options: &Run, seed: u64) -> Result<Vec<bool>> {
         names => names.iter().any(|name| name == case.name),
     };
     let at_once = Arc::new(Semaphore::new(options.jobs.max(1)));
-    let outcomes = Arc::new(Mutex::new(Vec::new()));
     let mut tasks = tokio::task::JoinSet::new();
     for case in CASES.iter().filter(asked) {
-        let (at_once, outcomes, histories) = (Arc::clone(&at_once), Arc::clone(&outcomes), options.histories.clone());
+        // Taken here, so that they begin in their order.
+        let permit = Arc::clone(&at_once).acquire_owned().await?;
+        let histories = options.histories.clone();
         tasks.spawn(async move {
-            let Ok(_permit) = at_once.acquire().await else { return };
             let outcome = faults::run(case, seed).await;
-            outcomes.lock().await.push(told(case.name, outcome, histories.as_deref()));
+            drop(permit);
+            told(case.name, outcome, histories.as_deref())
         });
     }
-    while let Some(task) = tasks.join_next().await {
-        task?;
-    }
-    Ok(std::mem::take(&mut *outcomes.lock().await))
+    Ok(tasks.join_all().await)
 }
 
 /// Prints an outcome; returns whether the promise was kept.

@@ -1,8 +1,10 @@
-//! One thing breaks at a time, under load, and comes back: at the end every acknowledged message is stored once.
+//! One thing breaks at a time, under load, and comes back: at the end every acknowledged message is stored once. `scripts/faults` runs
+//! all cases; here are the quick ones, and one run with the official Socket.IO client.
 
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use holdfast_e2e::faults::{self, CASES};
 use holdfast_e2e::{Backends, Peer, Stack, StackOptions, eventually};
 use holdfast_testkit::{Kafka, Mongo, Redis, unique};
 use tokio::time::sleep;
@@ -13,6 +15,15 @@ const AWAY: Duration = Duration::from_secs(10);
 const CALM: Duration = Duration::from_secs(4);
 /// Messages a second, each way.
 const RATE: usize = 25;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_quick_cases_keep_the_promise() -> Result<()> {
+    for case in CASES.iter().filter(|case| case.quick) {
+        let (row, _) = faults::run(case, 1).await?;
+        ensure!(row.verdict.is_clean(), "{}", row.complaint());
+    }
+    Ok(())
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn worker_kafka_mongodb_and_redis_go_away_in_turn_and_nothing_acknowledged_is_lost() -> Result<()> {

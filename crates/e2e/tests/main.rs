@@ -1,6 +1,7 @@
 //! Journeys end to end, against real servers and with the official Socket.IO client.
 
 mod bad_input;
+mod broken;
 mod cache;
 mod docs;
 mod faults;

@@ -180,6 +180,7 @@ impl Config {
             delivery_timeout: self.own.kafka_delivery_timeout.0,
             client_id: "holdfast-gateway".into(),
             properties: BTreeMap::from_iter(self.servers.kafka_properties()),
+            properties_break_the_promise: holdfast_service::sabotage::is(holdfast_service::sabotage::KAFKA),
             ..KafkaSettings::default()
         }
     }

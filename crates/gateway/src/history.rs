@@ -146,12 +146,20 @@ impl History {
         // The newest page is also a verification: it reads as far as the list may reach.
         let verified = listed.filter(|_| before.is_none());
         let wanted = if verified.is_some() { limit.max(sources.recent_max + 1) } else { limit };
-        match sources.store.ask(async |store| store.page(chat, before, wanted).await).await {
-            Ok(stored) => {
+        let asked = sources.store.ask(async |store| {
+            let stored = store.page(chat, before, wanted).await?;
+            let elsewhere = merge.not_in(&stored, before);
+            // Most are on their way into the store. A repeat that was stamped anew is stored where its first copy was.
+            let elsewhere = if elsewhere.is_empty() { HashMap::new() } else { store.get(&elsewhere).await? };
+            Ok((stored, elsewhere.into_values().collect::<Vec<_>>()))
+        });
+        match asked.await {
+            Ok((stored, elsewhere)) => {
                 let source = if merge.by_id.is_empty() { Source::Store } else { Source::Merged };
                 merge.stored_wins(&stored.messages);
+                merge.stored_wins(&elsewhere);
                 if let Some(listed) = verified.filter(|_| failed.whole) {
-                    self.repair(chat, listed, &stored, failed.messages);
+                    self.repair(chat, listed, &stored, elsewhere, failed.messages);
                 }
                 let (messages, more) = merge.newest(before, limit);
                 let next = (more || stored.more).then(|| messages.last().map(|shown| shown.message.key())).flatten();
@@ -170,17 +178,26 @@ impl History {
     }
 
     /// Brings the list up to what the store said, in the background; without a free place, the next reader does it.
-    fn repair(&self, chat: &ChatId, listed: RecentPage, stored: &holdfast_store::Page, failed: Vec<Message>) {
+    fn repair(
+        &self,
+        chat: &ChatId,
+        listed: RecentPage,
+        stored: &holdfast_store::Page,
+        elsewhere: Vec<Message>,
+        failed: Vec<Message>,
+    ) {
         let Ok(slot) = self.sources.repairs.clone().try_acquire_owned() else { return };
         let covered = if stored.more { stored.messages.last().map(Message::key) } else { None };
-        let known: HashSet<_> = listed.messages().map(|(_, message)| message.id).collect();
-        let mut missing: Vec<_> =
-            stored.messages.iter().filter(|message| !known.contains(&message.id)).cloned().collect();
+        let known: HashMap<_, _> = listed.messages().map(|(_, message)| (message.id, message.timestamp)).collect();
+        // Absent, or listed as of another time.
+        let differs = |message: &&Message| known.get(&message.id) != Some(&message.timestamp);
+        let stored_at_all = stored.messages.iter().chain(&elsewhere);
+        let mut messages: Vec<_> = stored_at_all.clone().filter(differs).cloned().collect();
         // Durable as well, and on its way into the store.
-        missing.extend(failed.into_iter().filter(|message| {
-            !known.contains(&message.id)
+        messages.extend(failed.into_iter().filter(|message| {
+            !known.contains_key(&message.id)
                 && covered.is_none_or(|covered| message.key() > covered)
-                && !stored.messages.iter().any(|stored| stored.id == message.id)
+                && !stored_at_all.clone().any(|stored| stored.id == message.id)
         }));
         let (sources, chat) = (self.sources.clone(), chat.clone());
         tokio::spawn(async move {
@@ -188,14 +205,14 @@ impl History {
                 chat: &chat,
                 epoch: &listed.position.epoch,
                 read_at: listed.read_at,
-                messages: &missing,
+                messages: &messages,
                 covered,
             };
             match sources.recent.repair(&repair, BUDGET).await {
-                Ok(Repaired::Done { late, inserted }) => {
+                Ok(Repaired::Done { late, inserted, corrected }) => {
                     sources.metrics.repaired.inc_by(late as u64);
-                    if late > 0 {
-                        tracing::info!(chat_id = %chat, late, inserted, "a recent list had missed messages");
+                    if late + corrected > 0 {
+                        tracing::info!(chat_id = %chat, late, inserted, corrected, "a recent list differed from the store");
                     }
                 }
                 Ok(Repaired::Overtaken) => {}
@@ -282,6 +299,21 @@ impl Merge {
         for message in messages {
             self.by_id.entry(message.id).or_insert_with(|| Shown { message: message.clone(), seq: None });
         }
+    }
+
+    /// What is said to lie where this page of the store has nothing.
+    fn not_in(&self, page: &holdfast_store::Page, before: Option<HistoryKey>) -> Vec<MessageId> {
+        if before.is_none() && !page.more {
+            return Vec::new();
+        }
+        let end = page.messages.last().filter(|_| page.more).map(Message::key);
+        let stored: HashSet<_> = page.messages.iter().map(|message| message.id).collect();
+        let within = |key: HistoryKey| before.is_none_or(|before| key < before) && end.is_none_or(|end| key > end);
+        let others = self.by_id.values().map(|shown| &shown.message);
+        others
+            .filter(|message| within(message.key()) && !stored.contains(&message.id))
+            .map(|message| message.id)
+            .collect()
     }
 
     /// The stored copy replaces any other, whose place in the stream it keeps.

@@ -178,9 +178,15 @@ impl Stages {
     async fn admit(&self, batch: Vec<Send>) -> Vec<Send> {
         let verdicts = self.admission.check(batch.iter().map(|send| &*send.message)).await;
         let mut admitted = Vec::with_capacity(batch.len());
-        for (send, verdict) in batch.into_iter().zip(verdicts) {
+        for (mut send, verdict) in batch.into_iter().zip(verdicts) {
             match verdict {
-                Ok(()) => admitted.push(send),
+                Ok(()) => {
+                    // A repeat keeps its time, whether or not the cache will know it.
+                    if let Some(original) = self.publish.original_timestamp(&send.message) {
+                        Arc::make_mut(&mut send.message).timestamp = original;
+                    }
+                    admitted.push(send);
+                }
                 Err(refusal) => self.answer(send, Err(refusal), Outcome::Rejected),
             }
         }

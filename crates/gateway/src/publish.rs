@@ -17,8 +17,9 @@ use holdfast_service::trace::TraceParent;
 
 use crate::metrics::Metrics;
 
-/// How many acknowledged messages are remembered, so that a repeat of one need not be published again.
-const ACKNOWLEDGED: u64 = 100_000;
+/// How many durable messages are remembered, so that a repeat of one keeps its time without the cache too, and need not be published
+/// again if Kafka has it.
+const REMEMBERED: u64 = 100_000;
 
 /// What has a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,8 +64,15 @@ pub struct Publish {
     publisher: Publisher,
     breaker: Breaker,
     failed: FailedQueue,
-    acknowledged: moka::sync::Cache<MessageId, ()>,
+    durable: moka::sync::Cache<MessageId, Remembered>,
     metrics: Metrics,
+}
+
+/// A message that this process has made durable.
+#[derive(Clone, Copy)]
+struct Remembered {
+    timestamp: i64,
+    by: Durability,
 }
 
 /// A message on its way to durability.
@@ -87,13 +95,26 @@ enum State {
 impl Publish {
     /// Kafka behind its breaker, then the failed queue, which is behind none.
     pub fn new(publisher: Publisher, breaker: Breaker, failed: FailedQueue, metrics: Metrics) -> Self {
-        let acknowledged = moka::sync::Cache::new(ACKNOWLEDGED);
-        Self { publisher, breaker, failed, acknowledged, metrics }
+        Self { publisher, breaker, failed, durable: moka::sync::Cache::new(REMEMBERED), metrics }
+    }
+
+    /// The time of the copy of a message that this process has made durable, if it has.
+    pub fn original_timestamp(&self, message: &Message) -> Option<i64> {
+        message.temp_id.as_ref().and_then(|_| self.durable.get(&message.id)).map(|remembered| remembered.timestamp)
     }
 
     /// Whether this process has Kafka's acknowledgement of a message.
     pub fn has_acknowledged(&self, message: &Message) -> bool {
-        self.acknowledged.contains_key(&message.id)
+        self.durable.get(&message.id).is_some_and(|remembered| remembered.by == Durability::Kafka)
+    }
+
+    fn remember(&self, message: &Message, by: Durability) -> Durability {
+        if message.temp_id.is_some() {
+            let first = self.durable.get(&message.id);
+            let timestamp = first.map_or(message.timestamp, |first| first.timestamp);
+            self.durable.insert(message.id, Remembered { timestamp, by });
+        }
+        by
     }
 
     /// Hands a message to Kafka's client before it returns, so that the order of calls is the order in the log.
@@ -125,10 +146,7 @@ impl Pending {
                 match report {
                     Ok(_) => {
                         permit.success();
-                        if message.temp_id.is_some() {
-                            publish.acknowledged.insert(message.id, ());
-                        }
-                        return Ok(Durability::Kafka);
+                        return Ok(publish.remember(&message, Durability::Kafka));
                     }
                     Err(PublishError::TooLarge(_)) => {
                         permit.success();
@@ -148,7 +166,7 @@ impl Pending {
             record: record::encode(&message).into(),
         };
         match publish.failed.push(&message.chat, &entry).await {
-            PushOutcome::Accepted => Ok(Durability::FailedQueue),
+            PushOutcome::Accepted => Ok(publish.remember(&message, Durability::FailedQueue)),
             PushOutcome::Refused(why) => {
                 Err(NotDurable::Unavailable(format!("{reason}; the failed queue refused: {why}")))
             }

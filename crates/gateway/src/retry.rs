@@ -16,6 +16,7 @@ use holdfast_cache::{CacheError, FailedQueue};
 use holdfast_kafka::{PublishError, PublishRecord, Publisher};
 use holdfast_message::ChatId;
 use holdfast_service::clock::unix_ms;
+use holdfast_service::sabotage;
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, interval, sleep, sleep_until};
@@ -149,6 +150,10 @@ impl Retry {
     async fn replay(&self, chat: &ChatId, heads: &[Head]) -> Result<(), Trouble> {
         let entries: Vec<_> = heads.iter().map_while(|head| Some((&head.bytes, head.entry.as_ref().ok()?))).collect();
         self.pace.take(entries.len()).await;
+        if sabotage::is(sabotage::POP_FIRST) {
+            let heads: Vec<Bytes> = entries.iter().map(|(bytes, _)| (*bytes).clone()).collect();
+            self.queue.pop_published(chat, &heads, BUDGET).await.map_err(Trouble::Queue)?;
+        }
         let reports: Vec<_> = entries
             .iter()
             .map(|(_, entry)| {

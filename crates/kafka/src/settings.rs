@@ -44,6 +44,8 @@ pub struct KafkaSettings {
     /// Further librdkafka properties, `security.protocol` and `sasl.*` among them. They override what is only tuning here, never
     /// what the promise rests on.
     pub properties: BTreeMap<String, String>,
+    /// They override that, too. Only for tests that must see the promise broken.
+    pub properties_break_the_promise: bool,
 }
 
 impl Default for KafkaSettings {
@@ -62,6 +64,7 @@ impl Default for KafkaSettings {
             max_record_bytes: 1_000_000,
             client_id: "holdfast".into(),
             properties: BTreeMap::new(),
+            properties_break_the_promise: false,
         }
     }
 }
@@ -90,9 +93,13 @@ impl KafkaSettings {
         for (name, value) in tuning {
             config.set(*name, value);
         }
-        config.extend(self.properties.iter().map(|(name, value)| (name.clone(), value.clone())));
+        let properties = || self.properties.iter().map(|(name, value)| (name.clone(), value.clone()));
+        config.extend(properties());
         for (name, value) in promise {
             config.set(*name, value);
+        }
+        if self.properties_break_the_promise {
+            config.extend(properties());
         }
         // Without this the level follows the `log` crate's, which is off: max.poll violations are told in the log alone.
         config.set_log_level(RDKafkaLogLevel::Info);

@@ -6,11 +6,13 @@
 //! * [`trace`]: the W3C trace context that a message carries.
 //! * [`ops`]: the operators' port: metrics and health.
 //! * [`lifecycle`]: from a signal to a token that everything watches.
+//! * [`sabotage`]: ways to break the promise on purpose, in debug builds alone.
 //! * [`clock`]: wall-clock milliseconds that never go back.
 
 pub mod clock;
 pub mod lifecycle;
 pub mod ops;
+pub mod sabotage;
 pub mod servers;
 pub mod settings;
 pub mod telemetry;

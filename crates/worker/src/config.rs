@@ -127,6 +127,7 @@ impl Config {
             delivery_timeout: Duration::from_secs(10),
             client_id: "holdfast-worker".into(),
             properties: servers.kafka_properties().into_iter().collect(),
+            properties_break_the_promise: holdfast_service::sabotage::is(holdfast_service::sabotage::KAFKA),
             ..KafkaSettings::default()
         }
     }

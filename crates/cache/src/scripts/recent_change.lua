@@ -16,6 +16,13 @@ local function find(id)
   end
 end
 
+-- The place in history of an entry, tombstones included, without unpacking its content; nil if it can't be read.
+local function place(bytes)
+  if string.byte(bytes) ~= 154 then return end
+  local ok, _, _, _, id, _, ts = pcall(cmsgpack.unpack_limit, bytes, 5, 1)
+  if ok and type(id) == 'string' and #id == 16 and type(ts) == 'number' then return ts, id end
+end
+
 local function listed(id_text, ts)
   head.m = head.m + redis.call('ZADD', IDS, ts, id_text)
   ts = tonumber(ts)
@@ -36,27 +43,25 @@ end
 local function pop_oldest()
   if head.top_ts then return redis.call('LPOP', LIST) end
   local entries = redis.call('LRANGE', LIST, 0, -1)
-  local oldest, victim, last, last_id
-  local ordered = true
-  for _, bytes in ipairs(entries) do
-    local entry = decode(bytes)
-    if not entry then
-      oldest, victim, ordered = nil, bytes, false
-      break
+  local places, victim = {}, nil
+  for i, bytes in ipairs(entries) do
+    local ts, id = place(bytes)
+    if not ts then
+      redis.call('LREM', LIST, 1, bytes)
+      return bytes
     end
-    if not oldest or above(oldest[5], oldest[3], entry[5], entry[3]) then oldest, victim = entry, bytes end
+    places[i] = { ts, id }
+    if not victim or above(places[victim][1], places[victim][2], ts, id) then victim = i end
   end
-  for _, bytes in ipairs(entries) do
-    if not ordered then break end
-    if bytes ~= victim then
-      local entry = decode(bytes)
-      ordered = not last or above(entry[5], entry[3], last, last_id)
-      last, last_id = entry[5], entry[3]
-    end
+  redis.call('LREM', LIST, 1, entries[victim])
+  table.remove(places, victim)
+  for i = 2, #places do
+    local before, after = places[i - 1], places[i]
+    if not above(after[1], after[2], before[1], before[2]) then return entries[victim] end
   end
-  if ordered then head.top_ts, head.top_id = last, last_id end
-  redis.call('LREM', LIST, 1, victim)
-  return victim
+  local top = places[#places]
+  if top then head.top_ts, head.top_id = top[1], top[2] end
+  return entries[victim]
 end
 
 -- This place in history is no longer, or never got to be, listed.

@@ -1,14 +1,23 @@
--- Adds what the store has and the list lacks, and notes how far down the list is now complete, as of when.
+-- Adds what the store has and the list lacks, gives what is listed as of another time than stored its stored form, and notes how far
+-- down the list is now complete, as of when.
 -- ARGV: 3 list max, 4 ids max, 5 the epoch that was read, 6 the server's time then, 7 and 8 the key down to which the store was
 -- read, 9 publication prefix, 10 how many channels, then these, then for each item, oldest first: id, its bytes, timestamp, rest.
--- Answers {late arrivals, inserted below}, or nothing if the epoch is another.
+-- Answers {late arrivals, inserted below, corrected}, or nothing if the epoch is another.
 if head.epoch ~= ARGV[5] then return false end
 local max, as_of = tonumber(ARGV[3]), tonumber(ARGV[6])
 local first_item = 11 + tonumber(ARGV[10])
-local late, below, inserted = 0, {}, 0
+local late, below, inserted, corrected = 0, {}, 0, 0
 for i = first_item, #ARGV, 4 do
   local id, bytes, ts, rest = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
-  if not redis.call('ZSCORE', IDS, id) then
+  if redis.call('ZSCORE', IDS, id) then
+    local entry, index = find(bytes)
+    if entry and entry[5] ~= tonumber(ts) then
+      redis.call('LSET', LIST, index, ENTRY .. (entry[2] and cmsgpack.pack(entry[2]) or NIL) .. rest)
+      listed(id, ts)
+      head.top_ts = nil
+      corrected = corrected + 1
+    end
+  else
     if head.floor_ts and above(tonumber(ts), bytes, head.floor_ts, head.floor_id) then
       append(id, bytes, ts, rest)
       trim_list(max)
@@ -42,4 +51,4 @@ end
 trim_ids(tonumber(ARGV[4]))
 keep_alive()
 save()
-return { late, inserted }
+return { late, inserted, corrected }

@@ -14,6 +14,10 @@ async fn repair(list: &RecentList, page: &RecentPage, messages: &[Message], cove
     list.repair(&repair, BUDGET).await.unwrap()
 }
 
+fn done(late: usize, inserted: usize) -> Repaired {
+    Repaired::Done { late, inserted, corrected: 0 }
+}
+
 async fn fresh(max: usize) -> (RecentList, ChatId) {
     (list(&cache_url().await, max, 1000), chat())
 }
@@ -24,14 +28,14 @@ async fn a_list_that_starts_amid_a_chat_is_filled_from_the_store() {
     let all = messages(&chat, 6);
     add_all(&list, &all[4..]).await;
     let page = read(&list, &chat).await;
-    assert_eq!(repair(&list, &page, &all[1..5], Some(all[1].key())).await, Repaired::Done { late: 0, inserted: 3 });
+    assert_eq!(repair(&list, &page, &all[1..5], Some(all[1].key())).await, done(0, 3));
     let page = read(&list, &chat).await;
     assert_eq!(numbers(&page), [2, 3, 4, 5, 6]);
     assert_eq!(page.floor, Floor::Above(all[1].key()));
     assert_eq!(page.position.seq, 2, "what was not live gets no seq");
     assert!(page.floor.covers(&all[2].key()) && !page.floor.covers(&all[1].key()));
 
-    assert_eq!(repair(&list, &page, &all, None).await, Repaired::Done { late: 0, inserted: 1 });
+    assert_eq!(repair(&list, &page, &all, None).await, done(0, 1));
     let page = read(&list, &chat).await;
     assert_eq!((numbers(&page), page.floor), (vec![1, 2, 3, 4, 5, 6], Floor::Whole));
 }
@@ -45,10 +49,10 @@ async fn what_is_missing_above_the_floor_arrives_late_and_is_announced() {
     repair(&list, &page, &[all[0].clone(), all[1].clone(), all[3].clone()], None).await;
 
     let page = read(&list, &chat).await;
-    assert_eq!(repair(&list, &page, &all, None).await, Repaired::Done { late: 1, inserted: 0 });
+    assert_eq!(repair(&list, &page, &all, None).await, done(1, 0));
     let page = read(&list, &chat).await;
     assert_eq!((numbers(&page), page.position.seq), (vec![1, 2, 4, 3], 4));
-    assert_eq!(repair(&list, &page, &all, None).await, Repaired::Done { late: 0, inserted: 0 });
+    assert_eq!(repair(&list, &page, &all, None).await, done(0, 0));
 }
 
 #[tokio::test]
@@ -76,7 +80,7 @@ async fn what_finds_no_room_is_not_claimed() {
     let all = messages(&chat, 6);
     add_all(&list, &all[4..]).await;
     let page = read(&list, &chat).await;
-    assert_eq!(repair(&list, &page, &all, None).await, Repaired::Done { late: 0, inserted: 1 });
+    assert_eq!(repair(&list, &page, &all, None).await, done(0, 1));
     let page = read(&list, &chat).await;
     assert_eq!((numbers(&page), page.floor), (vec![4, 5, 6], Floor::Above(all[2].key())));
 }
@@ -103,7 +107,7 @@ async fn a_gateway_that_hung_vouches_for_nothing_it_did_not_see() {
     let before = read(&list, &chat).await;
 
     // Its reading began before the other's, and went further down; what it brings is taken, what it claims is not.
-    assert_eq!(repair(&list, &hung, &all[..2], None).await, Repaired::Done { late: 0, inserted: 0 });
+    assert_eq!(repair(&list, &hung, &all[..2], None).await, done(0, 0));
     let after = read(&list, &chat).await;
     assert_eq!(after.floor, before.floor);
     assert!(after.verified_age.unwrap() >= before.verified_age.unwrap());
@@ -138,7 +142,7 @@ async fn a_tombstone_that_the_store_knows_better_is_listed_anew() {
     repair(&list, &page, &all[..2], None).await;
     list.tombstone(&all[2], Attempt(9), BUDGET).await.unwrap();
     let page = read(&list, &chat).await;
-    assert_eq!(repair(&list, &page, &all, None).await, Repaired::Done { late: 1, inserted: 0 });
+    assert_eq!(repair(&list, &page, &all, None).await, done(1, 0));
     let page = read(&list, &chat).await;
     assert_eq!((numbers(&page), page.position.seq), (vec![1, 2, 3], 4));
     assert_eq!(
@@ -146,6 +150,30 @@ async fn a_tombstone_that_the_store_knows_better_is_listed_anew() {
         Ok(false),
         "the failed attempt takes nothing with it"
     );
+}
+
+#[tokio::test]
+async fn a_message_that_is_stored_as_of_another_time_than_listed_takes_its_stored_place() {
+    let (list, chat) = fresh(4).await;
+    let all = messages(&chat, 6);
+    // A repeat of the second message, stamped anew, was listed last; its first copy was stored.
+    let repeat = Message { timestamp: all[3].timestamp, ..all[1].clone() };
+    add_all(&list, &[all[0].clone(), all[2].clone(), repeat]).await;
+    let page = read(&list, &chat).await;
+    let corrected = Repaired::Done { late: 0, inserted: 0, corrected: 1 };
+    assert_eq!(repair(&list, &page, &all[..3], None).await, corrected);
+    let page = read(&list, &chat).await;
+    assert_eq!(numbers(&page), [1, 3, 2]);
+    assert_eq!(
+        page.alone(None, 10, BUDGET).unwrap().messages.iter().map(|(seq, _)| seq.unwrap()).collect::<Vec<_>>(),
+        [2, 3, 1]
+    );
+    assert_eq!(page.position.seq, 3, "it is nothing new");
+    assert_eq!(repair(&list, &page, &all[..3], None).await, done(0, 0));
+
+    // What is oldest in history is trimmed first, wherever it lies.
+    add_all(&list, &all[3..]).await;
+    assert_eq!(numbers(&read(&list, &chat).await), [3, 4, 5, 6]);
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ use super::{RigOptions, Scene};
 use crate::eventually;
 
 /// What a case does, between the load's beginning and the healing of whatever it leaves broken.
-type Act = for<'a> fn(&'a mut Scene) -> Pin<Box<dyn Future<Output = Result<()>> + Send + 'a>>;
+pub type Act = for<'a> fn(&'a mut Scene) -> Pin<Box<dyn Future<Output = Result<()>> + Send + 'a>>;
 
 /// One fault.
 pub struct Case {
@@ -96,7 +96,7 @@ pub const CASES: &[Case] = &[
         "",
         "flush-slower-than-max-poll",
         "MongoDB holds a flush for longer than max.poll.interval.ms",
-        |options| options.set("KAFKA_MAX_POLL_INTERVAL_MS", "7000"),
+        worker::impatient,
         worker::slow_flush
     ),
     case!("", "workers-1-3-1", "two workers join, then two leave", worker::scaled),

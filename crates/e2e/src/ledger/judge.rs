@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 
-use super::{Attempt, Document, Held, History, Outcome, Seen, Sent};
+use super::{Attempt, Document, Held, History, Moment, Outcome, Seen, Sent};
 
 /// A way in which the promise, or what stands around it, was broken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -17,7 +17,8 @@ pub enum Fault {
     /// Stored, and nobody sent it.
     Unexpected,
     /// Two messages of one sender, stored in the other order than they were sent in. Judged where the second began after the first's
-    /// positive answer, or where both succeeded at the first attempt on one connection. Also: history in another order than stored.
+    /// positive answer, or where both succeeded at the first attempt on one connection. A repeat of the first after its answer
+    /// makes it ambiguous while the cache is away, and on another gateway. Also: history in another order than stored.
     Swapped,
     /// A send that never got an answer, however often it was repeated.
     Unanswered,
@@ -33,7 +34,7 @@ pub enum Fault {
     /// Acknowledged, and a device of its sender or receiver never saw it: not live, not by `resume`, and not in the history that it
     /// read when it was told to.
     Unseen,
-    /// Delivered live more than once on one connection, while the cache was there.
+    /// Delivered live with a seq more than once on one connection, while the cache was there, and not taken back in between.
     SeenTwice,
 }
 
@@ -175,7 +176,7 @@ pub fn judge(
     count(&mut verdict, history);
     stored(&mut verdict, &sends, &documents);
     strangers(&mut verdict, &sends, held);
-    order(&mut verdict, &sends, &documents);
+    order(&mut verdict, &sends, &documents, circumstances);
     answers(&mut verdict, history, &documents, circumstances);
     histories(&mut verdict, &sends, held, shown, circumstances);
     for seen in &history.seen {
@@ -284,7 +285,12 @@ fn strangers(verdict: &mut Verdict, sends: &[(String, &Sent)], held: &Held) {
 }
 
 /// Swapped: one sender's messages to one chat against the order they are stored in.
-fn order(verdict: &mut Verdict, sends: &[(String, &Sent)], documents: &HashMap<&str, Vec<&Document>>) {
+fn order(
+    verdict: &mut Verdict,
+    sends: &[(String, &Sent)],
+    documents: &HashMap<&str, Vec<&Document>>,
+    circumstances: &Circumstances,
+) {
     type Stored<'a> = (&'a Sent, (i64, &'a str));
     let mut streams = HashMap::<(&str, &str), Vec<Stored<'_>>>::new();
     for (id, sent) in sends {
@@ -294,7 +300,16 @@ fn order(verdict: &mut Verdict, sends: &[(String, &Sent)], documents: &HashMap<&
     }
     for stream in streams.values() {
         // What was answered before a send began must be stored before it.
-        let mut answered: Vec<_> = stream.iter().filter_map(|(sent, key)| Some((sent.accepted()?, *key))).collect();
+        // A repeat after the answer may have been stamped anew and stored first: with the cache away, or on another gateway after
+        // the resend window.
+        let ambiguous = |sent: &Sent, accepted: Moment| {
+            let by = sent.attempts.iter().find(|attempt| attempt.ended == accepted).map(|attempt| &attempt.gateway);
+            let elsewhere = |attempt: &Attempt| circumstances.cache_was_away || Some(&attempt.gateway) != by;
+            sent.attempts.iter().any(|attempt| attempt.began > accepted && elsewhere(attempt))
+        };
+        let answered = stream.iter().filter_map(|(sent, key)| Some((sent, sent.accepted()?, *key)));
+        let answered = answered.filter(|(sent, accepted, _)| !ambiguous(sent, *accepted));
+        let mut answered: Vec<_> = answered.map(|(_, accepted, key)| (accepted, key)).collect();
         answered.sort_unstable();
         let mut begun: Vec<_> =
             stream.iter().filter_map(|(sent, key)| Some((sent.attempts.first()?.began, *key))).collect();
@@ -411,7 +426,8 @@ fn device(verdict: &mut Verdict, sends: &[(String, &Sent)], seen: &Seen, circums
     if circumstances.cache_was_away {
         return;
     }
-    for (id, connections) in &seen.live {
+    // What was taken back may be announced anew: a repeat of it became durable.
+    for (id, connections) in seen.live.iter().filter(|(id, _)| !seen.taken_back.contains(*id)) {
         if let Some((connection, copies)) = connections.iter().find(|(_, copies)| **copies > 1) {
             let detail = format!("{copies} times on connection {connection} of {}/{}", seen.user, seen.device);
             verdict.found(Fault::SeenTwice, id, detail);

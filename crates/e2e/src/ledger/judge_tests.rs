@@ -235,6 +235,9 @@ fn a_device_must_see_every_acknowledged_message_in_some_way_and_none_twice_on_a_
     assert_eq!(run.faults(), [(Fault::SeenTwice, 1)]);
     run.circumstances.cache_was_away = true;
     assert_eq!(run.faults(), []);
+    run.circumstances.cache_was_away = false;
+    run.history.seen[0].taken_back.insert(id);
+    assert_eq!(run.faults(), []);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! As the contract asks of clients: the offset is the highest seq up to which everything is known; a new epoch, a gap that lasts a second
 //! and `resync` make it `resume`; `recovered: false` makes it read history, whose position it then goes on from.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -26,6 +26,8 @@ const GAP: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_secs(1);
 /// How long the first connection may take.
 const FIRST: Duration = Duration::from_secs(30);
+/// Live messages after which a repeat may be shown again: `RESEND_WINDOW_MESSAGES` of the chat.
+const WINDOW: u64 = 1000;
 /// How far below the last good moment history is read again, in milliseconds: what was delayed is older than its arrival.
 const BACK_MS: i64 = 60_000;
 
@@ -70,6 +72,9 @@ struct Place {
     stale: bool,
     /// When everything was known last, in epoch milliseconds.
     good_ms: i64,
+    /// How many messages have come live, and as the how manieth each of them came last.
+    arrivals: u64,
+    arrived: HashMap<String, u64>,
 }
 
 impl Device {
@@ -234,9 +239,17 @@ fn take(device: &Inner, connection: u64, place: &mut Place, event: &Event) {
     match &*event.name {
         "newMessage" => {
             let Some(id) = data["messageId"].as_str() else { return };
-            *device.seen().live.entry(id.to_owned()).or_default().entry(connection).or_default() += 1;
             if let (Some(epoch), Some(seq)) = (data["epoch"].as_str(), data["seq"].as_u64()) {
+                place.arrivals += 1;
+                let before = place.arrived.insert(id.to_owned(), place.arrivals);
+                let again = before.is_some_and(|before| place.arrivals - before < WINDOW);
+                let mut seen = device.seen();
+                let copies = seen.live.entry(id.to_owned()).or_default().entry(connection).or_default();
+                *copies = if again { *copies + 1 } else { 1 };
+                drop(seen);
                 place.advance(epoch, seq);
+            } else {
+                device.seen().unplaced.insert(id.to_owned());
             }
         }
         "messageFailed" => {

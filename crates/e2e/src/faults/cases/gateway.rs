@@ -30,9 +30,5 @@ pub(super) async fn terminated(scene: &mut Scene) -> Result<()> {
 }
 
 pub(super) async fn frozen(scene: &mut Scene) -> Result<()> {
-    scene.rig.note(|circumstances| circumstances.answers_were_held = true);
-    let gateway = &scene.rig.stack.gateways[0].program;
-    gateway.freeze()?;
-    scene.rest(8.0).await;
-    gateway.thaw()
+    scene.freeze_gateway(0, 8.0).await
 }

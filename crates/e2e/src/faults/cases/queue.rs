@@ -3,11 +3,11 @@
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use holdfast_testkit::Folder;
+use tokio::time::Instant;
 
 use super::wait_for;
-use crate::eventually;
 use crate::faults::{RigOptions, Scene};
 
 const REPLAYED: &str = "holdfast_failed_queue_replayed_total";
@@ -116,19 +116,22 @@ pub(super) fn slow_replay(options: &mut RigOptions) {
     options.set("FAILED_QUEUE_REPLAY_RATE", "20");
 }
 
-/// Lets the failed queue fill, and the replays begin.
-async fn replaying(scene: &mut Scene) -> Result<()> {
+/// Lets the failed queue fill and the replays begin; returns a gateway that is at it.
+async fn replaying(scene: &mut Scene) -> Result<usize> {
     scene.rig.lines.kafka_gateways.cut().await;
     scene.rest(6.0).await;
     ensure!(scene.rig.failed_chats().await? > 0, "the failed queue is empty");
     scene.rig.lines.kafka_gateways.heal().await?;
-    eventually("both gateways replay", Duration::from_secs(60), async || {
-        for gateway in &scene.rig.stack.gateways {
-            ensure!(gateway.metric(REPLAYED).await? > 0.0, "one does not");
+    let until = Instant::now() + Duration::from_secs(60);
+    loop {
+        for (number, gateway) in scene.rig.stack.gateways.iter().enumerate() {
+            if gateway.metric(REPLAYED).await? > 10.0 {
+                return Ok(number);
+            }
         }
-        Ok(())
-    })
-    .await
+        ensure!(Instant::now() < until, "no gateway replays");
+        scene.rest(0.1).await;
+    }
 }
 
 pub(super) async fn retry_killed(scene: &mut Scene) -> Result<()> {
@@ -149,11 +152,8 @@ pub(super) async fn retry_killed(scene: &mut Scene) -> Result<()> {
 }
 
 pub(super) async fn retry_frozen(scene: &mut Scene) -> Result<()> {
-    scene.rig.note(|circumstances| circumstances.answers_were_held = true);
-    replaying(scene).await?;
-    let gateway = &scene.rig.stack.gateways[0].program;
-    gateway.freeze().context("freezing a gateway")?;
+    let number = replaying(scene).await?;
+    ensure!(scene.rig.failed_chats().await? > 0, "the replays are over already");
     // Longer than the lease of 30 s.
-    scene.rest(33.0).await;
-    gateway.thaw()
+    scene.freeze_gateway(number, 33.0).await
 }

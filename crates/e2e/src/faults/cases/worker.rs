@@ -52,7 +52,7 @@ pub(super) async fn killed_before_commit(scene: &mut Scene) -> Result<()> {
 
 /// A buffer that is flushed only when its worker leaves.
 pub(super) fn lazy(options: &mut RigOptions) {
-    options.set("FLUSH_INTERVAL_MS", "60000");
+    options.set("FLUSH_INTERVAL_MS", "8000");
     options.set("BULK_THRESHOLD", "100000");
     options.set("MAX_BUFFER_SIZE", "200000");
 }
@@ -65,8 +65,7 @@ pub(super) async fn terminated_with_full_buffer(scene: &mut Scene) -> Result<()>
     scene.rig.terminate(worker).await?;
     let now = scene.rig.stack.stored.count().await?;
     ensure!((now - stored) as f64 >= held, "{held} were held, {} were stored", now - stored);
-    // A worker that is quick again drains the rest.
-    scene.rig.add_worker(&[("FLUSH_INTERVAL_MS", "200".into())]).await
+    Ok(())
 }
 
 pub(super) async fn frozen(scene: &mut Scene) -> Result<()> {
@@ -78,6 +77,12 @@ pub(super) async fn frozen(scene: &mut Scene) -> Result<()> {
     worker.thaw()?;
     scene.rest(2.0).await;
     Ok(())
+}
+
+/// A group that soon gives up a worker that does not poll.
+pub(super) fn impatient(options: &mut RigOptions) {
+    options.set("KAFKA_MAX_POLL_INTERVAL_MS", "7000");
+    options.set("REBALANCE_FLUSH_MS", "4000");
 }
 
 pub(super) async fn slow_flush(scene: &mut Scene) -> Result<()> {

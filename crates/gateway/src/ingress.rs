@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use holdfast_cache::keys::Channel;
 use holdfast_message::draft::target;
 use holdfast_message::json::{MessageJson, Position};
-use holdfast_message::{Draft, UserId};
+use holdfast_message::{ChatId, Draft, HistoryKey, UserId};
 use holdfast_service::trace::TraceParent;
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Serialize, Serializer};
@@ -81,6 +81,32 @@ pub struct HistoryRequest {
     pub before: Option<String>,
 }
 
+impl Handshake {
+    /// The token, and `offsets` if they can be read.
+    pub fn into_parts(self) -> (String, Option<BTreeMap<String, Value>>) {
+        let offsets = self.offsets.and_then(|offsets| serde_json::from_value(offsets).ok());
+        (self.token.unwrap_or_default(), offsets)
+    }
+}
+
+impl SendRequest {
+    /// What the user asks to send, within every limit.
+    pub fn draft(self, user: &UserId) -> Result<Draft, Refusal> {
+        let chat = target(user, self.friend_id.as_deref(), self.chat_id.as_deref())?;
+        Ok(Draft::new(user.clone(), chat, self.temp_id, self.content, self.image_url, self.public_id)?)
+    }
+}
+
+impl HistoryRequest {
+    /// The chat, where the page begins, and how long it is at most.
+    pub fn read(&self, user: &UserId, default_limit: usize) -> Result<(ChatId, Option<HistoryKey>, usize), Refusal> {
+        let chat = target(user, self.friend_id.as_deref(), self.chat_id.as_deref())?;
+        let limit = read_limit(self.limit, default_limit)?;
+        let before = self.before.as_deref().map(read_cursor).transpose()?;
+        Ok((chat, before, limit))
+    }
+}
+
 /// What a `connect_error` carries.
 #[derive(Debug)]
 pub struct Unauthenticated;
@@ -127,12 +153,12 @@ pub async fn authenticate(
     socket: SocketRef,
     handshake: Result<Handshake, ParserError>,
 ) -> Result<(), Unauthenticated> {
-    let Handshake { token, offsets } = handshake.unwrap_or_default();
-    match gateway.tokens.verify(&token.unwrap_or_default()) {
+    let (token, offsets) = handshake.unwrap_or_default().into_parts();
+    match gateway.tokens.verify(&token) {
         Ok(identity) => {
             listen(&gateway, &socket, identity.user.clone());
             socket.extensions.insert(identity);
-            if let Some(Ok(offsets)) = offsets.map(serde_json::from_value) {
+            if let Some(offsets) = offsets {
                 socket.extensions.insert(Offsets(offsets));
             }
             Ok(())
@@ -249,9 +275,7 @@ impl Gateway {
         if self.draining.is_cancelled() {
             return Err(Refusal::unavailable("this gateway is shutting down"));
         }
-        let chat = target(user, request.friend_id.as_deref(), request.chat_id.as_deref())?;
-        let SendRequest { temp_id, content, image_url, public_id, .. } = request;
-        let draft = Draft::new(user.clone(), chat, temp_id, content, image_url, public_id)?;
+        let draft = request.draft(user)?;
         let stamp = self.stamps.next(user, draft.chat());
         let message = draft.stamp(stamp);
         self.pipeline.submit(message, TraceParent::random(fastrand::u128(..), fastrand::u64(..)))
@@ -268,10 +292,8 @@ impl Gateway {
 
     /// A page of a chat's history, for one of its members.
     pub async fn history(&self, user: &UserId, request: HistoryRequest) -> Result<Page, Refusal> {
-        let chat = target(user, request.friend_id.as_deref(), request.chat_id.as_deref())?;
+        let (chat, before, limit) = request.read(user, self.history_default_limit)?;
         self.admission.permit(user, &chat)?;
-        let limit = read_limit(request.limit, self.history_default_limit)?;
-        let before = request.before.as_deref().map(read_cursor).transpose()?;
         match tokio::time::timeout(self.send_deadline, self.history.page(&chat, before, limit)).await {
             Ok(page) => page,
             Err(_) => Err(Refusal::unavailable("history can't be read now")),

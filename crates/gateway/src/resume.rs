@@ -46,6 +46,11 @@ pub struct Resume {
     pub admission: Admission,
 }
 
+/// The offsets that can be read, of no more chats than one request may name.
+pub fn wanted(offsets: &BTreeMap<String, Value>) -> impl Iterator<Item = (ChatId, StreamPosition)> {
+    offsets.iter().take(MAX_CHATS).filter_map(|(chat, offset)| Some((ChatId::parse(chat).ok()?, offset_of(offset)?)))
+}
+
 /// What is left to give in one answer.
 struct Room {
     messages: usize,
@@ -56,12 +61,7 @@ impl Resume {
     /// `{ chatId: { recovered, messages?, epoch, seq } }` for every chat that was named.
     pub async fn read(&self, user: &UserId, offsets: &BTreeMap<String, Value>) -> Map<String, Value> {
         let mut chats = Self::nothing(offsets);
-        let wanted: Vec<_> = offsets
-            .iter()
-            .take(MAX_CHATS)
-            .filter_map(|(chat, offset)| Some((ChatId::parse(chat).ok()?, offset_of(offset)?)))
-            .filter(|(chat, _)| self.admission.permit(user, chat).is_ok())
-            .collect();
+        let wanted: Vec<_> = wanted(offsets).filter(|(chat, _)| self.admission.permit(user, chat).is_ok()).collect();
         let mut room = Room { messages: MAX_MESSAGES, bytes: MAX_BYTES };
         for batch in wanted.chunks(BATCH) {
             let Ok(permit) = self.breaker.acquire(Instant::now()) else { break };

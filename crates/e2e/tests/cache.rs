@@ -66,7 +66,8 @@ async fn a_message_that_is_stored_as_of_another_time_than_listed_is_shown_where_
     for source in ["merged", "cache"] {
         eventually("the page is as stored", Duration::from_secs(10), async || {
             let page = client.emit_with_ack("history", &json!({ "friendId": bob, "limit": 3 })).await?;
-            let ids = page["messages"].as_array().into_iter().flatten().filter_map(|message| message["messageId"].as_str());
+            let ids =
+                page["messages"].as_array().into_iter().flatten().filter_map(|message| message["messageId"].as_str());
             ensure!(ids.eq(stored.iter().take(3).map(String::as_str)), "{page}");
             ensure!(page["source"] == source || source == "merged", "{}", page["source"]);
             ensure!(page["complete"] == Value::Bool(true), "{page}");

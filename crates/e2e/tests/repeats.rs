@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use holdfast_bench::client::Client;
 use holdfast_e2e::{Backends, Stack, StackOptions, eventually};
-use holdfast_testkit::{shared, unique};
+use holdfast_testkit::{Redis, shared, unique};
 use serde_json::json;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -50,4 +50,19 @@ async fn a_repeat_by_another_connection_and_gateway_is_the_same_message_and_anot
         Ok(())
     })
     .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeat_keeps_its_time_while_the_cache_is_away() -> Result<()> {
+    let cache = Redis::cache().await?;
+    let backends = Backends { redis: cache.url(), ..Backends::from(shared().await) };
+    let stack = Stack::start(&backends, StackOptions { workers: 0, ..Default::default() }).await?;
+    let (client, _) = Client::connect(stack.url(), &stack.token(&unique("alice"))).await?;
+    let body = json!({ "tempId": "t-1", "friendId": unique("bob"), "content": "hello" });
+    let first = client.emit_with_ack("sendMessage", &body).await?;
+    cache.stop().await?;
+    let again = client.emit_with_ack("sendMessage", &body).await?;
+    ensure!(again["ok"] == true && again["message"]["seq"].is_null(), "{again}");
+    ensure!(again["message"]["timestamp"] == first["message"]["timestamp"], "{again} after {first}");
+    Ok(())
 }

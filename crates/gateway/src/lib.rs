@@ -34,6 +34,7 @@ pub mod pipeline;
 pub mod publish;
 pub mod relist;
 pub mod remote;
+pub mod replay;
 pub mod rest;
 pub mod resume;
 pub mod retry;

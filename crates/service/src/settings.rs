@@ -184,6 +184,14 @@ impl Source {
         source
     }
 
+    /// The same without the file's lines for other settings than these: for reading what was written for another program.
+    #[must_use]
+    pub fn only<'a>(mut self, settings: impl Iterator<Item = &'a Setting>) -> Self {
+        let names: Vec<_> = settings.map(|setting| setting.name).collect();
+        self.file.retain(|name, _| names.contains(&name.as_str()));
+        self
+    }
+
     /// What the process is run for.
     pub fn profile(&self) -> Profile {
         self.profile

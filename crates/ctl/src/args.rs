@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{ArgGroup, Parser, Subcommand};
+use clap::{ArgGroup, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use holdfast_message::{ChatId, UserId};
 
 use crate::time::{parse_length, parse_since};
@@ -19,7 +19,7 @@ Settings are the services' own: environment variables, or the file that CONFIG_F
 
 /// The operator's command line of Holdfast.
 #[derive(Debug, Parser)]
-#[command(name = "holdfastctl", version, after_help = EXIT_CODES)]
+#[command(name = "holdfastctl", version)]
 pub struct Args {
     /// Print one JSON object a line
     #[arg(long, global = true)]
@@ -32,29 +32,38 @@ pub struct Args {
     pub command: Command,
 }
 
+impl Args {
+    /// Reads the process's command line. Ends the process when help was asked for, or when the command line can't be read.
+    pub fn from_process() -> Self {
+        let matches = with_exit_codes(Self::command()).get_matches();
+        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    }
+}
+
+/// Says at the end of every command's help what its exit code means.
+fn with_exit_codes(command: clap::Command) -> clap::Command {
+    command.after_help(EXIT_CODES).mut_subcommands(with_exit_codes)
+}
+
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// The failed queue: messages that Kafka did not take
-    #[command(subcommand, after_help = EXIT_CODES)]
+    #[command(subcommand)]
     Failed(FailedCommand),
     /// The dead-letter topic: records that can't be stored
-    #[command(subcommand, after_help = EXIT_CODES)]
+    #[command(subcommand)]
     Dlq(DlqCommand),
     /// Both topics
-    #[command(subcommand, after_help = EXIT_CODES)]
+    #[command(subcommand)]
     Topics(TopicsCommand),
     /// How far the workers are behind, for each partition
-    #[command(after_help = EXIT_CODES)]
     Lag,
     /// Compare what Kafka had, or a file of ids, with MongoDB
-    #[command(after_help = EXIT_CODES)]
     Verify(VerifyArgs),
     /// Check every setting that the promise rests on
-    #[command(after_help = EXIT_CODES)]
     Doctor,
     /// Sign a user's token with JWT_SECRET
-    #[command(after_help = EXIT_CODES)]
     Token {
         /// The user
         #[arg(value_parser = user)]
@@ -64,7 +73,6 @@ pub enum Command {
         expires: Duration,
     },
     /// Close a user's sockets on every gateway
-    #[command(after_help = EXIT_CODES)]
     Disconnect {
         /// The user
         #[arg(value_parser = user)]
@@ -239,8 +247,6 @@ fn chat(text: &str) -> Result<ChatId, String> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]
@@ -250,5 +256,18 @@ mod tests {
         assert!(Args::try_parse_from(["holdfastctl", "failed", "replay", "a:b", "--all"]).is_err());
         assert!(Args::try_parse_from(["holdfastctl", "dlq", "list", "--offset", "3"]).is_err());
         assert!(Args::try_parse_from(["holdfastctl", "failed", "show", "b:a"]).is_err(), "no chat");
+    }
+
+    #[test]
+    fn every_command_is_documented() {
+        let page = include_str!("../../../docs/operating.md");
+        for command in Args::command().get_subcommands() {
+            let names: Vec<_> = command.get_subcommands().map(|leaf| format!(" {}", leaf.get_name())).collect();
+            let leaves = if names.is_empty() { vec![String::new()] } else { names };
+            for leaf in leaves {
+                let heading = format!("### `holdfastctl {}{leaf}", command.get_name());
+                assert!(page.contains(&heading), "{heading}");
+            }
+        }
     }
 }

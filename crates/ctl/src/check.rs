@@ -75,10 +75,14 @@ pub fn known<T: ToString + Clone>(
 
 /// Prints checks, and what follows from them.
 pub fn report(checks: &[Check], output: &mut Output<'_>) -> Result<Verdict> {
-    output.rows(["status", "what", "found", "wanted", "to mend it"], checks, |check| {
+    let width = checks.iter().map(|check| check.name.len()).max().unwrap_or_default();
+    for check in checks {
+        let Check { name, found, wanted, mend, .. } = check;
         let status = format!("{:?}", check.status).to_lowercase();
-        [status, check.name.clone(), check.found.clone(), check.wanted.clone(), check.mend.clone()]
-    })?;
+        // One line each; the last part is as long as it must be.
+        let more = if mend.is_empty() { String::new() } else { format!("; wanted: {wanted}; to mend it: {mend}") };
+        output.say(check, format!("{status:<11}  {name:<width$}  {found}{more}"))?;
+    }
     Ok(match checks.iter().map(|check| check.status).max() {
         Some(Status::Unreachable) => Verdict::Unreachable,
         Some(Status::Wrong) => Verdict::Wrong,

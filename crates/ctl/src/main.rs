@@ -3,7 +3,6 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use clap::Parser;
 use holdfast_ctl::args::Args;
 use holdfast_ctl::output::Output;
 use holdfast_ctl::settings::Settings;
@@ -12,8 +11,7 @@ use holdfast_service::settings::Source;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    // clap ends the process by itself: 0 for help, 2 for a command line that it can't read.
-    let args = Args::parse();
+    let args = Args::from_process();
     audit::init(args.verbose);
     let settings = match Settings::read(Source::from_process()) {
         Ok(settings) => settings,

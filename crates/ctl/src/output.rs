@@ -41,6 +41,9 @@ impl<'w> Output<'w> {
         table.load_style(presets::NOTHING);
         table.set_header(header.map(str::to_uppercase));
         table.add_rows(items.iter().map(row));
+        if let Some(first) = table.column_mut(0) {
+            first.set_padding((0, 1));
+        }
         for line in table.lines() {
             writeln!(self.out, "{}", line.trim_end())?;
         }

@@ -11,7 +11,7 @@ use holdfast_kafka::{Admin, KafkaSettings, Publisher};
 use holdfast_service::ops;
 use holdfast_service::servers::{CacheSettings, ServerSettings};
 use holdfast_service::settings::{Secret, SettingsError, Source};
-use holdfast_store::{Store, StoreSettings};
+use holdfast_store::{Store, StoreError, StoreSettings};
 use holdfast_worker::config::{Cleanup, WorkerSettings};
 
 use crate::BUDGET;
@@ -116,7 +116,7 @@ impl Settings {
 
     /// Asks the cluster.
     pub fn admin(&self) -> Result<Admin> {
-        Ok(Admin::new(&self.kafka(), BUDGET)?)
+        Admin::new(&self.kafka(), BUDGET).map_err(|error| Usage(format!("KAFKA_*: {error}")).into())
     }
 
     /// To read and write both topics. Fails while the messages' topic is missing.
@@ -130,7 +130,7 @@ impl Settings {
         );
         // What the topic takes must pass the producer.
         kafka.max_record_bytes = report.max_message_bytes.unwrap_or(kafka.max_record_bytes).max(kafka.max_record_bytes);
-        let publisher = Publisher::new(&kafka)?;
+        let publisher = Publisher::new(&kafka).map_err(|error| Usage(format!("KAFKA_*: {error}")))?;
         if let Some(bytes) = report.max_message_bytes {
             publisher.limit_records(bytes);
         }
@@ -146,7 +146,10 @@ impl Settings {
             server_selection_timeout: BUDGET / 2,
             ..StoreSettings::new(url, &self.servers.mongo_db)
         };
-        Store::new(settings).await.context("MONGO_URL")
+        Store::new(settings).await.map_err(|error| match error {
+            StoreError::Rejected { reason, .. } => Usage(format!("MONGO_URL: {reason}")).into(),
+            error => error.into(),
+        })
     }
 }
 

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use holdfast_kafka::admin::RETENTION;
 use holdfast_kafka::settings::{BATCH_BYTES, DLQ_HEADROOM};
-use holdfast_kafka::{Admin, KafkaSettings, TopicReport};
+use holdfast_kafka::{Admin, AdminError, KafkaSettings, TopicReport};
 use serde_json::json;
 
 use crate::check::{self, Check, Status, known};
@@ -46,7 +46,7 @@ pub async fn check(admin: &Admin, kafka: &KafkaSettings, output: &mut Output<'_>
 }
 
 /// Everything about both topics that the promise rests on.
-pub async fn judge(admin: &Admin, kafka: &KafkaSettings) -> Result<Vec<Check>> {
+pub async fn judge(admin: &Admin, kafka: &KafkaSettings) -> Result<Vec<Check>, AdminError> {
     let main = admin.describe(&kafka.topic).await?;
     let dlq = admin.describe(&kafka.dlq_topic).await?;
     let mut checks = judge_one(&main, kafka);

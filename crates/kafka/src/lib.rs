@@ -23,8 +23,6 @@ pub mod settings;
 pub use admin::{Admin, AdminError, BrokerReport, TopicReport, TopicsReport};
 pub use consumer::{ConsumerSettings, Event, GroupConsumer, Polled};
 pub use publisher::{Acknowledged, Failure, PublishError, PublishRecord, Publisher};
-/// When a record was made, as its producer or broker says.
-pub use rdkafka::message::Timestamp;
 /// A record as lent by the client, and how to look into it.
 pub use rdkafka::message::{BorrowedMessage, Headers, Message as RecordView, OwnedMessage};
 pub use reader::RangeReader;

@@ -393,6 +393,8 @@ mod tests {
         assert_eq!((sample.threshold, sample.wait), (5, Millis(Duration::from_millis(7))));
         std::fs::write(&path, "TRESHOLD=5\n").unwrap();
         assert_eq!(load(&[("CONFIG_FILE", file)]).unwrap_err().0, ["TRESHOLD: no such setting (in CONFIG_FILE)"]);
+        let source = Source::new([("CONFIG_FILE".into(), file.into())]).only(Sample::SETTINGS.iter());
+        assert!(source.errors.is_empty() && source.file.is_empty(), "another program's line");
         std::fs::remove_file(&path).unwrap();
     }
 }

@@ -1,6 +1,5 @@
 //! Kafka: its brokers and both topics.
 
-use anyhow::Result;
 use holdfast_kafka::{Admin, AdminError, BrokerReport, KafkaSettings};
 
 use super::unreachable;
@@ -11,22 +10,35 @@ use crate::topics;
 const OFFSETS_KEPT_MINUTES: i64 = 7 * 24 * 60;
 
 /// Looks at the brokers, then at the topics.
-pub async fn check(admin: &Admin, kafka: &KafkaSettings) -> Result<Vec<Check>> {
-    let brokers = match admin.brokers().await {
-        Ok(brokers) => brokers,
-        Err(AdminError::Unavailable(error)) => {
-            return Ok(vec![unreachable("kafka", error, "start Kafka, or correct KAFKA_BROKERS")]);
+pub async fn check(admin: &Admin, kafka: &KafkaSettings) -> Vec<Check> {
+    let mut checks = Vec::new();
+    match admin.brokers().await {
+        Ok(brokers) => {
+            checks.push(Check::ok("kafka: brokers", brokers.len().to_string(), "3").unless(
+                brokers.len() >= 3,
+                Status::Warning,
+                "with fewer than three brokers the loss of one loses messages or stops publishing",
+            ));
+            checks.extend(brokers.iter().flat_map(judge));
         }
-        Err(error) => return Err(error.into()),
-    };
-    let mut checks = vec![Check::ok("kafka: brokers", brokers.len().to_string(), "3").unless(
-        brokers.len() >= 3,
-        Status::Warning,
-        "with fewer than three brokers the loss of one loses messages or stops publishing",
-    )];
-    checks.extend(brokers.iter().flat_map(judge));
-    checks.extend(topics::judge(admin, kafka).await?);
-    Ok(checks)
+        Err(error) => return vec![in_vain(&error)],
+    }
+    match topics::judge(admin, kafka).await {
+        Ok(topics) => checks.extend(topics),
+        Err(error) => checks.push(in_vain(&error)),
+    }
+    checks
+}
+
+fn in_vain(error: &AdminError) -> Check {
+    match error {
+        AdminError::Unavailable(error) => unreachable("kafka", error, "start Kafka, or correct KAFKA_BROKERS"),
+        AdminError::Refused { .. } => Check::ok("kafka", error.to_string(), "answers").unless(
+            false,
+            Status::Unknown,
+            "allow holdfastctl to describe brokers and topics",
+        ),
+    }
 }
 
 fn judge(broker: &BrokerReport) -> [Check; 2] {

@@ -43,7 +43,7 @@ async fn what_one_machine_can_give_is_fine_but_for_its_replicas() {
     // One member survives a crash, not the loss of its disk.
     assert_status(&checks, "mongodb: replica set", "warning");
     let shown = world.ctl(&["doctor"]).await.expect(1).stdout;
-    assert!(shown.contains("STATUS") && shown.contains("TO MEND IT") && shown.contains(" checks: "), "{shown}");
+    assert!(shown.contains("; wanted: 3; to mend it: ") && shown.contains(" checks: "), "{shown}");
     // It has left nothing behind.
     let client = mongodb::Client::with_uri_str(world.name("MONGO_URL")).await.unwrap();
     let probes = client.database(world.name("MONGO_DB")).collection::<Document>("probes");
@@ -128,6 +128,11 @@ async fn a_standalone_mongodb_or_one_without_a_majority_is_wrong() {
     let alone = Mongo::start_with(MongoOptions { standalone: true, ..MongoOptions::default() }).await.unwrap();
     let checks = examine(&world.clone().set("MONGO_URL", alone.url()), 1).await;
     assert_status(&checks, "mongodb: replica set", "wrong");
+    // In the database `local` alone a collection may lack its primary key.
+    let client = mongodb::Client::with_uri_str(alone.url()).await.unwrap();
+    client.database("local").run_command(doc! { "create": "messages", "autoIndexId": false }).await.unwrap();
+    let checks = examine(&world.clone().set("MONGO_URL", alone.url()).set("MONGO_DB", "local"), 1).await;
+    assert_status(&checks, "mongodb: messages by _id, unique", "wrong");
 
     // More members than there are: the majority is away. The primary notices within its election timeout, and until then only
     // the write does.

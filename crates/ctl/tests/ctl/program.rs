@@ -14,7 +14,8 @@ async fn a_command_line_or_setting_that_cannot_be_used_ends_with_2() {
     {
         world.ctl(args).await.expect(2);
     }
-    let help = world.ctl(&["verify", "--help"]).await.expect(0).stdout;
+    world.clone().set("MONGO_URL", "http://x").ctl(&["verify"]).await.expect(2);
+    let help = world.ctl(&["failed", "replay", "--help"]).await.expect(0).stdout;
     assert!(help.contains("Exit codes:") && help.contains("  3  a server could not be reached"), "{help}");
     let ran = world.clone().set("KAFKA_PARTITIONS", "many").set("PORT", "x").ctl(&["lag"]).await.expect(2);
     assert!(ran.stderr.contains("KAFKA_PARTITIONS=many") && ran.stderr.contains("PORT=x"), "{}", ran.stderr);

@@ -2,7 +2,6 @@
 
 use anyhow::{Error, Result};
 use holdfast_cache::CacheError;
-use holdfast_gateway::replay::Trouble;
 use holdfast_kafka::{AdminError, ClientError, PublishError};
 use holdfast_store::StoreError;
 
@@ -55,10 +54,6 @@ pub fn is_unreachable(error: &Error) -> bool {
             || matches!(cause.downcast_ref(), Some(StoreError::Unavailable(_)))
             || matches!(cause.downcast_ref(), Some(PublishError::Unavailable(_)))
             || matches!(cause.downcast_ref(), Some(AdminError::Unavailable(_)))
-            || matches!(
-                cause.downcast_ref(),
-                Some(Trouble::Kafka(PublishError::Unavailable(_)) | Trouble::Queue(CacheError::Unavailable { .. }))
-            )
             || cause.is::<ClientError>()
     })
 }

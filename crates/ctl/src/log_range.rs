@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
-use holdfast_kafka::{Admin, Headers, KafkaSettings, OwnedMessage, RangeReader, RecordView};
+use anyhow::{Context, Result};
+use holdfast_kafka::{Admin, ClientError, Headers, KafkaSettings, OwnedMessage, RangeReader, RecordView};
 use tokio::sync::mpsc;
 
 /// How long Kafka may give nothing before what is left is asked for anew.
@@ -90,7 +90,8 @@ fn forward(
             let before = ends.len();
             ends.retain(|partition, end| low.get(partition).is_some_and(|low| low < end));
             if ends.len() == before {
-                bail!(AwayInTheMiddle);
+                let reason = "kafka gives no more records, although it has them".into();
+                return Err(ClientError { doing: "reading a topic", reason }.into());
             }
             continue;
         };
@@ -105,11 +106,6 @@ fn forward(
     }
     Ok(())
 }
-
-/// Kafka stopped giving records although it has them.
-#[derive(Debug, thiserror::Error)]
-#[error("kafka gives no more records")]
-pub struct AwayInTheMiddle;
 
 /// A header's value as text.
 pub fn header<'a>(record: &'a OwnedMessage, name: &str) -> Option<&'a str> {

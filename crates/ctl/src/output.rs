@@ -106,7 +106,8 @@ impl Progress {
         let due = self.shown.is_none_or(|shown| shown.elapsed() > Duration::from_millis(200));
         if self.terminal && due {
             let all = if self.all > 0 { format!(" of {}", self.all) } else { String::new() };
-            eprint!("\r\x1b[K{} {}{all}", self.what, self.done);
+            // Whatever is printed next begins where this does.
+            eprint!("\x1b[K{} {}{all}\r", self.what, self.done);
             self.shown = Some(Instant::now());
         }
     }
@@ -115,7 +116,7 @@ impl Progress {
 impl Drop for Progress {
     fn drop(&mut self) {
         if self.shown.is_some() {
-            eprint!("\r\x1b[K");
+            eprint!("\x1b[K");
         }
     }
 }

@@ -161,10 +161,9 @@ impl Sockets {
 
     /// Closes every socket that the user has here now. One whose buffer is full takes the news as soon as there is room, and is
     /// left to its heartbeat when there is none for long.
-    pub async fn disconnect(self, user: UserId) {
-        let sockets: Vec<_> =
-            self.users.get(&user).map(|sockets| sockets.iter().cloned().collect()).unwrap_or_default();
-        for connected in sockets {
+    pub fn disconnect(&self, user: &UserId) {
+        let Some(sockets) = self.users.get(user) else { return };
+        for connected in sockets.iter().cloned() {
             tokio::spawn(async move {
                 for _ in 0..DISCONNECT_ATTEMPTS {
                     if connected.socket.clone().disconnect().is_ok() {

@@ -32,7 +32,7 @@ pub async fn run(mut heard: mpsc::Receiver<ChannelEvent>, own: Origin, sockets: 
                 }
                 Event::Disconnect { user, .. } => {
                     tracing::info!(%user, "an operator disconnects a user");
-                    tokio::spawn(sockets.clone().disconnect(user));
+                    sockets.disconnect(&user);
                 }
             },
             ChannelEvent::Heard { .. } => {}

@@ -70,9 +70,8 @@ pub async fn step(queue: &FailedQueue, publisher: &Publisher, chat: &ChatId, hea
         })
     };
     let reports: Vec<_> = entries.iter().map(publish).collect();
-    let mut reports = join_all(reports).await.into_iter();
     let mut refused = None;
-    for report in reports.by_ref() {
+    for report in join_all(reports).await {
         match report {
             Ok(acknowledged) => step.replayed.push(acknowledged),
             Err(error) => {

@@ -123,7 +123,7 @@ impl Retry {
             self.pace.take(replay::readable(&heads).len()).await;
             let step = replay::step(&self.queue, &self.publisher, chat, &heads).await;
             self.metrics.replayed.inc_by(step.removed as u64);
-            if !step.replayed.is_empty() {
+            if step.removed > 0 {
                 *self.rounds.lock().await = Rounds::default();
             }
             if let Some(reason) = step.buried {

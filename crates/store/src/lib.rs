@@ -4,8 +4,8 @@
 //!
 //! 1. [`Store::insert`] ([`insert`]): the worker's flush. One unordered insert keyed by `_id`, and one outcome per message.
 //! 2. [`Store::page`], [`Store::get`], [`Store::stored`] ([`history`]): what the read path and verification ask.
-//! 3. [`Store::copies`] and its like ([`inspect`]): what operators ask.
-//! 4. [`Store::touch_conversations`] ([`conversations`]): a derived view that nothing waits for.
+//! 3. [`Store::touch_conversations`] ([`conversations`]): a derived view that nothing waits for.
+//! 4. [`Store::copies`] and its like ([`inspect`]): what operators ask.
 //!
 //! Every call has a time limit of its own and ends within it, whatever the server does. Every error says what the caller must
 //! do ([`StoreError`]). No call ever changes or removes a stored message: the first stored copy wins.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Result;
 use holdfast_cache::FailedQueue;
 use holdfast_cache::failed::{FinishAs, QueueEntry};
-use holdfast_gateway::replay;
+use holdfast_gateway::replay::{self, Trouble};
 use holdfast_kafka::{Acknowledged, PublishError, PublishRecord};
 use holdfast_message::{ChatId, record};
 use serde::Serialize;
@@ -136,8 +136,9 @@ async fn replay_waiting(
             queue.finish(&lease, FinishAs::NextAttempt(Duration::ZERO), BUDGET).await?;
             row.problems.push(trouble.to_string());
             return match trouble {
-                replay::Trouble::Newer => Ok(()),
-                trouble => Err(trouble.into()),
+                Trouble::Newer => Ok(()),
+                Trouble::Kafka(error) => Err(error.into()),
+                Trouble::Queue(error) => Err(error.into()),
             };
         }
     }

@@ -113,8 +113,9 @@ async fn plan(sources: &Sources, args: &VerifyArgs) -> Result<Plan> {
         }
         known = true;
         let done = of(&committed, partition).unwrap_or(0);
-        let to = args.to.unwrap_or(high).min(done);
-        plan.not_committed += (args.to.unwrap_or(high) - done.max(low)).max(0).unsigned_abs();
+        let asked_to = args.to.unwrap_or(high);
+        let to = asked_to.min(done);
+        plan.not_committed += (asked_to - done.max(low)).max(0).unsigned_abs();
         let (from, gone) = match (args.from, &since) {
             (Some(from), _) => (from, low.min(to) - from),
             (None, Some(since)) => {
@@ -128,11 +129,12 @@ async fn plan(sources: &Sources, args: &VerifyArgs) -> Result<Plan> {
             }
             (None, None) => {
                 plan.before_the_range += low.min(done).unsigned_abs();
-                // Deleted before they were stored.
-                (low, low - done)
+                (low, 0)
             }
         };
-        plan.unverifiable += gone.max(0).unsigned_abs();
+        // Deleted before they were committed: whenever they were made, nothing has stored them.
+        let lost = low.min(asked_to) - done.max(args.from.unwrap_or(0));
+        plan.unverifiable += gone.max(0).unsigned_abs() + lost.max(0).unsigned_abs();
         plan.spans.push(Span { partition, from: from.max(low), to });
     }
     if !known {

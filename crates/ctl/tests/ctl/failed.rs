@@ -143,6 +143,12 @@ async fn waiting_entries_are_published_in_order_and_audited_and_leave_nothing_be
     world.push(&message(&other, 1)).await;
     world.push(&message(&alone, 1)).await;
     rpush(&world, &keys(&world).failed(&other), b"nonsense").await;
+    // A gateway has leased them all, and hangs.
+    let queue = world.settings().failed_queue().unwrap();
+    let hour = Duration::from_secs(3600);
+    assert_eq!(queue.lease(10, hour, Duration::from_secs(5)).await.unwrap().len(), 3);
+    let listed = world.ctl(&["failed", "list", "--json"]).await.expect(0).json();
+    assert!(listed.iter().all(|row| row["nextAttemptInMs"].as_i64().unwrap() > 3_000_000), "{listed:?}");
     let ran = world.ctl(&["--json", "failed", "replay", one.as_str(), other.as_str(), "--yes"]).await.expect(1);
     let records = published(&world).await;
     assert_eq!(of_chat(&records, &one), sent);
@@ -158,7 +164,6 @@ async fn waiting_entries_are_published_in_order_and_audited_and_leave_nothing_be
     assert!(audit[0]["to"].as_str().unwrap().starts_with(world.name("KAFKA_TOPIC")), "{:?}", audit[0]);
     assert!(!ran.stderr.contains("the content of"));
     // Both chats have left the index; what could not be read is kept.
-    let queue = world.settings().failed_queue().unwrap();
     assert_eq!(queue.indexed_chats(Duration::from_secs(5)).await.unwrap(), [alone]);
     assert_eq!(queue.buried(&other, 0, 10, Duration::from_secs(5)).await.unwrap().len(), 1);
 }

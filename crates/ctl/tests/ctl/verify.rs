@@ -43,7 +43,6 @@ async fn every_missing_and_altered_message_is_named_and_no_other() {
         };
         stored.update_one(doc! { "_id": id(index + 1) }, doc! { "$set": value }).await.unwrap();
     }
-    // As nobody but a forger could: fields and record agree, but the id is another's.
     let ran = verify(&world, &[], 1).await;
     let lines = ran.json();
     assert_eq!(finding(&lines, &sent[0].id).unwrap()["finding"], "missing");

@@ -45,31 +45,35 @@ impl Check {
         Self { name, status: Status::Ok, found, wanted, mend: String::new() }
     }
 
-    /// With another verdict and a way to mend it, unless `holds`.
+    /// With another verdict, and a way to mend it.
     #[must_use]
-    pub fn unless(mut self, holds: bool, status: Status, mend: impl Into<String>) -> Self {
-        if !holds {
-            self.status = status;
-            self.mend = mend.into();
-        }
+    pub fn with(mut self, status: Status, mend: impl Into<String>) -> Self {
+        self.status = status;
+        self.mend = mend.into();
         self
+    }
+
+    /// With another verdict unless `holds`.
+    #[must_use]
+    pub fn unless(self, holds: bool, status: Status, mend: impl Into<String>) -> Self {
+        if holds { self } else { self.with(status, mend) }
     }
 }
 
 /// A check of what the server tells; unknown if it does not.
-pub fn known<T: ToString + Clone>(
+pub fn known<T: ToString>(
     name: String,
     value: Option<T>,
     wanted: &str,
     judge: impl FnOnce(T, Check) -> Check,
 ) -> Check {
     match value {
-        Some(value) => judge(value.clone(), Check::ok(name, value.to_string(), wanted)),
-        None => Check::ok(name, "the server does not tell", wanted).unless(
-            false,
-            Status::Unknown,
-            "allow holdfastctl to read the server's configuration, or look yourself",
-        ),
+        Some(value) => {
+            let check = Check::ok(name, value.to_string(), wanted);
+            judge(value, check)
+        }
+        None => Check::ok(name, "the server does not tell", wanted)
+            .with(Status::Unknown, "allow holdfastctl to read the server's configuration, or look yourself"),
     }
 }
 

@@ -67,7 +67,7 @@ fn judge_one(topic: &TopicReport, kafka: &KafkaSettings) -> Vec<Check> {
     };
     if topic.partitions == 0 {
         let there = Check::ok(name("topic"), "missing", "there");
-        return vec![there.unless(false, Status::Wrong, "holdfastctl topics create")];
+        return vec![there.with(Status::Wrong, "holdfastctl topics create")];
     }
     let (partitions, replicas) = (topic.partitions, topic.replication_factor);
     let wanted_partitions = usize::try_from(kafka.partitions).unwrap_or_default();

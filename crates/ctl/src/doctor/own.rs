@@ -1,7 +1,5 @@
 //! The services' settings, as this environment gives them, judged by the services' own code.
 
-use std::fmt::Display;
-
 use holdfast_gateway::auth::Verifier;
 use holdfast_service::settings::{SettingsError, Source};
 
@@ -27,27 +25,21 @@ pub fn check(source: impl Fn() -> Source) -> Vec<Check> {
             let key = Check::ok("gateway: token key", found, "a secret of 32 bytes or more, or a public key");
             checks.push(match Verifier::new(own) {
                 Ok(_) => key,
-                Err(error) => key.unless(false, Status::Wrong, error),
+                Err(error) => key.with(Status::Wrong, error),
             });
         }
-        Err(errors) => checks.extend(wrong("gateway: settings", &errors)),
+        Err(errors) => checks.extend(wrong("gateway: settings", errors)),
     }
     match holdfast_worker::config::Config::read(source().only(holdfast_worker::config::Config::settings())) {
         Ok(_) => checks.push(Check::ok("worker: settings", "sound", "sound")),
-        Err(errors) => checks.extend(wrong("worker: settings", &errors)),
+        Err(errors) => checks.extend(wrong("worker: settings", errors)),
     }
     checks
 }
 
-fn wrong(name: &'static str, SettingsError(errors): &SettingsError) -> impl Iterator<Item = Check> {
-    let one = move |error: &dyn Display| {
-        Check::ok(name, error.to_string(), "sound").unless(
-            false,
-            Status::Wrong,
-            "change the setting; the service would not start",
-        )
-    };
-    errors.iter().map(|error| one(error)).collect::<Vec<_>>().into_iter()
+fn wrong(name: &str, SettingsError(errors): SettingsError) -> impl Iterator<Item = Check> {
+    let mend = "change the setting; the service would not start";
+    errors.into_iter().map(move |error| Check::ok(name, error, "sound").with(Status::Wrong, mend))
 }
 
 #[cfg(test)]

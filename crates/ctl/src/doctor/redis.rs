@@ -67,12 +67,10 @@ fn judge_queue(facts: &ServerFacts, durability: Durability) -> Vec<Check> {
             "always" => check,
             // Gateways wait for the disk then.
             "everysec" if facts.version >= (7, 2) => check,
-            "everysec" => check.unless(
-                false,
-                Status::Warning,
-                "appendfsync always: a power failure may take the last second's messages",
-            ),
-            _ => check.unless(false, Status::Wrong, "appendfsync always, or gateways refuse to queue"),
+            "everysec" => {
+                check.with(Status::Warning, "appendfsync always: a power failure may take the last second's messages")
+            }
+            _ => check.with(Status::Wrong, "appendfsync always, or gateways refuse to queue"),
         }),
         known(name("maxmemory-policy"), facts.policy.clone(), "noeviction", |policy, check| {
             check.unless(

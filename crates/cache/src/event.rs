@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use holdfast_message::{ChatId, Message, MessageId};
+use holdfast_message::{ChatId, Message, MessageId, UserId};
 
 use crate::entry::{self, Listed};
 use crate::msgpack::{Reader, Writer};
@@ -14,6 +14,8 @@ use crate::msgpack::{Reader, Writer};
 const VERSION: u64 = 1;
 const KIND_MESSAGE: u64 = 0;
 const KIND_FAILED: u64 = 1;
+/// What operators tell gateways has kinds from 64 on, and a user in the chat's place.
+const KIND_DISCONNECT: u64 = 64;
 
 /// Which process published something: a random number made at its start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -58,13 +60,20 @@ pub enum Event {
         /// Its chat.
         chat: ChatId,
     },
+    /// An operator wants the user's sockets closed.
+    Disconnect {
+        /// Who told it.
+        origin: Origin,
+        /// Whose.
+        user: UserId,
+    },
 }
 
 impl Event {
     /// Who published it.
     pub fn origin(&self) -> Origin {
         match self {
-            Self::Message { origin, .. } | Self::Failed { origin, .. } => *origin,
+            Self::Message { origin, .. } | Self::Failed { origin, .. } | Self::Disconnect { origin, .. } => *origin,
         }
     }
 
@@ -77,7 +86,11 @@ impl Event {
         }
         let origin = Origin(u64::from_be_bytes(reader.bin()?.try_into().ok()?));
         let kind = reader.uint()?;
-        let chat = ChatId::parse(reader.str()?).ok()?;
+        let subject = reader.str()?;
+        if kind == KIND_DISCONNECT {
+            return Some(Self::Disconnect { origin, user: UserId::parse(subject).ok()? });
+        }
+        let chat = ChatId::parse(subject).ok()?;
         match kind {
             KIND_MESSAGE => {
                 let position = Position { epoch: reader.str()?.into(), seq: reader.uint()? };
@@ -96,26 +109,30 @@ impl Event {
     }
 }
 
-fn start(origin: Origin, kind: u64, chat: &ChatId, elements: u32) -> Writer {
+fn start(origin: Origin, kind: u64, subject: &str, elements: u32) -> Writer {
     let writer = Writer::with_capacity(160).array(4 + elements).uint(VERSION);
-    writer.bin(&origin.0.to_be_bytes()).uint(kind).str(chat.as_str())
+    writer.bin(&origin.0.to_be_bytes()).uint(kind).str(subject)
 }
 
 /// What precedes epoch, seq and rest in a message's publication.
 pub(crate) fn message_prefix(origin: Origin, chat: &ChatId) -> Vec<u8> {
-    start(origin, KIND_MESSAGE, chat, 2 + entry::REST_ELEMENTS).0
+    start(origin, KIND_MESSAGE, chat.as_str(), 2 + entry::REST_ELEMENTS).0
 }
 
 /// The whole publication of a failure.
 pub(crate) fn failed(origin: Origin, message: &Message) -> Vec<u8> {
-    let writer = start(origin, KIND_FAILED, &message.chat, 2);
+    let writer = start(origin, KIND_FAILED, message.chat.as_str(), 2);
     writer.raw(message.id.as_bytes()).maybe_str(message.temp_id.as_deref()).0
+}
+
+/// The whole publication of an operator's wish.
+pub(crate) fn disconnect(origin: Origin, user: &UserId) -> Vec<u8> {
+    start(origin, KIND_DISCONNECT, user.as_str(), 0).0
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use holdfast_message::UserId;
 
     fn message() -> Message {
         let chat = ChatId::parse("alice:bob").unwrap();
@@ -150,12 +167,15 @@ mod tests {
         let Event::Failed { message_id, temp_id, .. } = &failed else { panic!("{failed:?}") };
         assert_eq!((message_id, temp_id.as_deref()), (&message.id, Some("t")));
         assert_eq!(failed.origin(), origin);
+
+        let user = UserId::parse("alice").unwrap();
+        assert_eq!(Event::decode(&disconnect(origin, &user)), Some(Event::Disconnect { origin, user }));
     }
 
     #[test]
     fn an_unknown_kind_or_version_is_no_event() {
         let chat = message().chat;
-        assert_eq!(Event::decode(&start(Origin(1), 200, &chat, 0).0), None);
+        assert_eq!(Event::decode(&start(Origin(1), 200, chat.as_str(), 0).0), None);
         let mut newer = failed(Origin(1), &message());
         newer[1] = 2;
         assert_eq!(Event::decode(&newer), None);

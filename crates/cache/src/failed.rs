@@ -14,6 +14,7 @@
 mod entry;
 mod fence;
 mod gate;
+mod operate;
 mod retry;
 
 use std::sync::Arc;
@@ -26,6 +27,7 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 pub use entry::{DeadEntry, EntryError, QueueEntry};
+pub use operate::{Buried, ChatQueue, Found};
 pub use retry::{FURTHEST, FinishAs, Head, Lease, Peeked, QueueStats, RepairStep, Taken};
 
 use crate::CacheError;

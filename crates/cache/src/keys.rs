@@ -127,6 +127,11 @@ impl Keys {
         ChatId::parse(rest.strip_prefix('{')?.strip_suffix('}')?).ok()
     }
 
+    /// The chat whose dead list has this key.
+    pub fn chat_of_dead(&self, key: &str) -> Option<ChatId> {
+        self.chat_of_failed(key.strip_suffix("dead")?.strip_suffix(&self.separator)?)
+    }
+
     /// A channel's name.
     pub fn channel(&self, channel: &Channel) -> String {
         match channel {
@@ -184,6 +189,8 @@ mod tests {
         let keys = Keys::default();
         let chat = ChatId::parse("alice:bob").unwrap();
         assert_eq!(keys.chat_of_failed(&keys.failed(&chat)), Some(chat.clone()));
+        assert_eq!(keys.chat_of_dead(&keys.failed_dead(&chat)), Some(chat.clone()));
+        assert_eq!(keys.chat_of_dead(&keys.failed(&chat)), None);
         for key in [keys.failed_dead(&chat), keys.failed_index(), "chat:failed:{x}".into(), "chat:failed:".into()] {
             assert_eq!(keys.chat_of_failed(&key), None, "{key}");
         }

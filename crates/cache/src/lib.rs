@@ -10,15 +10,19 @@
 //! 5. [`failed`]: the failed queue, which is durable or refuses.
 //! 6. [`breaker`]: not asking again and again what does not answer. It knows no Redis; Kafka's callers use it too.
 //!
+//! Operators have [`control`] and [`inspect`].
+//!
 //! [`keys`] alone builds the names of keys and channels, [`entry`] and [`event`] alone the bytes of list entries and publications.
 //! Every script touches keys of one cluster slot only.
 
 pub mod breaker;
 pub mod channels;
 pub mod connection;
+pub mod control;
 pub mod entry;
 pub mod event;
 pub mod failed;
+pub mod inspect;
 pub mod keys;
 pub mod metrics;
 pub mod rate_limit;

@@ -55,6 +55,10 @@ struct Held {
 /// Events that wait for one socket; more make it a lagging one.
 const MAX_HELD: usize = 1000;
 
+/// How often, and how many times, a socket with a full buffer is asked to close: for the heartbeat's 45 seconds.
+const DISCONNECT_AGAIN: Duration = Duration::from_millis(250);
+const DISCONNECT_ATTEMPTS: u32 = 180;
+
 /// While it lives, a socket's events wait behind an answer.
 pub struct Holding {
     connected: Arc<Connected>,
@@ -152,6 +156,22 @@ impl Sockets {
             if !connected.give(event, payload) {
                 connected.missed(&self.metrics);
             }
+        }
+    }
+
+    /// Closes every socket that the user has here now. One whose buffer is full takes the news as soon as there is room, and is
+    /// left to its heartbeat when there is none for long.
+    pub fn disconnect(&self, user: &UserId) {
+        let Some(sockets) = self.users.get(user) else { return };
+        for connected in sockets.iter().cloned() {
+            tokio::spawn(async move {
+                for _ in 0..DISCONNECT_ATTEMPTS {
+                    if connected.socket.clone().disconnect().is_ok() {
+                        break;
+                    }
+                    tokio::time::sleep(DISCONNECT_AGAIN).await;
+                }
+            });
         }
     }
 

@@ -10,7 +10,7 @@
 //!    ([`holdfast_cache::recent`]). Without the cache the journey goes on, and [`relist`] repeats the call later.
 //! 5. [`deliver`]: the sockets of this gateway.
 //! 6. [`publish`]: Kafka, else the failed queue. Only an acknowledgement of one of them makes a positive answer. [`retry`] replays
-//!    the failed queue.
+//!    the failed queue, step by step ([`replay`]).
 //! 7. The sender's answer. If nothing durable took the message, what was shown is taken back.
 //!
 //! From Kafka on, the worker's crate tells the rest. [`history`] is the way back: from the recent list, the failed queue and MongoDB
@@ -34,6 +34,7 @@ pub mod pipeline;
 pub mod publish;
 pub mod relist;
 pub mod remote;
+pub mod replay;
 pub mod rest;
 pub mod resume;
 pub mod retry;

@@ -30,6 +30,10 @@ pub async fn run(mut heard: mpsc::Receiver<ChannelEvent>, own: Origin, sockets: 
                     let payload = json!({ "messageId": message_id, "tempId": temp_id, "chatId": chat.as_str() });
                     sockets.emit(&user, MESSAGE_FAILED, &payload);
                 }
+                Event::Disconnect { user, .. } => {
+                    tracing::info!(%user, "an operator disconnects a user");
+                    sockets.disconnect(&user);
+                }
             },
             ChannelEvent::Heard { .. } => {}
             ChannelEvent::Resubscribed => {

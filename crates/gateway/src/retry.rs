@@ -1,28 +1,25 @@
 //! The retry service: replays the failed queue into Kafka.
 //!
-//! Takes due chats by lease, one or more gateways at once; publishes each chat's entries in order, and removes an entry only after
-//! Kafka's acknowledgement and only if it is still the head by its bytes. Two retriers, or one that was frozen and thawed, can only
-//! publish a message twice, which its id absorbs. Replays are marked `uncached`, so that the worker lists what the list has missed.
+//! Takes due chats by lease, one or more gateways at once, and replays each chat's entries in order ([`replay`]). Two retriers, or one
+//! that was frozen and thawed, can only publish a message twice, which its id absorbs.
 //!
 //! Live traffic comes first: replays are paced, and wait while Kafka's client has much to do.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Bytes;
-use futures_util::future::join_all;
-use holdfast_cache::failed::{EntryError, FinishAs, Head, Lease};
+use holdfast_cache::failed::{FinishAs, Lease};
 use holdfast_cache::{CacheError, FailedQueue};
-use holdfast_kafka::{PublishError, PublishRecord, Publisher};
+use holdfast_kafka::Publisher;
 use holdfast_message::ChatId;
 use holdfast_service::clock::unix_ms;
-use holdfast_service::sabotage;
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, interval, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
+use crate::replay::{self, BUDGET, Trouble};
 
 /// How often due chats are looked for.
 const POLL: Duration = Duration::from_millis(250);
@@ -34,8 +31,6 @@ const BATCH: usize = 64;
 const LEASE: Duration = Duration::from_secs(30);
 /// How long it is worked on at most, so that the lease outlives the last publish.
 const WORK: Duration = Duration::from_secs(20);
-/// What the queue's server has for a call.
-const BUDGET: Duration = Duration::from_secs(2);
 /// Records in Kafka's client above which replays wait.
 const BUSY: usize = 2000;
 /// The shortest and the longest wait after a failure.
@@ -62,14 +57,6 @@ pub struct Retry {
 struct Rounds {
     wait: Duration,
     ends_at: Option<Instant>,
-}
-
-/// Why work on a chat stopped early.
-enum Trouble {
-    Kafka(String),
-    Queue(CacheError),
-    /// An entry that only a newer gateway can read.
-    Newer,
 }
 
 impl Retry {
@@ -107,13 +94,7 @@ impl Retry {
             Ok(false) => FinishAs::NextAttempt(Duration::ZERO),
             Err(trouble) => {
                 let delay = self.backoff().await;
-                match trouble {
-                    Trouble::Kafka(reason) => tracing::warn!(chat_id = %lease.chat, reason, ?delay, "a replay failed"),
-                    Trouble::Queue(error) => tracing::warn!(chat_id = %lease.chat, %error, ?delay, "a replay failed"),
-                    Trouble::Newer => {
-                        tracing::warn!(chat_id = %lease.chat, ?delay, "the failed queue holds an entry of a newer version; it waits");
-                    }
-                }
+                tracing::warn!(chat_id = %lease.chat, %trouble, ?delay, "a replay failed");
                 FinishAs::NextAttempt(delay)
             }
         };
@@ -136,58 +117,24 @@ impl Retry {
         while Instant::now() < end {
             let heads = self.queue.heads(chat, batch, BUDGET).await.map_err(Trouble::Queue)?;
             batch = BATCH;
-            let Some(first) = heads.first() else { return Ok(true) };
-            match &first.entry {
-                Err(EntryError::Newer) => return Err(Trouble::Newer),
-                Err(error) => self.bury(chat, &first.bytes, &error.to_string()).await?,
-                Ok(_) => self.replay(chat, &heads).await?,
+            if heads.is_empty() {
+                return Ok(true);
+            }
+            self.pace.take(replay::readable(&heads).len()).await;
+            let step = replay::step(&self.queue, &self.publisher, chat, &heads).await;
+            self.metrics.replayed.inc_by(step.removed as u64);
+            if step.removed > 0 {
+                *self.rounds.lock().await = Rounds::default();
+            }
+            if let Some(reason) = step.buried {
+                self.metrics.dead.inc();
+                tracing::error!(chat_id = %chat, reason, "a failed-queue entry can never be replayed; it lies in the dead list");
+            }
+            if let Some(trouble) = step.trouble {
+                return Err(trouble);
             }
         }
         Ok(false)
-    }
-
-    /// Publishes the entries up to the first that can't be read, and removes those that Kafka acknowledged before any it did not.
-    async fn replay(&self, chat: &ChatId, heads: &[Head]) -> Result<(), Trouble> {
-        let entries: Vec<_> = heads.iter().map_while(|head| Some((&head.bytes, head.entry.as_ref().ok()?))).collect();
-        self.pace.take(entries.len()).await;
-        if sabotage::is(sabotage::POP_FIRST) {
-            let heads: Vec<Bytes> = entries.iter().map(|(bytes, _)| (*bytes).clone()).collect();
-            self.queue.pop_published(chat, &heads, BUDGET).await.map_err(Trouble::Queue)?;
-        }
-        let reports: Vec<_> = entries
-            .iter()
-            .map(|(_, entry)| {
-                let traceparent = entry.traceparent.as_deref();
-                self.publisher.publish(PublishRecord {
-                    chat: chat.as_str(),
-                    value: &entry.record,
-                    traceparent,
-                    uncached: true,
-                })
-            })
-            .collect();
-        let reports = join_all(reports).await;
-        let acknowledged = reports.iter().take_while(|report| report.is_ok()).count();
-        let done: Vec<Bytes> = entries[..acknowledged].iter().map(|(bytes, _)| (*bytes).clone()).collect();
-        if !done.is_empty() {
-            let taken = self.queue.pop_published(chat, &done, BUDGET).await.map_err(Trouble::Queue)?;
-            self.metrics.replayed.inc_by(taken.removed as u64);
-            *self.rounds.lock().await = Rounds::default();
-        }
-        match reports.into_iter().nth(acknowledged) {
-            Some(Err(PublishError::TooLarge(reason))) => self.bury(chat, entries[acknowledged].0, &reason).await,
-            Some(Err(PublishError::Unavailable(failure))) => Err(Trouble::Kafka(failure.to_string())),
-            Some(Ok(_)) | None => Ok(()),
-        }
-    }
-
-    async fn bury(&self, chat: &ChatId, bytes: &Bytes, reason: &str) -> Result<(), Trouble> {
-        let taken = self.queue.bury(chat, bytes, reason, unix_ms(), BUDGET).await.map_err(Trouble::Queue)?;
-        if taken.removed > 0 {
-            self.metrics.dead.inc();
-            tracing::error!(chat_id = %chat, reason, "a failed-queue entry can never be replayed; it lies in the dead list");
-        }
-        Ok(())
     }
 
     /// Doubling with every round of failures, with jitter. Chats that fail within one wait are one round: what fails is Kafka.

@@ -1,5 +1,7 @@
 //! The topics: made if missing, read back and judged; and what cleaning them up and measuring lag needs.
 
+mod brokers;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,12 +10,14 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaResult, RDKafkaErrorCode};
 use rdkafka::{Offset, TopicPartitionList};
 
+pub use brokers::BrokerReport;
+
 use crate::context::Callbacks;
 use crate::settings::{BATCH_BYTES, DLQ_HEADROOM};
 use crate::{ClientError, KafkaSettings};
 
 /// Seven days: longer than any outage to be survived.
-const RETENTION: Duration = Duration::from_secs(7 * 24 * 3600);
+pub const RETENTION: Duration = Duration::from_secs(7 * 24 * 3600);
 /// The broker's own default for `message.max.bytes`, for brokers that don't tell.
 const BROKER_MAX_BYTES: usize = 1_048_588;
 
@@ -236,16 +240,17 @@ impl Admin {
 
 impl TopicReport {
     fn configure(&mut self, resource: &ConfigResource) {
-        fn read<T: std::str::FromStr>(resource: &ConfigResource, name: &str) -> Option<T> {
-            resource.get(name)?.value.as_ref()?.parse().ok()
-        }
-        self.min_insync_replicas = read(resource, "min.insync.replicas");
-        self.retention_ms = read(resource, "retention.ms");
-        self.retention_bytes = read(resource, "retention.bytes");
-        self.max_message_bytes = read(resource, "max.message.bytes");
-        self.cleanup_policy = read(resource, "cleanup.policy");
-        self.unclean_leader_election = read(resource, "unclean.leader.election.enable");
+        self.min_insync_replicas = setting(resource, "min.insync.replicas");
+        self.retention_ms = setting(resource, "retention.ms");
+        self.retention_bytes = setting(resource, "retention.bytes");
+        self.max_message_bytes = setting(resource, "max.message.bytes");
+        self.cleanup_policy = setting(resource, "cleanup.policy");
+        self.unclean_leader_election = setting(resource, "unclean.leader.election.enable");
     }
+}
+
+fn setting<T: std::str::FromStr>(resource: &ConfigResource, name: &str) -> Option<T> {
+    resource.get(name)?.value.as_ref()?.parse().ok()
 }
 
 /// What weakens the promise, in sentences for the log and for `doctor`.

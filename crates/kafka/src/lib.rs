@@ -20,7 +20,7 @@ pub mod publisher;
 pub mod reader;
 pub mod settings;
 
-pub use admin::{Admin, AdminError, TopicReport, TopicsReport};
+pub use admin::{Admin, AdminError, BrokerReport, TopicReport, TopicsReport};
 pub use consumer::{ConsumerSettings, Event, GroupConsumer, Polled};
 pub use publisher::{Acknowledged, Failure, PublishError, PublishRecord, Publisher};
 /// A record as lent by the client, and how to look into it.

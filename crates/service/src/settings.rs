@@ -184,6 +184,14 @@ impl Source {
         source
     }
 
+    /// The same without the file's lines for other settings than these: for reading what was written for another program.
+    #[must_use]
+    pub fn only<'a>(mut self, settings: impl Iterator<Item = &'a Setting>) -> Self {
+        let names: Vec<_> = settings.map(|setting| setting.name).collect();
+        self.file.retain(|name, _| names.contains(&name.as_str()));
+        self
+    }
+
     /// What the process is run for.
     pub fn profile(&self) -> Profile {
         self.profile
@@ -385,6 +393,8 @@ mod tests {
         assert_eq!((sample.threshold, sample.wait), (5, Millis(Duration::from_millis(7))));
         std::fs::write(&path, "TRESHOLD=5\n").unwrap();
         assert_eq!(load(&[("CONFIG_FILE", file)]).unwrap_err().0, ["TRESHOLD: no such setting (in CONFIG_FILE)"]);
+        let source = Source::new([("CONFIG_FILE".into(), file.into())]).only(Sample::SETTINGS.iter());
+        assert!(source.errors.is_empty() && source.file.is_empty(), "another program's line");
         std::fs::remove_file(&path).unwrap();
     }
 }

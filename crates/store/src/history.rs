@@ -19,7 +19,7 @@ use crate::{Store, StoreError, document, server_limit, within};
 /// The name of the index that pages are read by.
 pub(crate) const INDEX: &str = "chatId_1_timestamp_-1__id_-1";
 /// The most ids in one query.
-const MAX_IDS: usize = 10_000;
+pub(crate) const MAX_IDS: usize = 10_000;
 
 /// A part of a chat's history.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -147,11 +147,11 @@ impl Store {
     }
 }
 
-fn among(ids: &[MessageId]) -> Document {
+pub(crate) fn among(ids: &[MessageId]) -> Document {
     doc! { "_id": { "$in": ids.iter().map(ToString::to_string).collect::<Vec<_>>() } }
 }
 
-fn batch(size: usize) -> u32 {
+pub(crate) fn batch(size: usize) -> u32 {
     // A batch of exactly the limit's size would leave the cursor open for one more round trip.
     u32::try_from(size).unwrap_or(u32::MAX).saturating_add(1)
 }

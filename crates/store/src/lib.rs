@@ -5,6 +5,7 @@
 //! 1. [`Store::insert`] ([`insert`]): the worker's flush. One unordered insert keyed by `_id`, and one outcome per message.
 //! 2. [`Store::page`], [`Store::get`], [`Store::stored`] ([`history`]): what the read path and verification ask.
 //! 3. [`Store::touch_conversations`] ([`conversations`]): a derived view that nothing waits for.
+//! 4. [`Store::copies`] and its like ([`inspect`]): what operators ask.
 //!
 //! Every call has a time limit of its own and ends within it, whatever the server does. Every error says what the caller must
 //! do ([`StoreError`]). No call ever changes or removes a stored message: the first stored copy wins.
@@ -15,6 +16,7 @@ mod document;
 mod error;
 pub mod history;
 pub mod insert;
+pub mod inspect;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -30,6 +32,7 @@ pub use conversations::Touched;
 pub use error::{StoreError, is_passing};
 pub use history::Page;
 pub use insert::{BatchFailed, Written};
+pub use inspect::{IndexReport, ServerReport, StoredCopy};
 
 /// Where the store is and how long its calls may take.
 #[derive(Clone)]

@@ -24,6 +24,8 @@ pub struct MongoOptions {
     pub port: Option<u16>,
     /// More of its command line.
     pub args: Vec<String>,
+    /// A server of no set, as nobody should run one.
+    pub standalone: bool,
 }
 
 /// A running MongoDB, primary of the set `rs0`.
@@ -62,7 +64,8 @@ impl Mongo {
         std::fs::create_dir_all(&data).with_context(|| format!("can't create {}", data.display()))?;
         let child = Child::new("mongod", files::mongod()?, folder.path().join("log"))
             .args(["--port", &port.to_string(), "--bind_ip", "127.0.0.1", "--nounixsocket", "--quiet"])
-            .args(["--replSet", "rs0", "--wiredTigerCacheSizeGB", "0.25", "--oplogSize", "64"])
+            .args(if options.standalone { &[][..] } else { &["--replSet", "rs0"] }.iter().copied())
+            .args(["--wiredTigerCacheSizeGB", "0.25", "--oplogSize", "64"])
             // A primary would stay 15 s for its secondaries, of which there are none.
             .args(["--setParameter", "shutdownTimeoutMillisForSignaledShutdown=0"])
             .args(["--setParameter", "diagnosticDataCollectionEnabled=false"])

@@ -1,0 +1,119 @@
+//! Reads a part of a topic, record by record, and knows when it has all of it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use holdfast_kafka::{Admin, ClientError, Headers, KafkaSettings, OwnedMessage, RangeReader, RecordView};
+use tokio::sync::mpsc;
+
+/// How long Kafka may give nothing before what is left is asked for anew.
+const IDLE: Duration = Duration::from_secs(10);
+/// Records that wait to be looked at; above it the reader waits.
+const AHEAD: usize = 1000;
+
+/// A partition and an offset.
+pub type Place = (i32, i64);
+
+/// Offsets of one partition: `from` to `to`, itself not included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span {
+    /// The partition.
+    pub partition: i32,
+    /// The first offset.
+    pub from: i64,
+    /// The offset after the last.
+    pub to: i64,
+}
+
+impl Span {
+    /// How many offsets it has.
+    pub fn len(&self) -> u64 {
+        (self.to - self.from).max(0).unsigned_abs()
+    }
+
+    /// Whether it has none.
+    pub fn is_empty(&self) -> bool {
+        self.to <= self.from
+    }
+}
+
+/// The records of some spans, in order within a partition.
+#[derive(Debug)]
+pub struct LogRange {
+    records: mpsc::Receiver<Result<OwnedMessage>>,
+}
+
+impl LogRange {
+    /// Begins to read. Records that retention deletes meanwhile are left out.
+    pub fn read(settings: &KafkaSettings, admin: &Admin, topic: &str, spans: &[Span]) -> Self {
+        let (sender, records) = mpsc::channel(AHEAD);
+        let spans: Vec<_> = spans.iter().copied().filter(|span| !span.is_empty()).collect();
+        let (settings, admin, topic) = (settings.clone(), admin.clone(), topic.to_owned());
+        let runtime = tokio::runtime::Handle::current();
+        tokio::task::spawn_blocking(move || {
+            let low = || {
+                let lows = runtime.block_on(admin.watermarks(&topic))?;
+                anyhow::Ok(lows.into_iter().map(|(partition, low, _)| (partition, low)).collect())
+            };
+            // A receiver that is gone wants no more.
+            if let Err(error) = forward(&settings, &topic, &spans, low, &sender) {
+                let _ = sender.blocking_send(Err(error));
+            }
+        });
+        Self { records }
+    }
+
+    /// The next record; `None` after the last.
+    pub async fn next(&mut self) -> Result<Option<OwnedMessage>> {
+        self.records.recv().await.transpose()
+    }
+}
+
+fn forward(
+    settings: &KafkaSettings,
+    topic: &str,
+    spans: &[Span],
+    low: impl Fn() -> Result<BTreeMap<i32, i64>>,
+    sender: &mpsc::Sender<Result<OwnedMessage>>,
+) -> Result<()> {
+    let starts: Vec<_> = spans.iter().map(|span| (span.partition, span.from)).collect();
+    let mut ends: BTreeMap<i32, i64> = spans.iter().map(|span| (span.partition, span.to)).collect();
+    if ends.is_empty() {
+        return Ok(());
+    }
+    let reader = RangeReader::new(settings, topic, &starts)?;
+    while !ends.is_empty() {
+        let Some(record) = reader.next(IDLE)? else {
+            // What is left may have been deleted meanwhile.
+            let low = low().context("kafka gives no more records")?;
+            let before = ends.len();
+            ends.retain(|partition, end| low.get(partition).is_some_and(|low| low < end));
+            if ends.len() == before {
+                let reason = "kafka gives no more records, although it has them".into();
+                return Err(ClientError { doing: "reading a topic", reason }.into());
+            }
+            continue;
+        };
+        let partition = record.partition();
+        let Some(&end) = ends.get(&partition) else { continue };
+        if record.offset() + 1 >= end {
+            ends.remove(&partition);
+        }
+        if record.offset() < end && sender.blocking_send(Ok(record)).is_err() {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// A header's value as text.
+pub fn header<'a>(record: &'a OwnedMessage, name: &str) -> Option<&'a str> {
+    let found = record.headers()?.iter().find(|header| header.key == name)?;
+    std::str::from_utf8(found.value?).ok()
+}
+
+/// When it was made, in Unix epoch milliseconds, if it says so.
+pub fn made_at(record: &OwnedMessage) -> Option<i64> {
+    record.timestamp().to_millis()
+}

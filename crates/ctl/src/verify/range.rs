@@ -1,0 +1,218 @@
+//! A part of the messages' topic against MongoDB.
+
+use std::collections::HashMap;
+
+use anyhow::{Context, Result, ensure};
+use holdfast_kafka::RecordView;
+use holdfast_message::{Message, MessageId, record};
+use holdfast_service::clock::unix_ms;
+
+use super::elsewhere::Elsewhere;
+use super::judge::{Judged, Suspect, judge};
+use super::{BATCH, Finding, Findings, Sources};
+use crate::args::VerifyArgs;
+use crate::exit::{Usage, Verdict};
+use crate::log_range::{LogRange, Place, Span};
+use crate::output::{Output, Progress};
+
+/// Messages whose time is doubtful; with more, the range is read once more before it goes on.
+const MAX_SUSPECTS: usize = 100_000;
+
+/// What is read, and what can't be.
+#[derive(Debug, Default)]
+struct Plan {
+    spans: Vec<Span>,
+    unverifiable: u64,
+    before_the_range: u64,
+    not_committed: u64,
+    notes: Vec<String>,
+}
+
+/// A message's records, and where they lie.
+type Copies = Vec<(Message, Place)>;
+
+/// A batch of records: the messages in them with their places, and those that are none.
+#[derive(Default)]
+struct Batch {
+    messages: HashMap<MessageId, Copies>,
+    undecodable: Vec<(Place, String)>,
+    records: usize,
+}
+
+/// Verifies the part that the arguments name: unless they say otherwise, everything that is still in the topic and committed.
+pub async fn run(sources: &Sources, args: &VerifyArgs, output: &mut Output<'_>) -> Result<Verdict> {
+    let plan = plan(sources, args).await?;
+    let all = plan.spans.iter().map(Span::len).sum();
+    let mut findings = Findings::new(output);
+    let mut suspects = HashMap::new();
+    let mut elsewhere = None;
+    let mut records = LogRange::read(&sources.kafka, &sources.admin, &sources.kafka.topic, &plan.spans);
+    let mut progress = Progress::new("verified", all);
+    loop {
+        let batch = next_batch(&mut records).await?;
+        if batch.records == 0 {
+            break;
+        }
+        findings.summary.checked += batch.records as u64;
+        let missed = compare(sources, &batch, &mut findings, &mut suspects).await?;
+        if !missed.is_empty() || !batch.undecodable.is_empty() {
+            let elsewhere = match &mut elsewhere {
+                Some(known) => known,
+                unknown => unknown.insert(Elsewhere::of_the_dead(sources).await?),
+            };
+            for (id, places) in missed {
+                let finding = elsewhere.finding(Some(id), &places).unwrap_or(Finding::Missing);
+                findings.name(Some(id), places.first().copied(), &finding)?;
+            }
+            for (place, problem) in batch.undecodable {
+                let kept = elsewhere.finding(None, &[place]);
+                findings.name(None, Some(place), &kept.unwrap_or(Finding::Undecodable { problem }))?;
+            }
+        }
+        progress.add(batch.records as u64);
+        if suspects.len() >= MAX_SUSPECTS {
+            settle(sources, &plan.spans, &mut suspects, &mut findings).await?;
+        }
+    }
+    drop(progress);
+    settle(sources, &plan.spans, &mut suspects, &mut findings).await?;
+    let summary = &mut findings.summary;
+    // What was planned and did not come was deleted meanwhile.
+    summary.unverifiable = plan.unverifiable + all.saturating_sub(summary.checked);
+    summary.before_the_range = plan.before_the_range;
+    summary.not_committed = plan.not_committed;
+    summary.notes = plan.notes;
+    findings.end()
+}
+
+async fn plan(sources: &Sources, args: &VerifyArgs) -> Result<Plan> {
+    let Sources { admin, kafka, group, .. } = sources;
+    let topic = &kafka.topic;
+    let report = admin.describe(topic).await?;
+    ensure!(report.partitions > 0, "topic {topic} is missing");
+    let kept_since = |since: Option<i64>| {
+        let limits = [report.retention_ms.filter(|ms| *ms >= 0), sources.kept_for_ms];
+        let bounded_in_bytes = report.retention_bytes.is_some_and(|bytes| bytes >= 0);
+        let horizon = limits.into_iter().flatten().min().map_or(0, |ms| unix_ms() - ms);
+        !bounded_in_bytes && report.retention_ms.is_some() && since.is_some_and(|since| since > horizon)
+    };
+    // Before the watermarks: what is committed lies below what is there.
+    let committed = admin.committed(group, topic).await?;
+    let since = match args.since {
+        Some(since) => Some(admin.offsets_at(topic, since).await?),
+        None => None,
+    };
+    let of = |offsets: &[(i32, Option<i64>)], partition| {
+        offsets.iter().find(|(of, _)| *of == partition).and_then(|(_, offset)| *offset)
+    };
+    let mut plan = Plan::default();
+    let mut known = false;
+    for (partition, low, high) in admin.watermarks(topic).await? {
+        if args.partition.is_some_and(|only| only != partition) {
+            continue;
+        }
+        known = true;
+        let done = of(&committed, partition).unwrap_or(0);
+        let asked_to = args.to.unwrap_or(high);
+        let to = asked_to.min(done);
+        plan.not_committed += (asked_to - done.max(low)).max(0).unsigned_abs();
+        let (from, gone) = match (args.from, &since) {
+            (Some(from), _) => (from, low.min(to) - from),
+            (None, Some(since)) => {
+                let from = of(since, partition).unwrap_or(high);
+                if from == low && low > 0 && !kept_since(args.since) {
+                    plan.notes.push(format!(
+                        "partition {partition}: records of that time below offset {low} may have been deleted; they are unverifiable"
+                    ));
+                }
+                (from, 0)
+            }
+            (None, None) => {
+                plan.before_the_range += low.min(done).unsigned_abs();
+                (low, 0)
+            }
+        };
+        // Deleted before they were committed: whenever they were made, nothing has stored them.
+        let lost = low.min(asked_to) - done.max(args.from.unwrap_or(0));
+        plan.unverifiable += gone.max(0).unsigned_abs() + lost.max(0).unsigned_abs();
+        plan.spans.push(Span { partition, from: from.max(low), to });
+    }
+    if !known {
+        return Err(Usage(format!("topic {topic} has no such partition")).into());
+    }
+    Ok(plan)
+}
+
+async fn next_batch(records: &mut LogRange) -> Result<Batch> {
+    let mut batch = Batch::default();
+    while batch.records < BATCH
+        && let Some(found) = records.next().await?
+    {
+        batch.records += 1;
+        let place = (found.partition(), found.offset());
+        match record::decode(found.payload().unwrap_or_default()) {
+            Ok(message) => batch.messages.entry(message.id).or_default().push((message, place)),
+            Err(error) => batch.undecodable.push((place, error.to_string())),
+        }
+    }
+    Ok(batch)
+}
+
+/// Names what is stored wrongly, and returns what is not stored, with the places of its records.
+async fn compare(
+    sources: &Sources,
+    batch: &Batch,
+    findings: &mut Findings<'_, '_>,
+    suspects: &mut HashMap<MessageId, (Suspect, Place)>,
+) -> Result<Vec<(MessageId, Vec<Place>)>> {
+    let ids: Vec<_> = batch.messages.keys().copied().collect();
+    let mut copies: HashMap<_, Vec<_>> = HashMap::new();
+    let found = sources.store.copies(&ids).await.context("looking up messages")?;
+    for copy in &found {
+        copies.entry(copy.id).or_default().push(copy);
+    }
+    let mut missed = Vec::new();
+    for (id, records) in &batch.messages {
+        let messages: Vec<_> = records.iter().map(|(message, _)| message).collect();
+        let place = records[0].1;
+        match judge(&messages, copies.get(id).map(Vec::as_slice).unwrap_or_default())? {
+            Judged::Fine => {}
+            Judged::Found(Finding::Missing) => missed.push((*id, records.iter().map(|(_, place)| *place).collect())),
+            Judged::Found(finding) => findings.name(Some(*id), Some(place), &finding)?,
+            Judged::OtherTime(suspect) => {
+                suspects.insert(*id, (suspect, place));
+            }
+        }
+    }
+    Ok(missed)
+}
+
+/// Reads the range once more for records with the stored times of doubtful messages; names those that have none.
+async fn settle(
+    sources: &Sources,
+    spans: &[Span],
+    suspects: &mut HashMap<MessageId, (Suspect, Place)>,
+    findings: &mut Findings<'_, '_>,
+) -> Result<()> {
+    if suspects.is_empty() {
+        return Ok(());
+    }
+    let mut records = LogRange::read(&sources.kafka, &sources.admin, &sources.kafka.topic, spans);
+    let mut progress = Progress::new("looking for first copies:", spans.iter().map(Span::len).sum());
+    while let Some(found) = records.next().await? {
+        progress.add(1);
+        let Ok(message) = record::decode(found.payload().unwrap_or_default()) else { continue };
+        let Some((suspect, _)) = suspects.get_mut(&message.id) else { continue };
+        if suspect.stored == message.timestamp {
+            suspects.remove(&message.id);
+        } else {
+            suspect.earliest = suspect.earliest.min(message.timestamp);
+        }
+    }
+    drop(progress);
+    for (id, (suspect, place)) in suspects.drain() {
+        let from_the_beginning = spans.iter().any(|span| span.partition == place.0 && span.from == 0);
+        findings.name(Some(id), Some(place), &suspect.finding(from_the_beginning))?;
+    }
+    Ok(())
+}

@@ -43,7 +43,7 @@ const SECRET: &str = "a-secret-of-32-bytes-for-fuzzing";
 
 static TOKENS: LazyLock<Verifier> = LazyLock::new(|| {
     let source = Source::new([("JWT_SECRET".to_owned(), SECRET.to_owned())]);
-    let config = Config::read(source).ok().expect("settings");
+    let config = Config::read(source).expect("settings");
     Verifier::new(&config.value.own).expect("a verifier")
 });
 

@@ -138,7 +138,8 @@ pub struct Seen {
     pub user: String,
     /// Which of theirs.
     pub device: String,
-    /// `newMessage` with a seq: by message, by connection, how often within the resend window.
+    /// `newMessage` with a seq: by message, by connection, how often within one epoch and the resend
+    /// window.
     pub live: BTreeMap<String, BTreeMap<u64, u32>>,
     /// Messages of a `newMessage` without one: the gateway's cache was away, or too slow for this step. It may come again with a seq,
     /// which a client counts, as a seq that never comes is a gap.

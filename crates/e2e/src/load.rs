@@ -6,7 +6,6 @@
 
 mod device;
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -55,8 +54,8 @@ pub struct Load {
 struct Shared {
     order: Order,
     sent: Mutex<Vec<Sent>>,
-    /// First positive answers, by their `durability`.
-    accepted: Mutex<BTreeMap<String, usize>>,
+    /// First positive answers.
+    accepted: Mutex<Vec<Attempt>>,
     rate: Mutex<f64>,
     /// No new sends.
     stop: CancellationToken,
@@ -66,7 +65,7 @@ struct Shared {
 }
 
 impl Shared {
-    fn accepted(&self) -> MutexGuard<'_, BTreeMap<String, usize>> {
+    fn accepted(&self) -> MutexGuard<'_, Vec<Attempt>> {
         self.accepted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -119,16 +118,21 @@ impl Load {
         *self.shared.rate.lock().unwrap_or_else(PoisonError::into_inner) *= factor;
     }
 
-    /// How many sends have had a positive answer, and by which way.
-    pub fn accepted(&self, way: &str) -> usize {
-        let by_way =
-            |attempt: &Attempt| matches!(&attempt.outcome, Outcome::Accepted { durability, .. } if durability == way);
-        self.sent().iter().filter(|sent| sent.attempts.iter().any(by_way)).count()
+    /// The first positive answers since then (epoch milliseconds).
+    pub fn accepted_since(&self, ms: i64) -> Vec<Attempt> {
+        self.shared.accepted().iter().filter(|attempt| attempt.ended_ms >= ms).cloned().collect()
     }
 
-    /// How many messages have had a positive answer.
+    /// How many messages have had their first positive answer by now, by this way to durability.
+    pub fn accepted(&self, way: &str) -> usize {
+        let by_way =
+            |attempt: &&Attempt| matches!(&attempt.outcome, Outcome::Accepted { durability, .. } if durability == way);
+        self.shared.accepted().iter().filter(by_way).count()
+    }
+
+    /// How many messages have had their first positive answer by now.
     pub fn accepted_in_all(&self) -> usize {
-        self.sent().iter().filter(|sent| sent.accepted().is_some()).count()
+        self.shared.accepted().len()
     }
 
     fn sent(&self) -> MutexGuard<'_, Vec<Sent>> {
@@ -278,8 +282,8 @@ async fn finish(shared: Arc<Shared>, device: Device, mut sent: Sent, first: Begu
     let mut pause = Duration::from_millis(300);
     loop {
         let (attempt, wait) = begun.end(&shared.order).await;
-        if let (Outcome::Accepted { durability, .. }, None) = (&attempt.outcome, sent.accepted()) {
-            *shared.accepted().entry(durability.clone()).or_default() += 1;
+        if attempt.is_accepted() && sent.accepted().is_none() {
+            shared.accepted().push(attempt.clone());
         }
         let again = !matches!(attempt.outcome, Outcome::Accepted { .. } | Outcome::Refused { retryable: false, .. });
         sent.attempts.push(attempt);

@@ -26,8 +26,8 @@ const GAP: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_secs(1);
 /// How long the first connection may take.
 const FIRST: Duration = Duration::from_secs(30);
-/// Live messages after which a repeat may be shown again: `RESEND_WINDOW_MESSAGES` of the chat.
-const WINDOW: u64 = 1000;
+/// Messages of a chat after which a repeat may be shown again: `RESEND_WINDOW_MESSAGES`, less those that came out of order.
+const WINDOW: u64 = 900;
 /// How far below the last good moment history is read again, in milliseconds: what was delayed is older than its arrival.
 const BACK_MS: i64 = 60_000;
 
@@ -72,9 +72,8 @@ struct Place {
     stale: bool,
     /// When everything was known last, in epoch milliseconds.
     good_ms: i64,
-    /// How many messages have come live, and as the how manieth each of them came last.
-    arrivals: u64,
-    arrived: HashMap<String, u64>,
+    /// Where in the stream each message came last: epoch and seq.
+    arrived: HashMap<String, (String, u64)>,
 }
 
 impl Device {
@@ -240,9 +239,8 @@ fn take(device: &Inner, connection: u64, place: &mut Place, event: &Event) {
         "newMessage" => {
             let Some(id) = data["messageId"].as_str() else { return };
             if let (Some(epoch), Some(seq)) = (data["epoch"].as_str(), data["seq"].as_u64()) {
-                place.arrivals += 1;
-                let before = place.arrived.insert(id.to_owned(), place.arrivals);
-                let again = before.is_some_and(|before| place.arrivals - before < WINDOW);
+                let before = place.arrived.insert(id.to_owned(), (epoch.to_owned(), seq));
+                let again = before.is_some_and(|(then, at)| then == epoch && seq.abs_diff(at) < WINDOW);
                 let mut seen = device.seen();
                 let copies = seen.live.entry(id.to_owned()).or_default().entry(connection).or_default();
                 *copies = if again { *copies + 1 } else { 1 };

@@ -17,7 +17,7 @@ use fastrand::Rng;
 use tokio::time::{Instant, sleep};
 
 use crate::SECRET;
-use crate::ledger::{Held, History, Verdict, judge};
+use crate::ledger::{Held, History, Reading, Span, Verdict, judge, now_ms};
 use crate::load::{Load, LoadOptions};
 pub use cases::{Act, CASES, Case};
 pub use rig::{Rig, RigOptions};
@@ -33,6 +33,8 @@ const REPEAT: Duration = Duration::from_secs(60);
 const DRAIN: Duration = Duration::from_secs(120);
 /// How long until history shows everything: verification (2 s here) and flush intervals, and some slack.
 const SHOW: Duration = Duration::from_secs(15);
+/// For how long newest pages are read then, longer than a verification holds.
+const PAGES: Duration = Duration::from_secs(3);
 /// How long devices have to catch up.
 const SETTLE: Duration = Duration::from_secs(30);
 
@@ -68,12 +70,17 @@ impl Scene {
     }
 
     /// Freezes a gateway for so many seconds.
+    ///
+    /// # Errors
+    /// The system refuses.
     pub async fn freeze_gateway(&self, number: usize, seconds: f64) -> Result<()> {
-        self.rig.note(|circumstances| circumstances.answers_were_held = true);
+        let from_ms = now_ms();
         let gateway = &self.rig.stack.gateways[number].program;
         gateway.freeze()?;
         self.rest(seconds).await;
-        gateway.thaw()
+        gateway.thaw()?;
+        self.rig.note(|circumstances| circumstances.answers_were_held.push(Span { from_ms, to_ms: now_ms() }));
+        Ok(())
     }
 
     /// Ends the load, waits until everything is stored and shown, and judges.
@@ -85,14 +92,16 @@ impl Scene {
         let held = || Held::read(rig.mongo_url(), &rig.stack.key_prefix);
         // What history lacks is judged, not waited for without end: the last answer counts.
         let until = Instant::now() + SHOW;
-        let shown = loop {
+        let mut shown = loop {
             let (held, shown) = (held().await?, rig.histories(&chats).await?);
-            let equal = held.chats().into_iter().all(|(chat, ids)| shown.get(chat).is_some_and(|shown| *shown == ids));
-            if equal || Instant::now() > until {
+            let stored = held.chats();
+            let as_stored = |reading: &Reading| stored.get(&*reading.chat).is_none_or(|ids| reading.ids == *ids);
+            if shown.iter().all(as_stored) || Instant::now() > until {
                 break shown;
             }
             sleep(Duration::from_millis(500)).await;
         };
+        shown.extend(rig.newest_pages(&chats, PAGES).await?);
         let history = load.settle(SETTLE).await?;
         rig.watch_memory();
         let verdict = judge(&history, &held().await?, &shown, &rig.circumstances());

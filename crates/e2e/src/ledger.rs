@@ -23,8 +23,8 @@ use holdfast_message::{Draft, Message, UserId};
 use serde::{Deserialize, Serialize};
 
 pub use held::{Document, Held};
-pub use judge::{Circumstances, Kill, Verdict, judge};
-pub use shown::whole_history;
+pub use judge::{Circumstances, Kill, Span, Verdict, judge};
+pub use shown::{Reading, newest_page, whole_history};
 
 /// A place in the order of a run's events.
 pub type Moment = u64;
@@ -148,8 +148,10 @@ pub struct Seen {
     pub resumed: BTreeSet<String>,
     /// Messages that came only by history, after `recovered: false`.
     pub refetched: BTreeSet<String>,
-    /// `messageFailed`.
+    /// `messageFailed`. What was seen before it does not count any more.
     pub taken_back: BTreeSet<String>,
+    /// Messages whose id is not that of their sender, chat, `tempId` and content, or that are none of this device's business.
+    pub mutated: BTreeSet<String>,
     /// How often it was told to `resync`.
     pub resyncs: u32,
     /// How often it connected.
@@ -159,11 +161,34 @@ pub struct Seen {
 }
 
 impl Seen {
+    /// Takes a message off the screen.
+    pub fn take_back(&mut self, message_id: &str) {
+        self.live.remove(message_id);
+        for ids in [&mut self.unplaced, &mut self.resumed, &mut self.refetched] {
+            ids.remove(message_id);
+        }
+        self.taken_back.insert(message_id.to_owned());
+    }
+
     /// Whether it saw this message, in whichever way.
     pub fn has(&self, message_id: &str) -> bool {
         self.live.contains_key(message_id)
             || [&self.unplaced, &self.resumed, &self.refetched].iter().any(|ids| ids.contains(message_id))
     }
+}
+
+/// Whether a message that a client was shown is what its id says: the id is made of sender, chat, `tempId` and content.
+pub fn is_genuine(message: &serde_json::Value) -> bool {
+    let text = |name: &str| message[name].as_str().unwrap_or_default();
+    let sent = Sent {
+        temp_id: text("tempId").to_owned(),
+        sender: text("senderId").to_owned(),
+        receiver: text("receiverId").to_owned(),
+        content: text("content").to_owned(),
+        attempts: Vec::new(),
+    };
+    let same = |wanted: Message| wanted.id.to_string() == text("messageId") && wanted.chat.as_str() == text("chatId");
+    sent.message().is_some_and(same)
 }
 
 /// All that clients did and saw.
@@ -176,7 +201,7 @@ pub struct History {
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
+#[serde(rename_all = "snake_case")]
 enum Line {
     Sent(Sent),
     Seen(Seen),

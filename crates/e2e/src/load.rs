@@ -2,7 +2,7 @@
 //!
 //! Users are friends two by two, and each has two devices on different gateways. One of them sends: at a steady rate, whatever
 //! becomes of earlier sends. A send that was refused as retryable or whose outcome is unknown is repeated with the same `tempId` until
-//! it is accepted; now and then an accepted one is repeated too. All devices reconnect, resume, refetch ([`device`]).
+//! it is accepted, unless its sender gives it up; now and then an accepted one is repeated too. All devices reconnect, resume, refetch ([`device`]).
 
 mod device;
 
@@ -25,6 +25,8 @@ use crate::ledger::{Attempt, History, Order, Outcome, Sent, now_ms};
 
 /// How long a client waits for an answer.
 pub const PATIENCE: Duration = Duration::from_secs(6);
+/// Of so many refused sends one is given up by its sender.
+const ABANDONED: u32 = 10;
 /// Of so many accepted sends one is repeated nevertheless.
 const REPEATED: u32 = 40;
 
@@ -286,7 +288,11 @@ async fn finish(shared: Arc<Shared>, device: Device, mut sent: Sent, first: Begu
             shared.accepted().push(attempt.clone());
         }
         let again = !matches!(attempt.outcome, Outcome::Accepted { .. } | Outcome::Refused { retryable: false, .. });
+        let refused = matches!(attempt.outcome, Outcome::Refused { .. });
         sent.attempts.push(attempt);
+        if refused && sent.attempts.len() == 1 && rng.u32(..ABANDONED) == 0 {
+            break;
+        }
         let late_repeat = !again && sent.accepted().is_some() && sent.attempts.len() == 1 && rng.u32(..REPEATED) == 0;
         if !again && !late_repeat {
             break;

@@ -204,11 +204,11 @@ async fn check(options: Check) -> Result<()> {
     let chats: std::collections::BTreeMap<_, _> =
         history.sent.iter().filter_map(|sent| Some((sent.message()?.chat.to_string(), sent.sender.clone()))).collect();
     held.0.retain(|document| chats.contains_key(&document.chat));
-    let mut shown = std::collections::BTreeMap::new();
+    let mut shown = Vec::new();
     for (chat, user) in chats {
         let token = holdfast_testkit::token(&user, &options.secret, Duration::from_secs(3600));
         let (client, _events) = Client::connect(&options.url, &token).await?;
-        shown.insert(chat.clone(), whole_history(&client, &chat).await?);
+        shown.push(whole_history(&client, &chat).await?);
     }
     let circumstances = Circumstances { cache_was_away: options.cache_was_away, ..Circumstances::default() };
     let verdict = judge(&history, &held, &shown, &circumstances);

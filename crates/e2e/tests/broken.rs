@@ -4,6 +4,7 @@ use anyhow::{Result, ensure};
 use holdfast_e2e::eventually;
 use holdfast_e2e::faults::{Case, RigOptions, Scene, run};
 use holdfast_e2e::ledger::judge::Fault;
+use holdfast_testkit::Proxy;
 use std::time::Duration;
 
 const BUFFERED: &str = "holdfast_worker_buffer_messages";
@@ -18,11 +19,11 @@ async fn must_lose(name: &'static str, options: fn(&mut RigOptions), act: holdfa
 #[tokio::test(flavor = "multi_thread")]
 async fn a_producer_that_does_not_wait_for_acknowledgements_is_found_out() -> Result<()> {
     async fn records_vanish_on_their_way(scene: &mut Scene) -> Result<()> {
-        let line = &scene.rig.lines.kafka_gateways;
-        line.blackhole();
+        let lines = &scene.rig.lines;
+        lines.kafka.iter().for_each(Proxy::blackhole);
         scene.rest(2.0).await;
-        line.cut().await;
-        line.heal().await
+        lines.cut_kafka().await;
+        lines.heal_kafka().await
     }
     let options = |options: &mut RigOptions| {
         options.set("HOLDFAST_SABOTAGE", "kafka");
@@ -57,7 +58,7 @@ async fn a_worker_that_commits_before_it_writes_is_found_out() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_retry_service_that_pops_before_it_publishes_is_found_out() -> Result<()> {
     async fn kafka_stays_away(scene: &mut Scene) -> Result<()> {
-        scene.rig.lines.kafka_gateways.cut().await;
+        scene.rig.lines.cut_kafka().await;
         scene.rest(10.0).await;
         Ok(())
     }

@@ -25,6 +25,7 @@ pub mod auth;
 pub mod config;
 pub mod deliver;
 mod dev;
+pub mod durables;
 pub mod error;
 pub mod health;
 pub mod history;

@@ -67,8 +67,8 @@ enum Shown {
     Repeat { epoch: Arc<str>, seq: Option<u64> },
     /// The cache did not answer: others may or may not have been told, and will be.
     Unlisted,
-    /// Not yet: it is shown once it is durable.
-    Later,
+    /// Not yet: it is shown once it is durable. Whether it is a repeat is known already: by then the worker may have listed it.
+    Later { repeat: bool },
 }
 
 /// Where sends enter.
@@ -229,25 +229,28 @@ impl Stages {
     }
 
     /// In durable-first mode nothing is shown yet, but a repeat must keep its first time.
-    async fn recognise(&self, mut batch: Vec<Send>) -> Vec<(Send, Shown)> {
+    async fn recognise(&self, batch: Vec<Send>) -> Vec<(Send, Shown)> {
+        let mut originals = vec![None; batch.len()];
         if let Ok(permit) = self.cache_breaker.acquire(Instant::now()) {
             let ask = |send: &Send| {
                 let (recent, message, budget) = (self.recent.clone(), send.message.clone(), self.cache_budget);
                 async move { recent.original_timestamp(&message.chat, message.id, budget).await }
             };
-            let originals = join_all(batch.iter().map(ask)).await;
-            if originals.iter().any(|original| matches!(original, Err(error) if error.is_unavailable())) {
+            let answers = join_all(batch.iter().map(ask)).await;
+            if answers.iter().any(|original| matches!(original, Err(error) if error.is_unavailable())) {
                 permit.failure(Instant::now());
             } else {
                 permit.success();
             }
-            for (send, original) in batch.iter_mut().zip(originals) {
-                if let Ok(Some(original)) = original {
-                    Arc::make_mut(&mut send.message).timestamp = original;
-                }
-            }
+            originals = answers.into_iter().map(|original| original.ok().flatten()).collect();
         }
-        batch.into_iter().map(|send| (send, Shown::Later)).collect()
+        let recognised = |(mut send, original): (Send, Option<i64>)| {
+            if let Some(original) = original {
+                Arc::make_mut(&mut send.message).timestamp = original;
+            }
+            (send, Shown::Later { repeat: original.is_some() })
+        };
+        batch.into_iter().zip(originals).map(recognised).collect()
     }
 
     /// The sockets of this gateway.
@@ -255,7 +258,7 @@ impl Stages {
         let position = match shown {
             Shown::Listed(position) => Position::At { epoch: &position.epoch, seq: position.seq },
             Shown::Unlisted => Position::Unknown,
-            Shown::Repeat { .. } | Shown::Later => return,
+            Shown::Repeat { .. } | Shown::Later { .. } => return,
         };
         self.sockets.message(&send.message, position);
         self.metrics.delivery.observe(send.received.elapsed().as_secs_f64());
@@ -277,8 +280,12 @@ impl Stages {
 
     /// The message is durable: whoever could not be told yet will be, and the sender gets the answer.
     async fn accept(&self, mut send: Send, shown: Shown, durability: Durability) {
+        let known_repeat = match &shown {
+            Shown::Later { repeat } => *repeat,
+            Shown::Listed(_) | Shown::Repeat { .. } | Shown::Unlisted => true,
+        };
         let shown = match shown {
-            Shown::Later => match self.place(vec![send]).await.pop() {
+            Shown::Later { .. } => match self.place(vec![send]).await.pop() {
                 Some((placed, shown)) => {
                     send = placed;
                     self.deliver(&send, &shown);
@@ -290,8 +297,8 @@ impl Stages {
         };
         let (position, duplicate) = match shown {
             Shown::Listed(position) => (Some(position), false),
-            Shown::Repeat { epoch, seq } => (seq.map(|seq| StreamPosition { epoch, seq }), true),
-            Shown::Unlisted | Shown::Later => {
+            Shown::Repeat { epoch, seq } => (seq.map(|seq| StreamPosition { epoch, seq }), known_repeat),
+            Shown::Unlisted | Shown::Later { .. } => {
                 self.metrics.recent_skipped.inc();
                 self.relist.add(send.message.clone(), send.attempt);
                 (None, false)

@@ -11,15 +11,12 @@ use futures_util::future::BoxFuture;
 use holdfast_cache::breaker::{Breaker, Permit};
 use holdfast_cache::failed::{FailedQueue, PushOutcome, QueueEntry};
 use holdfast_kafka::{Acknowledged, PublishError, PublishRecord, Publisher};
-use holdfast_message::{Message, MessageId, record};
+use holdfast_message::{Message, record};
 use holdfast_service::clock::unix_ms;
 use holdfast_service::trace::TraceParent;
 
+use crate::durables::{Durables, REMEMBERED};
 use crate::metrics::Metrics;
-
-/// How many durable messages are remembered, so that a repeat of one keeps its time without the cache too, and need not be published
-/// again if Kafka has it.
-const REMEMBERED: u64 = 100_000;
 
 /// What has a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,15 +61,8 @@ pub struct Publish {
     publisher: Publisher,
     breaker: Breaker,
     failed: FailedQueue,
-    durable: moka::sync::Cache<MessageId, Remembered>,
+    durable: Durables,
     metrics: Metrics,
-}
-
-/// A message that this process has made durable.
-#[derive(Clone, Copy)]
-struct Remembered {
-    timestamp: i64,
-    by: Durability,
 }
 
 /// A message on its way to durability.
@@ -95,24 +85,23 @@ enum State {
 impl Publish {
     /// Kafka behind its breaker, then the failed queue, which is behind none.
     pub fn new(publisher: Publisher, breaker: Breaker, failed: FailedQueue, metrics: Metrics) -> Self {
-        Self { publisher, breaker, failed, durable: moka::sync::Cache::new(REMEMBERED), metrics }
+        Self { publisher, breaker, failed, durable: Durables::new(REMEMBERED), metrics }
     }
 
     /// The time of the copy of a message that this process has made durable, if it has.
     pub fn original_timestamp(&self, message: &Message) -> Option<i64> {
-        message.temp_id.as_ref().and_then(|_| self.durable.get(&message.id)).map(|remembered| remembered.timestamp)
+        self.durable.timestamp(&message.id)
     }
 
     /// Whether this process has Kafka's acknowledgement of a message.
     pub fn has_acknowledged(&self, message: &Message) -> bool {
-        self.durable.get(&message.id).is_some_and(|remembered| remembered.by == Durability::Kafka)
+        self.durable.in_kafka(&message.id)
     }
 
     fn remember(&self, message: &Message, by: Durability) -> Durability {
+        // Without a tempId there are no repeats.
         if message.temp_id.is_some() {
-            let first = self.durable.get(&message.id);
-            let timestamp = first.map_or(message.timestamp, |first| first.timestamp);
-            self.durable.insert(message.id, Remembered { timestamp, by });
+            self.durable.note(message.id, message.timestamp, by);
         }
         by
     }

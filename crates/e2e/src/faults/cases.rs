@@ -115,6 +115,7 @@ pub const CASES: &[Case] = &[
     ),
     case!("s", "gateway-term-sends-in-flight", "SIGTERM to a gateway with sends in flight", gateway::terminated),
     case!("s", "gateway-frozen", "a gateway is frozen for 8 s", gateway::frozen),
+    case!("s", "gateway-isolated", "a gateway is cut off from Kafka and both Redis for 6 s", gateway::isolated),
     case!("qs", "kafka-refused", "Kafka refuses connections for 8 s", kafka::refused),
     case!("s", "kafka-black-holed", "packets to Kafka vanish for 8 s", kafka::black_holed),
     case!("s", "kafka-answers-lost", "Kafka takes records and its answers are lost for 6 s", kafka::answers_lost),

@@ -12,7 +12,7 @@ use holdfast_kafka::{Admin, KafkaSettings};
 use holdfast_testkit::{Kafka, Mongo, MongoSet, Proxy, Redis, RedisOptions, Role};
 use tokio::time::{Instant, sleep};
 
-use crate::ledger::{Circumstances, Kill, now_ms, whole_history};
+use crate::ledger::{Circumstances, Kill, Reading, newest_page, now_ms, whole_history};
 use crate::{Backends, Service, Stack, StackOptions};
 
 /// How long a server of ours has to answer an operator's question.
@@ -20,12 +20,13 @@ const ASK: Duration = Duration::from_secs(5);
 /// How long a service has to end when told to.
 pub const GRACE: Duration = Duration::from_secs(30);
 
+/// How many gateways there are.
+pub const GATEWAYS: usize = 2;
+
 /// How a case wants its system.
 #[derive(Debug, Clone)]
 pub struct RigOptions {
-    /// How many gateways.
-    pub gateways: usize,
-    /// How many workers.
+    /// How many workers; gateways are [`GATEWAYS`].
     pub workers: usize,
     /// Settings of all services.
     pub settings: Vec<(&'static str, String)>,
@@ -53,7 +54,6 @@ pub struct Pace {
 impl Default for RigOptions {
     fn default() -> Self {
         Self {
-            gateways: 2,
             workers: 1,
             settings: [
                 ("RECENT_VERIFY_SECS", "2"),
@@ -89,8 +89,8 @@ pub enum Store {
 
 /// The lines between services and servers, and between clients and gateways.
 pub struct Lines {
-    /// All gateways to Kafka.
-    pub kafka_gateways: Proxy,
+    /// Each gateway to Kafka.
+    pub kafka: Vec<Proxy>,
     /// All workers to Kafka.
     pub kafka_workers: Proxy,
     /// All gateways to MongoDB.
@@ -105,6 +105,26 @@ pub struct Lines {
     pub queue: Vec<Proxy>,
     /// Clients to each gateway.
     pub clients: Vec<Proxy>,
+}
+
+impl Lines {
+    /// Cuts every gateway from Kafka.
+    pub async fn cut_kafka(&self) {
+        for line in &self.kafka {
+            line.cut().await;
+        }
+    }
+
+    /// Mends every gateway's line to Kafka.
+    ///
+    /// # Errors
+    /// A port was taken by somebody else meanwhile.
+    pub async fn heal_kafka(&self) -> Result<()> {
+        for line in &self.kafka {
+            line.heal().await?;
+        }
+        Ok(())
+    }
 }
 
 /// The system.
@@ -145,15 +165,15 @@ impl Rig {
                 true => Store::Set(MongoSet::start().await?),
             })
         };
-        let ((kafka, [kafka_gateways, kafka_workers]), mongo, cache, queue) =
-            tokio::try_join!(Kafka::start_behind::<2>(), mongo, Redis::cache(), Redis::start(queue))?;
+        let ((kafka, [kafka_workers, one, other]), mongo, cache, queue) =
+            tokio::try_join!(Kafka::start_behind::<3>(), mongo, Redis::cache(), Redis::start(queue))?;
         let mongo_port = match &mongo {
             Store::One(mongo) => mongo.port(),
             // Nobody uses these lines then.
             Store::Set(set) => set.members()[0].port(),
         };
         let mut lines = Lines {
-            kafka_gateways,
+            kafka: vec![one, other],
             kafka_workers,
             mongo_gateways: Proxy::start(mongo_port).await?,
             mongo_workers: Proxy::start(mongo_port).await?,
@@ -170,11 +190,11 @@ impl Rig {
             Backends { redis: cache.url(), redis_queue: queue.url(), mongo: mongo_url.clone(), kafka: kafka.brokers() };
         let settings = options.settings.clone();
         let mut stack = Stack::start(&backends, StackOptions { gateways: 0, workers: 0, settings }).await?;
-        for number in 0..options.gateways {
+        for number in 0..GATEWAYS {
             lines.cache.push(Proxy::start(cache.port()).await?);
             lines.queue.push(Proxy::start(queue.port()).await?);
             let mut own = vec![
-                ("KAFKA_BROKERS", format!("127.0.0.1:{}", lines.kafka_gateways.port())),
+                ("KAFKA_BROKERS", format!("127.0.0.1:{}", lines.kafka[number].port())),
                 ("REDIS_URL", cache.url_at(lines.cache[number].port())),
                 ("REDIS_QUEUE_URL", queue.url_at(lines.queue[number].port())),
             ];
@@ -294,9 +314,9 @@ impl Rig {
     /// # Errors
     /// Something can't be started again.
     pub async fn heal(&self) -> Result<()> {
-        let Lines { kafka_gateways, kafka_workers, mongo_gateways, mongo_workers, cache_workers, .. } = &self.lines;
-        let shared = [kafka_gateways, kafka_workers, mongo_gateways, mongo_workers, cache_workers];
-        let own = [&self.lines.cache, &self.lines.queue, &self.lines.clients].into_iter().flatten();
+        let Lines { kafka_workers, mongo_gateways, mongo_workers, cache_workers, .. } = &self.lines;
+        let shared = [kafka_workers, mongo_gateways, mongo_workers, cache_workers];
+        let own = [&self.lines.kafka, &self.lines.cache, &self.lines.queue, &self.lines.clients].into_iter().flatten();
         for line in shared.into_iter().chain(own) {
             line.heal().await?;
         }
@@ -425,19 +445,47 @@ impl Rig {
         }
     }
 
-    /// Each chat's whole history, newest first, as one of its users reads it.
+    /// Each chat's whole history, as one of its users reads it.
     ///
     /// # Errors
     /// A gateway does not answer, or can't tell all of it.
-    pub async fn histories(&self, chats: &[String]) -> Result<BTreeMap<String, Vec<String>>> {
-        let mut all = BTreeMap::new();
+    pub async fn histories(&self, chats: &[String]) -> Result<Vec<Reading>> {
+        let mut all = Vec::new();
         for (number, chat) in chats.iter().enumerate() {
-            let (user, _) = chat.split_once(':').context("not a chat of two")?;
-            let url = &self.stack.gateways[number % self.stack.gateways.len()].url;
-            let (client, _events) = Client::connect(url, &self.stack.token(user)).await?;
-            all.insert(chat.clone(), whole_history(&client, chat).await?);
+            all.push(whole_history(&self.reader(chat, number % GATEWAYS).await?, chat).await?);
         }
         Ok(all)
+    }
+
+    /// Each chat's newest page by every gateway, again and again for so long: verified or not, all of them must be right.
+    ///
+    /// # Errors
+    /// As [`Rig::histories`], or the recent list of a chat never answers alone.
+    pub async fn newest_pages(&self, chats: &[String], length: Duration) -> Result<Vec<Reading>> {
+        let mut readers = Vec::new();
+        for chat in chats {
+            for gateway in 0..GATEWAYS {
+                readers.push((chat, self.reader(chat, gateway).await?));
+            }
+        }
+        let (mut all, until) = (Vec::new(), Instant::now() + length);
+        while Instant::now() < until {
+            for (chat, reader) in &readers {
+                all.push(newest_page(reader, chat).await?.0);
+            }
+            sleep(Duration::from_millis(200)).await;
+        }
+        for chat in chats {
+            let alone = all.iter().any(|reading| reading.chat == *chat && reading.cached);
+            ensure!(alone, "the recent list of {chat} never answered alone");
+        }
+        Ok(all)
+    }
+
+    async fn reader(&self, chat: &str, gateway: usize) -> Result<Client> {
+        let (user, _) = chat.split_once(':').context("not a chat of two")?;
+        let (client, _) = Client::connect(&self.stack.gateways[gateway].url, &self.stack.token(user)).await?;
+        Ok(client)
     }
 
     /// Takes note of what our processes hold by now.

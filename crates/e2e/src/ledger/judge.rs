@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 
-use super::{Attempt, Document, Held, History, Moment, Outcome, Seen, Sent};
+use super::{Attempt, Document, Held, History, Moment, Outcome, Reading, Seen, Sent};
 
 /// A way in which the promise, or what stands around it, was broken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -22,19 +22,19 @@ pub enum Fault {
     Swapped,
     /// A send that never got an answer, however often it was repeated.
     Unanswered,
-    /// An attempt without an answer within the client's deadline, on a connection that stayed open.
+    /// An attempt that was not answered in time, on a connection that stayed open.
     Late,
-    /// Refused as not retryable, never accepted, and stored.
+    /// Refused as not retryable, and stored.
     Lied,
-    /// Shown by history after everything had healed, and not stored. A gateway that was killed between showing and publishing may
-    /// leave one.
+    /// Shown by history after everything had healed, and not stored; or shown live to a device that stayed connected, neither stored
+    /// nor taken back. A gateway that was killed between showing and publishing may leave one.
     Ghost,
     /// Acknowledged, and not in history after everything had healed.
     Hidden,
     /// Acknowledged, and a device of its sender or receiver never saw it: not live, not by `resume`, and not in the history that it
     /// read when it was told to.
     Unseen,
-    /// Delivered live with a seq more than once on one connection, while the cache was there, and not taken back in between.
+    /// Delivered live with a seq more than once on one connection, within one epoch and the resend window, and not taken back in between.
     SeenTwice,
 }
 
@@ -94,15 +94,24 @@ pub struct Kill {
     pub at_ms: i64,
 }
 
+/// A part of the run, in epoch milliseconds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Span {
+    /// Its first moment.
+    pub from_ms: i64,
+    /// Its last.
+    pub to_ms: i64,
+}
+
 /// What happened during the run that changes what may be expected.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Circumstances {
     /// Gateways that were killed: what they had shown and not published may be a ghost.
     pub kills: Vec<Kill>,
-    /// The cache was away or lost data: [`Fault::SeenTwice`] is not judged.
+    /// The cache was away or lost data: a repeat after its answer may have been stamped anew.
     pub cache_was_away: bool,
-    /// A gateway was frozen, or the line to its clients was blocked: [`Fault::Late`] is not judged.
-    pub answers_were_held: bool,
+    /// A gateway was frozen, or the line to its clients was blocked: what was begun then is not [`Fault::Late`].
+    pub answers_were_held: Vec<Span>,
 }
 
 /// The judgement.
@@ -157,16 +166,13 @@ impl fmt::Display for Verdict {
     }
 }
 
+/// When an answer is late: the services' deadline (`SEND_DEADLINE_MS`) and a second on its way.
+const LATE_MS: i64 = 5000;
 /// How far a stored time may lie outside an ambiguous send's attempts, in milliseconds: stamps run ahead of the clock in a burst.
 const STAMP_SLACK_MS: i64 = 1000;
 
-/// Judges a run. `shown` is each chat's whole history as a client reads it at the end, newest first.
-pub fn judge(
-    history: &History,
-    held: &Held,
-    shown: &BTreeMap<String, Vec<String>>,
-    circumstances: &Circumstances,
-) -> Verdict {
+/// Judges a run. `shown` is what clients read of each chat's history at the end: all of it at least once, and any number of newest pages.
+pub fn judge(history: &History, held: &Held, shown: &[Reading], circumstances: &Circumstances) -> Verdict {
     let mut verdict = Verdict::default();
     let sends: Vec<_> = history.sent.iter().filter_map(|sent| Some((sent.message()?.id.to_string(), sent))).collect();
     let mut documents = HashMap::<&str, Vec<&Document>>::new();
@@ -180,9 +186,11 @@ pub fn judge(
     answers(&mut verdict, history, &documents, circumstances);
     histories(&mut verdict, &sends, held, shown, circumstances);
     for seen in &history.seen {
-        device(&mut verdict, &sends, seen, circumstances);
+        device(&mut verdict, &sends, &documents, seen, circumstances);
     }
-    verdict.findings.sort_by_key(|finding| finding.fault);
+    verdict.findings.sort_by(|one, other| (one.fault, &one.message_id).cmp(&(other.fault, &other.message_id)));
+    // A message counts once for each fault, however many devices and pages tell of it.
+    verdict.findings.dedup_by(|one, other| (one.fault, &one.message_id) == (other.fault, &other.message_id));
     verdict
 }
 
@@ -360,15 +368,19 @@ fn answers(
         if !sent.attempts.iter().any(answered) {
             verdict.found(Fault::Unanswered, &id, format!("{} attempts, and no answer", sent.attempts.len()));
         }
-        let late = |attempt: &&Attempt| attempt.outcome == Outcome::TimedOut;
-        if let Some(late) = sent.attempts.iter().find(late)
-            && !circumstances.answers_were_held
-        {
+        let was_late = |attempt: &&Attempt| {
+            attempt.outcome != Outcome::Disconnected && attempt.ended_ms - attempt.began_ms > LATE_MS
+        };
+        let was_held = |attempt: &Attempt| {
+            let meets = |span: &Span| attempt.began_ms <= span.to_ms && attempt.ended_ms >= span.from_ms;
+            circumstances.answers_were_held.iter().any(meets)
+        };
+        if let Some(late) = sent.attempts.iter().filter(was_late).find(|attempt| !was_held(attempt)) {
             let waited = late.ended_ms - late.began_ms;
             verdict.found(Fault::Late, &id, format!("{} did not answer for {waited} ms", late.gateway));
         }
         let for_good = |attempt: &Attempt| matches!(attempt.outcome, Outcome::Refused { retryable: false, .. });
-        if sent.accepted().is_none() && sent.attempts.iter().any(for_good) && documents.contains_key(id.as_str()) {
+        if sent.attempts.iter().any(for_good) && documents.contains_key(id.as_str()) {
             verdict.found(Fault::Lied, &id, "refused for good, and stored");
         }
     }
@@ -379,31 +391,38 @@ fn histories(
     verdict: &mut Verdict,
     sends: &[(String, &Sent)],
     held: &Held,
-    shown: &BTreeMap<String, Vec<String>>,
+    shown: &[Reading],
     circumstances: &Circumstances,
 ) {
-    let excused: HashSet<_> =
-        sends.iter().filter(|(_, sent)| was_cut_short(sent, circumstances)).map(|(id, _)| id.as_str()).collect();
+    let cut_short = |(id, sent): &(String, &Sent)| was_cut_short(sent, circumstances).then(|| id.clone());
+    let excused: HashSet<_> = sends.iter().filter_map(cut_short).collect();
     let accepted: HashSet<_> =
         sends.iter().filter(|(_, sent)| sent.accepted().is_some()).map(|(id, _)| id.as_str()).collect();
-    let stored = held.chats();
-    let chats: BTreeSet<&str> = stored.keys().copied().chain(shown.keys().map(String::as_str)).collect();
-    for chat in chats {
-        let stored = stored.get(chat).map_or(&[][..], Vec::as_slice);
-        let shown: Vec<_> = shown.get(chat).into_iter().flatten().map(String::as_str).collect();
+    let chats = held.chats();
+    let read: BTreeSet<_> = shown.iter().filter(|reading| reading.whole).map(|reading| &*reading.chat).collect();
+    let unread = chats.iter().filter(|(chat, _)| !read.contains(*chat)).flat_map(|(_, ids)| ids);
+    let mut found: BTreeSet<(Fault, &str)> =
+        unread.filter(|id| accepted.contains(*id)).map(|id| (Fault::Hidden, *id)).collect();
+    for reading in shown {
+        let mut stored = chats.get(&*reading.chat).map_or(&[][..], Vec::as_slice);
+        if !reading.whole {
+            stored = &stored[..stored.len().min(reading.ids.len())];
+        }
+        let shown: Vec<_> = reading.ids.iter().map(String::as_str).collect();
         let (in_store, in_history): (HashSet<&str>, HashSet<&str>) =
-            (stored.iter().copied().collect(), shown.iter().copied().collect());
-        for id in shown.iter().filter(|id| !in_store.contains(*id) && !excused.contains(*id)) {
-            verdict.found(Fault::Ghost, id, format!("shown in the history of {chat}, and not stored"));
-        }
-        for id in stored.iter().filter(|id| !in_history.contains(*id) && accepted.contains(*id)) {
-            verdict.found(Fault::Hidden, id, format!("stored, and not shown in the history of {chat}"));
-        }
+            (chats.get(&*reading.chat).into_iter().flatten().copied().collect(), shown.iter().copied().collect());
+        let ghosts = shown.iter().filter(|id| !in_store.contains(*id) && !excused.contains(**id));
+        found.extend(ghosts.map(|id| (Fault::Ghost, *id)));
+        let hidden = stored.iter().filter(|id| !in_history.contains(*id) && accepted.contains(*id));
+        found.extend(hidden.map(|id| (Fault::Hidden, *id)));
         let as_shown = shown.iter().filter(|id| in_store.contains(*id));
         let as_stored = stored.iter().filter(|id| in_history.contains(*id));
-        if let Some((one, other)) = as_shown.zip(as_stored).find(|(shown, stored)| shown != stored) {
-            verdict.found(Fault::Swapped, one, format!("the history of {chat} shows it in the place of {other}"));
-        }
+        found.extend(
+            as_shown.zip(as_stored).find(|(shown, stored)| shown != stored).map(|(id, _)| (Fault::Swapped, *id)),
+        );
+    }
+    for (fault, id) in found {
+        verdict.found(fault, id, "in the history that clients read");
     }
 }
 
@@ -415,16 +434,30 @@ fn was_cut_short(sent: &Sent, circumstances: &Circumstances) -> bool {
     sent.attempts.iter().any(|attempt| circumstances.kills.iter().any(|kill| during(attempt, kill)))
 }
 
-/// Unseen, and seen twice.
-fn device(verdict: &mut Verdict, sends: &[(String, &Sent)], seen: &Seen, circumstances: &Circumstances) {
+/// Unseen, seen twice, and what should never have been seen.
+fn device(
+    verdict: &mut Verdict,
+    sends: &[(String, &Sent)],
+    documents: &HashMap<&str, Vec<&Document>>,
+    seen: &Seen,
+    circumstances: &Circumstances,
+) {
+    for id in &seen.mutated {
+        verdict.found(Fault::Mutated, id, format!("as {}/{} was shown it", seen.user, seen.device));
+    }
+    let always_there = seen.connections <= 1 && seen.resyncs == 0 && seen.gaps == 0;
+    for (id, sent) in
+        sends.iter().filter(|(id, _)| always_there && seen.has(id) && !documents.contains_key(id.as_str()))
+    {
+        if !was_cut_short(sent, circumstances) {
+            verdict.found(Fault::Ghost, id, format!("{}/{} has it, and nobody took it back", seen.user, seen.device));
+        }
+    }
     for (id, sent) in sends {
         let concerned = sent.sender == seen.user || sent.receiver == seen.user;
         if concerned && sent.accepted().is_some() && !seen.has(id) {
             verdict.found(Fault::Unseen, id, format!("device {} of {} never saw it", seen.device, seen.user));
         }
-    }
-    if circumstances.cache_was_away {
-        return;
     }
     // What was taken back may be announced anew: a repeat of it became durable.
     for (id, connections) in seen.live.iter().filter(|(id, _)| !seen.taken_back.contains(*id)) {

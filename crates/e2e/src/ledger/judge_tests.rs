@@ -8,7 +8,7 @@ const TIMES: usize = 10;
 struct Run {
     history: History,
     held: Held,
-    shown: BTreeMap<String, Vec<String>>,
+    shown: Vec<Reading>,
     circumstances: Circumstances,
 }
 
@@ -28,7 +28,7 @@ fn sound() -> Run {
     let mut run = Run {
         history: History::default(),
         held: Held::default(),
-        shown: BTreeMap::new(),
+        shown: vec![Reading { chat: "alice:bob".into(), ids: Vec::new(), whole: true, cached: false }],
         circumstances: Circumstances::default(),
     };
     let mut seen = Seen { user: "bob".into(), device: "phone".into(), ..Seen::default() };
@@ -54,7 +54,7 @@ fn sound() -> Run {
             content: sent.content.clone(),
             timestamp,
         });
-        run.shown.entry("alice:bob".into()).or_default().insert(0, id.clone());
+        run.shown[0].ids.insert(0, id.clone());
         seen.live.entry(id).or_default().insert(7, 1);
         run.history.sent.push(sent);
     }
@@ -106,7 +106,7 @@ fn a_message_stored_again_is_duplicated() {
 
     let mut run = sound();
     let again = Document { id: "another".into(), ..run.held.0[2].clone() };
-    run.shown.get_mut("alice:bob").unwrap().insert(TIMES - 3, again.id.clone());
+    run.shown[0].ids.insert(TIMES - 3, again.id.clone());
     run.held.0.push(again);
     assert_eq!(run.faults(), [(Fault::Duplicated, 1)]);
 }
@@ -151,7 +151,7 @@ fn messages_stored_in_another_order_than_sent_are_swapped() {
             *answered = timestamp;
         }
     }
-    run.shown.get_mut("alice:bob").unwrap().swap(TIMES - 1 - 2, TIMES - 1 - 5);
+    run.shown[0].ids.swap(TIMES - 1 - 2, TIMES - 1 - 5);
     let faults = run.faults();
     assert!(matches!(faults[..], [(Fault::Swapped, _)]), "{faults:?}");
 
@@ -172,7 +172,7 @@ fn messages_stored_in_another_order_than_sent_are_swapped() {
 #[test]
 fn history_in_another_order_than_stored_is_swapped() {
     let mut run = sound();
-    run.shown.get_mut("alice:bob").unwrap().swap(0, 1);
+    run.shown[0].ids.swap(0, 1);
     assert_eq!(run.faults(), [(Fault::Swapped, 1)]);
 }
 
@@ -182,8 +182,10 @@ fn a_send_without_any_answer_is_unanswered_and_late_only_where_its_connection_st
     run.never_accepted(1, Outcome::Disconnected);
     assert_eq!(run.faults(), [(Fault::Unanswered, 1)]);
     run.never_accepted(1, Outcome::TimedOut);
+    run.history.sent[1].attempts[0].ended_ms += LATE_MS;
     assert_eq!(run.faults(), [(Fault::Unanswered, 1), (Fault::Late, 1)]);
-    run.circumstances.answers_were_held = true;
+    let from_ms = run.history.sent[1].attempts[0].began_ms + 1000;
+    run.circumstances.answers_were_held = vec![Span { from_ms, to_ms: from_ms + 1 }];
     assert_eq!(run.faults(), [(Fault::Unanswered, 1)]);
 }
 
@@ -212,7 +214,7 @@ fn what_history_shows_and_nobody_stored_is_a_ghost_unless_its_gateway_was_killed
 #[test]
 fn an_acknowledged_message_that_history_does_not_show_is_hidden() {
     let mut run = sound();
-    run.shown.get_mut("alice:bob").unwrap().remove(0);
+    run.shown[0].ids.remove(0);
     assert_eq!(run.faults(), [(Fault::Hidden, 1)]);
     run.shown.clear();
     assert_eq!(run.faults(), [(Fault::Hidden, TIMES)]);
@@ -233,11 +235,51 @@ fn a_device_must_see_every_acknowledged_message_in_some_way_and_none_twice_on_a_
     assert_eq!(run.faults(), []);
     run.history.seen[0].live.get_mut(&id).unwrap().insert(8, 2);
     assert_eq!(run.faults(), [(Fault::SeenTwice, 1)]);
-    run.circumstances.cache_was_away = true;
+    run.history.seen[0].take_back(&id);
+    assert_eq!(run.faults(), [(Fault::Unseen, 1)], "it was taken off the screen");
+    run.history.seen[0].live.entry(id).or_default().insert(9, 2);
+    assert_eq!(run.faults(), [], "announced anew");
+}
+
+#[test]
+fn what_a_device_has_and_nobody_stored_or_took_back_is_a_ghost() {
+    let mut run = sound();
+    run.never_accepted(4, refused(true));
+    run.not_stored(4);
+    let id = run.id(4);
+    run.shown[0].ids.retain(|shown| *shown != id);
+    assert_eq!(run.faults(), [(Fault::Ghost, 1)]);
+    run.history.seen[0].take_back(&id);
     assert_eq!(run.faults(), []);
-    run.circumstances.cache_was_away = false;
-    run.history.seen[0].taken_back.insert(id);
+}
+
+#[test]
+fn a_newest_page_must_show_what_is_stored_as_far_as_it_goes() {
+    let mut run = sound();
+    let mut page = Reading { whole: false, cached: true, ..run.shown[0].clone() };
+    page.ids.truncate(4);
+    run.shown.push(page);
     assert_eq!(run.faults(), []);
+    run.shown[1].ids.remove(1);
+    assert_eq!(run.faults(), [(Fault::Hidden, 1)]);
+    run.shown[1].ids.swap(0, 1);
+    assert_eq!(run.faults(), [(Fault::Swapped, 1), (Fault::Hidden, 1)]);
+}
+
+#[test]
+fn a_message_that_is_not_what_its_id_says_is_no_genuine_one() {
+    let run = sound();
+    let sent = &run.history.sent[0];
+    let shown = serde_json::json!({
+        "messageId": run.id(0), "chatId": "alice:bob", "senderId": sent.sender, "receiverId": sent.receiver,
+        "tempId": sent.temp_id, "content": sent.content,
+    });
+    assert!(crate::ledger::is_genuine(&shown));
+    for name in ["messageId", "chatId", "senderId", "receiverId", "tempId", "content"] {
+        let mut altered = shown.clone();
+        altered[name] = "carol".into();
+        assert!(!crate::ledger::is_genuine(&altered), "{name}");
+    }
 }
 
 #[test]
@@ -246,5 +288,5 @@ fn a_history_is_judged_alike_after_it_was_written_and_read() {
     let mut file = Vec::new();
     run.history.write(&mut file).unwrap();
     assert_eq!(History::read(&file[..]).unwrap(), run.history);
-    assert!(History::read(&b"{\"kind\":\"sent\"}\n"[..]).is_err());
+    assert!(History::read(&b"{\"sent\":{}}\n"[..]).is_err());
 }

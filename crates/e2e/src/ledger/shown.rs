@@ -7,34 +7,64 @@ use holdfast_bench::client::Client;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
+use super::is_genuine;
+
 /// How long a gateway may fail to tell all of it: a breaker may still be open.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// The largest page.
+const PAGE: usize = 100;
 
-/// A chat's whole history, newest first, as a member reads it. What is incomplete for a moment is asked for again.
+/// A chat's history as a client read it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reading {
+    /// The chat.
+    pub chat: String,
+    /// Newest first.
+    pub ids: Vec<String>,
+    /// Whether this is all of it; else the newest page.
+    pub whole: bool,
+    /// Whether the recent list answered alone.
+    pub cached: bool,
+}
+
+/// A chat's whole history, as a member reads it. What is incomplete for a moment is asked for again.
 ///
 /// # Errors
-/// The gateway does not answer, or can't tell all of it for [`PATIENCE`].
-pub async fn whole_history(client: &Client, chat: &str) -> Result<Vec<String>> {
-    let until = Instant::now() + PATIENCE;
-    let mut ids = Vec::new();
-    let mut cursor = Value::Null;
-    loop {
-        let mut request = json!({ "chatId": chat, "limit": 100 });
-        if cursor.is_string() {
-            request["before"] = cursor.clone();
-        }
-        let page = client.emit_with_ack("history", &request).await?;
-        if page["ok"] != true || page["complete"] != true {
-            // A gateway's breaker may still be open.
-            ensure!(Instant::now() < until, "history of {chat}: {page}");
-            sleep(Duration::from_millis(200)).await;
-            continue;
-        }
-        let messages = page["messages"].as_array().into_iter().flatten();
-        ids.extend(messages.filter_map(|message| message["messageId"].as_str()).map(str::to_owned));
-        cursor = page["nextCursor"].clone();
-        if cursor.is_null() {
-            return Ok(ids);
-        }
+/// The gateway does not answer, can't tell all of it for [`PATIENCE`], or shows a message that is not what its id says.
+pub async fn whole_history(client: &Client, chat: &str) -> Result<Reading> {
+    let mut reading = newest_page(client, chat).await?;
+    while let Some(cursor) = reading.1.take() {
+        let (more, next) = page(client, json!({ "chatId": chat, "limit": PAGE, "before": cursor })).await?;
+        reading.0.ids.extend(more.ids);
+        reading.1 = next;
     }
+    Ok(Reading { whole: true, cached: false, ..reading.0 })
+}
+
+/// A chat's newest page, and the cursor of the next one.
+///
+/// # Errors
+/// As [`whole_history`].
+pub async fn newest_page(client: &Client, chat: &str) -> Result<(Reading, Option<String>)> {
+    page(client, json!({ "chatId": chat, "limit": PAGE / 2 })).await
+}
+
+async fn page(client: &Client, request: Value) -> Result<(Reading, Option<String>)> {
+    let until = Instant::now() + PATIENCE;
+    let chat = request["chatId"].as_str().unwrap_or_default().to_owned();
+    let page = loop {
+        let page = client.emit_with_ack("history", &request).await?;
+        if page["ok"] == true && page["complete"] == true {
+            break page;
+        }
+        ensure!(Instant::now() < until, "history of {chat}: {page}");
+        sleep(Duration::from_millis(200)).await;
+    };
+    let mut ids = Vec::new();
+    for message in page["messages"].as_array().into_iter().flatten() {
+        ensure!(is_genuine(message) && message["chatId"] == *chat, "history of {chat} shows {message}");
+        ids.extend(message["messageId"].as_str().map(str::to_owned));
+    }
+    let next = page["nextCursor"].as_str().map(str::to_owned);
+    Ok((Reading { chat, ids, whole: false, cached: page["source"] == "cache" }, next))
 }

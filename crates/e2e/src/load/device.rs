@@ -18,7 +18,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::PATIENCE;
-use crate::ledger::{Seen, now_ms};
+use crate::ledger::{Seen, is_genuine, now_ms};
 
 /// How long a seq may be missing.
 const GAP: Duration = Duration::from_secs(1);
@@ -72,7 +72,7 @@ struct Place {
     stale: bool,
     /// When everything was known last, in epoch milliseconds.
     good_ms: i64,
-    /// Where in the stream each message came last: epoch and seq.
+    /// Where in the stream each message came first: epoch and seq.
     arrived: HashMap<String, (String, u64)>,
 }
 
@@ -155,6 +155,13 @@ impl Device {
 }
 
 impl Inner {
+    /// Whether what it is shown is what somebody sent, and to this chat.
+    fn check(&self, message: &Value) {
+        if !is_genuine(message) || message["chatId"] != *self.chat {
+            self.seen().mutated.insert(message["messageId"].to_string());
+        }
+    }
+
     fn seen(&self) -> MutexGuard<'_, Seen> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -238,12 +245,16 @@ fn take(device: &Inner, connection: u64, place: &mut Place, event: &Event) {
     match &*event.name {
         "newMessage" => {
             let Some(id) = data["messageId"].as_str() else { return };
+            device.check(data);
             if let (Some(epoch), Some(seq)) = (data["epoch"].as_str(), data["seq"].as_u64()) {
-                let before = place.arrived.insert(id.to_owned(), (epoch.to_owned(), seq));
-                let again = before.is_some_and(|(then, at)| then == epoch && seq.abs_diff(at) < WINDOW);
+                // Counted from where it stood first: what is older than the window may be announced again, and again.
+                let first = place.arrived.entry(id.to_owned()).or_insert_with(|| (epoch.to_owned(), seq));
+                let again = first.0 == epoch && seq.abs_diff(first.1) < WINDOW;
                 let mut seen = device.seen();
                 let copies = seen.live.entry(id.to_owned()).or_default().entry(connection).or_default();
-                *copies = if again { *copies + 1 } else { 1 };
+                if again || *copies == 0 {
+                    *copies += 1;
+                }
                 drop(seen);
                 place.advance(epoch, seq);
             } else {
@@ -251,7 +262,9 @@ fn take(device: &Inner, connection: u64, place: &mut Place, event: &Event) {
             }
         }
         "messageFailed" => {
-            device.seen().taken_back.extend(data["messageId"].as_str().map(str::to_owned));
+            if let Some(id) = data["messageId"].as_str() {
+                device.seen().take_back(id);
+            }
         }
         "resync" => {
             device.seen().resyncs += 1;
@@ -304,7 +317,9 @@ fn resumed(device: &Inner, place: &mut Place, answer: &Value) -> bool {
     if answer["recovered"] != true {
         return false;
     }
-    let ids = answer["messages"].as_array().into_iter().flatten().filter_map(|message| message["messageId"].as_str());
+    let messages = || answer["messages"].as_array().into_iter().flatten();
+    messages().for_each(|message| device.check(message));
+    let ids = messages().filter_map(|message| message["messageId"].as_str());
     device.seen().resumed.extend(ids.map(str::to_owned));
     place.set(&answer["epoch"], &answer["seq"]);
     place.stale = false;
@@ -341,6 +356,7 @@ async fn refetch(device: &Inner, client: &Client, place: &mut Place) -> Option<(
         }
         position.get_or_insert_with(|| (page["epoch"].clone(), page["seq"].clone()));
         let mut oldest = None;
+        page["messages"].as_array().into_iter().flatten().for_each(|message| device.check(message));
         let mut seen = device.seen();
         for message in page["messages"].as_array().into_iter().flatten() {
             oldest = message["timestamp"].as_i64();

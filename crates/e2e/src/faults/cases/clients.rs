@@ -54,11 +54,11 @@ pub(super) fn small_producer_queue(options: &mut RigOptions) {
 }
 
 pub(super) async fn burst(scene: &mut Scene) -> Result<()> {
-    scene.rig.lines.kafka_gateways.latency(Duration::from_millis(400));
+    scene.rig.lines.kafka.iter().for_each(|line| line.latency(Duration::from_millis(400)));
     scene.load.speed(10.0);
     scene.rest(5.0).await;
     scene.load.speed(0.1);
-    scene.rig.lines.kafka_gateways.heal().await?;
+    scene.rig.lines.heal_kafka().await?;
     let fell_back = scene.load.accepted("failed-queue");
     ensure!(fell_back > 0, "the producer's queue never was full");
     Ok(())

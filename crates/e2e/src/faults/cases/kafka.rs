@@ -1,6 +1,7 @@
 //! Kafka, as gateways see it.
 
 use anyhow::{Result, ensure};
+use holdfast_testkit::Proxy;
 
 use crate::faults::Scene;
 
@@ -17,23 +18,23 @@ async fn felt(scene: &mut Scene, seconds: f64) -> Result<()> {
 }
 
 pub(super) async fn refused(scene: &mut Scene) -> Result<()> {
-    scene.rig.lines.kafka_gateways.cut().await;
+    scene.rig.lines.cut_kafka().await;
     felt(scene, 8.0).await
 }
 
 pub(super) async fn black_holed(scene: &mut Scene) -> Result<()> {
-    scene.rig.lines.kafka_gateways.blackhole();
+    scene.rig.lines.kafka.iter().for_each(Proxy::blackhole);
     felt(scene, 8.0).await
 }
 
 pub(super) async fn answers_lost(scene: &mut Scene) -> Result<()> {
-    scene.rig.lines.kafka_gateways.drop_answers();
+    scene.rig.lines.kafka.iter().for_each(Proxy::drop_answers);
     felt(scene, 6.0).await
 }
 
 pub(super) async fn reset(scene: &mut Scene) -> Result<()> {
     for _ in 0..5 {
-        scene.rig.lines.kafka_gateways.reset();
+        scene.rig.lines.kafka.iter().for_each(Proxy::reset);
         scene.rig.lines.kafka_workers.reset();
         scene.rest(2.0).await;
     }

@@ -24,7 +24,7 @@ pub(super) fn fsync_always(options: &mut RigOptions) {
 }
 
 pub(super) async fn killed_full(scene: &mut Scene) -> Result<()> {
-    scene.rig.lines.kafka_gateways.cut().await;
+    scene.rig.lines.cut_kafka().await;
     scene.rest(6.0).await;
     ensure!(scene.rig.failed_chats().await? > 0, "the failed queue is empty");
     scene.rig.queue.kill9().await?;
@@ -39,7 +39,7 @@ pub(super) fn small(options: &mut RigOptions) {
 }
 
 pub(super) async fn out_of_memory(scene: &mut Scene) -> Result<()> {
-    scene.rig.lines.kafka_gateways.cut().await;
+    scene.rig.lines.cut_kafka().await;
     scene.load.speed(6.0);
     wait_for(
         "the queue is full and sends are refused",
@@ -63,7 +63,7 @@ pub(super) fn without_aof(options: &mut RigOptions) {
 
 /// A queue that can't be trusted takes nothing.
 pub(super) async fn refuses(scene: &mut Scene) -> Result<()> {
-    scene.rig.lines.kafka_gateways.cut().await;
+    scene.rig.lines.cut_kafka().await;
     scene.rest(6.0).await;
     ensure!(scene.load.accepted("failed-queue") == 0, "a queue that may lose messages took some");
     ensure!(scene.rig.failed_chats().await? == 0, "a queue that may lose messages holds some");
@@ -86,7 +86,7 @@ pub(super) fn on_small_disk(options: &mut RigOptions) {
 
 pub(super) async fn disk_full(scene: &mut Scene) -> Result<()> {
     let folder = scene.rig.queue.folder().path().to_owned();
-    scene.rig.lines.kafka_gateways.cut().await;
+    scene.rig.lines.cut_kafka().await;
     scene.rest(3.0).await;
     ensure!(scene.rig.failed_chats().await? > 0, "the failed queue is empty");
     let filler = folder.join("filler");
@@ -102,7 +102,7 @@ pub(super) async fn disk_full(scene: &mut Scene) -> Result<()> {
 
 pub(super) async fn everything_down(scene: &mut Scene) -> Result<()> {
     scene.rig.note(|circumstances| circumstances.cache_was_away = true);
-    scene.rig.lines.kafka_gateways.cut().await;
+    scene.rig.lines.cut_kafka().await;
     scene.rig.queue.kill9().await?;
     scene.rig.cache.kill9().await?;
     scene.rest(1.0).await;
@@ -119,10 +119,10 @@ pub(super) fn slow_replay(options: &mut RigOptions) {
 
 /// Lets the failed queue fill and the replays begin; returns a gateway that is at it.
 async fn replaying(scene: &mut Scene) -> Result<usize> {
-    scene.rig.lines.kafka_gateways.cut().await;
+    scene.rig.lines.cut_kafka().await;
     scene.rest(6.0).await;
     ensure!(scene.rig.failed_chats().await? > 0, "the failed queue is empty");
-    scene.rig.lines.kafka_gateways.heal().await?;
+    scene.rig.lines.heal_kafka().await?;
     let until = Instant::now() + Duration::from_secs(60);
     loop {
         for (number, gateway) in scene.rig.stack.gateways.iter().enumerate() {

@@ -34,7 +34,8 @@ pub enum Fault {
     /// Acknowledged, and a device of its sender or receiver never saw it: not live, not by `resume`, and not in the history that it
     /// read when it was told to.
     Unseen,
-    /// Delivered live with a seq more than once on one connection, within one epoch and the resend window, and not taken back in between.
+    /// Delivered live with a seq more than once on one connection, within one epoch and the resend window, not taken back in
+    /// between, and never shown without a seq: the cache was there for it.
     SeenTwice,
 }
 
@@ -188,6 +189,7 @@ pub fn judge(history: &History, held: &Held, shown: &[Reading], circumstances: &
     for seen in &history.seen {
         device(&mut verdict, &sends, &documents, seen, circumstances);
     }
+    twice(&mut verdict, &history.seen);
     verdict.findings.sort_by(|one, other| (one.fault, &one.message_id).cmp(&(other.fault, &other.message_id)));
     // A message counts once for each fault, however many devices and pages tell of it.
     verdict.findings.dedup_by(|one, other| (one.fault, &one.message_id) == (other.fault, &other.message_id));
@@ -434,7 +436,7 @@ fn was_cut_short(sent: &Sent, circumstances: &Circumstances) -> bool {
     sent.attempts.iter().any(|attempt| circumstances.kills.iter().any(|kill| during(attempt, kill)))
 }
 
-/// Unseen, seen twice, and what should never have been seen.
+/// Unseen, and what should never have been seen.
 fn device(
     verdict: &mut Verdict,
     sends: &[(String, &Sent)],
@@ -459,11 +461,21 @@ fn device(
             verdict.found(Fault::Unseen, id, format!("device {} of {} never saw it", seen.device, seen.user));
         }
     }
-    // What was taken back may be announced anew: a repeat of it became durable.
-    for (id, connections) in seen.live.iter().filter(|(id, _)| !seen.taken_back.contains(*id)) {
-        if let Some((connection, copies)) = connections.iter().find(|(_, copies)| **copies > 1) {
-            let detail = format!("{copies} times on connection {connection} of {}/{}", seen.user, seen.device);
-            verdict.found(Fault::SeenTwice, id, detail);
+}
+
+/// Seen twice.
+fn twice(verdict: &mut Verdict, devices: &[Seen]) {
+    // Without the cache nobody knows a message again; it may be announced by whoever heals first, and by the next.
+    let unplaced: HashSet<_> = devices.iter().flat_map(|seen| &seen.unplaced).collect();
+    for seen in devices {
+        // What was taken back may be announced anew: a repeat of it became durable.
+        for (id, connections) in
+            seen.live.iter().filter(|(id, _)| !seen.taken_back.contains(*id) && !unplaced.contains(id))
+        {
+            if let Some((connection, copies)) = connections.iter().find(|(_, copies)| **copies > 1) {
+                let detail = format!("{copies} times on connection {connection} of {}/{}", seen.user, seen.device);
+                verdict.found(Fault::SeenTwice, id, detail);
+            }
         }
     }
 }

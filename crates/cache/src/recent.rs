@@ -65,9 +65,12 @@ impl Default for RecentSettings {
 pub struct Attempt(pub u32);
 
 impl Attempt {
+    /// No sender's: the message is known to be durable. What is added so, or found listed already, no attempt takes back any more.
+    pub const DURABLE: Self = Self(0);
+
     /// A new attempt.
     pub fn random() -> Self {
-        Self(fastrand::u32(..))
+        Self(fastrand::u32(1..))
     }
 }
 
@@ -153,7 +156,8 @@ impl RecentList {
         self.batch("recent_add", calls, budget, |_, value| added(value)).await
     }
 
-    /// Adds a message if it is absent: gives it the next seq, trims, and tells the chat's channels.
+    /// Adds a message if it is absent: gives it the next seq, trims, and tells the chat's channels. With [`Attempt::DURABLE`] it also
+    /// keeps one that is present from being taken back.
     pub async fn add(&self, message: &Message, attempt: Attempt, budget: Duration) -> Result<Added, CacheError> {
         added(self.connection.run_one("recent_add", self.add_call(message, attempt), budget).await?)
     }
@@ -206,8 +210,7 @@ impl RecentList {
         let mut messages: Vec<&Message> = repair.messages.iter().collect();
         messages.sort_unstable_by_key(|message| message.key());
         for message in messages {
-            // No attempt of a sender's: one that is taken back must not take this with it.
-            let rest = entry::rest(message, Attempt::random().0);
+            let rest = entry::rest(message, Attempt::DURABLE.0);
             call = call.arg(message.id.to_string()).arg(message.id.as_bytes()).arg(message.timestamp).arg(rest);
         }
         match parse::<Option<(usize, usize, usize)>>(self.connection.run_one("recent_repair", call, budget).await?)? {

@@ -7,13 +7,20 @@ local function keep_alive()
   head.alive = now
 end
 
--- The live entry with this id, and its index. Recent ones are asked for most.
+-- The live entry with this id, its index and its bytes. Recent ones are asked for most.
 local function find(id)
   local entries = redis.call('LRANGE', LIST, 0, -1)
   for i = #entries, 1, -1 do
     local entry = decode(entries[i])
-    if entry and entry[3] == id and entry[7] then return entry, i - 1 end
+    if entry and entry[3] == id and entry[7] then return entry, i - 1, entries[i] end
   end
+end
+
+-- What is known to be durable is no attempt's any more, so that none takes it back. Nothing else of the entry changes.
+local function keep(entry, index, bytes)
+  if entry[4] == DURABLE then return end
+  local from, to = cmsgpack.unpack_limit(bytes, 3, 1), cmsgpack.unpack_limit(bytes, 4, 1)
+  redis.call('LSET', LIST, index, string.sub(bytes, 1, from) .. cmsgpack.pack(DURABLE) .. string.sub(bytes, to + 1))
 end
 
 -- The place in history of an entry, tombstones included, without unpacking its content; nil if it can't be read.

@@ -10,8 +10,10 @@ local late, below, inserted, corrected = 0, {}, 0, 0
 for i = first_item, #ARGV, 4 do
   local id, bytes, ts, rest = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
   if redis.call('ZSCORE', IDS, id) then
-    local entry, index = find(bytes)
-    if entry and entry[5] ~= tonumber(ts) then
+    local entry, index, listed_as = find(bytes)
+    if entry and entry[5] == tonumber(ts) then
+      keep(entry, index, listed_as)
+    elseif entry then
       redis.call('LSET', LIST, index, ENTRY .. (entry[2] and cmsgpack.pack(entry[2]) or NIL) .. rest)
       listed(id, ts)
       head.top_ts = nil

@@ -3,6 +3,7 @@
 --
 -- Invariants that every script keeps:
 --   list      entries by arrival, newest at the tail; their seqs rise, and are consecutive but for what was trimmed between them
+--   attempt   of an entry that a caller knew to be durable: none, whoever had listed it; no attempt can take it back
 --   ids       holds the id of every live entry of the list, scored by timestamp
 --   floor     the list holds everything strictly above this (timestamp, id) that was added in this epoch or seen by a repair;
 --             absent: nothing is known to be complete; (0, ''): the list is the whole chat
@@ -13,6 +14,7 @@
 --   low       no live entry of the list has a lower timestamp; absent: not known
 local LIST, IDS, HEAD = KEYS[1], KEYS[2], KEYS[3]
 local ENTRY, NIL = '\154\1', '\192' -- array of ten, version 1
+local DURABLE = 0 -- no sender's attempt
 
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)

@@ -4,7 +4,7 @@ use holdfast_cache::entry::Listed;
 use holdfast_cache::event::Position;
 use holdfast_cache::recent::{Added, Attempt, Floor};
 use holdfast_cache::{CacheError, Keys};
-use holdfast_message::{ChatId, UserId};
+use holdfast_message::{ChatId, Message, UserId};
 use holdfast_testkit::Role;
 
 use crate::support::{
@@ -95,6 +95,30 @@ async fn a_tombstone_keeps_its_place_and_its_message_may_come_again() {
     assert_eq!((again.seq, &again.epoch), (4, &page.position.epoch));
     assert_eq!(numbers(&read(&list, &chat).await), [1, 3, 2]);
     assert_eq!(list.tombstone(&sent[1], attempt, BUDGET).await, Ok(false), "the entry is another attempt's now");
+}
+
+#[tokio::test]
+async fn a_message_that_became_durable_by_another_way_is_not_taken_back() {
+    let list = list(&cache_url().await, 100, 1000);
+    let chat = chat();
+    let sent = messages(&chat, 3);
+    for message in &sent {
+        list.add(message, Attempt(7), BUDGET).await.unwrap();
+    }
+    let before = read(&list, &chat).await;
+    // A repeat, which is stamped anew, became durable; more than one may know.
+    let repeat = Message { timestamp: sent[1].timestamp + 5, ..sent[1].clone() };
+    for _ in 0..2 {
+        let told = list.add(&repeat, Attempt::DURABLE, BUDGET).await.unwrap();
+        let (timestamp, epoch) = (sent[1].timestamp, before.position.epoch.clone());
+        assert_eq!(told, Added::Repeat { timestamp, epoch, seq: Some(2) });
+    }
+    assert_eq!(list.tombstone(&sent[1], Attempt(7), BUDGET).await, Ok(false));
+    assert_eq!(read(&list, &chat).await.entries, before.entries, "nothing else has changed");
+
+    assert_eq!(list.tombstone(&sent[2], Attempt(7), BUDGET).await, Ok(true));
+    let Added::New(again) = list.add(&sent[2], Attempt::DURABLE, BUDGET).await.unwrap() else { panic!() };
+    assert_eq!(again.seq, 4, "what was taken back before is listed anew");
 }
 
 #[tokio::test]

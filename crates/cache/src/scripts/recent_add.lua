@@ -14,6 +14,10 @@ if original then
   end
   return { verdict, head.epoch, entry and entry[2] or false, original }
 end
+-- It comes from a connection that was given up; nobody waits for the answer.
+if head.void ~= '' and string.find(head.void, mark(ARGV[6], attempt), 1, true) then
+  return { 'repeat', head.epoch, false, ts }
+end
 append(id, ARGV[6], ts, rest)
 trim_list(tonumber(ARGV[3]))
 trim_ids(tonumber(ARGV[4]))

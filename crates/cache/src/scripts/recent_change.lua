@@ -30,6 +30,11 @@ local function place(bytes)
   if ok and type(id) == 'string' and #id == 16 and type(ts) == 'number' then return ts, id end
 end
 
+-- One attempt at one message, as `void` holds it.
+local function mark(id, attempt)
+  return id .. string.format('%010d', attempt)
+end
+
 local function listed(id_text, ts)
   head.m = head.m + redis.call('ZADD', IDS, ts, id_text)
   ts = tonumber(ts)

@@ -80,6 +80,8 @@ struct World {
     given: HashSet<HistoryKey>,
     /// What this epoch's list was told to be durable: that is taken back no more.
     durable: HashSet<HistoryKey>,
+    /// What was to be taken back of this epoch's list and was not there: its attempt adds it no more.
+    void: HashSet<HistoryKey>,
     /// Of this epoch: when a verification began, what the store held then.
     vouched: HashMap<i64, HashSet<HistoryKey>>,
 }
@@ -97,6 +99,7 @@ impl World {
             epoch: String::new(),
             given: HashSet::new(),
             durable: HashSet::new(),
+            void: HashSet::new(),
             vouched: HashMap::new(),
         }
     }
@@ -107,6 +110,7 @@ impl World {
             self.epoch = epoch.to_owned();
             self.given.clear();
             self.durable.clear();
+            self.void.clear();
             self.vouched.clear();
         }
     }
@@ -117,6 +121,11 @@ impl World {
             &added;
         self.enter(epoch);
         if matches!(added, Added::New(_)) {
+            assert!(
+                attempt == Attempt::DURABLE || !self.void.contains(&message.key()),
+                "{:?} came back",
+                message.key()
+            );
             self.given.insert(message.key());
             self.durable.remove(&message.key());
         }
@@ -157,6 +166,11 @@ impl World {
                 if self.list.tombstone(&message, attempt, BUDGET).await.unwrap() {
                     assert!(!self.durable.contains(&message.key()), "{:?} was taken back", message.key());
                     self.given.remove(&message.key());
+                } else {
+                    // It may have begun an epoch.
+                    let page = read(&self.list, &self.chat).await;
+                    self.enter(&page.position.epoch);
+                    self.void.insert(message.key());
                 }
             }
             Step::Read(verifier) => {

@@ -40,6 +40,9 @@ static TOMBSTONE: LazyLock<Script> =
 static READ: LazyLock<Script> = script!("#!lua flags=allow-oom", "recent_state.lua", "recent_read.lua");
 static RESUME: LazyLock<Script> = script!("#!lua flags=allow-oom", "recent_state.lua", "recent_resume.lua");
 
+/// Attempts per list that are known to have been taken back before they had added anything. One that can still arrive was made
+/// within the seconds in which a connection that hangs is not given up yet.
+const MAX_VOID: usize = 128;
 /// The longest epoch that a client may send; ours have 16 characters.
 const MAX_EPOCH: usize = 64;
 
@@ -65,9 +68,12 @@ impl Default for RecentSettings {
 pub struct Attempt(pub u32);
 
 impl Attempt {
+    /// No sender's: the message is known to be durable. What is added so, or found listed already, no attempt takes back any more.
+    pub const DURABLE: Self = Self(0);
+
     /// A new attempt.
     pub fn random() -> Self {
-        Self(fastrand::u32(..))
+        Self(fastrand::u32(1..))
     }
 }
 
@@ -153,16 +159,17 @@ impl RecentList {
         self.batch("recent_add", calls, budget, |_, value| added(value)).await
     }
 
-    /// Adds a message if it is absent: gives it the next seq, trims, and tells the chat's channels.
+    /// Adds a message if it is absent: gives it the next seq, trims, and tells the chat's channels. With [`Attempt::DURABLE`] it also
+    /// keeps one that is present from being taken back.
     pub async fn add(&self, message: &Message, attempt: Attempt, budget: Duration) -> Result<Added, CacheError> {
         added(self.connection.run_one("recent_add", self.add_call(message, attempt), budget).await?)
     }
 
-    /// Turns the entry that `attempt` made into a tombstone, and tells the chat's channels that the message failed. Does nothing,
-    /// and says `false`, if another attempt made the entry or there is none.
+    /// Turns the entry that `attempt` made into a tombstone, and tells the chat's channels that the message failed. If another attempt
+    /// made the entry, or there is none, it says `false`, and should this attempt's addition arrive yet, it adds nothing.
     pub async fn tombstone(&self, message: &Message, attempt: Attempt, budget: Duration) -> Result<bool, CacheError> {
         let mut call = self.call(&TOMBSTONE, &message.chat);
-        call = call.arg(message.id.to_string()).arg(message.id.as_bytes()).arg(attempt.0);
+        call = call.arg(message.id.to_string()).arg(message.id.as_bytes()).arg(attempt.0).arg(MAX_VOID);
         call = call.arg(entry::tombstone_rest(&message.key(), attempt.0)).arg(event::failed(self.origin, message));
         for channel in Channel::audience(&message.chat) {
             call = call.arg(self.keys.channel(&channel));
@@ -206,8 +213,7 @@ impl RecentList {
         let mut messages: Vec<&Message> = repair.messages.iter().collect();
         messages.sort_unstable_by_key(|message| message.key());
         for message in messages {
-            // No attempt of a sender's: one that is taken back must not take this with it.
-            let rest = entry::rest(message, Attempt::random().0);
+            let rest = entry::rest(message, Attempt::DURABLE.0);
             call = call.arg(message.id.to_string()).arg(message.id.as_bytes()).arg(message.timestamp).arg(rest);
         }
         match parse::<Option<(usize, usize, usize)>>(self.connection.run_one("recent_repair", call, budget).await?)? {

@@ -297,10 +297,14 @@ impl Stages {
         };
         let (position, duplicate) = match shown {
             Shown::Listed(position) => (Some(position), false),
-            Shown::Repeat { epoch, seq } => (seq.map(|seq| StreamPosition { epoch, seq }), known_repeat),
+            Shown::Repeat { epoch, seq } => {
+                // The attempt that has listed it may fail, and must not take it back.
+                self.relist.add(send.message.clone());
+                (seq.map(|seq| StreamPosition { epoch, seq }), known_repeat)
+            }
             Shown::Unlisted | Shown::Later { .. } => {
                 self.metrics.recent_skipped.inc();
-                self.relist.add(send.message.clone(), send.attempt);
+                self.relist.add(send.message.clone());
                 (None, false)
             }
         };

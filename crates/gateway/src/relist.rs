@@ -1,9 +1,10 @@
 //! What the recent list has to hear of later: additions that it missed, and entries that have to be taken back.
 //!
-//! Takes messages from the pipeline when the cache was slow or away; repeats the call, with the same attempt, once the cache
-//! answers a probe. Probes come every second, however long the breaker in front of live sends stays open. The queue is bounded: when
-//! it is full the oldest addition is dropped and counted, and the worker or the next verification mends the list instead. What still
-//! waits when the gateway has to end is counted as dropped too; what was not taken back by then stays listed, and is logged.
+//! Takes durable messages from the pipeline when the cache was slow or away, or when another attempt had listed them, which must not
+//! take them back; and refused ones, which must be. Makes the calls once the cache answers a probe. Probes come every second,
+//! however long the breaker in front of live sends stays open. The queue is bounded: when it is full the oldest addition is dropped
+//! and counted, and the worker or the next verification mends the list instead. What still waits when the gateway has to end is
+//! counted as dropped too; what was not taken back by then stays listed, and is logged.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -29,8 +30,8 @@ const PROBE: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 struct Call {
     message: Arc<Message>,
-    attempt: Attempt,
-    take_back: bool,
+    /// The attempt that is to be taken back; none: an addition.
+    take_back: Option<Attempt>,
 }
 
 #[derive(Default)]
@@ -54,14 +55,14 @@ impl Relist {
         Self { waiting: Arc::default(), arrived: Arc::default(), metrics }
     }
 
-    /// The list is to take this message, unless this very attempt has added it already.
-    pub fn add(&self, message: Arc<Message>, attempt: Attempt) {
-        self.push(Call { message, attempt, take_back: false });
+    /// The list is to take this message, which is durable, if it has not; and no attempt is to take it back any more.
+    pub fn add(&self, message: Arc<Message>) {
+        self.push(Call { message, take_back: None });
     }
 
     /// What this attempt has listed, if anything, is to become a tombstone.
     pub fn take_back(&self, message: Arc<Message>, attempt: Attempt) {
-        self.push(Call { message, attempt, take_back: true });
+        self.push(Call { message, take_back: Some(attempt) });
     }
 
     /// Works the queue off until the token is cancelled.
@@ -104,7 +105,7 @@ impl Relist {
     fn lost(&self, calls: impl IntoIterator<Item = Call>) {
         for Call { message, take_back, .. } in calls {
             self.metrics.relist_dropped.inc();
-            if take_back {
+            if take_back.is_some() {
                 tracing::warn!(message_id = %message.id, chat_id = %message.chat, "a refused message may stay listed");
             }
         }
@@ -115,11 +116,11 @@ impl Relist {
         let calls = self.next_of_a_kind();
         let results: Vec<Result<(), CacheError>> = match calls.first() {
             None => return Ok(false),
-            Some(first) if first.take_back => {
-                vec![recent.tombstone(&first.message, first.attempt, BUDGET).await.map(drop)]
+            Some(Call { message, take_back: Some(attempt) }) => {
+                vec![recent.tombstone(message, *attempt, BUDGET).await.map(drop)]
             }
             Some(_) => {
-                let adds: Vec<_> = calls.iter().map(|call| (&*call.message, call.attempt)).collect();
+                let adds: Vec<_> = calls.iter().map(|call| (&*call.message, Attempt::DURABLE)).collect();
                 recent.add_batch(&adds, BUDGET).await.into_iter().map(|added| added.map(drop)).collect()
             }
         };
@@ -128,7 +129,7 @@ impl Relist {
             match result {
                 Ok(()) => {}
                 // What is not taken back stays listed: that is tried for ever.
-                Err(error) if error.is_unavailable() || call.take_back => {
+                Err(error) if error.is_unavailable() || call.take_back.is_some() => {
                     again.push(call);
                     unavailable = Some(error);
                 }
@@ -148,7 +149,7 @@ impl Relist {
     /// The oldest call, and if that is an addition, the additions right behind it.
     fn next_of_a_kind(&self) -> Vec<Call> {
         self.change(|Waiting { calls, under_way }| {
-            let additions = calls.iter().take(BATCH).take_while(|call| !call.take_back).count();
+            let additions = calls.iter().take(BATCH).take_while(|call| call.take_back.is_none()).count();
             *under_way = calls.drain(..additions.max(1).min(calls.len())).collect();
             under_way.clone()
         })
@@ -158,7 +159,7 @@ impl Relist {
         self.change(|Waiting { calls, .. }| {
             if calls.len() >= CAPACITY {
                 // An addition has other healers; what is not taken back stays listed.
-                let oldest_addition = calls.iter().position(|call| !call.take_back);
+                let oldest_addition = calls.iter().position(|call| call.take_back.is_none());
                 self.lost(calls.remove(oldest_addition.unwrap_or(0)));
             }
             calls.push_back(call);

@@ -1,5 +1,5 @@
 //! Heals the recent lists. Takes messages that they may lack, on receipt; adds those that are absent, which also announces them to
-//! their recipients.
+//! their recipients. Those that are present it keeps from being taken back by a gateway whose own attempt at them failed.
 //!
 //! A list may lack a message that the gateway could not add (its record is marked `uncached`), and whatever the cache lost when
 //! it restarted: then every message stamped within [`AROUND_A_CHANGE`] of that moment is offered. A restart is seen by the epoch
@@ -43,7 +43,7 @@ const CANARY: &str = "g_00000000-0000-0000-0000-000000000000";
 pub trait Recent: Send + Sync + 'static {
     /// Another one says that the cache may have lost everything.
     fn incarnation(&self) -> impl Future<Output = Result<String, String>> + Send;
-    /// Adds messages that are absent; `true`: it was.
+    /// Adds messages that are absent, `true`: it was; keeps those that are present from being taken back.
     fn add(&self, messages: &[Message]) -> impl Future<Output = Vec<Result<bool, String>>> + Send;
 }
 
@@ -68,9 +68,9 @@ impl Recent for CachedLists {
     }
 
     async fn add(&self, messages: &[Message]) -> Vec<Result<bool, String>> {
-        let adds: Vec<_> = messages.iter().map(|message| (message, Attempt::random())).collect();
+        let adds: Vec<_> = messages.iter().map(|message| (message, Attempt::DURABLE)).collect();
         let added = self.lists.add_batch(&adds, BUDGET).await;
-        let is_new = |added| matches!(added, Added::New(_) | Added::Own(_));
+        let is_new = |added| matches!(added, Added::New(_));
         added.into_iter().map(|added| added.map(is_new).map_err(|error| error.to_string())).collect()
     }
 }

@@ -1,12 +1,22 @@
--- Adds a message if absent, as the next of the stream, and announces it.
+-- Adds a message if absent, as the next of the stream, and announces it. One that is known to be durable is kept from being taken
+-- back, whether or not it was absent.
 -- ARGV: 3 list max, 4 ids max, 5 id, 6 its bytes, 7 attempt, 8 timestamp, 9 rest, 10 publication prefix, 11… channels.
 -- Answers {'new' | 'own' | 'repeat', epoch, seq or nil, original timestamp}.
-local id, ts, rest = ARGV[5], ARGV[8], ARGV[9]
+local id, attempt, ts, rest = ARGV[5], tonumber(ARGV[7]), ARGV[8], ARGV[9]
 local original = redis.call('ZSCORE', IDS, id)
 if original then
-  local entry = find(ARGV[6])
-  local verdict = entry and entry[4] == tonumber(ARGV[7]) and 'own' or 'repeat'
+  local entry, index, bytes = find(ARGV[6])
+  local verdict = 'repeat'
+  if entry and attempt == DURABLE then
+    keep(entry, index, bytes)
+  elseif entry and entry[4] == attempt then
+    verdict = 'own'
+  end
   return { verdict, head.epoch, entry and entry[2] or false, original }
+end
+-- It comes from a connection that was given up; nobody waits for the answer.
+if head.void ~= '' and string.find(head.void, mark(ARGV[6], attempt), 1, true) then
+  return { 'repeat', head.epoch, false, ts }
 end
 append(id, ARGV[6], ts, rest)
 trim_list(tonumber(ARGV[3]))

@@ -7,13 +7,20 @@ local function keep_alive()
   head.alive = now
 end
 
--- The live entry with this id, and its index. Recent ones are asked for most.
+-- The live entry with this id, its index and its bytes. Recent ones are asked for most.
 local function find(id)
   local entries = redis.call('LRANGE', LIST, 0, -1)
   for i = #entries, 1, -1 do
     local entry = decode(entries[i])
-    if entry and entry[3] == id and entry[7] then return entry, i - 1 end
+    if entry and entry[3] == id and entry[7] then return entry, i - 1, entries[i] end
   end
+end
+
+-- What is known to be durable is no attempt's any more, so that none takes it back. Nothing else of the entry changes.
+local function keep(entry, index, bytes)
+  if entry[4] == DURABLE then return end
+  local from, to = cmsgpack.unpack_limit(bytes, 3, 1), cmsgpack.unpack_limit(bytes, 4, 1)
+  redis.call('LSET', LIST, index, string.sub(bytes, 1, from) .. cmsgpack.pack(DURABLE) .. string.sub(bytes, to + 1))
 end
 
 -- The place in history of an entry, tombstones included, without unpacking its content; nil if it can't be read.
@@ -21,6 +28,11 @@ local function place(bytes)
   if string.byte(bytes) ~= 154 then return end
   local ok, _, _, _, id, _, ts = pcall(cmsgpack.unpack_limit, bytes, 5, 1)
   if ok and type(id) == 'string' and #id == 16 and type(ts) == 'number' then return ts, id end
+end
+
+-- One attempt at one message, as `void` holds it.
+local function mark(id, attempt)
+  return id .. string.format('%010d', attempt)
 end
 
 local function listed(id_text, ts)

@@ -9,15 +9,18 @@ local first_item = 11 + tonumber(ARGV[10])
 local late, below, inserted, corrected = 0, {}, 0, 0
 for i = first_item, #ARGV, 4 do
   local id, bytes, ts, rest = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
-  if redis.call('ZSCORE', IDS, id) then
-    local entry, index = find(bytes)
-    if entry and entry[5] ~= tonumber(ts) then
-      redis.call('LSET', LIST, index, ENTRY .. (entry[2] and cmsgpack.pack(entry[2]) or NIL) .. rest)
-      listed(id, ts)
-      head.top_ts = nil
-      corrected = corrected + 1
-    end
-  else
+  local known = redis.call('ZSCORE', IDS, id)
+  local entry, index, listed_as
+  if known then entry, index, listed_as = find(bytes) end
+  if entry and entry[5] == tonumber(ts) then
+    keep(entry, index, listed_as)
+  elseif entry then
+    redis.call('LSET', LIST, index, ENTRY .. (entry[2] and cmsgpack.pack(entry[2]) or NIL) .. rest)
+    listed(id, ts)
+    head.top_ts = nil
+    corrected = corrected + 1
+  elseif not known or above(tonumber(ts), bytes, head.trimmed_ts, head.trimmed_id) then
+    -- Absent; or trimmed as of an earlier time than it is stored as of, so that its stored place may be claimed.
     if head.floor_ts and above(tonumber(ts), bytes, head.floor_ts, head.floor_id) then
       append(id, bytes, ts, rest)
       trim_list(max)

@@ -3,6 +3,7 @@
 --
 -- Invariants that every script keeps:
 --   list      entries by arrival, newest at the tail; their seqs rise, and are consecutive but for what was trimmed between them
+--   attempt   of an entry that a caller knew to be durable: none, whoever had listed it; no attempt can take it back
 --   ids       holds the id of every live entry of the list, scored by timestamp
 --   floor     the list holds everything strictly above this (timestamp, id) that was added in this epoch or seen by a repair;
 --             absent: nothing is known to be complete; (0, ''): the list is the whole chat
@@ -10,9 +11,11 @@
 --   n, m      the lengths of list and ids, so that the loss of one key is noticed
 --   top       the greatest (timestamp, id) of the list, while it lies in history's order; absent: it may not
 --   alive     when the three keys were last given their whole life
+--   void      the attempts, each with its message's id, that were taken back before they had added anything: they never will
 --   low       no live entry of the list has a lower timestamp; absent: not known
 local LIST, IDS, HEAD = KEYS[1], KEYS[2], KEYS[3]
 local ENTRY, NIL = '\154\1', '\192' -- array of ten, version 1
+local DURABLE = 0 -- no sender's attempt
 
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
@@ -42,7 +45,7 @@ end
 
 local run = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)') or ''
 local FIELDS = { 'epoch', 'run', 'seq', 'floor_ts', 'floor_id', 'trimmed_ts', 'trimmed_id', 'verified_at', 'n', 'm', 'low',
-  'alive', 'top_ts', 'top_id' }
+  'alive', 'top_ts', 'top_id', 'void' }
 local stored = redis.call('HMGET', HEAD, unpack(FIELDS))
 local head = {
   epoch = stored[1], run = run, seq = tonumber(stored[3]),
@@ -51,6 +54,7 @@ local head = {
   verified_at = tonumber(stored[8]) or 0,
   n = tonumber(stored[9]), m = tonumber(stored[10]), low = tonumber(stored[11]), alive = tonumber(stored[12]) or 0,
   top_ts = tonumber(stored[13]), top_id = stored[14] or '',
+  void = stored[15] or '',
 }
 
 -- Writes what has changed. Whole numbers below 2^53 are written without a loss.
@@ -73,7 +77,7 @@ if not head.epoch or not head.seq or stored[2] ~= run
   redis.call('DEL', LIST, IDS, HEAD)
   stored = {}
   head = { epoch = ARGV[1], run = run, seq = 0, floor_id = '', trimmed_ts = 0, trimmed_id = '', verified_at = 0, n = 0,
-    m = 0, alive = 0, top_id = '' }
+    m = 0, alive = 0, top_id = '', void = '' }
   save()
   redis.call('EXPIRE', HEAD, ARGV[2])
 end

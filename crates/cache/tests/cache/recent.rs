@@ -1,11 +1,12 @@
 use std::collections::HashSet;
+use std::time::Duration;
 
 use holdfast_cache::entry::Listed;
 use holdfast_cache::event::Position;
 use holdfast_cache::recent::{Added, Attempt, Floor};
 use holdfast_cache::{CacheError, Keys};
-use holdfast_message::{ChatId, UserId};
-use holdfast_testkit::Role;
+use holdfast_message::{ChatId, Message, UserId};
+use holdfast_testkit::{Proxy, Role};
 
 use crate::support::{
     BUDGET, add, add_all, cache_url, chat, list, message, messages, number_of, numbers, raw, read, server,
@@ -95,6 +96,73 @@ async fn a_tombstone_keeps_its_place_and_its_message_may_come_again() {
     assert_eq!((again.seq, &again.epoch), (4, &page.position.epoch));
     assert_eq!(numbers(&read(&list, &chat).await), [1, 3, 2]);
     assert_eq!(list.tombstone(&sent[1], attempt, BUDGET).await, Ok(false), "the entry is another attempt's now");
+}
+
+#[tokio::test]
+async fn a_message_that_became_durable_by_another_way_is_not_taken_back() {
+    let list = list(&cache_url().await, 100, 1000);
+    let chat = chat();
+    let sent = messages(&chat, 3);
+    for message in &sent {
+        list.add(message, Attempt(7), BUDGET).await.unwrap();
+    }
+    let before = read(&list, &chat).await;
+    // A repeat, which is stamped anew, became durable; more than one may know.
+    let repeat = Message { timestamp: sent[1].timestamp + 5, ..sent[1].clone() };
+    for _ in 0..2 {
+        let told = list.add(&repeat, Attempt::DURABLE, BUDGET).await.unwrap();
+        let (timestamp, epoch) = (sent[1].timestamp, before.position.epoch.clone());
+        assert_eq!(told, Added::Repeat { timestamp, epoch, seq: Some(2) });
+    }
+    assert_eq!(list.tombstone(&sent[1], Attempt(7), BUDGET).await, Ok(false));
+    assert_eq!(read(&list, &chat).await.entries, before.entries, "nothing else has changed");
+
+    assert_eq!(list.tombstone(&sent[2], Attempt(7), BUDGET).await, Ok(true));
+    let Added::New(again) = list.add(&sent[2], Attempt::DURABLE, BUDGET).await.unwrap() else { panic!() };
+    assert_eq!(again.seq, 4, "what was taken back before is listed anew");
+}
+
+#[tokio::test]
+async fn an_addition_that_arrives_after_it_was_taken_back_lists_nothing() {
+    let server = server(Role::Cache, &[]).await;
+    let line = Proxy::start(server.port()).await.unwrap();
+    let (near, far) = (list(&server.url(), 100, 1000), list(&server.url_at(line.port()), 100, 1000));
+    let chat = chat();
+    let sent = messages(&chat, 3);
+    far.add(&sent[0], Attempt(1), BUDGET).await.unwrap();
+    line.blackhole();
+    let adds = [(&sent[1], Attempt(2)), (&sent[2], Attempt(3))];
+    let lost = far.add_batch(&adds, Duration::from_millis(50)).await;
+    assert!(lost.iter().all(|added| added.as_ref().is_err_and(CacheError::maybe_applied)), "{lost:?}");
+    assert_eq!(near.tombstone(&sent[1], Attempt(2), BUDGET).await, Ok(false), "not there yet");
+    assert_eq!(numbers(&read(&near, &chat).await), [1]);
+
+    line.heal().await.unwrap();
+    let late = async {
+        while read(&near, &chat).await.position.seq < 2 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(BUDGET, late).await.expect("what was sent arrives");
+    assert_eq!(numbers(&read(&near, &chat).await), [1, 3]);
+    assert_eq!(add(&near, &sent[1]).await.seq, 3, "another attempt is another matter");
+}
+
+#[tokio::test]
+async fn what_a_list_knows_of_attempts_that_were_taken_back_is_bounded() {
+    let url = cache_url().await;
+    let list = list(&url, 100, 1000);
+    let chat = chat();
+    let sent = messages(&chat, 200);
+    for (number, message) in sent.iter().enumerate() {
+        assert_eq!(list.tombstone(message, Attempt(number as u32), BUDGET).await, Ok(false));
+    }
+    let mut raw = raw(&url).await;
+    let head = Keys::default().recent_head(&chat);
+    let length: usize = redis::cmd("HSTRLEN").arg(head).arg("void").query_async(&mut raw).await.unwrap();
+    assert_eq!(length, 128 * 26);
+    let last = list.add(&sent[199], Attempt(199), BUDGET).await;
+    assert!(matches!(last, Ok(Added::Repeat { seq: None, .. })), "{last:?}");
 }
 
 #[tokio::test]

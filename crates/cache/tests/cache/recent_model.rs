@@ -4,6 +4,7 @@
 //! another verification included. The model knows what was promised, not how the list works.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::Duration;
 
 use holdfast_cache::entry::Listed;
 use holdfast_cache::event::Position;
@@ -25,8 +26,10 @@ enum Step {
     Send { skew: i64, listed: bool, stored: bool },
     /// An earlier message reaches the store.
     Store(prop::sample::Index),
-    /// An earlier message is added (again): a repeat, a background call, a worker that heals.
+    /// An earlier message is added (again) by its attempt.
     Add(prop::sample::Index),
+    /// An earlier message is stored, and added by whoever knows that it is durable: a background call, a worker that heals.
+    Heal(prop::sample::Index),
     /// The attempt that listed an earlier message is taken back.
     Tombstone(prop::sample::Index),
     /// A verifier reads the list.
@@ -46,6 +49,7 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(skew, listed, stored)| Step::Send { skew, listed, stored }),
         3 => index().prop_map(Step::Store),
         2 => index().prop_map(Step::Add),
+        2 => index().prop_map(Step::Heal),
         2 => index().prop_map(Step::Tombstone),
         3 => (0..VERIFIERS).prop_map(Step::Read),
         3 => (0..VERIFIERS, 1_usize..10).prop_map(|(verifier, limit)| Step::ReadStore(verifier, limit)),
@@ -74,7 +78,11 @@ struct World {
     epoch: String,
     /// What this epoch's list was given and not told to take back.
     given: HashSet<HistoryKey>,
-    /// Of this epoch: when a verification began, what the store held then, less what was taken back since it ended.
+    /// What this epoch's list was told to be durable: that is taken back no more.
+    durable: HashSet<HistoryKey>,
+    /// What was to be taken back of this epoch's list and was not there: its attempt adds it no more.
+    void: HashSet<HistoryKey>,
+    /// Of this epoch: when a verification began, what the store held then.
     vouched: HashMap<i64, HashSet<HistoryKey>>,
 }
 
@@ -90,6 +98,8 @@ impl World {
             verifiers: Default::default(),
             epoch: String::new(),
             given: HashSet::new(),
+            durable: HashSet::new(),
+            void: HashSet::new(),
             vouched: HashMap::new(),
         }
     }
@@ -99,16 +109,28 @@ impl World {
         if self.epoch != epoch {
             self.epoch = epoch.to_owned();
             self.given.clear();
+            self.durable.clear();
+            self.void.clear();
             self.vouched.clear();
         }
     }
 
     async fn add(&mut self, message: &Message, attempt: Attempt) {
         let added = self.list.add(message, attempt, BUDGET).await.unwrap();
-        let (Added::New(position) | Added::Own(position)) = &added else { return };
-        self.enter(&position.epoch);
+        let (Added::New(Position { epoch, .. }) | Added::Own(Position { epoch, .. }) | Added::Repeat { epoch, .. }) =
+            &added;
+        self.enter(epoch);
         if matches!(added, Added::New(_)) {
+            assert!(
+                attempt == Attempt::DURABLE || !self.void.contains(&message.key()),
+                "{:?} came back",
+                message.key()
+            );
             self.given.insert(message.key());
+            self.durable.remove(&message.key());
+        }
+        if attempt == Attempt::DURABLE {
+            self.durable.insert(message.key());
         }
     }
 
@@ -117,7 +139,7 @@ impl World {
             Step::Send { skew, listed, stored } => {
                 self.clock += 2;
                 let message = message(&self.chat, self.sent.len() as u32, self.clock + skew);
-                let attempt = Attempt(self.sent.len() as u32);
+                let attempt = Attempt(self.sent.len() as u32 + 1);
                 if listed {
                     self.add(&message, attempt).await;
                 }
@@ -134,13 +156,21 @@ impl World {
                 let (message, attempt) = index.get(&self.sent).clone();
                 self.add(&message, attempt).await;
             }
+            Step::Heal(index) if !self.sent.is_empty() => {
+                let message = index.get(&self.sent).0.clone();
+                self.store.insert(message.key(), message.clone());
+                self.add(&message, Attempt::DURABLE).await;
+            }
             Step::Tombstone(index) if !self.sent.is_empty() => {
                 let (message, attempt) = index.get(&self.sent).clone();
                 if self.list.tombstone(&message, attempt, BUDGET).await.unwrap() {
+                    assert!(!self.durable.contains(&message.key()), "{:?} was taken back", message.key());
                     self.given.remove(&message.key());
-                    for keys in self.vouched.values_mut() {
-                        keys.remove(&message.key());
-                    }
+                } else {
+                    // It may have begun an epoch.
+                    let page = read(&self.list, &self.chat).await;
+                    self.enter(&page.position.epoch);
+                    self.void.insert(message.key());
                 }
             }
             Step::Read(verifier) => {
@@ -162,7 +192,7 @@ impl World {
                     let _: () = redis::cmd("DEL").arg(key).query_async(&mut self.raw).await.unwrap();
                 }
             }
-            Step::Store(_) | Step::Add(_) | Step::Tombstone(_) => {}
+            Step::Store(_) | Step::Add(_) | Step::Heal(_) | Step::Tombstone(_) => {}
         }
     }
 
@@ -177,6 +207,7 @@ impl World {
         if self.list.repair(&repair, BUDGET).await.unwrap() != Repaired::Overtaken {
             assert_eq!(self.epoch, *page.position.epoch);
             self.given.extend(found.iter().map(Message::key));
+            self.durable.extend(found.iter().map(Message::key));
             // Two that began in the same millisecond can't be told apart: what both saw is vouched for.
             self.vouched
                 .entry(page.read_at)
@@ -195,6 +226,19 @@ impl World {
             let whole = after.len() as u64 == newest - offset.seq;
             let live = after.iter().filter(|entry| matches!(entry.item, Listed::Message(_))).count();
             assert_eq!(resumed.unwrap().missed.map(|missed| missed.len()), whole.then_some(live));
+        }
+    }
+
+    /// What was stored is listed above the floor, or is a tombstone that keeps the list from answering alone.
+    fn check_vouched(&self, page: &RecentPage, listed: &HashSet<HistoryKey>, stored: &HashSet<HistoryKey>) {
+        let missing: Vec<_> = stored.iter().filter(|key| page.floor.covers(key) && !listed.contains(key)).collect();
+        for key in &missing {
+            assert!(page.entries.iter().any(|entry| entry.item == Listed::Tombstone(**key)), "{key:?} is missing");
+        }
+        for limit in 1..=MAX + 1 {
+            let Some(alone) = page.alone(None, limit, Duration::MAX) else { continue };
+            let end = alone.messages.last().filter(|_| alone.messages.len() == limit).map(|(_, last)| last.key());
+            assert!(!missing.iter().any(|key| end.is_none_or(|end| **key > end)), "{missing:?} in {alone:?}");
         }
     }
 
@@ -230,9 +274,7 @@ impl World {
         }
         if let Some(age) = page.verified_age {
             let verified_at = page.read_at - age.as_millis() as i64;
-            for key in &self.vouched[&verified_at] {
-                assert!(!page.floor.covers(key) || listed.contains(key), "{key:?} was stored, above {:?}", page.floor);
-            }
+            self.check_vouched(&page, &listed, &self.vouched[&verified_at]);
         }
     }
 }

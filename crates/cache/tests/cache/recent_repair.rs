@@ -177,6 +177,31 @@ async fn a_message_that_is_stored_as_of_another_time_than_listed_takes_its_store
 }
 
 #[tokio::test]
+async fn a_message_that_was_trimmed_is_missing_all_the_same_where_it_is_stored_later_than_it_was_listed() {
+    for verified in [false, true] {
+        let (list, chat) = fresh(3).await;
+        let all = messages(&chat, 5);
+        // Its first copy, which the list had, never was stored; a repeat's was.
+        let stored = Message { timestamp: all[4].timestamp - 1, ..all[0].clone() };
+        add_all(&list, &all[..3]).await;
+        if verified {
+            repair(&list, &read(&list, &chat).await, &all[1..3], None).await;
+        }
+        add_all(&list, &all[3..]).await;
+        let page = read(&list, &chat).await;
+        assert_eq!(numbers(&page), [3, 4, 5]);
+        let found = [all[2].clone(), all[3].clone(), stored.clone(), all[4].clone()];
+        let expected = if verified { done(1, 0) } else { done(0, 0) };
+        assert_eq!(repair(&list, &page, &found, Some(all[2].key())).await, expected);
+        let page = read(&list, &chat).await;
+        let listed = page.messages().any(|(_, message)| *message == stored);
+        assert_eq!((listed, page.floor.covers(&stored.key())), (verified, verified));
+        // What was trimmed in its ordinary place stays where it is.
+        assert_eq!(repair(&list, &page, &all[1..2], Some(all[1].key())).await, done(0, 0));
+    }
+}
+
+#[tokio::test]
 async fn ids_are_ordered_by_their_bytes_at_equal_times() {
     let (list, chat) = fresh(2).await;
     let same: Vec<_> = [0x7fff_ffff, 0x8000_0000, 0xff00_0000_u32].map(|number| message(&chat, number, 1000)).into();

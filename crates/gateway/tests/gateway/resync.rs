@@ -12,7 +12,7 @@ use crate::support::{Gateway, send, settings, until, with};
 
 const SOON: Duration = Duration::from_secs(20);
 
-async fn resume(client: &Client, chat: &str, epoch: &Value, seq: u64) -> Value {
+pub(crate) async fn resume(client: &Client, chat: &str, epoch: &Value, seq: u64) -> Value {
     let request = json!({ "offsets": { chat: { "epoch": epoch, "seq": seq } } });
     let answer = client.emit_with_ack("resume", &request).await.unwrap();
     assert_eq!(answer["ok"], true, "{answer}");

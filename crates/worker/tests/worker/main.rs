@@ -5,6 +5,7 @@
 
 mod faults;
 mod group;
+mod heal;
 mod journeys;
 mod processes;
 mod rig;

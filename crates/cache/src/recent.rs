@@ -284,19 +284,21 @@ impl RecentList {
     }
 
     fn page(&self, chat: &ChatId, value: Value) -> Result<RecentPage, CacheError> {
-        type Answer = (String, u64, Option<i64>, Vec<u8>, i64, i64, Vec<Vec<u8>>);
-        let (epoch, seq, floor_ts, floor_id, verified_at, read_at, entries) = parse::<Answer>(value)?;
-        let floor = match (floor_ts, <[u8; 16]>::try_from(floor_id.as_slice())) {
+        type Answer = (String, u64, Option<i64>, Vec<u8>, i64, Vec<u8>, i64, i64, Vec<Vec<u8>>);
+        let (epoch, seq, floor_ts, floor_id, trimmed_ts, trimmed_id, verified_at, read_at, entries) =
+            parse::<Answer>(value)?;
+        let floor = match (floor_ts, place(floor_ts.unwrap_or_default(), &floor_id)) {
             (None, _) => Floor::Unverified,
-            (Some(timestamp), Ok(id)) => Floor::Above(HistoryKey { timestamp, id: MessageId::from_bytes(id) }),
-            (Some(0), _) => Floor::Whole,
-            (Some(_), Err(_)) => return Err(CacheError::unexpected("a floor without an id")),
+            (Some(_), Some(key)) => Floor::Above(key),
+            (Some(0), None) => Floor::Whole,
+            (Some(_), None) => return Err(CacheError::unexpected("a floor without an id")),
         };
         let age = u64::try_from(read_at - verified_at).unwrap_or_default();
         let (entries, undecodable) = self.decode(chat, &entries);
         Ok(RecentPage {
             position: Position { epoch: epoch.into(), seq },
             floor,
+            trimmed: place(trimmed_ts, &trimmed_id),
             // A time that has not come yet is one that the server's clock went back from.
             verified_age: (verified_at > 0 && verified_at <= read_at).then_some(Duration::from_millis(age)),
             read_at,
@@ -328,6 +330,10 @@ impl RecentList {
         self.connection.metrics().undecodable("recent", undecodable);
         (decoded, undecodable)
     }
+}
+
+fn place(timestamp: i64, id: &[u8]) -> Option<HistoryKey> {
+    Some(HistoryKey { timestamp, id: MessageId::from_bytes(id.try_into().ok()?) })
 }
 
 fn live(entry: ListedEntry) -> Option<(u64, Message)> {

@@ -4,7 +4,8 @@
 //!
 //! The recent list answers alone only if it is complete down to the page's end and was verified within `RECENT_VERIFY_SECS`.
 //! Otherwise the page is merged, by message id, from the chat's failed queue, the list and MongoDB, *read in that order*: a message
-//! moves from the failed queue through Kafka into MongoDB, never back, and while Kafka alone has it the list does.
+//! moves from the failed queue through Kafka into MongoDB, never back, and while Kafka alone has it the list does; unless the worker is
+//! so far behind that the list had to let it go. A page that this may concern says that it is not complete.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, PoisonError};
@@ -72,7 +73,7 @@ pub struct Page {
     pub next: Option<HistoryKey>,
     /// Where it came from.
     pub source: Source,
-    /// False: the store could not be asked, so older or missed messages may be absent.
+    /// False: the store could not be asked, or has yet to take what the list had to let go; older or missed messages may be absent.
     pub complete: bool,
     /// The live stream's position, read before the messages; `None` without the cache.
     pub position: Option<holdfast_cache::event::Position>,
@@ -142,6 +143,11 @@ impl History {
         let mut merge = listed.as_ref().map(Merge::of).unwrap_or_default();
         merge.add(&failed.messages);
         let position = listed.as_ref().map(|listed| listed.position.clone());
+        // What the list let go is stored, or waits in the failed queue, or else in Kafka alone.
+        let let_go = listed.as_ref().and_then(|listed| listed.trimmed);
+        let let_go = let_go.filter(|key| {
+            merge.reaches(*key, before, limit) && !failed.messages.iter().any(|message| message.id == key.id)
+        });
 
         // The newest page is also a verification: it reads as far as the list may reach.
         let verified = listed.filter(|_| before.is_none());
@@ -151,10 +157,14 @@ impl History {
             let elsewhere = merge.not_in(&stored, before);
             // Most are on their way into the store. A repeat that was stamped anew is stored where its first copy was.
             let elsewhere = if elsewhere.is_empty() { HashMap::new() } else { store.get(&elsewhere).await? };
-            Ok((stored, elsewhere.into_values().collect::<Vec<_>>()))
+            let newest = match before {
+                Some(_) if let_go.is_some() => store.page(chat, None, 1).await?.messages.first().map(Message::key),
+                _ => stored.messages.first().map(Message::key),
+            };
+            Ok((stored, elsewhere.into_values().collect::<Vec<_>>(), newest))
         });
         match asked.await {
-            Ok((stored, elsewhere)) => {
+            Ok((stored, elsewhere, newest)) => {
                 let source = if merge.by_id.is_empty() { Source::Store } else { Source::Merged };
                 merge.stored_wins(&stored.messages);
                 merge.stored_wins(&elsewhere);
@@ -163,7 +173,10 @@ impl History {
                 }
                 let (messages, more) = merge.newest(before, limit);
                 let next = (more || stored.more).then(|| messages.last().map(|shown| shown.message.key())).flatten();
-                Ok(Page { messages, next, source, complete: failed.whole, position })
+                // Messages are stored in about their order: what is missing lies between the newest stored and what was let go.
+                let behind =
+                    let_go.is_some_and(|key| newest < Some(key)) && before.is_none_or(|key| Some(key) > newest);
+                Ok(Page { messages, next, source, complete: failed.whole && !behind, position })
             }
             Err(error) => {
                 tracing::debug!(chat_id = %chat, %error, "a page of history without the store");
@@ -314,6 +327,12 @@ impl Merge {
             .filter(|message| within(message.key()) && !stored.contains(&message.id))
             .map(|message| message.id)
             .collect()
+    }
+
+    /// Whether a page may reach down to this place.
+    fn reaches(&self, place: HistoryKey, before: Option<HistoryKey>, limit: usize) -> bool {
+        let keys = self.by_id.values().map(|shown| shown.message.key());
+        keys.filter(|key| *key > place && before.is_none_or(|before| *key < before)).count() < limit
     }
 
     /// The stored copy replaces any other, whose place in the stream it keeps.

@@ -37,6 +37,8 @@ pub struct RecentPage {
     pub position: Position,
     /// How far down the list is complete.
     pub floor: Floor,
+    /// The newest place that the list let go in this epoch, or had no room for.
+    pub trimmed: Option<HistoryKey>,
     /// How long ago the reading of the store began that the floor rests on; `None` if there was none in this epoch.
     pub verified_age: Option<Duration>,
     /// The server's time of this reading, in Unix epoch milliseconds. [`super::Repair`] wants it back.
@@ -122,6 +124,7 @@ mod tests {
         RecentPage {
             position: Position { epoch: "e".into(), seq: 0 },
             floor,
+            trimmed: None,
             verified_age: Some(Duration::from_secs(1)),
             read_at: 0,
             entries: items.iter().map(entry).collect(),

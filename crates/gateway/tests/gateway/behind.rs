@@ -1,0 +1,60 @@
+//! While the worker is behind, history says what it can't show.
+
+use holdfast_message::{ChatId, Message, MessageId, UserId};
+use holdfast_store::{Store, StoreSettings};
+use holdfast_testkit::{shared, unique};
+use serde_json::{Value, json};
+
+use crate::support::{Gateway, send, settings};
+
+/// A message as it was answered.
+fn message(answered: &Value) -> Message {
+    let text = |name: &str| answered[name].as_str().unwrap();
+    let (chat, sender) = (ChatId::parse(text("chatId")).unwrap(), UserId::parse(text("senderId")).unwrap());
+    Message {
+        id: MessageId::parse(text("messageId")).unwrap(),
+        temp_id: None,
+        receiver: chat.other(&sender),
+        chat,
+        sender,
+        content: text("content").into(),
+        image_url: None,
+        public_id: None,
+        timestamp: answered["timestamp"].as_i64().unwrap(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_over_what_only_the_log_has_is_not_complete() {
+    let settings = settings(&[("RECENT_MAX_MESSAGES", "5")]).await;
+    let db = settings.iter().find(|(name, _)| name == "MONGO_DB").unwrap().1.clone();
+    let store = Store::new(StoreSettings::new(&shared().await.mongo_url, db)).await.unwrap();
+    let gateway = Gateway::start(settings).await;
+    let (client, _events) = gateway.connect(&unique("alice")).await;
+    let bob = unique("bob");
+    let mut sent = Vec::new();
+    for number in 1..=12 {
+        sent.push(message(&send(&client, &bob, &number.to_string()).await));
+    }
+    let page = async |limit: usize, before: &Value| {
+        let request = json!({ "friendId": bob, "limit": limit, "before": before });
+        let page = client.emit_with_ack("history", &request).await.unwrap();
+        (page["messages"].as_array().unwrap().len(), page["complete"] == true, page["nextCursor"].clone())
+    };
+    // The list holds 8 to 12, and no worker has stored anything.
+    let (count, complete, listed) = page(3, &Value::Null).await;
+    assert_eq!((count, complete), (3, true), "it does not reach down to what was let go");
+    assert_eq!(page(3, &listed).await, (2, false, Value::Null));
+    assert_eq!(page(20, &Value::Null).await, (5, false, Value::Null));
+
+    // A worker has come as far as 6.
+    store.insert(&sent[..6]).await.unwrap();
+    let (count, complete, stored) = page(8, &Value::Null).await;
+    assert_eq!((count, complete), (8, false));
+    assert_eq!(page(8, &listed).await, (8, false, Value::Null));
+    assert_eq!(page(8, &stored).await, (3, true, Value::Null), "everything below is stored");
+
+    store.insert(&sent[6..]).await.unwrap();
+    assert_eq!(page(20, &Value::Null).await, (12, true, Value::Null));
+    assert_eq!(page(20, &listed).await, (9, true, Value::Null));
+}

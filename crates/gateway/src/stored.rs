@@ -4,10 +4,14 @@
 //! opens, and the request goes on at once without what is stored. Real requests probe whether MongoDB is back. What runs in the
 //! background asks the store itself.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use holdfast_cache::Breaker;
 use holdfast_store::{Store, StoreError};
+use tokio::time::timeout;
+
+/// What one request has for all that it asks of the store, so that it is answered in time with or without.
+const WITHIN: Duration = Duration::from_secs(2);
 
 /// What is stored. Cheap to clone.
 #[derive(Clone)]
@@ -25,7 +29,8 @@ impl Stored {
     /// Asks the store, unless it is known to be away; that is [`StoreError::Unavailable`], as if it had been asked.
     pub async fn ask<T>(&self, call: impl AsyncFnOnce(&Store) -> Result<T, StoreError>) -> Result<T, StoreError> {
         let permit = self.breaker.acquire(Instant::now()).map_err(|open| StoreError::Unavailable(open.to_string()))?;
-        let answer = call(&self.store).await;
+        let answer = timeout(WITHIN, call(&self.store)).await;
+        let answer = answer.unwrap_or_else(|_| Err(StoreError::Unavailable("no answer in time".to_owned())));
         match &answer {
             Err(error @ StoreError::Unavailable(_)) => {
                 tracing::warn!(%error, "a request goes on without what is stored");

@@ -168,14 +168,17 @@ impl RecentList {
     /// Turns the entry that `attempt` made into a tombstone, and tells the chat's channels that the message failed. If another attempt
     /// made the entry, or there is none, it says `false`, and should this attempt's addition arrive yet, it adds nothing.
     pub async fn tombstone(&self, message: &Message, attempt: Attempt, budget: Duration) -> Result<bool, CacheError> {
-        let mut call = self.call(&TOMBSTONE, &message.chat);
-        call = call.arg(message.id.to_string()).arg(message.id.as_bytes()).arg(attempt.0).arg(MAX_VOID);
-        call = call.arg(entry::tombstone_rest(&message.key(), attempt.0)).arg(event::failed(self.origin, message));
-        for channel in Channel::audience(&message.chat) {
-            call = call.arg(self.keys.channel(&channel));
-        }
-        let done: i64 = parse(self.connection.run_one("recent_tombstone", call, budget).await?)?;
-        Ok(done == 1)
+        tombstoned(self.connection.run_one("recent_tombstone", self.tombstone_call(message, attempt), budget).await?)
+    }
+
+    /// As [`RecentList::tombstone`], for several, as one pipeline under one deadline; the results are in their order.
+    pub async fn tombstone_batch(
+        &self,
+        attempts: &[(&Message, Attempt)],
+        budget: Duration,
+    ) -> Vec<Result<bool, CacheError>> {
+        let calls = attempts.iter().map(|(message, attempt)| self.tombstone_call(message, *attempt)).collect();
+        self.batch("recent_tombstone", calls, budget, |_, value| tombstoned(value)).await
     }
 
     /// Reads a list.
@@ -269,6 +272,16 @@ impl RecentList {
         call
     }
 
+    fn tombstone_call(&self, message: &Message, attempt: Attempt) -> Call {
+        let mut call = self.call(&TOMBSTONE, &message.chat);
+        call = call.arg(message.id.to_string()).arg(message.id.as_bytes()).arg(attempt.0).arg(MAX_VOID);
+        call = call.arg(entry::tombstone_rest(&message.key(), attempt.0)).arg(event::failed(self.origin, message));
+        for channel in Channel::audience(&message.chat) {
+            call = call.arg(self.keys.channel(&channel));
+        }
+        call
+    }
+
     async fn batch<T>(
         &self,
         op: &'static str,
@@ -341,6 +354,10 @@ fn live(entry: ListedEntry) -> Option<(u64, Message)> {
         (Some(seq), Listed::Message(message)) => Some((seq, message)),
         _ => None,
     }
+}
+
+fn tombstoned(value: Value) -> Result<bool, CacheError> {
+    Ok(parse::<i64>(value)? == 1)
 }
 
 fn added(value: Value) -> Result<Added, CacheError> {

@@ -20,12 +20,20 @@ use crate::metrics::Metrics;
 
 /// Calls that may wait.
 const CAPACITY: usize = 10_000;
-/// Additions per round trip.
+/// Calls of one kind per round trip.
 const BATCH: usize = 128;
 /// How long the cache has for one round trip in the background.
 const BUDGET: Duration = Duration::from_millis(1000);
 /// How often an unreachable cache is asked for a sign of life.
 const PROBE: Duration = Duration::from_secs(1);
+
+/// The recent lists, as the two kinds of calls use them.
+pub struct Lists {
+    /// Their origin is the gateway's: its own sockets were told that the message failed when it was refused.
+    pub take_back: RecentList,
+    /// Their origin is not: an addition is new to its own sockets too, which have no seq for it, or had it taken back.
+    pub add: RecentList,
+}
 
 #[derive(Clone)]
 struct Call {
@@ -66,10 +74,10 @@ impl Relist {
     }
 
     /// Works the queue off until the token is cancelled.
-    pub async fn run(self, recent: RecentList, cache: Connection, breaker: Breaker, stop: CancellationToken) {
+    pub async fn run(self, lists: Lists, cache: Connection, breaker: Breaker, stop: CancellationToken) {
         let work = async {
             loop {
-                match self.pass(&recent).await {
+                match self.pass(&lists).await {
                     // Live sends need not wait for the breaker's minute either.
                     Ok(true) => breaker.answered(),
                     Ok(false) => self.arrived.notified().await,
@@ -112,17 +120,17 @@ impl Relist {
     }
 
     /// One round trip; false if there was nothing to do.
-    async fn pass(&self, recent: &RecentList) -> Result<bool, CacheError> {
+    async fn pass(&self, lists: &Lists) -> Result<bool, CacheError> {
         let calls = self.next_of_a_kind();
-        let results: Vec<Result<(), CacheError>> = match calls.first() {
-            None => return Ok(false),
-            Some(Call { message, take_back: Some(attempt) }) => {
-                vec![recent.tombstone(message, *attempt, BUDGET).await.map(drop)]
-            }
-            Some(_) => {
-                let adds: Vec<_> = calls.iter().map(|call| (&*call.message, Attempt::DURABLE)).collect();
-                recent.add_batch(&adds, BUDGET).await.into_iter().map(|added| added.map(drop)).collect()
-            }
+        if calls.is_empty() {
+            return Ok(false);
+        }
+        let attempts = calls.iter().map(|call| (&*call.message, call.take_back.unwrap_or(Attempt::DURABLE)));
+        let attempts: Vec<_> = attempts.collect();
+        let results: Vec<Result<(), CacheError>> = if calls[0].take_back.is_some() {
+            lists.take_back.tombstone_batch(&attempts, BUDGET).await.into_iter().map(|done| done.map(drop)).collect()
+        } else {
+            lists.add.add_batch(&attempts, BUDGET).await.into_iter().map(|added| added.map(drop)).collect()
         };
         let (mut unavailable, mut again) = (None, Vec::new());
         for (call, result) in calls.into_iter().zip(results) {
@@ -146,11 +154,12 @@ impl Relist {
         unavailable.map_or(Ok(true), Err)
     }
 
-    /// The oldest call, and if that is an addition, the additions right behind it.
+    /// The oldest call and those of its kind right behind it.
     fn next_of_a_kind(&self) -> Vec<Call> {
         self.change(|Waiting { calls, under_way }| {
-            let additions = calls.iter().take(BATCH).take_while(|call| call.take_back.is_none()).count();
-            *under_way = calls.drain(..additions.max(1).min(calls.len())).collect();
+            let first = calls.front().map(|call| call.take_back.is_some());
+            let alike = calls.iter().take(BATCH).take_while(|call| Some(call.take_back.is_some()) == first).count();
+            *under_way = calls.drain(..alike).collect();
             under_way.clone()
         })
     }

@@ -35,7 +35,7 @@ use crate::ingress::{self, Handshake};
 use crate::metrics::Metrics;
 use crate::pipeline::{Pipeline, Stages};
 use crate::publish::Publish;
-use crate::relist::Relist;
+use crate::relist::{Lists, Relist};
 use crate::resume::Resume;
 use crate::retry::Retry;
 use crate::stamps::Stamps;
@@ -90,6 +90,8 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
         ttl: layout.recent_ttl.0,
     };
     let recent = RecentList::new(cache.clone(), keys.clone(), sizes, origin);
+    // What this one announces comes back to this gateway's own sockets, which were not told directly.
+    let healed = RecentList::new(cache.clone(), keys.clone(), sizes, Origin::random());
     let failed = FailedQueue::new(
         queue,
         keys.clone(),
@@ -123,7 +125,7 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
         own.max_sends_in_flight,
     );
     let history = History::new(Sources {
-        recent: RecentList::new(cache.clone(), keys, sizes, Origin::random()),
+        recent: healed.clone(),
         cache_breaker: cache_breaker.clone(),
         failed: failed.clone(),
         store: Stored::new(store.clone(), mongo_breaker.clone()),
@@ -161,7 +163,8 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
     let ended = beside.ended.clone();
     beside.run("remote", ended.clone().run_until_cancelled_owned(remote::run(heard, origin, sockets.clone())));
     beside.run("sockets", sockets.clone().mend_lagging(ended.clone()));
-    beside.run("relist", relist.clone().run(recent, cache.clone(), cache_breaker.clone(), ended.clone()));
+    let lists = Lists { take_back: recent, add: healed };
+    beside.run("relist", relist.clone().run(lists, cache.clone(), cache_breaker.clone(), ended.clone()));
     beside.run("retry", Retry::new(failed.clone(), publisher.clone(), own.replay_rate, metrics).run(ended.clone()));
     beside.tasks.spawn(prepare(kafka, publisher.clone(), store.clone(), ended.clone()));
     beside.run("health", {

@@ -8,7 +8,7 @@ use holdfast_cache::entry::Listed;
 use holdfast_cache::recent::{Attempt, RecentSettings};
 use holdfast_cache::{Breaker, CacheMetrics, Connection, Keys, Origin, RecentList};
 use holdfast_gateway::metrics::Metrics;
-use holdfast_gateway::relist::Relist;
+use holdfast_gateway::relist::{Lists, Relist};
 use holdfast_message::{ChatId, Message, MessageId, UserId};
 use holdfast_testkit::{Proxy, Redis};
 use prometheus::Registry;
@@ -45,7 +45,8 @@ async fn ghost() -> (Redis, Proxy, RecentList, Relist, Metrics) {
     let relist = Relist::new(metrics.clone());
     relist.take_back(message, attempt);
     let breaker = Breaker::new("redis", BreakerSettings::default(), None);
-    tokio::spawn(relist.clone().run(recent.clone(), cache, breaker, CancellationToken::new()));
+    let lists = Lists { take_back: recent.clone(), add: recent.clone() };
+    tokio::spawn(relist.clone().run(lists, cache, breaker, CancellationToken::new()));
     (server, line, recent, relist, metrics)
 }
 

@@ -166,7 +166,8 @@ impl RecentList {
     }
 
     /// Turns the entry that `attempt` made into a tombstone, and tells the chat's channels that the message failed. If another attempt
-    /// made the entry, or there is none, it says `false`, and should this attempt's addition arrive yet, it adds nothing.
+    /// made the entry, or there is none, it says `false`: a message whose entry was trimmed is forgotten, so that it may be listed
+    /// anew, and should this attempt's addition arrive yet, it adds nothing.
     pub async fn tombstone(&self, message: &Message, attempt: Attempt, budget: Duration) -> Result<bool, CacheError> {
         tombstoned(self.connection.run_one("recent_tombstone", self.tombstone_call(message, attempt), budget).await?)
     }

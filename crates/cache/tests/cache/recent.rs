@@ -303,3 +303,15 @@ async fn a_list_lives_as_long_as_configured_after_its_last_message() {
         assert!((604_700..=604_800).contains(&ttl), "{key} {ttl}");
     }
 }
+
+#[tokio::test]
+async fn a_durable_repeat_of_what_was_taken_back_after_it_was_trimmed_is_listed_anew() {
+    let (list, chat) = (list(&cache_url().await, 3, 1000), chat());
+    let sent = messages(&chat, 5);
+    list.add(&sent[0], Attempt(1), BUDGET).await.unwrap();
+    add_all(&list, &sent[1..]).await;
+    assert_eq!(numbers(&read(&list, &chat).await), [3, 4, 5]);
+    assert_eq!(list.tombstone(&sent[0], Attempt(1), BUDGET).await, Ok(false), "there is nothing to be a tombstone");
+    let added = list.add(&sent[0], Attempt::DURABLE, BUDGET).await.unwrap();
+    assert!(matches!(added, Added::New(_)), "{added:?}");
+}

@@ -27,7 +27,7 @@ pub enum Fault {
     /// Refused as not retryable, and stored.
     Lied,
     /// Shown by history after everything had healed, and not stored; or shown live to a device that stayed connected, neither stored
-    /// nor taken back. A gateway that was killed between showing and publishing may leave one.
+    /// nor refused. A gateway that was killed between showing and publishing may leave one.
     Ghost,
     /// Acknowledged, and not in history after everything had healed.
     Hidden,
@@ -451,7 +451,9 @@ fn device(
     for (id, sent) in
         sends.iter().filter(|(id, _)| always_there && seen.has(id) && !documents.contains_key(id.as_str()))
     {
-        if !was_cut_short(sent, circumstances) {
+        // Of a refused one whose entry was trimmed before it was taken back, other gateways' devices are not told.
+        let refused = sent.attempts.iter().any(|attempt| matches!(attempt.outcome, Outcome::Refused { .. }));
+        if !refused && !was_cut_short(sent, circumstances) {
             verdict.found(Fault::Ghost, id, format!("{}/{} has it, and nobody took it back", seen.user, seen.device));
         }
     }

@@ -242,15 +242,15 @@ fn a_device_must_see_every_acknowledged_message_in_some_way_and_none_twice_on_a_
 }
 
 #[test]
-fn what_a_device_has_and_nobody_stored_or_took_back_is_a_ghost() {
+fn what_a_device_has_and_nobody_stored_or_refused_is_a_ghost() {
     let mut run = sound();
-    run.never_accepted(4, refused(true));
+    run.never_accepted(4, Outcome::Disconnected);
     run.not_stored(4);
     let id = run.id(4);
     run.shown[0].ids.retain(|shown| *shown != id);
-    assert_eq!(run.faults(), [(Fault::Ghost, 1)]);
+    assert_eq!(run.faults(), [(Fault::Unanswered, 1), (Fault::Ghost, 1)]);
     run.history.seen[0].take_back(&id);
-    assert_eq!(run.faults(), []);
+    assert_eq!(run.faults(), [(Fault::Unanswered, 1)]);
 }
 
 #[test]

@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -86,9 +86,14 @@ impl Proxy {
         if let Some(listener) = listener {
             listener.cancel();
         }
-        self.shared.end_connections();
         self.shared.tasks.close();
-        self.shared.tasks.wait().await;
+        // One that was being accepted at this very moment may join those that are ended a little later.
+        loop {
+            self.shared.end_connections();
+            if timeout(Duration::from_millis(20), self.shared.tasks.wait()).await.is_ok() {
+                return;
+            }
+        }
     }
 
     /// Back to a plain line: accepts, and moves everything at once. Connections that lost answers are closed, as a stream with a hole is

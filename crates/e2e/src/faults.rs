@@ -101,7 +101,7 @@ impl Scene {
             }
             sleep(Duration::from_millis(500)).await;
         };
-        shown.extend(rig.newest_pages(&chats, PAGES).await?);
+        shown.extend(rig.newest_pages(&chats, PAGES, SHOW).await?);
         let history = load.settle(SETTLE).await?;
         rig.watch_memory();
         let verdict = judge(&history, &held().await?, &shown, &rig.circumstances());

@@ -457,29 +457,30 @@ impl Rig {
         Ok(all)
     }
 
-    /// Each chat's newest page by every gateway, again and again for so long: verified or not, all of them must be right.
+    /// Each chat's newest page by every gateway, again and again for so long, and until each recent list has answered alone: verified or
+    /// not, all of them must be right.
     ///
     /// # Errors
-    /// As [`Rig::histories`], or the recent list of a chat never answers alone.
-    pub async fn newest_pages(&self, chats: &[String], length: Duration) -> Result<Vec<Reading>> {
+    /// As [`Rig::histories`], or the recent list of a chat does not answer alone within `limit`.
+    pub async fn newest_pages(&self, chats: &[String], length: Duration, limit: Duration) -> Result<Vec<Reading>> {
         let mut readers = Vec::new();
         for chat in chats {
             for gateway in 0..GATEWAYS {
                 readers.push((chat, self.reader(chat, gateway).await?));
             }
         }
-        let (mut all, until) = (Vec::new(), Instant::now() + length);
-        while Instant::now() < until {
+        let (mut all, began) = (Vec::new(), Instant::now());
+        loop {
             for (chat, reader) in &readers {
                 all.push(newest_page(reader, chat).await?.0);
             }
-            sleep(Duration::from_millis(200)).await;
+            let never_alone = |chat: &&String| !all.iter().any(|reading| reading.chat == **chat && reading.cached);
+            match chats.iter().find(never_alone) {
+                None if began.elapsed() > length => return Ok(all),
+                Some(chat) if began.elapsed() > limit => bail!("the recent list of {chat} never answered alone"),
+                _ => sleep(Duration::from_millis(200)).await,
+            }
         }
-        for chat in chats {
-            let alone = all.iter().any(|reading| reading.chat == *chat && reading.cached);
-            ensure!(alone, "the recent list of {chat} never answered alone");
-        }
-        Ok(all)
     }
 
     async fn reader(&self, chat: &str, gateway: usize) -> Result<Client> {

@@ -467,13 +467,12 @@ fn device(
 
 /// Seen twice.
 fn twice(verdict: &mut Verdict, devices: &[Seen]) {
-    // Without the cache nobody knows a message again; it may be announced by whoever heals first, and by the next.
-    let unplaced: HashSet<_> = devices.iter().flat_map(|seen| &seen.unplaced).collect();
+    // Without the cache nobody knows a message again: whoever heals first may announce it, and the next. And what was taken back, of
+    // which not everybody may have been told, is announced anew when a repeat of it becomes durable.
+    let anew = devices.iter().flat_map(|seen| seen.unplaced.iter().chain(&seen.taken_back));
+    let anew: HashSet<_> = anew.collect();
     for seen in devices {
-        // What was taken back may be announced anew: a repeat of it became durable.
-        for (id, connections) in
-            seen.live.iter().filter(|(id, _)| !seen.taken_back.contains(*id) && !unplaced.contains(id))
-        {
+        for (id, connections) in seen.live.iter().filter(|(id, _)| !anew.contains(id)) {
             if let Some((connection, copies)) = connections.iter().find(|(_, copies)| **copies > 1) {
                 let detail = format!("{copies} times on connection {connection} of {}/{}", seen.user, seen.device);
                 verdict.found(Fault::SeenTwice, id, detail);

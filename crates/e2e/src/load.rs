@@ -2,7 +2,7 @@
 //!
 //! Users are friends two by two, and each has two devices on different gateways. One of them sends: at a steady rate, whatever
 //! becomes of earlier sends. A send that was refused as retryable or whose outcome is unknown is repeated with the same `tempId` until
-//! it is accepted, unless its sender gives it up; now and then an accepted one is repeated too. All devices reconnect, resume, refetch ([`device`]).
+//! it is accepted, unless its sender gives it up; now and then an accepted one is repeated too. All devices reconnect, resume, refetch ([`Device`]).
 
 mod device;
 

@@ -30,7 +30,7 @@ pub struct Reading {
 /// A chat's whole history, as a member reads it. What is incomplete for a moment is asked for again.
 ///
 /// # Errors
-/// The gateway does not answer, can't tell all of it for [`PATIENCE`], or shows a message that is not what its id says.
+/// The gateway does not answer, can't tell all of it for twenty seconds, or shows a message that is not what its id says.
 pub async fn whole_history(client: &Client, chat: &str) -> Result<Reading> {
     let mut reading = newest_page(client, chat).await?;
     while let Some(cursor) = reading.1.take() {

@@ -36,7 +36,7 @@ const SHOW: Duration = Duration::from_secs(15);
 /// For how long newest pages are read then, longer than a verification holds.
 const PAGES: Duration = Duration::from_secs(3);
 /// How long devices have to catch up.
-const SETTLE: Duration = Duration::from_secs(30);
+const SETTLE: Duration = Duration::from_secs(90);
 
 /// A running system under load, as a case sees it.
 pub struct Scene {

@@ -7,6 +7,9 @@
 //! * [`table`]: what is printed.
 
 pub mod cases;
+mod disk;
+mod lines;
+mod questions;
 pub mod rig;
 pub mod table;
 
@@ -20,6 +23,7 @@ use crate::SECRET;
 use crate::ledger::{Held, History, Reading, Span, Verdict, judge, now_ms};
 use crate::load::{Load, LoadOptions};
 pub use cases::{Act, CASES, Case};
+pub use lines::Lines;
 pub use rig::{Rig, RigOptions};
 pub use table::Row;
 

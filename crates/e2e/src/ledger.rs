@@ -156,7 +156,7 @@ pub struct Seen {
     pub resyncs: u32,
     /// How often it connected.
     pub connections: u32,
-    /// Connections that were told to `resync`, or on which seqs were missing for a second.
+    /// How often a seq was missing for a second.
     pub gaps: u32,
 }
 

@@ -86,7 +86,7 @@ struct Check {
     /// Its database. Messages of others in it are left out.
     #[arg(long, default_value = "chat")]
     mongo_db: String,
-    /// The cache was away meanwhile: what was seen twice does not count.
+    /// The cache was away meanwhile: a repeat after its answer may have been stamped anew.
     #[arg(long)]
     cache_was_away: bool,
 }

@@ -280,10 +280,8 @@ impl Stages {
 
     /// The message is durable: whoever could not be told yet will be, and the sender gets the answer.
     async fn accept(&self, mut send: Send, shown: Shown, durability: Durability) {
-        let known_repeat = match &shown {
-            Shown::Later { repeat } => *repeat,
-            Shown::Listed(_) | Shown::Repeat { .. } | Shown::Unlisted => true,
-        };
+        // What was no repeat when it came may have been listed by the worker since.
+        let may_be_repeat = !matches!(shown, Shown::Later { repeat: false });
         let shown = match shown {
             Shown::Later { .. } => match self.place(vec![send]).await.pop() {
                 Some((placed, shown)) => {
@@ -300,7 +298,7 @@ impl Stages {
             Shown::Repeat { epoch, seq } => {
                 // The attempt that has listed it may fail, and must not take it back.
                 self.relist.add(send.message.clone());
-                (seq.map(|seq| StreamPosition { epoch, seq }), known_repeat)
+                (seq.map(|seq| StreamPosition { epoch, seq }), may_be_repeat)
             }
             Shown::Unlisted | Shown::Later { .. } => {
                 self.metrics.recent_skipped.inc();

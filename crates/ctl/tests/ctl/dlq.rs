@@ -1,7 +1,6 @@
 //! `dlq`, over letters as the worker writes them.
 
-use holdfast_ctl::log_range::{LogRange, Span};
-use holdfast_kafka::{Headers, OwnedMessage, Publisher, RecordView};
+use holdfast_kafka::{Headers, Publisher, RecordView};
 use holdfast_message::{Message, record};
 use holdfast_store::Store;
 
@@ -25,19 +24,6 @@ async fn bury(world: &World, letters: &[(&[u8], &[u8], &str, &str)]) {
         ];
         publisher.publish_raw(&kafka.dlq_topic, Some(0), Some(key), Some(value), &headers).await.unwrap();
     }
-}
-
-async fn records(world: &World) -> Vec<OwnedMessage> {
-    let settings = world.settings();
-    let (admin, kafka) = (settings.admin().unwrap(), settings.kafka());
-    let watermarks = admin.watermarks(&kafka.topic).await.unwrap();
-    let spans: Vec<_> = watermarks.into_iter().map(|(partition, from, to)| Span { partition, from, to }).collect();
-    let mut range = LogRange::read(&kafka, &admin, &kafka.topic, &spans);
-    let mut records = Vec::new();
-    while let Some(found) = range.next().await.unwrap() {
-        records.push(found);
-    }
-    records
 }
 
 async fn store(world: &World, messages: &[Message]) -> Store {
@@ -94,12 +80,12 @@ async fn a_replay_publishes_what_was_there_but_for_what_mongodb_has() {
 
     let dry = world.ctl(&["dlq", "replay", "--dry-run"]).await.expect(1);
     assert_eq!(dry.stdout.matches("would be replayed").count(), 2, "{}", dry.stdout);
-    assert_eq!(records(&world).await.len(), 0);
+    assert_eq!(world.records().await.len(), 0);
 
     let ran = world.ctl(&["--json", "dlq", "replay", "--yes"]).await.expect(1);
     let outcomes: Vec<_> = ran.json().into_iter().map(|row| row["outcome"].as_str().unwrap().to_owned()).collect();
     assert_eq!(outcomes, ["alreadyStored", "replayed", "replayed", "undecodable"]);
-    let found = records(&world).await;
+    let found = world.records().await;
     assert_eq!(found.iter().map(|record| record.payload().unwrap()).collect::<Vec<_>>(), [&values[1], &values[2]]);
     assert!(found.iter().all(|record| record.key() == Some(key)));
     let headers: Vec<_> = found[0].headers().unwrap().iter().map(|header| header.key.to_owned()).collect();
@@ -112,10 +98,10 @@ async fn a_replay_publishes_what_was_there_but_for_what_mongodb_has() {
     store.insert(&sent[1..]).await.unwrap();
     let again = world.ctl(&["dlq", "replay", "--yes", "--reason", "refused"]).await.expect(0);
     assert_eq!(again.stdout.matches("MongoDB has it already").count(), 3, "{}", again.stdout);
-    assert_eq!(records(&world).await.len(), 2);
+    assert_eq!(world.records().await.len(), 2);
 
     world.ctl(&["dlq", "replay", "--yes", "--force", "--reason", "malformed"]).await.expect(0);
-    let found = records(&world).await;
+    let found = world.records().await;
     assert!(found.iter().any(|record| record.payload() == Some(b"nonsense") && record.key() == Some(b"k")));
 }
 

@@ -7,7 +7,6 @@ use holdfast_cache::failed::{DeadEntry, FURTHEST, QueueEntry};
 use holdfast_ctl::args::FailedReplay;
 use holdfast_ctl::exit;
 use holdfast_ctl::failed::replay;
-use holdfast_ctl::log_range::{LogRange, Span};
 use holdfast_ctl::output::Output;
 use holdfast_kafka::{Headers, RecordView};
 use holdfast_message::{ChatId, Message, record};
@@ -49,13 +48,8 @@ fn dead(message: &Message, reason: &str) -> Vec<u8> {
 
 /// The records of the main topic: chat, message and whether it is marked `uncached`.
 async fn published(world: &World) -> Vec<(String, Message, bool)> {
-    let settings = world.settings();
-    let (admin, kafka) = (settings.admin().unwrap(), settings.kafka());
-    let watermarks = admin.watermarks(&kafka.topic).await.unwrap();
-    let spans: Vec<_> = watermarks.into_iter().map(|(partition, from, to)| Span { partition, from, to }).collect();
-    let mut range = LogRange::read(&kafka, &admin, &kafka.topic, &spans);
     let mut records = Vec::new();
-    while let Some(found) = range.next().await.unwrap() {
+    for found in world.records().await {
         let key = String::from_utf8(found.key().unwrap().to_vec()).unwrap();
         let uncached = found.headers().unwrap().iter().any(|header| header.key == "uncached");
         records.push((key, record::decode(found.payload().unwrap()).unwrap(), uncached));

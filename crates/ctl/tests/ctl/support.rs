@@ -5,8 +5,9 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use holdfast_cache::failed::{PushOutcome, QueueEntry};
+use holdfast_ctl::log_range::{LogRange, Span};
 use holdfast_ctl::settings::Settings;
-use holdfast_kafka::PublishRecord;
+use holdfast_kafka::{OwnedMessage, PublishRecord};
 use holdfast_message::{ChatId, Draft, Message, UserId, record};
 use holdfast_service::settings::Source;
 use holdfast_testkit::{shared, unique};
@@ -53,6 +54,20 @@ impl Ran {
 }
 
 impl World {
+    /// The records of the main topic, all that are there.
+    pub(crate) async fn records(&self) -> Vec<OwnedMessage> {
+        let settings = self.settings();
+        let (admin, kafka) = (settings.admin().unwrap(), settings.kafka());
+        let watermarks = admin.watermarks(&kafka.topic).await.unwrap();
+        let spans = watermarks.into_iter().map(|(partition, from, to)| Span { partition, from, to });
+        let mut range = LogRange::read(&kafka, &admin, &kafka.topic, &spans.collect::<Vec<_>>());
+        let mut records = Vec::new();
+        while let Some(found) = range.next().await.unwrap() {
+            records.push(found);
+        }
+        records
+    }
+
     /// On the shared servers; nothing is there yet.
     pub(crate) async fn new() -> Self {
         let (servers, name) = (shared().await, unique("ctl"));

@@ -1,10 +1,8 @@
 //! The failed queue, which matters while Kafka is away.
 
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use holdfast_testkit::Folder;
 use tokio::time::Instant;
 
 use super::wait_for;
@@ -70,18 +68,9 @@ pub(super) async fn refuses(scene: &mut Scene) -> Result<()> {
     Ok(())
 }
 
-/// A disk of a few megabytes. Making one takes a privilege; without it the case says so and fails.
+/// Making one takes a privilege; without it the case says so and fails.
 pub(super) fn on_small_disk(options: &mut RigOptions) {
-    // An error shows when the server does not find its folder.
-    options.queue_dir = Folder::temporary("small-disk").ok().map(|folder| {
-        let path = folder.path().to_owned();
-        std::mem::forget(folder);
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=4m", "tmpfs"]).arg(&path).status();
-        match mounted {
-            Ok(status) if status.success() => path,
-            _ => path.join("a disk of its own needs the right to mount"),
-        }
-    });
+    options.small_queue_disk = true;
 }
 
 pub(super) async fn disk_full(scene: &mut Scene) -> Result<()> {

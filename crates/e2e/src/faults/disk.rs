@@ -1,0 +1,37 @@
+//! A disk that is soon full.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use holdfast_testkit::Folder;
+
+/// A few megabytes of their own, for as long as this lives.
+#[derive(Debug)]
+pub(super) struct SmallDisk(Folder);
+
+impl SmallDisk {
+    /// Mounts one.
+    ///
+    /// # Errors
+    /// The right to mount is missing.
+    pub(super) fn new() -> Result<Self> {
+        let folder = Folder::temporary("small-disk")?;
+        let mut mount = Command::new("mount");
+        let mounted = mount.args(["-t", "tmpfs", "-o", "size=4m", "tmpfs"]).arg(folder.path()).status();
+        ensure!(mounted.context("mount")?.success(), "a disk of its own needs the right to mount");
+        Ok(Self(folder))
+    }
+
+    /// Where it is.
+    pub(super) fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // A server that is just ending may still hold it. What can't be undone is the system's to tell.
+        let _ = Command::new("umount").arg("-l").arg(self.path()).status();
+    }
+}

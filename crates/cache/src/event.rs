@@ -14,6 +14,7 @@ use crate::msgpack::{Reader, Writer};
 const VERSION: u64 = 1;
 const KIND_MESSAGE: u64 = 0;
 const KIND_FAILED: u64 = 1;
+const KIND_GROUP: u64 = 8;
 /// What operators tell gateways has kinds from 64 on, and a user in the chat's place.
 const KIND_DISCONNECT: u64 = 64;
 
@@ -60,6 +61,15 @@ pub enum Event {
         /// Its chat.
         chat: ChatId,
     },
+    /// A group's members, their roles or its name have changed.
+    Group {
+        /// Who told it.
+        origin: Origin,
+        /// The group.
+        chat: ChatId,
+        /// Who has just ceased to be a member, if somebody has.
+        left: Option<UserId>,
+    },
     /// An operator wants the user's sockets closed.
     Disconnect {
         /// Who told it.
@@ -73,7 +83,10 @@ impl Event {
     /// Who published it.
     pub fn origin(&self) -> Origin {
         match self {
-            Self::Message { origin, .. } | Self::Failed { origin, .. } | Self::Disconnect { origin, .. } => *origin,
+            Self::Message { origin, .. }
+            | Self::Failed { origin, .. }
+            | Self::Group { origin, .. }
+            | Self::Disconnect { origin, .. } => *origin,
         }
     }
 
@@ -104,6 +117,10 @@ impl Event {
                 let temp_id = reader.maybe_str()?.map(str::to_owned);
                 Some(Self::Failed { origin, message_id, temp_id, chat })
             }
+            KIND_GROUP => {
+                let left = reader.maybe_str()?.map(UserId::parse).transpose().ok()?;
+                Some(Self::Group { origin, chat, left })
+            }
             _ => None,
         }
     }
@@ -123,6 +140,11 @@ pub(crate) fn message_prefix(origin: Origin, chat: &ChatId) -> Vec<u8> {
 pub(crate) fn failed(origin: Origin, message: &Message) -> Vec<u8> {
     let writer = start(origin, KIND_FAILED, message.chat.as_str(), 2);
     writer.raw(message.id.as_bytes()).maybe_str(message.temp_id.as_deref()).0
+}
+
+/// The whole publication of a group's change.
+pub(crate) fn group(origin: Origin, chat: &ChatId, left: Option<&UserId>) -> Vec<u8> {
+    start(origin, KIND_GROUP, chat.as_str(), 1).maybe_str(left.map(UserId::as_str)).0
 }
 
 /// The whole publication of an operator's wish.
@@ -169,6 +191,11 @@ mod tests {
         assert_eq!(failed.origin(), origin);
 
         let user = UserId::parse("alice").unwrap();
+        for left in [None, Some(user.clone())] {
+            let chat = ChatId::parse("g_00000000-0000-4000-8000-0000000000ab").unwrap();
+            let bytes = group(origin, &chat, left.as_ref());
+            assert_eq!(Event::decode(&bytes), Some(Event::Group { origin, chat, left }));
+        }
         assert_eq!(Event::decode(&disconnect(origin, &user)), Some(Event::Disconnect { origin, user }));
     }
 

@@ -23,16 +23,8 @@ use socketioxide::socket::Sid;
 use tokio_util::sync::CancellationToken;
 
 use crate::deliver::groups::Groups;
+use crate::event::server::{CHAT_UPDATED, MESSAGE_FAILED, NEW_MESSAGE, RESYNC};
 use crate::metrics::Metrics;
-
-/// A new message: `newMessage`.
-pub const NEW_MESSAGE: &str = "newMessage";
-/// A message that nothing durable took: `messageFailed`.
-pub const MESSAGE_FAILED: &str = "messageFailed";
-/// Live events may have been missed: `resync`.
-pub const RESYNC: &str = "resync";
-/// A group has changed, or whether one belongs to it: `chatUpdated`.
-pub const CHAT_UPDATED: &str = "chatUpdated";
 
 /// The sockets of this gateway, by user.
 #[derive(Clone)]

@@ -11,7 +11,8 @@ use holdfast_cache::keys::Channel;
 use holdfast_message::json::{MessageJson, Position};
 use tokio::sync::mpsc;
 
-use crate::deliver::{NEW_MESSAGE, Sockets};
+use crate::deliver::Sockets;
+use crate::event::server::NEW_MESSAGE;
 use crate::rooms::Rooms;
 
 /// Over how long clients are told to `resync` after a gap in what the gateway heard.

@@ -47,11 +47,7 @@ impl<T: Clone + Send + Sync + 'static> Decisions<T> {
     }
 
     /// The decision: a fresh one, else what `load` reads, else, while the store is away, the last one.
-    pub async fn get(
-        &self,
-        chat: &ChatId,
-        load: impl Future<Output = Result<T, StoreError>>,
-    ) -> Result<T, StoreError> {
+    pub async fn get(&self, chat: &ChatId, load: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
         if let Some(fresh) = self.fresh(chat) {
             return Ok(fresh);
         }

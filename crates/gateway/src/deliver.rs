@@ -13,10 +13,12 @@ use std::time::Duration;
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 use holdfast_cache::channels::Subscription;
+use holdfast_cache::event::LiveEvent;
+use holdfast_cache::keys::Channel;
 use holdfast_message::json::{MessageJson, Position};
 use holdfast_message::{ChatId, Message, MessageId, UserId, id::Members};
 use serde::Serialize;
-use serde_json::value::to_raw_value;
+use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Value, json};
 use socketioxide::extract::SocketRef;
 use socketioxide::socket::Sid;
@@ -143,25 +145,29 @@ impl Sockets {
         &self.groups
     }
 
-    /// `newMessage` to every device of sender and receivers here. `position` is [`Position::Unknown`] without the cache. Answers
-    /// how many users that are at most.
-    pub fn message(&self, message: &Message, position: Position<'_>) -> usize {
+    /// `newMessage` to every device that these users have here. `position` is [`Position::Unknown`] without the cache.
+    pub fn message(&self, to: &[UserId], message: &Message, position: Position<'_>) {
         // Written once, however many sockets it goes to. A message always becomes JSON: it has no map with keys that are not text.
-        let Ok(payload) = to_raw_value(&MessageJson { message, position }) else { return 0 };
-        let audience = self.audience(&message.chat);
-        audience.iter().for_each(|user| self.emit(user, NEW_MESSAGE, &*payload));
-        audience.len()
+        let Ok(payload) = to_raw_value(&MessageJson { message, position }) else { return };
+        to.iter().for_each(|user| self.emit(user, NEW_MESSAGE, &*payload));
     }
 
     /// `messageFailed` to users who may have been shown the message.
-    pub fn failed(&self, audience: &[UserId], id: MessageId, temp_id: Option<&str>, chat: &ChatId) {
+    pub fn failed(&self, to: &[UserId], id: MessageId, temp_id: Option<&str>, chat: &ChatId) {
         let payload = json!({ "messageId": id, "tempId": temp_id, "chatId": chat.as_str() });
-        audience.iter().for_each(|user| self.emit(user, MESSAGE_FAILED, &payload));
+        to.iter().for_each(|user| self.emit(user, MESSAGE_FAILED, &payload));
     }
 
     /// `chatUpdated` to a user's devices here.
     pub fn chat_updated(&self, user: &UserId, chat: &ChatId) {
         self.emit(user, CHAT_UPDATED, &json!({ "chatId": chat.as_str() }));
+    }
+
+    /// A live event to the sockets here of whoever hears the channel, but for those of `except`.
+    pub fn live(&self, channel: &Channel, except: Option<&UserId>, event: LiveEvent, payload: &RawValue) {
+        for user in self.hearing(channel).iter().filter(|user| except != Some(*user)) {
+            self.emit(user, event.name(), payload);
+        }
     }
 
     /// An event to every socket of one user here.
@@ -202,6 +208,14 @@ impl Sockets {
         match chat.members() {
             Members::Direct(first, second) => vec![first, second],
             Members::Group => self.groups.in_room(chat),
+        }
+    }
+
+    /// Who hears what is published on a channel, of those who may have sockets here.
+    pub fn hearing(&self, channel: &Channel) -> Vec<UserId> {
+        match channel {
+            Channel::User(user) => vec![user.clone()],
+            Channel::Group(chat) => self.groups.in_room(chat),
         }
     }
 

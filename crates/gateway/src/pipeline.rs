@@ -249,7 +249,8 @@ impl Stages {
     /// Verdicts and limits: refuses what must not go on, before anybody saw it.
     async fn admit(&self, batch: Vec<(Send, Result<(), Refusal>)>) -> Vec<Send> {
         // Only what is permitted counts against a limit.
-        let users: Vec<_> = batch.iter().filter(|(_, verdict)| verdict.is_ok()).map(|(send, _)| &send.message.sender).collect();
+        let users: Vec<_> =
+            batch.iter().filter(|(_, verdict)| verdict.is_ok()).map(|(send, _)| &send.message.sender).collect();
         let mut limits = self.admission.limit(&users).await.into_iter();
         let mut admitted = Vec::with_capacity(batch.len());
         for (mut send, verdict) in batch {
@@ -334,9 +335,10 @@ impl Stages {
             Shown::Unlisted => Position::Unknown,
             Shown::Repeat { .. } | Shown::Later { .. } => return 0,
         };
-        let users = self.sockets.message(&send.message, position);
+        let audience = self.sockets.audience(&send.message.chat);
+        self.sockets.message(&audience, &send.message, position);
         self.metrics.delivery.observe(send.received.elapsed().as_secs_f64());
-        users
+        audience.len()
     }
 
     /// Hands the message to Kafka's client now, in order, and waits for durability elsewhere.

@@ -186,8 +186,7 @@ impl Groups {
         let Some(mut looked) = self.users.get(user).map(|here| here.looked.subscribe()) else { return };
         // An error: the user is gone.
         let _ = looked.wait_for(|looked| *looked != Looked::NotYet).await;
-        let groups: Vec<_> =
-            self.users.get(user).map(|here| here.groups.iter().cloned().collect()).unwrap_or_default();
+        let groups: Vec<_> = self.users.get(user).map(|here| here.groups.iter().cloned().collect()).unwrap_or_default();
         self.heard(&groups).await;
     }
 

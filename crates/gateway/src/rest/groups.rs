@@ -72,7 +72,7 @@ struct MemberBody {
 /// You are its owner. Repeat what is refused as retryable with the same `Idempotency-Key`.
 #[utoipa::path(
     post, path = "/api/chats", operation_id = "createGroup", tag = "groups",
-    params(IdempotencyKey), request_body = NewGroup,
+    params(IdempotencyKey), request_body(content = NewGroup, example = json!({ "name": "friends of the sea", "members": ["bob", "carol"] })),
     responses(
         (status = 201, description = "The group", body = GroupShape),
         (status = 200, description = "It was there already: a repeat", body = GroupShape),
@@ -106,7 +106,7 @@ async fn read(State(gateway): Shared, User(user): User, Path(chat): Path<String>
 #[utoipa::path(
     patch, path = "/api/chats/{chatId}", operation_id = "renameGroup", tag = "groups",
     params(("chatId" = String, Path, description = "The group's id", pattern = "^g_[0-9a-f-]{36}$")),
-    request_body = GroupPatch,
+    request_body(content = GroupPatch, example = json!({ "name": "friends of the river" })),
     responses((status = 200, description = "The group", body = GroupShape), Problems, ProblemsOfChat, ProblemsOfBody),
 )]
 async fn rename(
@@ -140,7 +140,7 @@ async fn end(State(gateway): Shared, User(user): User, Path(chat): Path<String>)
         ("chatId" = String, Path, description = "The group's id", pattern = "^g_[0-9a-f-]{36}$"),
         ("userId" = String, Path, description = "The member", pattern = "^[A-Za-z0-9_.-]{1,64}$"),
     ),
-    request_body = MemberBody,
+    request_body(content = MemberBody, example = json!({ "role": "admin" })),
     responses((status = 200, description = "The group", body = GroupShape), Problems, ProblemsOfChat, ProblemsOfBody),
 )]
 async fn put_member(

@@ -4,6 +4,10 @@
 
 mod behind;
 mod described;
+mod groups;
+mod outsiders;
+mod people;
+mod relations;
 mod relist;
 mod repeats;
 mod rest;

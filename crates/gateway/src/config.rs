@@ -14,6 +14,8 @@ use holdfast_service::settings::{
     CONFIG_FILE, Effective, List, Millis, PROFILE, Profile, Seconds, Secret, Setting, SettingsError, Source, Value,
 };
 
+use crate::decisions::BRIEFLY;
+
 /// When a message is shown to its receivers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeliveryMode {
@@ -91,7 +93,7 @@ holdfast_service::settings! {
         failed_queue_durability: QueueDurability = "FAILED_QUEUE_DURABILITY", "checked";
         /// `realtime-first`: receivers see a message before Kafka has it; `durable-first`: after.
         delivery_mode: DeliveryMode = "DELIVERY_MODE", "realtime-first";
-        /// Who may write to whom: `open`, everybody to everybody.
+        /// Who may write to whom unless one blocks the other: `open`, everybody to everybody; `friends`, friends to friends.
         permissions: Permissions = "PERMISSIONS", "open";
         /// Milliseconds within which every client event is answered.
         send_deadline: Millis = "SEND_DEADLINE_MS", "4000";
@@ -211,14 +213,17 @@ impl Config {
 
 /// The ladder of deadlines, and what else must hold between settings.
 fn check(own: &GatewaySettings, source: &mut Source) {
-    // A send asks the cache twice, for the limit and for the list, and waits for one batch before its own.
-    let steps = own.redis_budget.0 * 3 + own.kafka_delivery_timeout.0 + REPORT_GRACE + own.failed_queue_timeout.0;
+    // A send asks the cache twice, for the limit and for the list, and waits for one batch before its own; and for the store, where
+    // it can do without.
+    let cache = own.redis_budget.0 * 3 + BRIEFLY;
+    let steps = cache + own.kafka_delivery_timeout.0 + REPORT_GRACE + own.failed_queue_timeout.0;
     source.require(
         own.send_deadline.0 >= steps,
         format!(
-            "SEND_DEADLINE_MS must be at least {}: KAFKA_DELIVERY_TIMEOUT_MS and {} ms for its report, FAILED_QUEUE_TIMEOUT_MS, and three times REDIS_BUDGET_MS",
+            "SEND_DEADLINE_MS must be at least {}: KAFKA_DELIVERY_TIMEOUT_MS and {} ms for its report, FAILED_QUEUE_TIMEOUT_MS, three times REDIS_BUDGET_MS, and {} ms for permissions",
             steps.as_millis(),
             REPORT_GRACE.as_millis(),
+            BRIEFLY.as_millis(),
         ),
     );
     source.require(
@@ -257,6 +262,6 @@ mod tests {
         let SettingsError(errors) = read(&[SECRET, ("SEND_DEADLINE_MS", "3000"), ("PORT", "x")]).unwrap_err();
         assert_eq!(errors.len(), 1, "{errors:?}");
         let SettingsError(errors) = read(&[SECRET, ("SEND_DEADLINE_MS", "3000")]).unwrap_err();
-        assert!(errors[0].starts_with("SEND_DEADLINE_MS must be at least 3950"), "{errors:?}");
+        assert!(errors[0].starts_with("SEND_DEADLINE_MS must be at least 4000"), "{errors:?}");
     }
 }

@@ -196,6 +196,17 @@ impl Sockets {
         }
     }
 
+    /// Waits until what other gateways announce to the user reaches a socket.
+    pub async fn subscribed(&self, user: &UserId, socket: Sid) {
+        let confirmation = self.users.get(user).and_then(|sockets| {
+            let connected = sockets.iter().find(|connected| connected.socket.id == socket)?;
+            Some(connected.subscription.confirmation())
+        });
+        if let Some(confirmation) = confirmation {
+            confirmation.await;
+        }
+    }
+
     /// Lets a socket's events wait until the guard is released or dropped; `None` if the socket is not (or no more) there.
     pub fn hold(&self, user: &UserId, socket: Sid) -> Option<Holding> {
         let connected = self.users.get(user)?.iter().find(|connected| connected.socket.id == socket)?.clone();

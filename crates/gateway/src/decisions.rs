@@ -95,7 +95,7 @@ impl<T: Clone + Send + Sync + 'static> Decisions<T> {
                 decisions.kept.invalidate(&chat);
             }
             drop(turn);
-            Ok(value)
+            Ok::<_, StoreError>(value)
         });
         reading.await.map_err(away)?
     }

@@ -3,6 +3,9 @@
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests, too")]
 
 mod channels;
+mod cluster;
+mod cluster_loss;
+mod cluster_move;
 mod connection;
 mod failed;
 mod failed_durability;

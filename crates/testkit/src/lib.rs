@@ -24,6 +24,7 @@ mod proxy;
 pub mod reaper;
 mod redis;
 mod redis_cluster;
+mod rest;
 mod shared;
 mod token;
 
@@ -38,6 +39,7 @@ pub use crate::program::{Program, ProgramOptions};
 pub use crate::proxy::Proxy;
 pub use crate::redis::{Redis, RedisOptions, Role};
 pub use crate::redis_cluster::{Move, RedisCluster, RedisClusterOptions};
+pub use crate::rest::{Response, request};
 pub use crate::shared::{Shared, shared};
 pub use crate::token::token;
 

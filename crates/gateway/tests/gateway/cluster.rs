@@ -134,8 +134,7 @@ async fn without_kafka_the_clusters_failed_queue_takes_every_chats_messages() {
         *queued.entry(pair.master).or_default() += 1;
     }
     for (master, count) in queued {
-        let lists: Vec<String> =
-            cluster.ask(master, &["KEYS", &format!("{prefix}:failed:{{*}}")]).await.unwrap();
+        let lists: Vec<String> = cluster.ask(master, &["KEYS", &format!("{prefix}:failed:{{*}}")]).await.unwrap();
         assert_eq!(lists.len() as u64, count, "{lists:?}");
     }
     until("they are counted", async || near.metric("holdfast_failed_queue_messages").await as usize == pairs.len())

@@ -4,8 +4,10 @@
 
 mod behind;
 mod cluster;
+mod described;
 mod relist;
 mod repeats;
+mod rest;
 mod resync;
 mod store_away;
 mod support;

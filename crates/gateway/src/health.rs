@@ -79,7 +79,7 @@ impl GatewayHealth {
             let (kafka, store, cache, queue) = tokio::join!(
                 probed.publisher.ping(PROBE.1),
                 probed.store.ping(PROBE.1),
-                probed.cache.ping(PROBE.1),
+                probed.cache.ping_all(PROBE.1),
                 probed.queue.check(PROBE.1),
             );
             let seen = Seen {

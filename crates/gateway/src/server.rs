@@ -79,9 +79,12 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
         layout.cache_max_key_length,
     )
     .context("CACHE_KEY_*")?;
-    let cache = Connection::open("cache", &config.servers.redis_url(), cache_metrics.clone()).context("REDIS_URL")?;
-    let queue =
-        Connection::open("queue", &config.redis_queue_url(), cache_metrics.clone()).context("REDIS_QUEUE_URL")?;
+    let servers = &config.servers;
+    let cache = Connection::open_at("cache", &servers.redis_url(), servers.redis_cluster(), cache_metrics.clone())
+        .context("REDIS_URL, REDIS_CLUSTER_NODES")?;
+    let (url, cluster) = (own.queue_url(servers), own.queue_cluster(servers));
+    let queue = Connection::open_at("queue", &url, cluster, cache_metrics.clone())
+        .context("REDIS_QUEUE_URL, REDIS_QUEUE_CLUSTER_NODES")?;
     let store = Store::new(StoreSettings::new(config.servers.mongo_url.reveal(), &config.servers.mongo_db))
         .await
         .context("MONGO_URL")?;

@@ -1,6 +1,6 @@
 //! The settings that both services share.
 
-use crate::settings::{Millis, Seconds, Secret, Source};
+use crate::settings::{List, Millis, Seconds, Secret, Source};
 
 crate::settings! {
     /// Where the other servers are, and how this process is run.
@@ -25,6 +25,10 @@ crate::settings! {
         redis_port: u16 = "REDIS_PORT", "6379";
         /// The cache's password, without `REDIS_URL`.
         redis_password: Option<Secret> = "REDIS_PASSWORD", "";
+        /// The cache is a Redis Cluster. User, password and TLS are those of `REDIS_URL`, which has no database then but 0.
+        redis_cluster_enabled: bool = "REDIS_CLUSTER_ENABLED", "false";
+        /// Some of the cluster's nodes, `host:port` separated by commas; they tell of the others. Unset: the host of `REDIS_URL`.
+        redis_cluster_nodes: List = "REDIS_CLUSTER_NODES", "";
         /// MongoDB's connection string.
         mongo_url: Secret = "MONGO_URL", "mongodb://127.0.0.1:27017/?replicaSet=rs0";
         /// MongoDB's database.
@@ -113,6 +117,11 @@ impl ServerSettings {
             }
             (None, None) => format!("redis://{}:{}", self.redis_host, self.redis_port),
         }
+    }
+
+    /// The cache's cluster, if it is one: nodes to find it by.
+    pub fn redis_cluster(&self) -> Option<&[String]> {
+        self.redis_cluster_enabled.then_some(&*self.redis_cluster_nodes.0)
     }
 
     /// The further librdkafka properties as pairs.

@@ -69,7 +69,7 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
     let (own, layout) = (&config.own, &config.cache);
     let registry = ops::registry("gateway").context("metrics")?;
     let metrics = Metrics::register(&registry).context("metrics")?;
-    let cache_metrics = CacheMetrics::register(&registry).context("metrics")?;
+    let cache_metrics = CacheMetrics::register_with(&registry, layout.cache_metrics_enabled).context("metrics")?;
 
     // The other servers.
     let keys = Keys::new(
@@ -114,7 +114,7 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
     let limits = (own.message_limit > 0).then(|| {
         let limit = Limit { events: own.message_limit, window: own.window.0 };
         Limits {
-            shared: RateLimiter::new(cache.clone(), keys.clone(), limit),
+            shared: RateLimiter::new(cache.clone(), keys.clone(), limit).living(layout.cache_rate_limit_ttl.0),
             local: LocalLimiter::new(limit, LOCAL_LIMITS, std::time::Instant::now()),
             breaker: cache_breaker.clone(),
             budget: own.redis_budget.0,

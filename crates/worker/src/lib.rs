@@ -241,7 +241,7 @@ fn healer(
         layout.cache_max_key_length,
     )
     .map_err(setup)?;
-    let cache = CacheMetrics::register(registry).map_err(setup)?;
+    let cache = CacheMetrics::register_with(registry, layout.cache_metrics_enabled).map_err(setup)?;
     let servers = &config.servers;
     let connection =
         Connection::open_at("cache", &servers.redis_url(), servers.redis_cluster(), cache).map_err(setup)?;

@@ -11,6 +11,9 @@
 //! 6. [`failed`]: the failed queue, which is durable or refuses.
 //! 7. [`breaker`]: not asking again and again what does not answer. It knows no Redis; Kafka's callers use it too.
 //!
+//! What is not part of that journey stands on [`client`], typed operations behind the breaker, with the values of [`codec`]; [`lock`] says
+//! who should do what only one need do.
+//!
 //! Operators have [`control`] and [`inspect`].
 //!
 //! [`keys`] alone builds the names of keys and channels, [`entry`] and [`event`] alone the bytes of list entries and publications.
@@ -51,3 +54,8 @@ pub use keys::Keys;
 pub use lock::{LockGuard, Locks};
 pub use metrics::CacheMetrics;
 pub use recent::RecentList;
+
+/// The README's examples.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

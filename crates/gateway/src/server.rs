@@ -70,7 +70,7 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
     let (own, layout) = (&config.own, &config.cache);
     let registry = ops::registry("gateway").context("metrics")?;
     let metrics = Metrics::register(&registry).context("metrics")?;
-    let cache_metrics = CacheMetrics::register(&registry).context("metrics")?;
+    let cache_metrics = CacheMetrics::register_with(&registry, layout.cache_metrics_enabled).context("metrics")?;
 
     // The other servers.
     let keys = Keys::new(
@@ -80,9 +80,12 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
         layout.cache_max_key_length,
     )
     .context("CACHE_KEY_*")?;
-    let cache = Connection::open("cache", &config.servers.redis_url(), cache_metrics.clone()).context("REDIS_URL")?;
-    let queue =
-        Connection::open("queue", &config.redis_queue_url(), cache_metrics.clone()).context("REDIS_QUEUE_URL")?;
+    let servers = &config.servers;
+    let cache = Connection::open_at("cache", &servers.redis_url(), servers.redis_cluster(), cache_metrics.clone())
+        .context("REDIS_URL, REDIS_CLUSTER_NODES")?;
+    let (url, cluster) = (own.queue_url(servers), own.queue_cluster(servers));
+    let queue = Connection::open_at("queue", &url, cluster, cache_metrics.clone())
+        .context("REDIS_QUEUE_URL, REDIS_QUEUE_CLUSTER_NODES")?;
     let store = Store::new(StoreSettings::new(config.servers.mongo_url.reveal(), &config.servers.mongo_db))
         .await
         .context("MONGO_URL")?;
@@ -112,7 +115,7 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
     let limits = (own.message_limit > 0).then(|| {
         let limit = Limit { events: own.message_limit, window: own.window.0 };
         Limits {
-            shared: RateLimiter::new(cache.clone(), keys.clone(), limit),
+            shared: RateLimiter::new(cache.clone(), keys.clone(), limit).living(layout.cache_rate_limit_ttl.0),
             local: LocalLimiter::new(limit, LOCAL_LIMITS, std::time::Instant::now()),
             breaker: cache_breaker.clone(),
             budget: own.redis_budget.0,

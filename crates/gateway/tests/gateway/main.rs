@@ -3,6 +3,8 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "the helpers of tests are tests, too")]
 
 mod behind;
+mod breakers;
+mod cluster;
 mod described;
 mod relist;
 mod repeats;

@@ -71,6 +71,11 @@ impl Gateway {
         token(user, SECRET, Duration::from_secs(3600))
     }
 
+    /// The operators' port.
+    pub(crate) fn ops_url(&self) -> String {
+        format!("http://{}", self.ops)
+    }
+
     /// A part of its health report.
     pub(crate) async fn health(&self, pointer: &str) -> Value {
         let (_, report) = http_get(&self.ops, "/health").await.unwrap();

@@ -157,6 +157,21 @@ impl Keys {
         format!("{}beacon{}{{{gateway}}}", self.versioned, self.separator)
     }
 
+    /// Every connected device, by expiry.
+    pub fn online(&self) -> String {
+        format!("{}online", self.versioned)
+    }
+
+    /// A user's devices, by expiry. Tagged with the whole name of [`Keys::online`], whose slot it shares.
+    pub fn devices(&self, user: &UserId) -> String {
+        format!("{}devices{1}{{{2}}}{1}{user}", self.versioned, self.separator, self.online())
+    }
+
+    /// That a user types.
+    pub fn typing(&self, chat: &ChatId, user: &UserId) -> String {
+        format!("{}typing{1}{{{chat}}}{1}{{{user}}}", self.versioned, self.separator)
+    }
+
     /// A user's rate limit.
     pub fn rate_limit(&self, user: &UserId) -> String {
         format!("{}ratelimit{}{{{user}}}", self.versioned, self.separator)
@@ -181,6 +196,9 @@ mod tests {
         assert_eq!(keys.failed_index(), "chat:failed:index");
         assert_eq!(keys.channel(&Channel::User(user.clone())), "chat:v1:user:{alice}");
         assert_eq!(keys.rate_limit(&user), "chat:v1:ratelimit:{alice}");
+        assert_eq!(keys.online(), "chat:v1:online");
+        assert_eq!(keys.devices(&user), "chat:v1:devices:{chat:v1:online}:alice");
+        assert_eq!(keys.typing(&chat, &user), "chat:v1:typing:{alice:bob}:{alice}");
         assert_eq!(keys.beacon("7f"), "chat:v1:beacon:{7f}");
     }
 

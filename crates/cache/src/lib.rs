@@ -9,7 +9,8 @@
 //! 4. [`channels`]: hearing what other gateways announce, and knowing when something may have been missed.
 //! 5. [`announce`]: telling them of what nobody keeps.
 //! 6. [`failed`]: the failed queue, which is durable or refuses.
-//! 7. [`breaker`]: not asking again and again what does not answer. It knows no Redis; Kafka's callers use it too.
+//! 7. [`presence`] and [`typing`]: who is there, and who writes.
+//! 8. [`breaker`]: not asking again and again what does not answer. It knows no Redis; Kafka's callers use it too.
 //!
 //! Operators have [`control`] and [`inspect`].
 //!
@@ -27,8 +28,10 @@ pub mod failed;
 pub mod inspect;
 pub mod keys;
 pub mod metrics;
+pub mod presence;
 pub mod rate_limit;
 pub mod recent;
+pub mod typing;
 
 mod error;
 mod msgpack;

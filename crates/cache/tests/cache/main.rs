@@ -7,6 +7,7 @@ mod connection;
 mod failed;
 mod failed_durability;
 mod failed_model;
+mod presence;
 mod rate_limit;
 mod recent;
 mod recent_epoch;

@@ -110,6 +110,10 @@ holdfast_service::settings! {
         history_default_limit: usize = "HISTORY_DEFAULT_LIMIT", "20";
         /// Messages a second that the retry service replays at most, so that live traffic comes first.
         replay_rate: u32 = "FAILED_QUEUE_REPLAY_RATE", "1000";
+        /// Seconds that a connection counts as online after its last heartbeat; a gateway sends one thrice in that time.
+        cache_presence_ttl: Seconds = "CACHE_PRESENCE_TTL", "90";
+        /// Seconds that a user counts as typing after their client last said so.
+        cache_typing_ttl: Seconds = "CACHE_TYPING_TTL", "5";
         /// Failures within the monitoring period that open a breaker.
         cb_failure_threshold: usize = "CACHE_CB_FAILURE_THRESHOLD", "5";
         /// Milliseconds that the cache's breaker stays open before it lets calls probe.
@@ -229,6 +233,8 @@ fn check(own: &GatewaySettings, source: &mut Source) {
     source.require((1..=100).contains(&own.history_default_limit), "HISTORY_DEFAULT_LIMIT must be from 1 to 100");
     source.require(own.max_sends_in_flight > 0, "MAX_SENDS_IN_FLIGHT must be above 0");
     source.require(own.message_limit == 0 || own.window.0 > Duration::ZERO, "WINDOW_SECONDS must be above 0");
+    source.require(own.cache_presence_ttl.0 >= Duration::from_secs(3), "CACHE_PRESENCE_TTL must be at least 3");
+    source.require(own.cache_typing_ttl.0 > Duration::ZERO, "CACHE_TYPING_TTL must be above 0");
     source.require(own.replay_rate > 0, "FAILED_QUEUE_REPLAY_RATE must be above 0");
 }
 

@@ -15,6 +15,7 @@
 
 mod extract;
 mod messages;
+mod presence;
 mod problem;
 
 use std::sync::Arc;
@@ -60,7 +61,7 @@ pub fn router(gateway: Arc<Gateway>) -> Router {
 }
 
 fn described() -> Routes {
-    OpenApiRouter::with_openapi(Description::openapi()).merge(messages::routes())
+    OpenApiRouter::with_openapi(Description::openapi()).merge(messages::routes()).merge(presence::routes())
 }
 
 /// Counts a refusal.
@@ -78,7 +79,7 @@ async fn count(State(gateway): Shared, response: Response) -> Response {
     components(schemas(Document<'static>)),
     security(("bearer" = [])),
     modifiers(&Bearer),
-    tags((name = "messages", description = "Sending, and history"))
+    tags((name = "messages", description = "Sending, and history"), (name = "presence", description = "Who is online"))
 )]
 struct Description;
 

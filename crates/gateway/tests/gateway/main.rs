@@ -3,8 +3,10 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "the helpers of tests are tests, too")]
 
 mod behind;
+mod presence;
 mod relist;
 mod repeats;
 mod resync;
 mod store_away;
 mod support;
+mod typing;

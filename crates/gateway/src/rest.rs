@@ -18,18 +18,20 @@ mod messages;
 mod presence;
 mod problem;
 
+use std::any::Any;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::StatusCode;
 use axum::middleware::map_response_with_state;
-use axum::response::Response;
-use axum::routing::get;
+use axum::response::{IntoResponse, Response};
+use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{Components, OpenApi, Paths};
 use utoipa::{Modify, OpenApi as _};
 use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter};
+use utoipa_swagger_ui::{self as swagger, SwaggerUi};
 
 use self::problem::{Document, Problem};
 use crate::Gateway;
@@ -44,17 +46,14 @@ type Routes = OpenApiRouter<Arc<Gateway>>;
 /// The routes, and their description.
 pub fn router(gateway: Arc<Gateway>) -> Router {
     let (routes, description) = described().split_for_parts();
-    let description = description.to_json().unwrap_or_default();
     routes
-        .route(
-            "/api-docs/openapi.json",
-            get(move || async move { ([("content-type", "application/json")], description) }),
-        )
+        .merge(rendered(description))
         .method_not_allowed_fallback(async || {
             let refusal = Refusal::new(Code::Validation, "the resource has no such method");
             Problem::with_status(StatusCode::METHOD_NOT_ALLOWED, refusal)
         })
         .fallback(async || Problem::from(Refusal::new(Code::NotFound, "no such resource")))
+        .layer(CatchPanicLayer::custom(panicked))
         .layer(map_response_with_state(gateway.clone(), count))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(gateway)
@@ -62,6 +61,18 @@ pub fn router(gateway: Arc<Gateway>) -> Router {
 
 fn described() -> Routes {
     OpenApiRouter::with_openapi(Description::openapi()).merge(messages::routes()).merge(presence::routes())
+}
+
+/// The description, and a page that shows it. Both come from here: no other host is asked.
+fn rendered(description: OpenApi) -> SwaggerUi {
+    let page = swagger::Config::default().validator_url("none").try_it_out_enabled(true).persist_authorization(true);
+    SwaggerUi::new("/api-docs").url("/api-docs/openapi.json", description).config(page)
+}
+
+fn panicked(panic: Box<dyn Any + Send>) -> Response {
+    let said = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    tracing::error!(panic = said.unwrap_or("of no words"), "a request ended in a panic");
+    Problem::from(Refusal::new(Code::Internal, "a fault of the server")).into_response()
 }
 
 /// Counts a refusal.

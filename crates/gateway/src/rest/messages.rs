@@ -68,7 +68,8 @@ struct IdempotencyKey {
 /// every copy of one send is one message.
 #[utoipa::path(
     post, path = "/api/chat/messages", operation_id = "sendMessage", tag = "messages",
-    params(IdempotencyKey), request_body = SendBody,
+    params(IdempotencyKey),
+    request_body(content = SendBody, example = json!({ "friendId": "bob", "content": "hello", "tempId": "9b0f2c61-5a7e-4a5c-8f0e-6f4f3a1d2c77" })),
     responses(
         (status = 201, description = "The message is durable", body = Sent<'static>),
         (status = 200, description = "It was already: a repeat", body = Sent<'static>),
@@ -89,7 +90,7 @@ async fn send(
 #[utoipa::path(
     post, path = "/api/chats/{chatId}/messages", operation_id = "sendToChat", tag = "messages",
     params(("chatId" = String, Path, description = "Two user ids in byte order joined by `:`, or a group's id"), IdempotencyKey),
-    request_body = SendBody,
+    request_body(content = SendBody, example = json!({ "content": "hello", "tempId": "9b0f2c61-5a7e-4a5c-8f0e-6f4f3a1d2c77" })),
     responses(
         (status = 201, description = "The message is durable", body = Sent<'static>),
         (status = 200, description = "It was already: a repeat", body = Sent<'static>),

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use crate::described::Description;
 use crate::support::{Gateway, send, settings, store, until};
 
 const SOON: Duration = Duration::from_secs(30);
@@ -162,6 +163,8 @@ async fn a_hundred_users_are_one_call_and_more_are_too_many() {
     let (path, many) = (format!("/api/presence?userIds={}", users.join(",")), [&*users, &["one-more"]].concat());
     let response = gateway.get(&alice, &path).await;
     assert_eq!((response.status, &response.body["online"]), (200, &answer["online"]));
+    let description = Description::served(&gateway.url).await;
+    description.check("GET", "/api/presence", &response);
     for wrong in [json!(many), json!(["a:b"]), json!(["*"]), json!([""]), json!(7), Value::Null] {
         let answer = client.emit_with_ack("presence", &json!({ "userIds": wrong })).await.unwrap();
         assert_eq!(answer["error"]["code"], "VALIDATION", "{wrong}");
@@ -169,5 +172,6 @@ async fn a_hundred_users_are_one_call_and_more_are_too_many() {
     for (query, status) in [(format!("userIds={}", many.join(",")), 400), ("userIds=".into(), 400), ("".into(), 400)] {
         let response = gateway.get(&alice, &format!("/api/presence?{query}")).await;
         assert_eq!((response.status, &response.body["code"]), (status, &json!("VALIDATION")), "{query}");
+        description.check("GET", "/api/presence", &response);
     }
 }

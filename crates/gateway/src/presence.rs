@@ -32,6 +32,7 @@ use crate::error::Refusal;
 use crate::live::{Dropped, Live, LiveEvent};
 use crate::members::Membership;
 use crate::metrics::Metrics;
+use crate::relations::Relations;
 use crate::stored::Stored;
 
 /// Users of one look-up.
@@ -86,6 +87,7 @@ struct Told<'a> {
 #[derive(Clone)]
 pub struct Presence {
     online: Online,
+    relations: Relations,
     breaker: Breaker,
     budget: Duration,
     origin: Origin,
@@ -113,12 +115,14 @@ pub struct Teller {
     metrics: Metrics,
 }
 
-/// Who shares a chat with whom.
+/// Who shares a chat with whom, and may see them there.
 pub struct Company {
     /// The store, which knows of direct chats.
     pub stored: Stored,
     /// The members of groups.
     pub membership: Membership,
+    /// Who blocks whom.
+    pub relations: Relations,
 }
 
 impl Presence {
@@ -143,8 +147,9 @@ impl Presence {
             changes,
             metrics: metrics.clone(),
         };
+        let relations = company.relations.clone();
         let teller = Teller { changes: seen, company, live, metrics: metrics.clone() };
-        (Self { online, breaker, budget, origin, steps, renew, metrics }, keeper, teller)
+        (Self { online, relations, breaker, budget, origin, steps, renew, metrics }, keeper, teller)
     }
 
     /// A socket is there. Never waits.
@@ -179,8 +184,17 @@ impl Presence {
         Ok(presences)
     }
 
-    /// What is known of each of these users, in their order, in one round trip.
-    pub async fn of(&self, _asker: &UserId, users: &[UserId]) -> Result<Vec<Seen>, Refusal> {
+    /// What is known of each of these users, in their order; the cache is asked once. Nothing is known of whom the asker blocks or
+    /// is blocked by.
+    pub async fn of(&self, asker: &UserId, users: &[UserId]) -> Result<Vec<Seen>, Refusal> {
+        let others: Vec<_> = users.iter().filter(|user| *user != asker).cloned().collect();
+        let (hidden, seen) = tokio::join!(self.relations.hidden_from(asker, &others), self.look(users));
+        let hidden = hidden?;
+        let seen = users.iter().zip(seen?);
+        Ok(seen.map(|(user, seen)| if hidden.contains(user) { Seen::default() } else { seen }).collect())
+    }
+
+    async fn look(&self, users: &[UserId]) -> Result<Vec<Seen>, Refusal> {
         let away = || Refusal::unavailable("who is online can't be read now");
         let permit = self.breaker.acquire(Instant::now()).map_err(|_| away())?;
         match self.online.look(users, self.budget).await {
@@ -320,7 +334,8 @@ impl Teller {
 }
 
 impl Company {
-    /// Those who share a chat with this user, [`MAX_TOLD`] at most: the partners of the newest direct chats first.
+    /// Those who share a chat with this user, [`MAX_TOLD`] at most: the partners of the newest direct chats first. Where one blocks
+    /// the other, neither sees the other.
     async fn of(&self, user: &UserId) -> Result<HashSet<UserId>, Refusal> {
         let partners = self.stored.ask(async |store| store.partners(user, MAX_TOLD).await).await;
         let partners = partners.map_err(|error| Refusal::unavailable(error.to_string()))?;
@@ -334,6 +349,10 @@ impl Company {
             let others: Vec<_> =
                 members.iter().filter(|member| *member != user && !company.contains(*member)).collect();
             company.extend(others.into_iter().take(room).cloned());
+        }
+        let others: Vec<_> = company.iter().cloned().collect();
+        for hidden in self.relations.hidden_from(user, &others).await? {
+            company.remove(&hidden);
         }
         Ok(company)
     }

@@ -5,7 +5,7 @@
 //! 1. [`Store::insert`] ([`insert`]): the worker's flush. One unordered insert keyed by `_id`, and one outcome per message.
 //! 2. [`Store::page`], [`Store::get`], [`Store::stored`] ([`history`]): what the read path and verification ask.
 //! 3. [`Store::touch_conversations`] ([`conversations`]): a derived view that nothing waits for.
-//! 4. [`groups`]: who belongs to a group chat, changed by compare-and-set.
+//! 4. [`groups`]: who belongs to a group chat, changed by compare-and-set; [`relationships`]: friends and blocks.
 //! 5. [`Store::copies`] and its like ([`inspect`]): what operators ask.
 //!
 //! Every call has a time limit of its own and ends within it, whatever the server does. Every error says what the caller must
@@ -19,6 +19,7 @@ pub mod groups;
 pub mod history;
 pub mod insert;
 pub mod inspect;
+pub mod relationships;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -36,6 +37,7 @@ pub use groups::{Group, Member, Role};
 pub use history::Page;
 pub use insert::{BatchFailed, Written};
 pub use inspect::{IndexReport, ServerReport, StoredCopy};
+pub use relationships::Relationship;
 
 /// Where the store is and how long its calls may take.
 #[derive(Clone)]

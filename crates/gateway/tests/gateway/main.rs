@@ -4,7 +4,11 @@
 
 mod behind;
 mod described;
+mod groups;
+mod outsiders;
+mod people;
 mod presence;
+mod relations;
 mod relist;
 mod repeats;
 mod rest;

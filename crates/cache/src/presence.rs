@@ -121,6 +121,7 @@ impl Online {
             match (step, answer) {
                 (Step::Joined(device), Ok(answer)) => came.extend(arrivals(std::slice::from_ref(device), answer)?),
                 (Step::Left(_), Ok(_)) => {}
+                (_, Err(error)) if error.is_transient() => return Err(error),
                 // Heartbeats and expiry make good for it.
                 (Step::Joined(device) | Step::Left(device), Err(error)) => {
                     tracing::debug!(user = %device.user, %error, "a device's coming or going was refused");
@@ -147,7 +148,7 @@ impl Online {
         let devices: Vec<_> = devices.into_iter().flatten().collect();
         if !strange.is_empty() {
             let call =
-                Call::new("ZREM").arg(online).arg(strange.into_iter().filter_map(Result::err).collect::<Vec<_>>());
+                Call::new("ZREM").key(&online).arg(strange.into_iter().filter_map(Result::err).collect::<Vec<_>>());
             self.connection.run_one("presence_sweep", call, budget).await?;
         }
         if devices.is_empty() {

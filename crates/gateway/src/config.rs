@@ -87,6 +87,9 @@ holdfast_service::settings! {
         cors_origins: List = "CORS_ORIGINS", "", development "*";
         /// The failed queue's Redis. Unset: the cache's, which must then not evict and must keep an append-only file.
         redis_queue_url: Option<Secret> = "REDIS_QUEUE_URL", "";
+        /// The failed queue's Redis is a cluster of its own, found by these nodes, `host:port` separated by commas. User, password and TLS are
+        /// those of `REDIS_QUEUE_URL`, or else of `REDIS_URL`. Unset: one server at `REDIS_QUEUE_URL`, or whatever the cache is.
+        redis_queue_cluster_nodes: List = "REDIS_QUEUE_CLUSTER_NODES", "";
         /// `checked`: the failed queue's persistence and eviction are read from its server; `assumed`: for servers that won't tell.
         failed_queue_durability: QueueDurability = "FAILED_QUEUE_DURABILITY", "checked";
         /// `realtime-first`: receivers see a message before Kafka has it; `durable-first`: after.
@@ -113,10 +116,6 @@ holdfast_service::settings! {
         history_default_limit: usize = "HISTORY_DEFAULT_LIMIT", "20";
         /// Messages a second that the retry service replays at most, so that live traffic comes first.
         replay_rate: u32 = "FAILED_QUEUE_REPLAY_RATE", "1000";
-        /// Seconds that a connection counts as online after its last heartbeat; a gateway sends one thrice in that time.
-        cache_presence_ttl: Seconds = "CACHE_PRESENCE_TTL", "90";
-        /// Seconds that a user counts as typing after their client last said so.
-        cache_typing_ttl: Seconds = "CACHE_TYPING_TTL", "5";
         /// Failures within the monitoring period that open a breaker.
         cb_failure_threshold: usize = "CACHE_CB_FAILURE_THRESHOLD", "5";
         /// Milliseconds that the cache's breaker stays open before it lets calls probe.
@@ -145,6 +144,22 @@ pub struct Config {
     pub own: GatewaySettings,
 }
 
+impl GatewaySettings {
+    /// The failed queue's address.
+    pub fn queue_url(&self, servers: &ServerSettings) -> String {
+        self.redis_queue_url.as_ref().map_or_else(|| servers.redis_url(), |url| url.reveal().to_owned())
+    }
+
+    /// The failed queue's cluster, if it is one: nodes to find it by.
+    pub fn queue_cluster<'a>(&'a self, servers: &'a ServerSettings) -> Option<&'a [String]> {
+        match (&*self.redis_queue_cluster_nodes.0, &self.redis_queue_url) {
+            (nodes @ [_, ..], _) => Some(nodes),
+            ([], Some(_)) => None,
+            ([], None) => servers.redis_cluster(),
+        }
+    }
+}
+
 impl Config {
     /// Every setting of the gateway, as documented.
     pub fn settings() -> impl Iterator<Item = &'static Setting> {
@@ -169,11 +184,6 @@ impl Config {
         }
         let all = servers.zip(cache).zip(own);
         source.finish(all.map(|((servers, cache), own)| Self { profile, servers, cache, own }))
-    }
-
-    /// The failed queue's address.
-    pub fn redis_queue_url(&self) -> String {
-        self.own.redis_queue_url.as_ref().map_or_else(|| self.servers.redis_url(), |url| url.reveal().to_owned())
     }
 
     /// What the producer is built from.
@@ -236,8 +246,6 @@ fn check(own: &GatewaySettings, source: &mut Source) {
     source.require((1..=100).contains(&own.history_default_limit), "HISTORY_DEFAULT_LIMIT must be from 1 to 100");
     source.require(own.max_sends_in_flight > 0, "MAX_SENDS_IN_FLIGHT must be above 0");
     source.require(own.message_limit == 0 || own.window.0 > Duration::ZERO, "WINDOW_SECONDS must be above 0");
-    source.require(own.cache_presence_ttl.0 >= Duration::from_secs(3), "CACHE_PRESENCE_TTL must be at least 3");
-    source.require(own.cache_typing_ttl.0 > Duration::ZERO, "CACHE_TYPING_TTL must be above 0");
     source.require(own.replay_rate > 0, "FAILED_QUEUE_REPLAY_RATE must be above 0");
 }
 

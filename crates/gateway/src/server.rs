@@ -12,8 +12,10 @@ use holdfast_cache::groups::GroupChanges;
 use holdfast_cache::presence::{Online, PresenceSettings};
 use holdfast_cache::rate_limit::{Limit, LocalLimiter, RateLimiter};
 use holdfast_cache::recent::RecentSettings;
-use holdfast_cache::typing::TypingMarks;
-use holdfast_cache::{Announcer, Breaker, CacheMetrics, Channels, Connection, FailedQueue, Keys, Origin, RecentList};
+use holdfast_cache::{
+    Announcer, Breaker, CacheMetrics, Channels, Client, ClientSettings, Connection, FailedQueue, Keys, Origin,
+    RecentList,
+};
 use holdfast_kafka::{Admin, AdminError, KafkaSettings, Publisher};
 use holdfast_service::ops;
 use holdfast_service::settings::Profile;
@@ -73,7 +75,7 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
     let (own, layout) = (&config.own, &config.cache);
     let registry = ops::registry("gateway").context("metrics")?;
     let metrics = Metrics::register(&registry).context("metrics")?;
-    let cache_metrics = CacheMetrics::register(&registry).context("metrics")?;
+    let cache_metrics = CacheMetrics::register_with(&registry, layout.cache_metrics_enabled).context("metrics")?;
 
     // The other servers.
     let keys = Keys::new(
@@ -83,9 +85,12 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
         layout.cache_max_key_length,
     )
     .context("CACHE_KEY_*")?;
-    let cache = Connection::open("cache", &config.servers.redis_url(), cache_metrics.clone()).context("REDIS_URL")?;
-    let queue =
-        Connection::open("queue", &config.redis_queue_url(), cache_metrics.clone()).context("REDIS_QUEUE_URL")?;
+    let servers = &config.servers;
+    let cache = Connection::open_at("cache", &servers.redis_url(), servers.redis_cluster(), cache_metrics.clone())
+        .context("REDIS_URL, REDIS_CLUSTER_NODES")?;
+    let (url, cluster) = (own.queue_url(servers), own.queue_cluster(servers));
+    let queue = Connection::open_at("queue", &url, cluster, cache_metrics.clone())
+        .context("REDIS_QUEUE_URL, REDIS_QUEUE_CLUSTER_NODES")?;
     let store = Store::new(StoreSettings::new(config.servers.mongo_url.reveal(), &config.servers.mongo_db))
         .await
         .context("MONGO_URL")?;
@@ -115,7 +120,7 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
     let limits = (own.message_limit > 0).then(|| {
         let limit = Limit { events: own.message_limit, window: own.window.0 };
         Limits {
-            shared: RateLimiter::new(cache.clone(), keys.clone(), limit),
+            shared: RateLimiter::new(cache.clone(), keys.clone(), limit).living(layout.cache_rate_limit_ttl.0),
             local: LocalLimiter::new(limit, LOCAL_LIMITS, std::time::Instant::now()),
             breaker: cache_breaker.clone(),
             budget: own.redis_budget.0,
@@ -130,7 +135,7 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
         cache.clone(),
         keys.clone(),
         // What expires is announced within the setting's time, one sweep later.
-        PresenceSettings { life: own.cache_presence_ttl.0 - presence::SWEEP, grace: presence::GRACE },
+        PresenceSettings { life: layout.cache_presence_ttl.0 - presence::SWEEP, grace: presence::GRACE },
     );
     let (presence, keeper, teller) = Presence::new(
         online,
@@ -143,13 +148,13 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
         ),
         metrics.clone(),
     );
-    let typing = Typing::new(
-        live.clone(),
-        admission.clone(),
-        TypingMarks::new(cache.clone(), keys.clone(), own.cache_typing_ttl.0),
-        (cache_breaker.clone(), own.redis_budget.0),
-        own.cache_typing_ttl.0,
-    );
+    let operations = ClientSettings {
+        budget: own.redis_budget.0,
+        batch_size: layout.cache_batch_size,
+        max_latency: layout.cache_max_latency.0,
+    };
+    let client = Client::new(cache.clone(), cache_breaker.clone(), operations);
+    let typing = Typing::new(live.clone(), admission.clone(), (client, keys.clone()), layout.cache_typing_ttl.0);
     let relist = Relist::new(metrics.clone());
     let (channels, heard) =
         Channels::start(cache.clone(), keys.clone(), &format!("{:016x}", origin.0), ChannelSettings::default());
@@ -221,7 +226,7 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
     beside.run("rooms", rooms.run(group_changes, ended.clone()));
     beside.run("sockets", sockets.clone().mend_lagging(ended.clone()));
     beside.run("live", outbox.run(cache_breaker.clone(), own.redis_budget.0, ended.clone()));
-    beside.run("presence", keeper.run(own.cache_presence_ttl.0, ended.clone()));
+    beside.run("presence", keeper.run(layout.cache_presence_ttl.0, ended.clone()));
     beside.run("presence events", teller.run(ended.clone()));
     beside.run("typing", typing.run(ended.clone()));
     let lists = Lists { take_back: recent, add: healed };

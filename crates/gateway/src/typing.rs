@@ -11,9 +11,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use holdfast_cache::Breaker;
 use holdfast_cache::keys::Channel;
-use holdfast_cache::typing::TypingMarks;
+use holdfast_cache::{Client, Keys};
 use holdfast_message::draft::target;
 use holdfast_message::{ChatId, UserId};
 use serde::{Deserialize, Serialize};
@@ -57,22 +56,16 @@ struct Told<'a> {
 pub struct Typing {
     live: Live,
     admission: Admission,
-    marks: TypingMarks,
-    breaker: Breaker,
-    budget: Duration,
+    cache: Client,
+    keys: Keys,
+    life: Duration,
     writers: Arc<Mutex<Writers>>,
 }
 
 impl Typing {
-    /// A user counts as typing for `life` after their last word. The cache has the budget for a mark.
-    pub fn new(
-        live: Live,
-        admission: Admission,
-        marks: TypingMarks,
-        (breaker, budget): (Breaker, Duration),
-        life: Duration,
-    ) -> Self {
-        Self { live, admission, marks, breaker, budget, writers: Arc::new(Mutex::new(Writers::new(life))) }
+    /// A user counts as typing for `life` after their last word.
+    pub fn new(live: Live, admission: Admission, (cache, keys): (Client, Keys), life: Duration) -> Self {
+        Self { live, admission, cache, keys, life, writers: Arc::new(Mutex::new(Writers::new(life))) }
     }
 
     /// Takes a client's word. What is permitted without asking anybody is told before this returns, so that words keep their order.
@@ -160,10 +153,13 @@ impl Typing {
     }
 
     async fn mark(&self, chat: &ChatId, user: &UserId, typing: bool) {
-        let Ok(permit) = self.breaker.acquire(Instant::now()) else { return };
-        match self.marks.mark(chat, user, typing, self.budget).await {
-            Err(error) if error.is_unavailable() => permit.failure(Instant::now()),
-            _ => permit.success(),
+        let key = self.keys.typing(chat, user);
+        let marked = match typing {
+            true => self.cache.set(&key, b"1", self.life).await,
+            false => self.cache.delete(&key).await.map(drop),
+        };
+        if let Err(error) = marked {
+            tracing::debug!(chat_id = %chat, %error, "that a user types is not marked");
         }
     }
 

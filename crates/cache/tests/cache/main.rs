@@ -3,10 +3,12 @@
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests, too")]
 
 mod channels;
+mod client;
 mod connection;
 mod failed;
 mod failed_durability;
 mod failed_model;
+mod lock;
 mod presence;
 mod rate_limit;
 mod recent;

@@ -3,6 +3,7 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "the helpers of tests are tests, too")]
 
 mod behind;
+mod breakers;
 mod described;
 mod groups;
 mod outsiders;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use holdfast_bench::client::{Client, Events};
 use holdfast_message::{ChatId, Message, MessageId, UserId};
-use holdfast_testkit::{Proxy, Redis, unique};
+use holdfast_testkit::{Proxy, Redis, request, unique};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -142,6 +142,41 @@ async fn without_the_cache_nobody_knows_who_is_online_and_nothing_else_suffers()
     })
     .await;
     assert_eq!(gateway.metric("holdfast_gateway_presence_dropped_total{reason=\"full\"}").await, 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_one_blocks_the_other_neither_sees_the_other() {
+    let settings = settings(&[]).await;
+    let [alice, bob, carol] = ["alice", "bob", "carol"].map(unique);
+    for other in [&alice, &carol] {
+        acquaint(&settings, &bob, other).await;
+    }
+    let gateway = Gateway::start(settings).await;
+    let (_client, mut events) = gateway.connect(&bob).await;
+    let token = format!("authorization: Bearer {}", gateway.token(&bob));
+    let blocked = request(&gateway.url, "PUT", &format!("/api/blocks/{alice}"), &[token], "").await.unwrap();
+    assert!((200..300).contains(&blocked.status), "{blocked:?}");
+    let (other, mut her_events) = gateway.connect(&alice).await;
+    let (watcher, _events) = gateway.connect(&carol).await;
+    // What is told of one user after the other is told in that order.
+    assert_eq!(told(&mut events).await.0, carol);
+    until("both are there", async || {
+        look(&watcher, &[&alice, &bob]).await["online"] == json!({ &alice: true, &bob: true })
+    })
+    .await;
+    let of_her = gateway.get(&bob, &format!("/api/presence?userIds={alice},{carol}")).await;
+    assert_eq!(of_her.body["online"], json!({ &alice: false, &carol: true }));
+    assert_eq!(of_her.body["lastSeen"].get(&alice), None);
+    assert_eq!(look(&other, &[&bob]).await, json!({ "ok": true, "online": { &bob: false }, "lastSeen": {} }));
+    let typed = other.emit_with_ack("typing", &json!({ "friendId": bob, "typing": true })).await.unwrap();
+    assert_eq!(typed["error"]["code"], "FORBIDDEN", "{typed}");
+    assert!(
+        her_events
+            .arrived()
+            .iter()
+            .chain(&events.arrived())
+            .all(|event| event.name == "presence" && event.data["userId"] == carol)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

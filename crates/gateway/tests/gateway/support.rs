@@ -78,6 +78,11 @@ impl Gateway {
         request(&self.url, "GET", path, &[token], "").await.unwrap()
     }
 
+    /// The operators' port.
+    pub(crate) fn ops_url(&self) -> String {
+        format!("http://{}", self.ops)
+    }
+
     /// A part of its health report.
     pub(crate) async fn health(&self, pointer: &str) -> Value {
         let (_, report) = http_get(&self.ops, "/health").await.unwrap();

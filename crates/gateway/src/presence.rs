@@ -6,7 +6,7 @@
 //! 2. A user who came online, or has gone, is told of by the [`Teller`] to those who share a chat with them: the partners of their
 //!    newest direct chats, then the members of their groups, [`MAX_TOLD`] at most.
 //! 3. A look-up asks the cache alone, once for all users, and is refused as unavailable while the cache is away: what one gateway
-//!    knows by itself would show most users as gone.
+//!    knows by itself would show most users as gone. So it is while nobody knows who blocks whom.
 //!
 //! What finds a queue full, or nobody to tell because the store is away, is dropped and counted. Heartbeats and expiry make good for
 //! what the cache did not hear; who was not told learns it by asking.
@@ -247,10 +247,8 @@ impl Keeper {
                 _ = self.steps.recv_many(&mut steps, BATCH), if steps.is_empty() => self.apply(&mut steps).await,
             }
         }
-        while self.steps.try_recv().is_ok_and(|step| {
+        while let Ok(step) = self.steps.try_recv() {
             steps.push(step);
-            true
-        }) {
             if steps.len() >= BATCH {
                 self.apply(&mut steps).await;
                 if !steps.is_empty() {

@@ -3,10 +3,13 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "the helpers of tests are tests, too")]
 
 mod behind;
+mod breakers;
+mod cluster;
 mod described;
 mod groups;
 mod outsiders;
 mod people;
+mod presence;
 mod relations;
 mod relist;
 mod repeats;
@@ -14,3 +17,4 @@ mod rest;
 mod resync;
 mod store_away;
 mod support;
+mod typing;

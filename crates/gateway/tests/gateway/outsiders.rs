@@ -14,14 +14,20 @@ use crate::support::{Gateway, settings};
 type Payload = fn(&str) -> Value;
 
 /// Every event that names a chat, with what a client says.
-const EVENTS: &[(&str, Payload)] =
-    &[("sendMessage", |chat| json!({ "chatId": chat, "content": "x" })), ("history", |chat| json!({ "chatId": chat }))];
+const EVENTS: &[(&str, Payload)] = &[
+    ("sendMessage", |chat| json!({ "chatId": chat, "content": "x" })),
+    ("history", |chat| json!({ "chatId": chat })),
+    ("typing", |chat| json!({ "chatId": chat, "typing": true })),
+];
 
 /// The events that name none, or several (`resume` has a test of its own below).
-const OTHER_EVENTS: &[&str] = &["resume"];
+const OTHER_EVENTS: &[&str] = &["resume", "presence"];
+
+/// A method, a template and a body.
+type Route = (&'static str, &'static str, fn() -> Value);
 
 /// Every route that names a chat, with its body.
-const ROUTES: &[(&str, &str, fn() -> Value)] = &[
+const ROUTES: &[Route] = &[
     ("GET", "/api/chats/{chatId}", || Value::Null),
     ("PATCH", "/api/chats/{chatId}", || json!({ "name": "mine" })),
     ("DELETE", "/api/chats/{chatId}", || Value::Null),
@@ -102,6 +108,9 @@ async fn an_outsider_is_refused_everywhere_and_told_nothing() {
     let mut nearby = Person::named(&near, &mallory.name).await;
     let member = format!("/api/chats/{group}/members/{}", bob.name);
     alice.rest("PATCH", &format!("/api/chats/{group}"), json!({ "name": "ours" })).await;
+    for chat in [&group, &direct] {
+        assert_eq!(bob.emit("typing", json!({ "chatId": chat, "typing": true })).await, json!({ "ok": true }));
+    }
     bob.send(&group, "another secret").await;
     bob.send(&direct, "another secret").await;
     alice.rest("DELETE", &member, Value::Null).await;

@@ -48,7 +48,7 @@ impl Membership {
         let (stored, group) = (self.stored.clone(), chat.clone());
         let load = async move {
             let rosters = stored.ask_within(WITHIN, async |store| store.rosters(std::slice::from_ref(&group)).await);
-            Ok(rosters.await?.remove(&group).map(|mut members| {
+            Ok::<_, StoreError>(rosters.await?.remove(&group).map(|mut members| {
                 members.sort_unstable();
                 members.into()
             }))

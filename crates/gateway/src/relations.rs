@@ -79,7 +79,7 @@ impl Relations {
         let load = async move {
             let found = stored
                 .ask_within(members::WITHIN, async |store| store.relationships(std::slice::from_ref(&chat)).await);
-            Ok(found.await?.get(&chat).map(Relation::from).unwrap_or_default())
+            Ok::<_, StoreError>(found.await?.get(&chat).map(Relation::from).unwrap_or_default())
         };
         let patience = match self.permissions {
             Permissions::Open => BRIEFLY,

@@ -1,0 +1,161 @@
+//! Hearing what is invalidated: one subscribing connection a process, its beacon, and the paying back of what is owed.
+//!
+//! What is heard is done at once, on the connection's reader: nothing waits in a queue, so nothing can be dropped.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::{PushInfo, PushKind, RedisError, Value};
+use tokio::sync::Notify;
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+
+use super::backend::{BEACON, BOUND, Shared};
+use crate::connection::connection_config;
+use crate::msgpack::{Reader, Writer};
+use crate::script::Call;
+
+const VERSION: u64 = 1;
+/// How long the server may take to connect, or to confirm a subscription.
+const CONFIRM: Duration = Duration::from_secs(5);
+/// What Redis has for the repetition of owed invalidations.
+const REPAY: Duration = Duration::from_secs(1);
+
+/// Why a session ended.
+#[derive(Debug, thiserror::Error)]
+enum Broken {
+    #[error("{0}")]
+    Redis(#[from] RedisError),
+    #[error("no answer in time")]
+    Unconfirmed,
+    #[error("the stream ended")]
+    Ended,
+    #[error("the beacon is not heard")]
+    Silent,
+}
+
+/// The bytes of a publication: a positional msgpack array of version and key, or nil for everything.
+pub(super) fn news(name: Option<&str>) -> Vec<u8> {
+    Writer::with_capacity(64).array(2).uint(VERSION).maybe_str(name).0
+}
+
+/// What a publication says to forget: `Some(None)` is everything.
+fn heard(payload: &[u8]) -> Option<Option<&str>> {
+    let mut reader = Reader(payload);
+    reader.array()?;
+    if reader.uint()? != VERSION {
+        return None;
+    }
+    reader.maybe_str()
+}
+
+pub(super) async fn run(shared: Arc<Shared>) {
+    tokio::join!(send_beacon(&shared), keep_listening(&shared), repay(&shared));
+}
+
+async fn send_beacon(shared: &Shared) {
+    let mut ticks = interval(BEACON);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let call = Call::new("PUBLISH").arg(&shared.beacon).arg(shared.now());
+        // A beacon that does not get out is one that is not heard.
+        let _ = shared.connection.run_one("beacon", call, BEACON).await;
+        shared.measure();
+    }
+}
+
+async fn repay(shared: &Shared) {
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        if let Err(error) = shared.repay_some(REPAY).await {
+            tracing::debug!(%error, "invalidations are still owed");
+        }
+    }
+}
+
+async fn keep_listening(shared: &Arc<Shared>) {
+    let mut attempt = 0_u32;
+    loop {
+        let started = Instant::now();
+        let Err(broken) = session(shared).await;
+        shared.deaf();
+        if started.elapsed() > Duration::from_secs(10) {
+            attempt = 0;
+        }
+        if attempt == 0 {
+            tracing::warn!(error = %broken, "invalidations are not heard: the first level is off");
+        }
+        let most = 100_u64.saturating_mul(1 << attempt.min(4)).min(1000);
+        tokio::time::sleep(Duration::from_millis(fastrand::u64(most / 2..=most))).await;
+        attempt = attempt.saturating_add(1);
+    }
+}
+
+async fn session(shared: &Arc<Shared>) -> Result<std::convert::Infallible, Broken> {
+    let ended = Arc::new(Notify::new());
+    let (told, weak) = (ended.clone(), Arc::downgrade(shared));
+    let config = connection_config().set_push_sender(move |info: PushInfo| {
+        match (info.kind, weak.upgrade()) {
+            (PushKind::Message, Some(shared)) => hear(&shared, info.data),
+            (PushKind::Disconnection, _) | (_, None) => told.notify_one(),
+            _ => {}
+        }
+        Ok::<(), redis::aio::SendError>(())
+    });
+    let client = shared.connection.redis_client();
+    let mut subscriber = within(client.get_multiplexed_async_connection_with_config(&config)).await?;
+    // In this order: a beacon can be heard only when nothing from before this subscription is in memory.
+    within(subscriber.subscribe(&shared.channel)).await?;
+    shared.forget_all();
+    shared.metrics.emptied.inc();
+    within(subscriber.subscribe(&shared.beacon)).await?;
+    let (since, mut ticks) = (Instant::now(), interval(BEACON));
+    loop {
+        tokio::select! {
+            biased;
+            () = ended.notified() => return Err(Broken::Ended),
+            _ = ticks.tick() => {
+                // Not in use for as long as that: it might as well be made anew.
+                if since.elapsed() > 2 * BOUND && !shared.hears_now() {
+                    return Err(Broken::Silent);
+                }
+            }
+        }
+    }
+}
+
+async fn within<T>(step: impl Future<Output = Result<T, RedisError>>) -> Result<T, Broken> {
+    Ok(timeout(CONFIRM, step).await.map_err(|_| Broken::Unconfirmed)??)
+}
+
+/// Called by the connection's reader.
+fn hear(shared: &Shared, data: Vec<Value>) {
+    let mut parts = data.into_iter();
+    let (Some(Value::BulkString(channel)), Some(Value::BulkString(payload))) = (parts.next(), parts.next()) else { return };
+    if channel == shared.beacon.as_bytes() {
+        if let Some(sent) = std::str::from_utf8(&payload).ok().and_then(|text| text.parse().ok()) {
+            shared.heard(sent);
+        }
+        return;
+    }
+    match heard(&payload) {
+        Some(Some(name)) => shared.forget(name),
+        // A publication that this build can't read may concern anything.
+        Some(None) | None => shared.forget_all(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn news_come_back_and_a_newer_version_concerns_everything() {
+        assert_eq!(heard(&news(Some("chat:v1:x:{a}"))), Some(Some("chat:v1:x:{a}")));
+        assert_eq!(heard(&news(None)), Some(None));
+        let mut newer = news(Some("a"));
+        newer[1] = 2;
+        assert_eq!(heard(&newer), None);
+        assert_eq!(heard(b""), None);
+    }
+}

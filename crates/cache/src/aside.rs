@@ -22,17 +22,17 @@
 
 pub mod backend;
 pub mod lease;
+pub mod metrics;
 
 mod flight;
 mod listen;
 mod memory;
-mod metrics;
 
 use std::collections::HashMap;
 use std::fmt::Display;
 use std::hash::Hash;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -151,16 +151,24 @@ impl<S: Source> Aside<S> {
 
     /// The value of one key.
     pub async fn get(&self, key: &S::Key) -> Answer<S> {
-        match self.flights.remembered(key) {
+        match self.peek(key) {
             Some(found) => Ok(found),
-            None => self.flights.clone().fetch(std::slice::from_ref(key)).await.pop().unwrap_or(Err(AsideError::Unanswered)),
+            None => {
+                self.flights.clone().fetch(std::slice::from_ref(key)).await.pop().unwrap_or(Err(AsideError::Unanswered))
+            }
         }
+    }
+
+    /// What this process's memory has for a key, without waiting for anything; `None`: it has to be asked for by [`Aside::get`].
+    pub fn peek(&self, key: &S::Key) -> Option<Found<S::Value>> {
+        self.flights.remembered(key)
     }
 
     /// The values of many keys, in their order. What is cached nowhere is loaded at once.
     pub async fn get_many(&self, keys: &[S::Key]) -> Vec<Answer<S>> {
-        let mut answers: Vec<_> = keys.iter().map(|key| self.flights.remembered(key).map(Ok)).collect();
-        let missing: Vec<_> = keys.iter().zip(&answers).filter(|(_, answer)| answer.is_none()).map(|(key, _)| key.clone()).collect();
+        let mut answers: Vec<_> = keys.iter().map(|key| self.peek(key).map(Ok)).collect();
+        let missing: Vec<_> =
+            keys.iter().zip(&answers).filter(|(_, answer)| answer.is_none()).map(|(key, _)| key.clone()).collect();
         let mut fetched = self.flights.clone().fetch(&missing).await.into_iter();
         for answer in answers.iter_mut().filter(|answer| answer.is_none()) {
             *answer = fetched.next();

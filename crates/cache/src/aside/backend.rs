@@ -23,7 +23,7 @@ use super::{AsideMetrics, listen};
 use crate::breaker::Breaker;
 use crate::connection::Connection;
 use crate::keys::Keys;
-use crate::{CacheError, aside};
+use crate::{CacheError, CacheMetrics};
 
 /// How often the beacon is sent.
 pub const BEACON: Duration = Duration::from_millis(500);
@@ -153,7 +153,8 @@ impl Backend {
                 chunk.iter().map(|(name, _)| owed.names.contains_key(*name)).collect()
             };
             let asked: Vec<_> = chunk.iter().zip(&owed).filter(|(_, owed)| !**owed).map(|(wish, _)| *wish).collect();
-            let answers = self.guarded(self.shared.entries.read(&asked, LEASE, self.shared.settings.budget), asked.len()).await;
+            let answers =
+                self.guarded(self.shared.entries.read(&asked, LEASE, self.shared.settings.budget), asked.len()).await;
             let mut answers = answers.into_iter();
             reads.extend(owed.into_iter().map(|owed| if owed { None } else { answers.next().flatten() }));
         }
@@ -306,7 +307,7 @@ impl Shared {
         names: impl Iterator<Item = (&'a Arc<str>, u64)> + Clone,
         budget: Duration,
     ) -> Result<(), CacheError> {
-        let taken = self.entries.drop(names.clone().map(|(name, _)| &**name), |name| aside::listen::news(Some(name)), budget);
+        let taken = self.entries.drop(names.clone().map(|(name, _)| &**name), |name| listen::news(Some(name)), budget);
         let mut result = Ok(());
         let taken = taken.await?;
         let mut owed = self.owed();
@@ -323,7 +324,8 @@ impl Shared {
 
     /// Repays what is owed, if anything; an error says that Redis is still away.
     pub(super) async fn repay_some(&self, budget: Duration) -> Result<(), CacheError> {
-        let some: Vec<_> = self.owed().names.iter().take(self.settings.batch).map(|(name, ticket)| (name.clone(), *ticket)).collect();
+        let some: Vec<_> =
+            self.owed().names.iter().take(self.settings.batch).map(|(name, ticket)| (name.clone(), *ticket)).collect();
         if some.is_empty() {
             return Ok(());
         }

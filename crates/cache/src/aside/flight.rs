@@ -228,12 +228,15 @@ impl<S: Source> Flights<S> {
 
     /// Loads, all at once; `rest` is how long nobody gets the leases when that fails.
     async fn load(&self, loading: Vec<Loading<S>>, rest: Duration) {
-        let (failed, loading): (Vec<_>, Vec<_>) =
-            loading.into_iter().map(|loading| (self.failures.get(&loading.0.name), loading)).partition(|(failed, _)| failed.is_some());
+        let (failed, loading): (Vec<_>, Vec<_>) = loading
+            .into_iter()
+            .map(|loading| (self.failures.get(&loading.0.name), loading))
+            .partition(|(failed, _)| failed.is_some());
         for (error, (flight, _)) in &failed {
             flight.fail(error.clone().unwrap_or(AsideError::Unanswered));
         }
-        let mut given_back: Vec<_> = failed.iter().filter_map(|(_, (flight, lease))| Some((&*flight.name, (*lease)?))).collect();
+        let mut given_back: Vec<_> =
+            failed.iter().filter_map(|(_, (flight, lease))| Some((&*flight.name, (*lease)?))).collect();
         let loading: Vec<_> = loading.into_iter().map(|(_, loading)| loading).collect();
         if !loading.is_empty() {
             let keys: Vec<_> = loading.iter().map(|(flight, _)| flight.key.clone()).collect();
@@ -263,11 +266,7 @@ impl<S: Source> Flights<S> {
     }
 
     /// Answers all who wait, and fills both levels. Gives the leases of what is not to be cached.
-    async fn land<'a>(
-        &self,
-        loaded: &'a [Loading<S>],
-        mut values: HashMap<S::Key, S::Value>,
-    ) -> Vec<(&'a str, Token)> {
+    async fn land<'a>(&self, loaded: &'a [Loading<S>], mut values: HashMap<S::Key, S::Value>) -> Vec<(&'a str, Token)> {
         let (mut fills, mut unkept) = (Vec::new(), Vec::new());
         let now = Instant::now();
         for (flight, lease) in loaded {
@@ -283,7 +282,13 @@ impl<S: Source> Flights<S> {
             let known = Known { value, bytes, filled: now, fresh_until: now + fresh, kept_until: now + kept };
             self.memory.put(&flight.name, flight.generation, known, now);
             match *lease {
-                Some(token) => fills.push(Fill { name: flight.name.to_string(), token, payload: payload.map(Into::into), fresh, kept }),
+                Some(token) => fills.push(Fill {
+                    name: flight.name.to_string(),
+                    token,
+                    payload: payload.map(Into::into),
+                    fresh,
+                    kept,
+                }),
                 None => self.metrics.unfilled.inc(),
             }
         }

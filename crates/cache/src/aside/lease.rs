@@ -118,9 +118,7 @@ impl Entries {
     /// Gives leases back without a fill. Nobody gets them for so long; with zero, the next to ask does. One round trip.
     pub async fn release(&self, leases: &[(&str, Token)], rest: Duration, budget: Duration) -> Results<bool> {
         let rest = if rest.is_zero() { 0 } else { millis(rest) };
-        let call = |(name, token): &(&str, Token)| {
-            RELEASE.call(&[name, &lease_key(name)]).arg(token.text()).arg(rest)
-        };
+        let call = |(name, token): &(&str, Token)| RELEASE.call(&[name, &lease_key(name)]).arg(token.text()).arg(rest);
         self.each("aside_release", leases.iter().map(call).collect(), budget).await
     }
 

@@ -131,7 +131,9 @@ async fn within<T>(step: impl Future<Output = Result<T, RedisError>>) -> Result<
 /// Called by the connection's reader.
 fn hear(shared: &Shared, data: Vec<Value>) {
     let mut parts = data.into_iter();
-    let (Some(Value::BulkString(channel)), Some(Value::BulkString(payload))) = (parts.next(), parts.next()) else { return };
+    let (Some(Value::BulkString(channel)), Some(Value::BulkString(payload))) = (parts.next(), parts.next()) else {
+        return;
+    };
     if channel == shared.beacon.as_bytes() {
         if let Some(sent) = std::str::from_utf8(&payload).ok().and_then(|text| text.parse().ok()) {
             shared.heard(sent);

@@ -115,7 +115,9 @@ impl<V: Send + Sync + 'static> Memory<V> {
 
     /// What was read so far is served no more.
     pub(super) fn forget_all(&self) {
-        self.generations.iter().for_each(|generation| drop(generation.fetch_add(1, Ordering::AcqRel)));
+        for generation in &self.generations {
+            generation.fetch_add(1, Ordering::AcqRel);
+        }
         if let Some(entries) = &self.entries {
             entries.invalidate_all();
         }
@@ -149,7 +151,13 @@ mod tests {
 
     fn known(value: u32, now: Instant) -> Known<u32> {
         let second = Duration::from_secs(1);
-        Known { value: Some(Arc::new(value)), bytes: 4, filled: now, fresh_until: now + second, kept_until: now + 3 * second }
+        Known {
+            value: Some(Arc::new(value)),
+            bytes: 4,
+            filled: now,
+            fresh_until: now + second,
+            kept_until: now + 3 * second,
+        }
     }
 
     fn value(memory: &Memory<u32>, name: &str, now: Instant) -> Option<u32> {

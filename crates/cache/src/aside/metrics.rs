@@ -56,8 +56,7 @@ pub(crate) struct KindMetrics {
 
 impl AsideMetrics {
     pub(crate) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let counters =
-            |name: &str, help: &str, labels: &[&str]| IntCounterVec::new(Opts::new(name, help), labels);
+        let counters = |name: &str, help: &str, labels: &[&str]| IntCounterVec::new(Opts::new(name, help), labels);
         let metrics = Self {
             reads: counters(READS, "Reads, by what answered them", &["kind", "by"])?,
             loads: counters(LOADS, "Loads from the source", &["kind", "result"])?,

@@ -17,6 +17,8 @@
 
 pub mod breaker;
 pub mod channels;
+pub mod client;
+pub mod codec;
 pub mod connection;
 pub mod control;
 pub mod entry;
@@ -24,6 +26,7 @@ pub mod event;
 pub mod failed;
 pub mod inspect;
 pub mod keys;
+pub mod lock;
 pub mod metrics;
 pub mod rate_limit;
 pub mod recent;
@@ -34,10 +37,13 @@ mod script;
 
 pub use breaker::{Breaker, BreakerSettings};
 pub use channels::{ChannelEvent, Channels};
+pub use client::{Client, ClientSettings};
+pub use codec::Codec;
 pub use connection::Connection;
 pub use error::CacheError;
 pub use event::{Event, Origin};
 pub use failed::FailedQueue;
 pub use keys::Keys;
+pub use lock::{LockGuard, Locks};
 pub use metrics::CacheMetrics;
 pub use recent::RecentList;

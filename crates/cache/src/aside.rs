@@ -38,6 +38,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::CacheError;
+use crate::keys::Cached;
 use backend::Backend;
 use flight::Flights;
 
@@ -49,6 +50,8 @@ pub const LOAD: Duration = Duration::from_secs(3);
 pub const PATIENCE: Duration = Duration::from_secs(1);
 /// How long a source that failed for a key is not asked for it again.
 pub const RETRY: Duration = Duration::from_millis(500);
+/// Keys that are warmed together.
+const WARM: usize = 100;
 /// Refreshes in the background at once, for one [`Aside`]; more are left to later readers.
 pub const REFRESHES: usize = 64;
 
@@ -66,8 +69,8 @@ pub trait Source: Send + Sync + 'static {
     /// The version of the value's fields: another one for every field that comes, goes or moves.
     const SHAPE: u8;
 
-    /// The key's name in Redis, which no other kind of values has.
-    fn name(&self, key: &Self::Key) -> String;
+    /// What the key names in Redis.
+    fn cached(&self, key: &Self::Key) -> Cached;
 
     /// Loads values; keys without one are left out.
     fn load(
@@ -179,7 +182,7 @@ impl<S: Source> Aside<S> {
     /// Sees to it that these keys are cached: what is missing is loaded, what is stale is loaded anew in the background.
     pub async fn warm(&self, keys: &[S::Key]) -> Warmed {
         let mut warmed = Warmed::default();
-        for chunk in keys.chunks(self.flights.backend().batch()) {
+        for chunk in keys.chunks(WARM) {
             for answer in self.get_many(chunk).await {
                 *if answer.is_ok() { &mut warmed.warm } else { &mut warmed.failed } += 1;
             }

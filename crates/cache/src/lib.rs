@@ -15,6 +15,7 @@
 //! [`keys`] alone builds the names of keys and channels, [`entry`] and [`event`] alone the bytes of list entries and publications.
 //! Every script touches keys of one cluster slot only.
 
+pub mod aside;
 pub mod breaker;
 pub mod channels;
 pub mod client;
@@ -35,6 +36,7 @@ mod error;
 mod msgpack;
 mod script;
 
+pub use aside::Aside;
 pub use breaker::{Breaker, BreakerSettings};
 pub use channels::{ChannelEvent, Channels};
 pub use client::{Client, ClientSettings};

@@ -20,35 +20,22 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::lease::{Entries, Fill, Read, Token, Wish};
 use super::{AsideMetrics, listen};
-use crate::breaker::Breaker;
-use crate::connection::Connection;
-use crate::keys::Keys;
+use crate::breaker::BreakerState;
+use crate::client::Client;
+use crate::keys::{Cached, Keys};
 use crate::{CacheError, CacheMetrics};
 
 /// How often the beacon is sent.
 pub const BEACON: Duration = Duration::from_millis(500);
 /// How long after an invalidation the memory of another process may serve the old value.
 pub const BOUND: Duration = Duration::from_secs(2);
+/// How long a lease lasts unless told otherwise: a load, and the calls around it.
+pub const LEASE: Duration = Duration::from_secs(5);
 
-/// How long a lease lasts: a load, and the calls around it.
-const LEASE: Duration = Duration::from_secs(5);
 /// Invalidations that may be owed; more are given up, and old values live until they expire.
 const MAX_OWED: usize = 10_000;
-
-/// What a backend is told.
-#[derive(Debug, Clone, Copy)]
-pub struct BackendSettings {
-    /// What Redis has for one call on a reader's path.
-    pub budget: Duration,
-    /// Keys in one round trip, and in one load when warming.
-    pub batch: usize,
-}
-
-impl Default for BackendSettings {
-    fn default() -> Self {
-        Self { budget: Duration::from_millis(50), batch: 100 }
-    }
-}
+/// Keys that are invalidated, and owed, together.
+const BATCH: usize = 100;
 
 /// What the aside caches of one process share. Cheap to clone; it stops hearing with the last clone.
 #[derive(Clone)]
@@ -58,14 +45,11 @@ pub struct Backend {
 }
 
 pub(super) struct Shared {
-    pub(super) connection: Connection,
-    pub(super) entries: Entries,
+    pub(super) client: Client,
+    pub(super) keys: Keys,
     pub(super) metrics: AsideMetrics,
-    /// Where invalidations are published, and the beacon.
-    pub(super) channel: String,
-    pub(super) beacon: String,
-    breaker: Breaker,
-    settings: BackendSettings,
+    entries: Entries,
+    lease: Duration,
     start: Instant,
     /// When the last beacon heard was sent, in milliseconds since the start; 0: none is known.
     heard: AtomicU64,
@@ -89,17 +73,15 @@ pub(super) trait Listener: Send + Sync {
 }
 
 impl Backend {
-    /// Starts listening in the background. Must be called within a Tokio runtime.
-    pub fn start(connection: Connection, breaker: Breaker, keys: &Keys, settings: BackendSettings) -> Self {
-        let channel = keys.invalidations();
+    /// Starts listening in the background. A lease should last longer than a load may take ([`LOAD`](super::LOAD)), or what was
+    /// loaded slowly is not cached. Must be called within a Tokio runtime.
+    pub fn start(client: Client, keys: Keys, lease: Duration) -> Self {
         let shared = Arc::new(Shared {
-            entries: Entries::new(connection.clone(), channel.clone()),
-            metrics: connection.metrics().aside.clone(),
-            beacon: keys.beacon(&format!("aside-{:016x}", fastrand::u64(..))),
-            connection,
-            channel,
-            breaker,
-            settings: BackendSettings { batch: settings.batch.max(1), ..settings },
+            entries: Entries::new(client.clone(), keys.clone()),
+            metrics: client.metrics().aside.clone(),
+            client,
+            keys,
+            lease,
             start: Instant::now(),
             heard: AtomicU64::new(0),
             listeners: RwLock::default(),
@@ -112,7 +94,7 @@ impl Backend {
 
     /// Whether the first level is in use: every invalidation that is older than [`BOUND`] has been heard.
     pub fn hears(&self) -> bool {
-        self.shared.hears(Instant::now())
+        self.hears_at(Instant::now())
     }
 
     /// Invalidations that Redis has yet to take.
@@ -120,12 +102,12 @@ impl Backend {
         self.shared.owed().names.len()
     }
 
-    pub(super) fn batch(&self) -> usize {
-        self.shared.settings.batch
+    pub(super) fn name(&self, cached: &Cached) -> String {
+        self.shared.keys.value(cached)
     }
 
     pub(super) fn cache_metrics(&self) -> &CacheMetrics {
-        self.shared.connection.metrics()
+        self.shared.client.metrics()
     }
 
     pub(super) fn metrics(&self) -> &AsideMetrics {
@@ -145,107 +127,56 @@ impl Backend {
 
     /// What Redis holds; `None` where it can't be asked.
     pub(super) async fn read(&self, wishes: &[(&str, Wish)]) -> Vec<Option<Read>> {
-        let mut reads = Vec::with_capacity(wishes.len());
-        for chunk in wishes.chunks(self.shared.settings.batch) {
-            // What Redis holds of a key whose invalidation it has not taken is no answer.
-            let owed: Vec<_> = {
-                let owed = self.shared.owed();
-                chunk.iter().map(|(name, _)| owed.names.contains_key(*name)).collect()
-            };
-            let asked: Vec<_> = chunk.iter().zip(&owed).filter(|(_, owed)| !**owed).map(|(wish, _)| *wish).collect();
-            let answers =
-                self.guarded(self.shared.entries.read(&asked, LEASE, self.shared.settings.budget), asked.len()).await;
-            let mut answers = answers.into_iter();
-            reads.extend(owed.into_iter().map(|owed| if owed { None } else { answers.next().flatten() }));
-        }
-        reads
+        // What Redis holds of a key whose invalidation it has not taken is no answer.
+        let owed: Vec<bool> = {
+            let owed = self.shared.owed();
+            wishes.iter().map(|(name, _)| owed.names.contains_key(*name)).collect()
+        };
+        let asked: Vec<_> = wishes.iter().zip(&owed).filter(|(_, owed)| !**owed).map(|(wish, _)| *wish).collect();
+        let mut reads = self.shared.entries.read(&asked, self.shared.lease).await.into_iter().map(Result::ok);
+        owed.into_iter().map(|owed| if owed { None } else { reads.next().flatten() }).collect()
     }
 
     /// Gives how many of these Redis has taken.
     pub(super) async fn fill(&self, fills: &[Fill]) -> usize {
-        let mut taken = 0;
-        for chunk in fills.chunks(self.shared.settings.batch) {
-            let filled = self.guarded(self.shared.entries.fill(chunk, self.shared.settings.budget), chunk.len()).await;
-            taken += filled.into_iter().filter(|filled| *filled == Some(true)).count();
-        }
-        taken
+        let filled = self.shared.entries.fill(fills).await;
+        filled.into_iter().filter(|filled| *filled == Ok(true)).count()
     }
 
     /// Gives leases back; those that Redis does not take back expire.
     pub(super) async fn release(&self, leases: &[(&str, Token)], rest: Duration) {
-        for chunk in leases.chunks(self.shared.settings.batch) {
-            self.guarded(self.shared.entries.release(chunk, rest, self.shared.settings.budget), chunk.len()).await;
-        }
+        self.shared.entries.release(leases, rest).await;
     }
 
     /// Forgets everywhere; what Redis does not take at once is owed.
     pub(super) async fn invalidate(&self, names: &[Arc<str>]) -> Result<(), CacheError> {
         let mut result = Ok(());
-        for chunk in names.chunks(self.shared.settings.batch) {
+        for names in names.chunks(BATCH) {
             // Owed before it is forgotten: whoever reads from now on does without Redis until it has taken this.
-            let ticket = self.shared.owe(chunk);
-            chunk.iter().for_each(|name| self.shared.forget(name));
-            let Ok(permit) = self.shared.breaker.acquire(Instant::now()) else {
-                result = Err(CacheError::Unavailable { maybe_applied: false, reason: "its breaker is open".into() });
-                continue;
-            };
-            match self.shared.repay(chunk.iter().map(|name| (name, ticket)), self.shared.settings.budget).await {
-                Ok(()) => permit.success(),
-                Err(error) => {
-                    judge(permit, &error);
-                    result = Err(error);
-                }
+            let ticket = self.shared.owe(names);
+            names.iter().for_each(|name| self.shared.forget(name));
+            let owed: Vec<_> = names.iter().map(|name| (name.clone(), ticket)).collect();
+            if let Err(error) = self.shared.repay(&owed, &self.shared.entries).await {
+                result = Err(error);
             }
         }
         result
-    }
-
-    async fn guarded<T>(
-        &self,
-        call: impl Future<Output = Result<Vec<Result<T, CacheError>>, CacheError>>,
-        count: usize,
-    ) -> Vec<Option<T>> {
-        let none = || (0..count).map(|_| None).collect();
-        if count == 0 {
-            return Vec::new();
-        }
-        let Ok(permit) = self.shared.breaker.acquire(Instant::now()) else { return none() };
-        match call.await {
-            Ok(answers) => {
-                permit.success();
-                answers.into_iter().map(Result::ok).collect()
-            }
-            Err(error) => {
-                tracing::debug!(%error, "cache-aside without redis");
-                judge(permit, &error);
-                none()
-            }
-        }
-    }
-}
-
-fn judge(permit: crate::breaker::Permit, error: &CacheError) {
-    if error.is_unavailable() {
-        permit.failure(Instant::now());
-    } else {
-        permit.success();
     }
 }
 
 impl Shared {
     /// Milliseconds since the start, never 0.
     pub(super) fn now(&self) -> u64 {
-        self.start.elapsed().as_millis() as u64 + 1
+        self.millis(Instant::now()).max(1)
     }
 
-    pub(super) fn hears_now(&self) -> bool {
-        self.hears(Instant::now())
+    fn millis(&self, at: Instant) -> u64 {
+        at.saturating_duration_since(self.start).as_millis() as u64
     }
 
-    fn hears(&self, now: Instant) -> bool {
+    pub(super) fn hears(&self, now: Instant) -> bool {
         let heard = self.heard.load(Ordering::Acquire);
-        let now = now.saturating_duration_since(self.start).as_millis() as u64;
-        heard > 0 && now < heard + BOUND.as_millis() as u64
+        heard > 0 && self.millis(now) < heard + BOUND.as_millis() as u64
     }
 
     /// Heard the beacon that was sent then.
@@ -284,8 +215,7 @@ impl Shared {
     fn owe(&self, names: &[Arc<str>]) -> u64 {
         let mut owed = self.owed();
         owed.last += 1;
-        let ticket = owed.last;
-        let mut lost = 0;
+        let (ticket, mut lost) = (owed.last, 0);
         for name in names {
             if owed.names.len() < MAX_OWED || owed.names.contains_key(name) {
                 owed.names.insert(name.clone(), ticket);
@@ -296,24 +226,19 @@ impl Shared {
         self.metrics.owed.set(owed.names.len() as i64);
         if lost > 0 {
             self.metrics.lost.inc_by(lost);
-            tracing::warn!(lost, "too many invalidations are owed: some old values stay cached until they expire");
+            tracing::warn!(lost, "too many invalidations are owed: some old values may stay cached until they expire");
         }
         ticket
     }
 
     /// Has Redis take invalidations; those that it took are owed no more.
-    async fn repay<'a>(
-        &self,
-        names: impl Iterator<Item = (&'a Arc<str>, u64)> + Clone,
-        budget: Duration,
-    ) -> Result<(), CacheError> {
-        let taken = self.entries.drop(names.clone().map(|(name, _)| &**name), |name| listen::news(Some(name)), budget);
-        let mut result = Ok(());
-        let taken = taken.await?;
+    async fn repay(&self, names: &[(Arc<str>, u64)], entries: &Entries) -> Result<(), CacheError> {
+        let taken = entries.drop(names.iter().map(|(name, _)| &**name)).await;
         let mut owed = self.owed();
-        for ((name, ticket), taken) in names.zip(taken) {
+        let mut result = Ok(());
+        for ((name, ticket), taken) in names.iter().zip(taken) {
             match taken {
-                Ok(_) if owed.names.get(name) == Some(&ticket) => drop(owed.names.remove(name)),
+                Ok(_) if owed.names.get(name) == Some(ticket) => drop(owed.names.remove(name)),
                 Ok(_) => {}
                 Err(error) => result = Err(error),
             }
@@ -322,16 +247,21 @@ impl Shared {
         result
     }
 
-    /// Repays what is owed, if anything; an error says that Redis is still away.
+    /// Repays some of what is owed, if anything; an error says that Redis is still away.
     pub(super) async fn repay_some(&self, budget: Duration) -> Result<(), CacheError> {
-        let some: Vec<_> =
-            self.owed().names.iter().take(self.settings.batch).map(|(name, ticket)| (name.clone(), *ticket)).collect();
+        let some = |owed: &Owed| owed.names.iter().take(BATCH).map(|(name, ticket)| (name.clone(), *ticket)).collect();
+        let some: Vec<_> = some(&self.owed());
         if some.is_empty() {
             return Ok(());
         }
-        self.repay(some.iter().map(|(name, ticket)| (name, *ticket)), budget).await?;
+        let breaker = self.client.breaker();
+        if breaker.state() != BreakerState::Closed {
+            // Not after the breaker's minute: nobody else mends this.
+            self.client.connection().ping(budget).await?;
+            breaker.answered();
+        }
+        self.repay(&some, &self.entries.within(budget)).await?;
         tracing::info!(invalidations = some.len(), "redis has taken invalidations that were owed");
-        self.breaker.answered();
         Ok(())
     }
 }

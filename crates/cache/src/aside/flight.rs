@@ -74,7 +74,7 @@ impl<S: Source> Flights<S> {
     }
 
     pub(super) fn name(&self, key: &S::Key) -> Arc<str> {
-        self.source.name(key).into()
+        self.backend.name(&self.source.cached(key)).into()
     }
 
     /// What memory has for a key. A stale entry is an answer, after which one reader of many looks for a newer one.
@@ -83,7 +83,7 @@ impl<S: Source> Flights<S> {
         if !self.backend.hears_at(now) {
             return None;
         }
-        let name = self.source.name(key);
+        let name = self.backend.name(&self.source.cached(key));
         let hit = self.memory.get(&name, now)?;
         if hit.due {
             drop(self.begin([(key.clone(), name.into())]));
@@ -240,6 +240,7 @@ impl<S: Source> Flights<S> {
         let loading: Vec<_> = loading.into_iter().map(|(_, loading)| loading).collect();
         if !loading.is_empty() {
             let keys: Vec<_> = loading.iter().map(|(flight, _)| flight.key.clone()).collect();
+            let began = Instant::now();
             let loaded = match timeout(LOAD, self.source.load(&keys)).await {
                 Ok(Ok(values)) => Ok(values),
                 Ok(Err(error)) => Err(AsideError::Source(Arc::new(error))),
@@ -248,7 +249,7 @@ impl<S: Source> Flights<S> {
             match loaded {
                 Ok(values) => {
                     self.metrics.loaded.inc();
-                    let unkept = self.land(&loading, values).await;
+                    let unkept = self.land(&loading, values, began).await;
                     given_back.extend(unkept);
                 }
                 Err(error) => {
@@ -268,7 +269,8 @@ impl<S: Source> Flights<S> {
     /// Answers all who wait, and fills both levels. Gives the leases of what is not to be cached.
     async fn land<'a>(&self, loaded: &'a [Loading<S>], mut values: HashMap<S::Key, S::Value>) -> Vec<(&'a str, Token)> {
         let (mut fills, mut unkept) = (Vec::new(), Vec::new());
-        let now = Instant::now();
+        // Lives are counted from before the source was asked.
+        let (now, took) = (Instant::now(), began.elapsed());
         for (flight, lease) in loaded {
             let value = values.remove(&flight.key).map(Arc::new);
             let payload = value.as_ref().map(|value| self.codec.encode(value)).transpose();
@@ -279,15 +281,15 @@ impl<S: Source> Flights<S> {
                 continue;
             };
             let bytes = payload.as_ref().map_or(0, Vec::len);
-            let known = Known { value, bytes, filled: now, fresh_until: now + fresh, kept_until: now + kept };
+            let known = Known { value, bytes, filled: began, fresh_until: began + fresh, kept_until: began + kept };
             self.memory.put(&flight.name, flight.generation, known, now);
             match *lease {
                 Some(token) => fills.push(Fill {
                     name: flight.name.to_string(),
                     token,
                     payload: payload.map(Into::into),
-                    fresh,
-                    kept,
+                    fresh: fresh.saturating_sub(took),
+                    kept: kept.saturating_sub(took),
                 }),
                 None => self.metrics.unfilled.inc(),
             }

@@ -9,12 +9,11 @@
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use bytes::Bytes;
-use redis::Value;
-
 use crate::CacheError;
-use crate::connection::Connection;
-use crate::script::{Call, Script, parse};
+use crate::client::{Client, millis};
+use crate::keys::Keys;
+use crate::script::Script;
+use bytes::Bytes;
 
 static READ: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../scripts/aside_read.lua")));
 static FILL: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../scripts/aside_fill.lua")));
@@ -78,65 +77,67 @@ pub struct Fill {
 /// The entries of one server. Cheap to clone.
 #[derive(Clone)]
 pub struct Entries {
-    connection: Connection,
-    channel: String,
+    client: Client,
+    keys: Keys,
 }
 
-type Results<T> = Result<Vec<Result<T, CacheError>>, CacheError>;
+/// What `aside_read.lua` answers.
+type Answer = (String, i64, i64, i64, Vec<u8>, u8);
 
 impl Entries {
-    /// Entries on this server; who invalidates one says so on the channel.
-    pub fn new(connection: Connection, channel: impl Into<String>) -> Self {
-        Self { connection, channel: channel.into() }
+    /// Entries on this server.
+    pub fn new(client: Client, keys: Keys) -> Self {
+        Self { client, keys }
     }
 
-    /// Reads entries, and leases for so long what the readers wish for. One round trip.
-    pub async fn read(&self, wishes: &[(&str, Wish)], lease: Duration, budget: Duration) -> Results<Read> {
+    /// The same with another deadline for each call.
+    #[must_use]
+    pub fn within(&self, budget: Duration) -> Self {
+        Self { client: self.client.within(budget), keys: self.keys.clone() }
+    }
+
+    /// Reads entries, and leases for so long what the readers wish for; results in their order.
+    pub async fn read(&self, wishes: &[(&str, Wish)], lease: Duration) -> Vec<Result<Read, CacheError>> {
         let tokens: Vec<_> = wishes.iter().map(|_| Token(fastrand::u64(..))).collect();
         let call = |((name, wish), token): (&(&str, Wish), &Token)| {
             let flag = |on| if on { "1" } else { "" };
             let token = if *wish == Wish::Nothing { String::new() } else { token.text() };
-            let call = READ.call(&[name, &lease_key(name)]).arg(token).arg(millis(lease));
+            let call = READ.call(&[name, &self.keys.lease_of(name)]).arg(token).arg(millis(lease));
             call.arg(flag(*wish == Wish::Stale)).arg(flag(*wish == Wish::Anew))
         };
         let calls = wishes.iter().zip(&tokens).map(call).collect();
-        let answers = self.connection.run("aside_read", calls, budget).await?;
-        Ok(answers.into_iter().zip(tokens).map(|(answer, token)| read(answer?, token)).collect())
+        let answers = self.client.each::<Answer>("aside_read", calls).await;
+        answers.into_iter().zip(tokens).map(|(answer, token)| Ok(Read::of(answer?, token))).collect()
     }
 
-    /// Fills entries; `false` where the lease is no longer the caller's, which changes nothing. One round trip.
-    pub async fn fill(&self, fills: &[Fill], budget: Duration) -> Results<bool> {
+    /// Fills entries; `false` where the lease is no longer the caller's, which changes nothing.
+    pub async fn fill(&self, fills: &[Fill]) -> Vec<Result<bool, CacheError>> {
         let call = |fill: &Fill| {
-            let call = FILL.call(&[&fill.name, &lease_key(&fill.name)]).arg(fill.token.text());
+            let call = FILL.call(&[&fill.name, &self.keys.lease_of(&fill.name)]).arg(fill.token.text());
             let call = call.arg(if fill.payload.is_some() { "V" } else { "A" });
             let call = call.arg(fill.payload.as_deref().unwrap_or_default());
-            call.arg(millis(fill.fresh)).arg(millis(fill.kept))
+            // Nothing may stay fresh for no time: such an entry is stale from the start.
+            call.arg(fill.fresh.as_millis() as u64).arg(millis(fill.kept))
         };
-        self.each("aside_fill", fills.iter().map(call).collect(), budget).await
+        self.client.each("aside_fill", fills.iter().map(call).collect()).await
     }
 
-    /// Gives leases back without a fill. Nobody gets them for so long; with zero, the next to ask does. One round trip.
-    pub async fn release(&self, leases: &[(&str, Token)], rest: Duration, budget: Duration) -> Results<bool> {
-        let rest = if rest.is_zero() { 0 } else { millis(rest) };
-        let call = |(name, token): &(&str, Token)| RELEASE.call(&[name, &lease_key(name)]).arg(token.text()).arg(rest);
-        self.each("aside_release", leases.iter().map(call).collect(), budget).await
+    /// Gives leases back without a fill; `false` where it was no longer the caller's. Nobody gets them for so long; with zero, the
+    /// next to ask does.
+    pub async fn release(&self, leases: &[(&str, Token)], rest: Duration) -> Vec<Result<bool, CacheError>> {
+        let call = |(name, token): &(&str, Token)| {
+            RELEASE.call(&[name, &self.keys.lease_of(name)]).arg(token.text()).arg(rest.as_millis() as u64)
+        };
+        self.client.each("aside_release", leases.iter().map(call).collect()).await
     }
 
-    /// Drops entries with their leases and says so on the channel, as the bytes that `news` gives for each; `true` where there was
-    /// an entry. One round trip.
-    pub async fn drop<'a>(
-        &self,
-        names: impl IntoIterator<Item = &'a str>,
-        news: impl Fn(&str) -> Vec<u8>,
-        budget: Duration,
-    ) -> Results<bool> {
-        let call = |name: &str| DROP.call(&[name, &lease_key(name)]).arg(&self.channel).arg(news(name));
-        self.each("aside_drop", names.into_iter().map(call).collect(), budget).await
-    }
-
-    async fn each(&self, op: &'static str, calls: Vec<Call>, budget: Duration) -> Results<bool> {
-        let answers = self.connection.run(op, calls, budget).await?;
-        Ok(answers.into_iter().map(|answer| parse::<u64>(answer?).map(|done| done > 0)).collect())
+    /// Drops entries with their leases, and tells every process; `true` where there was an entry.
+    pub async fn drop<'a>(&self, names: impl IntoIterator<Item = &'a str>) -> Vec<Result<bool, CacheError>> {
+        let channel = self.keys.invalidations();
+        let call = |name: &str| {
+            DROP.call(&[name, &self.keys.lease_of(name)]).arg(&channel).arg(super::listen::news(Some(name)))
+        };
+        self.client.each("aside_drop", names.into_iter().map(call).collect()).await
     }
 }
 
@@ -146,26 +147,15 @@ impl Token {
     }
 }
 
-/// The key of the lease on an entry. It shares the entry's hash tag, and is none itself.
-fn lease_key(name: &str) -> String {
-    if name.contains('{') { format!("{name}:lease") } else { format!("{{{name}}}:lease") }
-}
-
-fn read(answer: Value, token: Token) -> Result<Read, CacheError> {
-    let (kind, fresh, kept, age, payload, leased): (String, i64, i64, i64, Vec<u8>, u8) = parse(answer)?;
-    let held = (!kind.is_empty()).then(|| Held {
-        payload: (kind == "V").then(|| payload.into()),
-        fresh_for: from_millis(fresh),
-        kept_for: from_millis(kept),
-        age: from_millis(age),
-    });
-    Ok(Read { held, lease: (leased > 0).then_some(token) })
-}
-
-fn from_millis(millis: i64) -> Duration {
-    Duration::from_millis(u64::try_from(millis).unwrap_or_default())
-}
-
-fn millis(length: Duration) -> u64 {
-    u64::try_from(length.as_millis()).unwrap_or(u64::MAX).max(1)
+impl Read {
+    fn of((kind, fresh, kept, age, payload, leased): Answer, token: Token) -> Self {
+        let length = |millis| Duration::from_millis(u64::try_from(millis).unwrap_or_default());
+        let held = (!kind.is_empty()).then(|| Held {
+            payload: (kind == "V").then(|| payload.into()),
+            fresh_for: length(fresh),
+            kept_for: length(kept),
+            age: length(age),
+        });
+        Self { held, lease: (leased > 0).then_some(token) }
+    }
 }

@@ -49,17 +49,18 @@ fn heard(payload: &[u8]) -> Option<Option<&str>> {
 }
 
 pub(super) async fn run(shared: Arc<Shared>) {
-    tokio::join!(send_beacon(&shared), keep_listening(&shared), repay(&shared));
+    let beacon = shared.keys.beacon(&format!("aside-{:016x}", fastrand::u64(..)));
+    tokio::join!(send_beacon(&shared, &beacon), keep_listening(&shared, &beacon), repay(&shared));
 }
 
-async fn send_beacon(shared: &Shared) {
+async fn send_beacon(shared: &Shared, beacon: &str) {
     let mut ticks = interval(BEACON);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let call = Call::new("PUBLISH").arg(&shared.beacon).arg(shared.now());
+        let call = Call::new("PUBLISH").arg(beacon).arg(shared.now());
         // A beacon that does not get out is one that is not heard.
-        let _ = shared.connection.run_one("beacon", call, BEACON).await;
+        let _ = shared.client.connection().run_one("beacon", call, BEACON).await;
         shared.measure();
     }
 }
@@ -73,11 +74,11 @@ async fn repay(shared: &Shared) {
     }
 }
 
-async fn keep_listening(shared: &Arc<Shared>) {
+async fn keep_listening(shared: &Arc<Shared>, beacon: &str) {
     let mut attempt = 0_u32;
     loop {
         let started = Instant::now();
-        let Err(broken) = session(shared).await;
+        let Err(broken) = session(shared, beacon).await;
         shared.deaf();
         if started.elapsed() > Duration::from_secs(10) {
             attempt = 0;
@@ -91,24 +92,24 @@ async fn keep_listening(shared: &Arc<Shared>) {
     }
 }
 
-async fn session(shared: &Arc<Shared>) -> Result<std::convert::Infallible, Broken> {
+async fn session(shared: &Arc<Shared>, beacon: &str) -> Result<std::convert::Infallible, Broken> {
     let ended = Arc::new(Notify::new());
-    let (told, weak) = (ended.clone(), Arc::downgrade(shared));
+    let (told, weak, own) = (ended.clone(), Arc::downgrade(shared), beacon.to_owned());
     let config = connection_config().set_push_sender(move |info: PushInfo| {
         match (info.kind, weak.upgrade()) {
-            (PushKind::Message, Some(shared)) => hear(&shared, info.data),
+            (PushKind::Message, Some(shared)) => hear(&shared, &own, info.data),
             (PushKind::Disconnection, _) | (_, None) => told.notify_one(),
             _ => {}
         }
         Ok::<(), redis::aio::SendError>(())
     });
-    let client = shared.connection.redis_client();
+    let client = shared.client.connection().redis_client();
     let mut subscriber = within(client.get_multiplexed_async_connection_with_config(&config)).await?;
     // In this order: a beacon can be heard only when nothing from before this subscription is in memory.
-    within(subscriber.subscribe(&shared.channel)).await?;
+    within(subscriber.subscribe(shared.keys.invalidations())).await?;
     shared.forget_all();
     shared.metrics.emptied.inc();
-    within(subscriber.subscribe(&shared.beacon)).await?;
+    within(subscriber.subscribe(beacon)).await?;
     let (since, mut ticks) = (Instant::now(), interval(BEACON));
     loop {
         tokio::select! {
@@ -116,7 +117,7 @@ async fn session(shared: &Arc<Shared>) -> Result<std::convert::Infallible, Broke
             () = ended.notified() => return Err(Broken::Ended),
             _ = ticks.tick() => {
                 // Not in use for as long as that: it might as well be made anew.
-                if since.elapsed() > 2 * BOUND && !shared.hears_now() {
+                if since.elapsed() > 2 * BOUND && !shared.hears(std::time::Instant::now()) {
                     return Err(Broken::Silent);
                 }
             }
@@ -129,12 +130,12 @@ async fn within<T>(step: impl Future<Output = Result<T, RedisError>>) -> Result<
 }
 
 /// Called by the connection's reader.
-fn hear(shared: &Shared, data: Vec<Value>) {
+fn hear(shared: &Shared, beacon: &str, data: Vec<Value>) {
     let mut parts = data.into_iter();
     let (Some(Value::BulkString(channel)), Some(Value::BulkString(payload))) = (parts.next(), parts.next()) else {
         return;
     };
-    if channel == shared.beacon.as_bytes() {
+    if channel == beacon.as_bytes() {
         if let Some(sent) = std::str::from_utf8(&payload).ok().and_then(|text| text.parse().ok()) {
             shared.heard(sent);
         }

@@ -7,8 +7,9 @@ mod two_processes;
 use std::collections::HashMap;
 use std::time::Duration;
 
-use holdfast_cache::aside::backend::{Backend, BackendSettings};
+use holdfast_cache::aside::backend::{Backend, LEASE};
 use holdfast_cache::aside::{Answer, Aside, Freshness, Policy, Source};
+use holdfast_cache::client::{Client, ClientSettings};
 use holdfast_cache::keys::Cached;
 use holdfast_cache::{Breaker, BreakerSettings, CacheMetrics, Connection, Keys};
 use holdfast_message::UserId;
@@ -42,8 +43,8 @@ impl Source for Database {
     const NAME: &'static str = "test";
     const SHAPE: u8 = 1;
 
-    fn name(&self, key: &UserId) -> String {
-        Keys::default().value(&Cached::Profile(key.clone()))
+    fn cached(&self, key: &UserId) -> Cached {
+        Cached::Profile(key.clone())
     }
 
     async fn load(&self, keys: &[UserId]) -> Result<HashMap<UserId, String>, String> {
@@ -132,8 +133,9 @@ impl Process {
         let metrics = CacheMetrics::register(&registry).unwrap();
         let breaker = Breaker::new("redis", breaker, Some(&metrics));
         let connection = Connection::open("test", cache, metrics).unwrap();
-        let settings = BackendSettings { budget, ..BackendSettings::default() };
-        let backend = Backend::start(connection, breaker.clone(), &Keys::default(), settings);
+        let settings = ClientSettings { budget, ..ClientSettings::default() };
+        let client = Client::new(connection, breaker.clone(), settings);
+        let backend = Backend::start(client, Keys::default(), LEASE);
         Self { backend, breaker, registry }
     }
 

@@ -6,6 +6,8 @@
 use std::time::Duration;
 
 use holdfast_cache::aside::lease::{Entries, Fill, Read, Token, Wish};
+use holdfast_cache::client::{Client, ClientSettings};
+use holdfast_cache::{Breaker, BreakerSettings, Keys};
 use holdfast_testkit::unique;
 use proptest::prelude::*;
 use redis::aio::MultiplexedConnection;
@@ -74,8 +76,12 @@ struct World {
 
 impl World {
     async fn new(url: &str) -> Self {
+        let settings = ClientSettings { budget: BUDGET, max_latency: BUDGET, ..ClientSettings::default() };
         Self {
-            entries: Entries::new(connect(url), "news"),
+            entries: Entries::new(
+                Client::new(connect(url), Breaker::new("redis", BreakerSettings::default(), None), settings),
+                Keys::default(),
+            ),
             raw: raw(url).await,
             name: format!("chat:v1:profile:user:{{{}}}", unique("k")),
             source: 1,
@@ -103,8 +109,7 @@ impl World {
                 let Some(token) = self.readers[reader].lease.take() else { return Ok(()) };
                 self.readers[reader].loaded = None;
                 let rest = if rests { LONG } else { Duration::ZERO };
-                let released =
-                    self.entries.release(&[(&self.name, token)], rest, BUDGET).await.unwrap()[0].clone().unwrap();
+                let released = self.entries.release(&[(&self.name, token)], rest).await[0].clone().unwrap();
                 prop_assert_eq!(released, self.holder == Some(reader));
                 if released {
                     self.holder = None;
@@ -133,7 +138,7 @@ impl World {
     }
 
     async fn read(&mut self, reader: usize, wish: Wish) -> Result<(), TestCaseError> {
-        let reads = self.entries.read(&[(&self.name, wish)], LONG, BUDGET).await.unwrap();
+        let reads = self.entries.read(&[(&self.name, wish)], LONG).await;
         let Read { held, lease } = reads[0].clone().unwrap();
         if wish == Wish::Anew {
             prop_assert!(held.is_none());
@@ -168,7 +173,7 @@ impl World {
         // The source's first number stands for nothing at all.
         let payload = (loaded > 1).then(|| loaded.to_string().into());
         let fill = Fill { name: self.name.clone(), token, payload, fresh: life, kept: LONG };
-        let filled = self.entries.fill(&[fill], BUDGET).await.unwrap()[0].clone().unwrap();
+        let filled = self.entries.fill(&[fill]).await[0].clone().unwrap();
         prop_assert_eq!(filled, self.holder == Some(reader), "only who holds the lease fills");
         if filled {
             prop_assert!(loaded >= self.invalidated_at, "loaded before the invalidation, filled after it");
@@ -180,8 +185,7 @@ impl World {
     }
 
     async fn invalidate(&mut self) -> Result<(), TestCaseError> {
-        let dropped =
-            self.entries.drop([self.name.as_str()], |_| Vec::new(), BUDGET).await.unwrap()[0].clone().unwrap();
+        let dropped = self.entries.drop([self.name.as_str()]).await[0].clone().unwrap();
         prop_assert_eq!(dropped, self.entry.is_some());
         self.entry = None;
         self.holder = None;

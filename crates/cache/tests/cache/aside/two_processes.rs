@@ -53,7 +53,7 @@ impl Peer {
 
     async fn answer(&mut self) -> String {
         loop {
-            let line = self.answers.next_line().await.unwrap().expect("the other process ended");
+            let line = self.answers.next_line().await.unwrap().unwrap();
             if let Some((_, answer)) = line.split_once("ANSWER ") {
                 return answer.to_owned();
             }
@@ -78,8 +78,11 @@ fn peer() {
         let process = Process::new(told[0]).hearing().await;
         let aside = process.aside(&source, policy);
         println!("ANSWER ready");
-        let mut commands = BufReader::new(tokio::io::stdin()).lines();
-        while let Ok(Some(line)) = commands.next_line().await {
+        let (told, mut commands) = tokio::sync::mpsc::channel(1);
+        std::thread::spawn(move || {
+            std::io::stdin().lines().map_while(Result::ok).try_for_each(|line| told.blocking_send(line))
+        });
+        while let Some(line) = commands.recv().await {
             let (command, key) = line.split_once(' ').unwrap();
             let key = UserId::parse(key).unwrap();
             let answer = match command {
@@ -146,15 +149,18 @@ async fn a_stale_key_under_the_same_storm_is_answered_at_once_and_loaded_anew_on
         let key = key();
         source.set(&key, "old").await;
         aside.warm(std::slice::from_ref(&key)).await;
-        tokio::time::sleep(Duration::from_millis(100)).await;
         source.set(&key, "new").await;
         // No load ends before this opens: whoever is answered did not wait for one.
         source.switch("gate", true).await;
+        until("it is stale in redis, too", async || {
+            assert_eq!(seen(&aside.get(&key).await).0, Some("old"));
+            source.loads(&key).await == 2
+        })
+        .await;
         peer.tell(&format!("storm {key}")).await;
         let here = storm(&aside, &key).await;
         assert_eq!(here, format!("{{\"old stale\": {READERS}}}"));
         assert_eq!(peer.answer().await, here);
-        until("one of all the readers refreshes", async || source.loads(&key).await > 1).await;
         assert_eq!(source.loads(&key).await, 2);
         source.switch("gate", false).await;
         until("the new value is there", async || seen(&aside.get(&key).await).0 == Some("new")).await;

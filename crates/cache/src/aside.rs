@@ -39,7 +39,7 @@ use serde::de::DeserializeOwned;
 
 use crate::CacheError;
 use crate::keys::Cached;
-use backend::Backend;
+use backend::{Backend, Listener as _};
 use flight::Flights;
 
 pub(crate) use metrics::AsideMetrics;
@@ -197,6 +197,12 @@ impl<S: Source> Aside<S> {
     pub async fn invalidate(&self, keys: &[S::Key]) -> Result<(), CacheError> {
         let names: Vec<Arc<str>> = keys.iter().map(|key| self.flights.name(key)).collect();
         self.flights.backend().invalidate(&names).await
+    }
+
+    /// Forgets what this process's memory has for these keys, and lets nobody join what is being loaded: for who has heard of a change
+    /// before the invalidation reached this process. Redis is not asked.
+    pub fn forget_here(&self, keys: &[S::Key]) {
+        keys.iter().for_each(|key| self.flights.forget(&self.flights.name(key)));
     }
 }
 

@@ -9,6 +9,7 @@
 //!
 //! The scripts need `INFO`, `TIME` and `PUBLISH`; an ACL has to allow them.
 
+mod incarnation;
 mod page;
 
 use std::sync::{Arc, LazyLock};
@@ -251,7 +252,7 @@ impl RecentList {
         id: MessageId,
         budget: Duration,
     ) -> Result<Option<i64>, CacheError> {
-        let call = Call::new("ZSCORE").arg(self.keys.recent_ids(chat)).arg(id.to_string());
+        let call = Call::new("ZSCORE").key(&self.keys.recent_ids(chat)).arg(id.to_string());
         let score: Option<f64> = parse(self.connection.run_one("recent_lookup", call, budget).await?)?;
         // Timestamps are whole and far below 2^53.
         Ok(score.map(|score| score as i64))

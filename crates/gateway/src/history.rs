@@ -14,9 +14,11 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use holdfast_cache::recent::{RecentPage, Repair, Repaired};
-use holdfast_cache::{Breaker, FailedQueue, RecentList};
+use holdfast_cache::{Breaker, CacheError, FailedQueue, RecentList};
 use holdfast_message::{ChatId, HistoryKey, Invalid, Message, MessageId};
+use serde::Serialize;
 use tokio::sync::Semaphore;
+use utoipa::ToSchema;
 
 use crate::error::Refusal;
 use crate::metrics::Metrics;
@@ -34,7 +36,8 @@ const BUDGET: Duration = Duration::from_millis(250);
 const MAX_REPAIRS: usize = 64;
 
 /// Where a page came from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
 pub enum Source {
     /// The recent list alone.
     Cache,
@@ -125,6 +128,17 @@ impl History {
         let page = self.read(chat, before, limit).await?;
         self.sources.metrics.page(page.source.as_str());
         Ok(page)
+    }
+
+    /// A message of this chat that may not be stored yet: it is looked for where it is until then.
+    pub async fn unstored(&self, chat: &ChatId, id: MessageId) -> Option<Message> {
+        // In this order: it moves from the failed queue to Kafka, and while Kafka alone has it the list does.
+        let failed = self.sources.failed(chat).await;
+        if let Some(message) = failed.messages.into_iter().find(|message| message.id == id) {
+            return Some(message);
+        }
+        let listed = self.sources.listed(chat).await?;
+        listed.messages().find(|(_, message)| message.id == id).map(|(_, message)| message.clone())
     }
 
     async fn read(&self, chat: &ChatId, before: Option<HistoryKey>, limit: usize) -> Result<Page, Refusal> {
@@ -289,6 +303,11 @@ impl Sources {
                 Ok(peeked) => Failed { whole: !peeked.more, messages: peeked.messages, asked: true },
                 // It holds something, and nobody knows what.
                 Err(_) => Failed { whole: false, ..nothing },
+            },
+            // A cluster's other nodes may have what it holds of this chat.
+            Err(CacheError::NodeUnavailable { .. }) => match self.failed.peek(chat, MAX_FAILED, BUDGET).await {
+                Ok(peeked) => Failed { whole: !peeked.more, messages: peeked.messages, asked: true },
+                Err(_) => nothing,
             },
             // Without its server, what the failed queue holds is in the list, or turns up when the server is back.
             Err(_) => nothing,

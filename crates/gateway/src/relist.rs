@@ -137,7 +137,7 @@ impl Relist {
             match result {
                 Ok(()) => {}
                 // What is not taken back stays listed: that is tried for ever.
-                Err(error) if error.is_unavailable() || call.take_back.is_some() => {
+                Err(error) if error.is_transient() || call.take_back.is_some() => {
                     again.push(call);
                     unavailable = Some(error);
                 }

@@ -6,11 +6,16 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 use axum::http::{HeaderName, header};
 use axum::serve::ListenerExt;
+use holdfast_cache::aside::backend::Backend;
 use holdfast_cache::channels::ChannelSettings;
 use holdfast_cache::failed::FailedQueueSettings;
+use holdfast_cache::groups::GroupChanges;
 use holdfast_cache::rate_limit::{Limit, LocalLimiter, RateLimiter};
 use holdfast_cache::recent::RecentSettings;
-use holdfast_cache::{Breaker, CacheMetrics, Channels, Connection, FailedQueue, Keys, Origin, RecentList};
+use holdfast_cache::{
+    Announcer, Breaker, CacheMetrics, Channels, Client, ClientSettings, Connection, FailedQueue, Keys, Origin,
+    RecentList,
+};
 use holdfast_kafka::{Admin, AdminError, KafkaSettings, Publisher};
 use holdfast_service::ops;
 use holdfast_service::settings::Profile;
@@ -23,27 +28,37 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
+use tower_http::compression::predicate::{DefaultPredicate, Predicate, SizeAbove};
 use tower_http::cors::{AllowOrigin, Any, CorsLayer};
 
 use crate::admit::{Admission, Limits};
 use crate::auth::Verifier;
 use crate::config::Config;
 use crate::deliver::Sockets;
+use crate::groups::Groups;
 use crate::health::{Breakers, GatewayHealth, Probed};
 use crate::history::{History, Sources};
 use crate::ingress::{self, Handshake};
+use crate::live::Live;
+use crate::lookup::Lookup;
+use crate::members::Membership;
 use crate::metrics::Metrics;
 use crate::pipeline::{Pipeline, Stages};
+use crate::profiles::Profiles;
 use crate::publish::Publish;
+use crate::relations::Relations;
 use crate::relist::{Lists, Relist};
 use crate::resume::Resume;
 use crate::retry::Retry;
+use crate::rooms::Rooms;
 use crate::stamps::Stamps;
 use crate::stored::Stored;
 use crate::{Gateway, dev, remote, rest};
 
 /// Packets that wait for a slow client before it is told to resync instead. socketioxide's 128 are fewer than a burst may have.
 const SOCKET_BUFFER: usize = 1024;
+/// Bytes from which an answer is worth compressing: less fits into a packet anyway.
+const COMPRESS_ABOVE: u64 = 1024;
 /// Users that the local rate limiter remembers.
 const LOCAL_LIMITS: usize = 100_000;
 /// How long Kafka's administration may take for one request.
@@ -60,7 +75,7 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
     let (own, layout) = (&config.own, &config.cache);
     let registry = ops::registry("gateway").context("metrics")?;
     let metrics = Metrics::register(&registry).context("metrics")?;
-    let cache_metrics = CacheMetrics::register(&registry).context("metrics")?;
+    let cache_metrics = CacheMetrics::register_with(&registry, layout.cache_metrics_enabled).context("metrics")?;
 
     // The other servers.
     let keys = Keys::new(
@@ -70,9 +85,12 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
         layout.cache_max_key_length,
     )
     .context("CACHE_KEY_*")?;
-    let cache = Connection::open("cache", &config.servers.redis_url(), cache_metrics.clone()).context("REDIS_URL")?;
-    let queue =
-        Connection::open("queue", &config.redis_queue_url(), cache_metrics.clone()).context("REDIS_QUEUE_URL")?;
+    let servers = &config.servers;
+    let cache = Connection::open_at("cache", &servers.redis_url(), servers.redis_cluster(), cache_metrics.clone())
+        .context("REDIS_URL, REDIS_CLUSTER_NODES")?;
+    let (url, cluster) = (own.queue_url(servers), own.queue_cluster(servers));
+    let queue = Connection::open_at("queue", &url, cluster, cache_metrics.clone())
+        .context("REDIS_QUEUE_URL, REDIS_QUEUE_CLUSTER_NODES")?;
     let store = Store::new(StoreSettings::new(config.servers.mongo_url.reveal(), &config.servers.mongo_db))
         .await
         .context("MONGO_URL")?;
@@ -97,19 +115,36 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
         keys.clone(),
         FailedQueueSettings { timeout: own.failed_queue_timeout.0, durability: own.failed_queue_durability.0 },
     );
-    let admission = Admission::new((own.message_limit > 0).then(|| {
+    let stored = Stored::new(store.clone(), mongo_breaker.clone());
+    let settings = ClientSettings {
+        budget: own.redis_budget.0,
+        batch_size: layout.cache_batch_size,
+        max_latency: layout.cache_max_latency.0,
+    };
+    let client = Client::new(cache.clone(), cache_breaker.clone(), settings);
+    let aside = Backend::start(client, keys.clone(), layout.cache_stale_marker_ttl.0);
+    let profiles = Profiles::new(&aside, stored.clone(), layout.cache_profile_ttl.0);
+    let membership = Membership::new(stored.clone());
+    let limits = (own.message_limit > 0).then(|| {
         let limit = Limit { events: own.message_limit, window: own.window.0 };
         Limits {
-            shared: RateLimiter::new(cache.clone(), keys.clone(), limit),
+            shared: RateLimiter::new(cache.clone(), keys.clone(), limit).living(layout.cache_rate_limit_ttl.0),
             local: LocalLimiter::new(limit, LOCAL_LIMITS, std::time::Instant::now()),
             breaker: cache_breaker.clone(),
             budget: own.redis_budget.0,
         }
-    }));
+    });
+    let relations = Relations::new(stored.clone(), own.permissions, metrics.clone());
+    let admission = Admission::new(membership.clone(), relations.clone(), limits);
     let sockets = Sockets::new(metrics.clone());
+    let announcer = Announcer::new(cache.clone(), keys.clone(), origin);
+    let (live, outbox) = Live::new(sockets.clone(), announcer, metrics.clone());
     let relist = Relist::new(metrics.clone());
     let (channels, heard) =
         Channels::start(cache.clone(), keys.clone(), &format!("{:016x}", origin.0), ChannelSettings::default());
+    let rooms = Rooms::new(sockets.clone(), channels.clone(), membership.clone(), metrics.clone());
+    let groups = Groups::new(stored.clone(), relations.clone(), rooms.clone());
+    let group_changes = GroupChanges::new(cache.clone(), keys.clone(), origin);
     let pipeline = Pipeline::start(
         Stages {
             admission: admission.clone(),
@@ -128,13 +163,14 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
         recent: healed.clone(),
         cache_breaker: cache_breaker.clone(),
         failed: failed.clone(),
-        store: Stored::new(store.clone(), mongo_breaker.clone()),
+        store: stored.clone(),
         verify_after: own.recent_verify.0,
         recent_max: sizes.max,
         failed_empty_at: std::sync::Mutex::default(),
         repairs: Sources::repair_slots(),
         metrics: metrics.clone(),
     });
+    let lookup = Lookup::new(&aside, stored, history.clone(), admission.clone(), own.message_cache_ttl.0);
     let resume = Resume { recent: recent.clone(), breaker: cache_breaker.clone(), admission: admission.clone() };
     let draining = CancellationToken::new();
     let gateway = Arc::new(Gateway {
@@ -143,8 +179,15 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
         admission,
         pipeline: pipeline.clone(),
         history,
+        lookup,
+        profiles: profiles.clone(),
         resume,
+        membership,
+        groups,
+        relations,
         sockets: sockets.clone(),
+        rooms: rooms.clone(),
+        live,
         channels,
         metrics: metrics.clone(),
         send_deadline: own.send_deadline.0,
@@ -161,11 +204,19 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
     // Everything that runs beside the requests, until the end.
     let beside = Beside::default();
     let ended = beside.ended.clone();
-    beside.run("remote", ended.clone().run_until_cancelled_owned(remote::run(heard, origin, sockets.clone())));
+    beside.run(
+        "remote",
+        ended.clone().run_until_cancelled_owned(remote::run(heard, origin, sockets.clone(), rooms.clone())),
+    );
+    beside.run("rooms", rooms.run(group_changes, ended.clone()));
     beside.run("sockets", sockets.clone().mend_lagging(ended.clone()));
+    beside.run("live", outbox.run(cache_breaker.clone(), own.redis_budget.0, ended.clone()));
     let lists = Lists { take_back: recent, add: healed };
     beside.run("relist", relist.clone().run(lists, cache.clone(), cache_breaker.clone(), ended.clone()));
     beside.run("retry", Retry::new(failed.clone(), publisher.clone(), own.replay_rate, metrics).run(ended.clone()));
+    if layout.cache_warmup_enabled {
+        beside.tasks.spawn(ended.clone().run_until_cancelled_owned(profiles.warm_up(store.clone())));
+    }
     beside.tasks.spawn(prepare(kafka, publisher.clone(), store.clone(), ended.clone()));
     beside.run("health", {
         let (health, ended) = (health.clone(), ended.clone());
@@ -274,7 +325,8 @@ fn app(gateway: Arc<Gateway>, config: &Config) -> (SocketIo, axum::Router) {
         routes = dev::router(&config.own).merge(routes);
     }
     let app = routes
-        .layer(CompressionLayer::new())
+        // Inside: polling clients would pay for it with every packet.
+        .layer(CompressionLayer::new().compress_when(DefaultPredicate::new().and(SizeAbove::new(COMPRESS_ABOVE))))
         .layer(layer)
         .layer(cors(&config.own.cors_origins.0))
         .layer(CatchPanicLayer::new());

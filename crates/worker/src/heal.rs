@@ -4,7 +4,8 @@
 //! A list may lack a message that the gateway could not add (its record is marked `uncached`), and whatever the cache lost when
 //! it restarted: then every message stamped within [`AROUND_A_CHANGE`] of that moment is offered. A restart is seen by the epoch
 //! of a list that nobody writes to: the cache begins a new one for every list when its run id has changed, and also when it was
-//! flushed, which the run id alone would not show.
+//! flushed, which the run id alone would not show. Each master of a cluster has such a list, and a slot that gets another master counts
+//! as a restart.
 //!
 //! This holds up neither flush nor commit: messages go through a queue that is bounded in messages and in bytes, and one that does
 //! not fit is counted and skipped.
@@ -17,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use holdfast_cache::RecentList;
 use holdfast_cache::recent::{Added, Attempt};
-use holdfast_message::{ChatId, Message};
+use holdfast_message::Message;
 use holdfast_service::clock::unix_ms;
 use tokio_util::sync::CancellationToken;
 
@@ -36,8 +37,6 @@ const BATCH: usize = 100;
 /// How long the cache may be asked to take one batch before it is given up.
 const GIVE_UP: Duration = Duration::from_secs(30);
 const BUDGET: Duration = Duration::from_millis(500);
-/// A group that no user can make: groups' ids are random.
-const CANARY: &str = "g_00000000-0000-0000-0000-000000000000";
 
 /// The recent lists.
 pub trait Recent: Send + Sync + 'static {
@@ -49,27 +48,16 @@ pub trait Recent: Send + Sync + 'static {
 
 /// The cache's lists.
 #[derive(Clone)]
-pub struct CachedLists {
-    lists: RecentList,
-    canary: ChatId,
-}
-
-impl CachedLists {
-    /// `None` if the canary's id were no chat's.
-    pub fn new(lists: RecentList) -> Option<Self> {
-        Some(Self { lists, canary: ChatId::parse(CANARY).ok()? })
-    }
-}
+pub struct CachedLists(pub RecentList);
 
 impl Recent for CachedLists {
     async fn incarnation(&self) -> Result<String, String> {
-        let page = self.lists.read(&self.canary, BUDGET).await.map_err(|error| error.to_string())?;
-        Ok(page.position.epoch.to_string())
+        self.0.incarnation(BUDGET).await.map_err(|error| error.to_string())
     }
 
     async fn add(&self, messages: &[Message]) -> Vec<Result<bool, String>> {
         let adds: Vec<_> = messages.iter().map(|message| (message, Attempt::DURABLE)).collect();
-        let added = self.lists.add_batch(&adds, BUDGET).await;
+        let added = self.0.add_batch(&adds, BUDGET).await;
         let is_new = |added| matches!(added, Added::New(_));
         added.into_iter().map(|added| added.map(is_new).map_err(|error| error.to_string())).collect()
     }

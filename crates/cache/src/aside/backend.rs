@@ -8,8 +8,8 @@
 //! younger than [`BOUND`], and a hit is therefore never older than what Redis held [`BOUND`] ago. Nothing rests on noticing that
 //! a connection broke. A new subscription empties memory before it can hear its first beacon.
 //!
-//! With Redis Cluster a publication travels between nodes, and may come later than a beacon from another node by as much as the
-//! nodes' bus is behind.
+//! In a cluster the same holds for each master, which sends what it takes to the others in order: the beacon goes through all of
+//! them, and the oldest of the last ones heard counts.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -53,6 +53,8 @@ pub(super) struct Shared {
     start: Instant,
     /// When the last beacon heard was sent, in milliseconds since the start; 0: none is known.
     heard: AtomicU64,
+    /// The same for each master.
+    beacons: Mutex<HashMap<Box<str>, u64>>,
     listeners: RwLock<Vec<Weak<dyn Listener>>>,
     owed: Mutex<Owed>,
 }
@@ -84,6 +86,7 @@ impl Backend {
             lease,
             start: Instant::now(),
             heard: AtomicU64::new(0),
+            beacons: Mutex::default(),
             listeners: RwLock::default(),
             owed: Mutex::default(),
         });
@@ -179,13 +182,20 @@ impl Shared {
         heard > 0 && self.millis(now) < heard + BOUND.as_millis() as u64
     }
 
-    /// Heard the beacon that was sent then.
-    pub(super) fn heard(&self, sent: u64) {
-        self.heard.store(sent, Ordering::Release);
+    /// Heard the beacon that was sent then through this node, one of so many masters.
+    pub(super) fn heard(&self, node: &str, sent: u64, masters: u64) {
+        let mut beacons = self.beacons.lock().unwrap_or_else(PoisonError::into_inner);
+        beacons.insert(node.into(), sent);
+        // Whoever is no master any more says nothing.
+        beacons.retain(|_, last| *last + BOUND.as_millis() as u64 > sent);
+        if beacons.len() as u64 >= masters {
+            self.heard.store(beacons.values().copied().min().unwrap_or_default(), Ordering::Release);
+        }
     }
 
     /// Hears nothing from now on.
     pub(super) fn deaf(&self) {
+        self.beacons.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.heard.store(0, Ordering::Release);
         self.metrics.hearing.set(0);
     }
@@ -257,7 +267,7 @@ impl Shared {
         let breaker = self.client.breaker();
         if breaker.state() != BreakerState::Closed {
             // Not after the breaker's minute: nobody else mends this.
-            self.client.connection().ping(budget).await?;
+            self.client.connection().ping_all(budget).await?;
             breaker.answered();
         }
         self.repay(&some, &self.entries.within(budget)).await?;

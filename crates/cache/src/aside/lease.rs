@@ -12,7 +12,7 @@ use std::time::Duration;
 use crate::CacheError;
 use crate::client::{Client, millis};
 use crate::keys::Keys;
-use crate::script::Script;
+use crate::script::{Call, Script};
 use bytes::Bytes;
 
 static READ: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../scripts/aside_read.lua")));
@@ -129,6 +129,12 @@ impl Entries {
             RELEASE.call(&[name, &self.keys.lease_of(name)]).arg(token.text()).arg(rest.as_millis() as u64)
         };
         self.client.each("aside_release", leases.iter().map(call).collect()).await
+    }
+
+    /// Has every process forget what it holds in memory.
+    pub async fn forget_all_in_memory(&self) -> Result<(), CacheError> {
+        let call = Call::new("PUBLISH").arg(self.keys.invalidations()).arg(super::listen::news(None));
+        self.client.one::<u64>("aside_forget", call).await.map(drop)
     }
 
     /// Drops entries with their leases, and tells every process; `true` where there was an entry.

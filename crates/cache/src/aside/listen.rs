@@ -5,11 +5,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use redis::{PushInfo, PushKind, RedisError, Value};
 use tokio::sync::Notify;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::backend::{BEACON, BOUND, Shared};
+use crate::CacheError;
 use crate::connection::connection_config;
 use crate::msgpack::{Reader, Writer};
 use crate::script::Call;
@@ -25,6 +27,8 @@ const REPAY: Duration = Duration::from_secs(1);
 enum Broken {
     #[error("{0}")]
     Redis(#[from] RedisError),
+    #[error("{0}")]
+    Away(#[from] CacheError),
     #[error("no answer in time")]
     Unconfirmed,
     #[error("the stream ended")]
@@ -53,14 +57,21 @@ pub(super) async fn run(shared: Arc<Shared>) {
     tokio::join!(send_beacon(&shared, &beacon), keep_listening(&shared, &beacon), repay(&shared));
 }
 
+/// Through every master, for each takes invalidations of its own and delivers them in order with its beacon.
 async fn send_beacon(shared: &Shared, beacon: &str) {
+    let connection = shared.client.connection();
     let mut ticks = interval(BEACON);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let call = Call::new("PUBLISH").arg(beacon).arg(shared.now());
+        let (sent, deadline) = (shared.now(), Instant::now() + BEACON);
         // A beacon that does not get out is one that is not heard.
-        let _ = shared.client.connection().run_one("beacon", call, BEACON).await;
+        let masters = connection.masters(deadline).await.unwrap_or_default();
+        let beacons = masters.iter().map(|node| {
+            let call = Call::new("PUBLISH").arg(beacon).arg(format!("{sent} {} {}", masters.len(), node.name()));
+            connection.run_at("beacon", node, call, deadline)
+        });
+        join_all(beacons).await;
         shared.measure();
     }
 }
@@ -80,6 +91,7 @@ async fn keep_listening(shared: &Arc<Shared>, beacon: &str) {
         let started = Instant::now();
         let Err(broken) = session(shared, beacon).await;
         shared.deaf();
+        shared.metrics.emptied.inc();
         if started.elapsed() > Duration::from_secs(10) {
             attempt = 0;
         }
@@ -103,12 +115,11 @@ async fn session(shared: &Arc<Shared>, beacon: &str) -> Result<std::convert::Inf
         }
         Ok::<(), redis::aio::SendError>(())
     });
-    let client = shared.client.connection().redis_client();
-    let mut subscriber = within(client.get_multiplexed_async_connection_with_config(&config)).await?;
+    let server = shared.client.connection().any(Instant::now() + CONFIRM).await?;
+    let mut subscriber = within(server.client().get_multiplexed_async_connection_with_config(&config)).await?;
     // In this order: a beacon can be heard only when nothing from before this subscription is in memory.
     within(subscriber.subscribe(shared.keys.invalidations())).await?;
     shared.forget_all();
-    shared.metrics.emptied.inc();
     within(subscriber.subscribe(beacon)).await?;
     let (since, mut ticks) = (Instant::now(), interval(BEACON));
     loop {
@@ -136,8 +147,10 @@ fn hear(shared: &Shared, beacon: &str, data: Vec<Value>) {
         return;
     };
     if channel == beacon.as_bytes() {
-        if let Some(sent) = std::str::from_utf8(&payload).ok().and_then(|text| text.parse().ok()) {
-            shared.heard(sent);
+        let mut words = std::str::from_utf8(&payload).unwrap_or_default().splitn(3, ' ');
+        let mut number = || words.next()?.parse().ok();
+        if let (Some(sent), Some(masters), Some(node)) = (number(), number(), words.next()) {
+            shared.heard(node, sent, masters);
         }
         return;
     }

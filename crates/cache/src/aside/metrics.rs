@@ -75,6 +75,9 @@ impl AsideMetrics {
         registry.register(Box::new(metrics.emptied.clone()))?;
         registry.register(Box::new(metrics.owed.clone()))?;
         registry.register(Box::new(metrics.lost.clone()))?;
+        for kind in ["profile", "message"] {
+            metrics.of(kind);
+        }
         Ok(metrics)
     }
 

@@ -52,6 +52,13 @@ impl Gate {
         self.generation == live.generation && self.read_at.elapsed() < MAX_AGE
     }
 
+    /// Why the server would not keep what it is given, if that was seen lately.
+    pub(super) fn forgets(&self) -> Option<&Refusal> {
+        let lately = self.read_at.elapsed() < 2 * MAX_AGE;
+        // A replica takes nothing, and says so; its master is asked instead.
+        self.verdict.as_ref().err().filter(|refusal| lately && **refusal != Refusal::Replica)
+    }
+
     /// Asks the server on this very connection.
     pub(super) async fn read(
         live: &Live,

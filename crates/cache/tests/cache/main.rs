@@ -5,10 +5,12 @@
 mod aside;
 mod aside_model;
 mod channels;
+mod client;
 mod connection;
 mod failed;
 mod failed_durability;
 mod failed_model;
+mod lock;
 mod rate_limit;
 mod recent;
 mod recent_epoch;

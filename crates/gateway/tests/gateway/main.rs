@@ -3,8 +3,12 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "the helpers of tests are tests, too")]
 
 mod behind;
+mod breakers;
+mod described;
+mod profiles;
 mod relist;
 mod repeats;
+mod rest;
 mod resync;
 mod store_away;
 mod support;

@@ -16,7 +16,7 @@ async fn what_reached_the_log_is_listed_and_stays_listed_when_the_attempt_that_l
     let metrics = CacheMetrics::register(&Registry::new()).unwrap();
     let connection = Connection::open("cache", &shared().await.redis_cache_url, metrics).unwrap();
     let recent = RecentList::new(connection, Keys::default(), RecentSettings::default(), Origin::random());
-    let lists = CachedLists::new(recent.clone()).unwrap();
+    let lists = CachedLists(recent.clone());
     let (alice, bob) = (UserId::parse(&unique("a")).unwrap(), UserId::parse(&unique("b")).unwrap());
     let chat = ChatId::direct(&alice, &bob).unwrap();
     let message = |number: u8| Message {

@@ -4,11 +4,18 @@
 
 mod behind;
 mod breakers;
+mod cluster;
 mod described;
+mod groups;
+mod outsiders;
+mod people;
+mod presence;
 mod profiles;
+mod relations;
 mod relist;
 mod repeats;
 mod rest;
 mod resync;
 mod store_away;
 mod support;
+mod typing;

@@ -4,6 +4,9 @@
 
 mod channels;
 mod client;
+mod cluster;
+mod cluster_loss;
+mod cluster_move;
 mod connection;
 mod failed;
 mod failed_durability;

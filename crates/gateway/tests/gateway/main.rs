@@ -4,6 +4,7 @@
 
 mod behind;
 mod breakers;
+mod cluster;
 mod described;
 mod groups;
 mod outsiders;

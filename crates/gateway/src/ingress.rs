@@ -338,6 +338,10 @@ impl Gateway {
             return Err(Refusal::unavailable("this gateway is shutting down"));
         }
         let draft = request.draft(user)?;
+        // Whatever is not known yet of a direct chat, who its members are is.
+        if !draft.chat().is_group() && draft.chat().other(user).is_none() {
+            return Err(Refusal::new(Code::Forbidden, "not a member of this chat"));
+        }
         let stamp = self.stamps.next(user, draft.chat());
         let message = draft.stamp(stamp);
         self.pipeline.submit(message, TraceParent::random(fastrand::u128(..), fastrand::u64(..)))

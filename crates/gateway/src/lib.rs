@@ -37,6 +37,7 @@ pub mod groups;
 pub mod health;
 pub mod history;
 pub mod ingress;
+pub mod kept;
 pub mod live;
 pub mod members;
 pub mod metrics;

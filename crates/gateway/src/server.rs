@@ -39,6 +39,7 @@ use crate::groups::Groups;
 use crate::health::{Breakers, GatewayHealth, Probed};
 use crate::history::{History, Sources};
 use crate::ingress::{self, Handshake};
+use crate::kept::Kept;
 use crate::live::Live;
 use crate::members::Membership;
 use crate::metrics::Metrics;
@@ -179,7 +180,7 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
         recent: healed.clone(),
         cache_breaker: cache_breaker.clone(),
         failed: failed.clone(),
-        store: stored,
+        store: stored.clone(),
         verify_after: own.recent_verify.0,
         recent_max: sizes.max,
         failed_empty_at: std::sync::Mutex::default(),
@@ -219,6 +220,10 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
     // Everything that runs beside the requests, until the end.
     let beside = Beside::default();
     let ended = beside.ended.clone();
+    beside.run("pipeline", {
+        let (pipeline, ended) = (pipeline.clone(), ended.clone());
+        async move { ended.run_until_cancelled(pipeline.ended()).await }
+    });
     beside.run(
         "remote",
         ended.clone().run_until_cancelled_owned(remote::run(heard, origin, sockets.clone(), rooms.clone(), presence)),
@@ -229,7 +234,7 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
     beside.run("presence", keeper.run(layout.cache_presence_ttl.0, ended.clone()));
     beside.run("presence events", teller.run(ended.clone()));
     beside.run("typing", typing.run(ended.clone()));
-    let lists = Lists { take_back: recent, add: healed };
+    let lists = Lists { take_back: recent, add: healed, kept: Kept::new(sockets.clone(), stored.clone()) };
     beside.run("relist", relist.clone().run(lists, cache.clone(), cache_breaker.clone(), ended.clone()));
     beside.run("retry", Retry::new(failed.clone(), publisher.clone(), own.replay_rate, metrics).run(ended.clone()));
     beside.tasks.spawn(prepare(kafka, publisher.clone(), store.clone(), ended.clone()));

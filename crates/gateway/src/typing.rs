@@ -111,7 +111,7 @@ impl Typing {
         }
         let chat = target(user, friend_id, chat_id).ok()?;
         let (this, user) = (self.clone(), user.clone());
-        self.note(socket, &user, &chat, false).then(|| async move { this.mark(&chat, &user, false).await })
+        self.note(socket, &user, &chat, false).then_some(async move { this.mark(&chat, &user, false).await })
     }
 
     /// A socket has gone.

@@ -135,8 +135,8 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
     let online = Online::new(
         cache.clone(),
         keys.clone(),
-        // What expires is announced within the setting's time, one sweep later.
-        PresenceSettings { life: layout.cache_presence_ttl.0 - presence::SWEEP, grace: presence::GRACE },
+        // What has expired is swept up to a second later, and is still to be told within the setting's time.
+        PresenceSettings { life: layout.cache_presence_ttl.0 - 2 * presence::SWEEP, grace: presence::GRACE },
     );
     let (presence, keeper, teller) = Presence::new(
         online,

@@ -12,15 +12,16 @@
 //! 7. [`presence`]: who is online.
 //! 8. [`breaker`]: not asking again and again what does not answer. It knows no Redis; Kafka's callers use it too.
 //!
-//! What is not part of that journey stands on [`client`], typed operations behind the breaker, with the values of [`codec`]; [`lock`] says
-//! who should do what only one need do.
+//! What is not part of that journey stands on [`client`], typed operations behind the breaker, with the values of [`codec`]; [`aside`] keeps
+//! what a store has; [`lock`] says who should do what only one need do.
 //!
-//! Operators have [`control`] and [`inspect`].
+//! Operators have [`control`], [`inspect`] and [`sweep`].
 //!
 //! [`keys`] alone builds the names of keys and channels, [`entry`] and [`event`] alone the bytes of list entries and publications.
 //! Every script touches keys of one cluster slot only.
 
 pub mod announce;
+pub mod aside;
 pub mod breaker;
 pub mod channels;
 pub mod client;
@@ -38,12 +39,14 @@ pub mod metrics;
 pub mod presence;
 pub mod rate_limit;
 pub mod recent;
+pub mod sweep;
 
 mod error;
 mod msgpack;
 mod script;
 
 pub use announce::Announcer;
+pub use aside::Aside;
 pub use breaker::{Breaker, BreakerSettings};
 pub use channels::{ChannelEvent, Channels};
 pub use client::{Client, ClientSettings};

@@ -118,6 +118,8 @@ holdfast_service::settings! {
         history_default_limit: usize = "HISTORY_DEFAULT_LIMIT", "20";
         /// Messages a second that the retry service replays at most, so that live traffic comes first.
         replay_rate: u32 = "FAILED_QUEUE_REPLAY_RATE", "1000";
+        /// Seconds that a message that was looked up by its id is cached; 0: not at all.
+        message_cache_ttl: Seconds = "MESSAGE_CACHE_TTL_SECS", "5";
         /// Failures within the monitoring period that open a breaker.
         cb_failure_threshold: usize = "CACHE_CB_FAILURE_THRESHOLD", "5";
         /// Milliseconds that the cache's breaker stays open before it lets calls probe.

@@ -39,10 +39,12 @@ pub mod history;
 pub mod ingress;
 pub mod kept;
 pub mod live;
+pub mod lookup;
 pub mod members;
 pub mod metrics;
 pub mod pipeline;
 pub mod presence;
+pub mod profiles;
 pub mod publish;
 pub mod relations;
 pub mod relist;
@@ -77,6 +79,10 @@ pub struct Gateway {
     pub pipeline: pipeline::Pipeline,
     /// The read path.
     pub history: history::History,
+    /// Messages by id.
+    pub lookup: lookup::Lookup,
+    /// What users say of themselves.
+    pub profiles: profiles::Profiles,
     /// What clients missed.
     pub resume: resume::Resume,
     /// Who belongs to which chats.

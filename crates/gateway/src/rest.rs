@@ -18,6 +18,7 @@ mod groups;
 mod messages;
 mod presence;
 mod problem;
+mod profiles;
 mod relations;
 
 use std::any::Any;
@@ -67,6 +68,7 @@ fn described() -> Routes {
         .merge(groups::routes())
         .merge(presence::routes())
         .merge(relations::routes())
+        .merge(profiles::routes())
 }
 
 /// The description, and a page that shows it. Both come from here: no other host is asked.
@@ -101,6 +103,7 @@ async fn count(State(gateway): Shared, response: Response) -> Response {
         (name = "groups", description = "Chats of more than two"),
         (name = "presence", description = "Who is online"),
         (name = "friends", description = "Who may write to whom"),
+        (name = "profiles", description = "What users say of themselves"),
     )
 )]
 struct Description;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 use axum::http::{HeaderName, header};
 use axum::serve::ListenerExt;
+use holdfast_cache::aside::backend::Backend;
 use holdfast_cache::channels::ChannelSettings;
 use holdfast_cache::failed::FailedQueueSettings;
 use holdfast_cache::groups::GroupChanges;
@@ -41,10 +42,12 @@ use crate::history::{History, Sources};
 use crate::ingress::{self, Handshake};
 use crate::kept::Kept;
 use crate::live::Live;
+use crate::lookup::Lookup;
 use crate::members::Membership;
 use crate::metrics::Metrics;
 use crate::pipeline::{Pipeline, Stages};
 use crate::presence::{Company, Presence};
+use crate::profiles::Profiles;
 use crate::publish::Publish;
 use crate::relations::Relations;
 use crate::relist::{Lists, Relist};
@@ -117,6 +120,14 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
         FailedQueueSettings { timeout: own.failed_queue_timeout.0, durability: own.failed_queue_durability.0 },
     );
     let stored = Stored::new(store.clone(), mongo_breaker.clone());
+    let settings = ClientSettings {
+        budget: own.redis_budget.0,
+        batch_size: layout.cache_batch_size,
+        max_latency: layout.cache_max_latency.0,
+    };
+    let client = Client::new(cache.clone(), cache_breaker.clone(), settings);
+    let aside = Backend::start(client, keys.clone(), layout.cache_stale_marker_ttl.0);
+    let profiles = Profiles::new(&aside, stored.clone(), layout.cache_profile_ttl.0);
     let membership = Membership::new(stored.clone());
     let limits = (own.message_limit > 0).then(|| {
         let limit = Limit { events: own.message_limit, window: own.window.0 };
@@ -187,6 +198,7 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
         repairs: Sources::repair_slots(),
         metrics: metrics.clone(),
     });
+    let lookup = Lookup::new(&aside, stored.clone(), history.clone(), admission.clone(), own.message_cache_ttl.0);
     let resume = Resume { recent: recent.clone(), breaker: cache_breaker.clone(), admission: admission.clone() };
     let draining = CancellationToken::new();
     let gateway = Arc::new(Gateway {
@@ -195,6 +207,8 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
         admission,
         pipeline: pipeline.clone(),
         history,
+        lookup,
+        profiles: profiles.clone(),
         resume,
         membership,
         groups,
@@ -237,6 +251,9 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
     let lists = Lists { take_back: recent, add: healed, kept: Kept::new(sockets.clone(), stored.clone()) };
     beside.run("relist", relist.clone().run(lists, cache.clone(), cache_breaker.clone(), ended.clone()));
     beside.run("retry", Retry::new(failed.clone(), publisher.clone(), own.replay_rate, metrics).run(ended.clone()));
+    if layout.cache_warmup_enabled {
+        beside.tasks.spawn(ended.clone().run_until_cancelled_owned(profiles.warm_up(store.clone())));
+    }
     beside.tasks.spawn(prepare(kafka, publisher.clone(), store.clone(), ended.clone()));
     beside.run("health", {
         let (health, ended) = (health.clone(), ended.clone());

@@ -132,7 +132,8 @@ impl Draft {
     }
 }
 
-fn is_https(url: &str) -> bool {
+/// Whether this is an https address with a host, and nothing that could be more than one.
+pub fn is_https(url: &str) -> bool {
     let Some(rest) = url.strip_prefix("https://") else { return false };
     let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
     !host.is_empty() && !url.chars().any(|c| c.is_control() || c.is_whitespace())

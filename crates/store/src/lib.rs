@@ -6,7 +6,8 @@
 //! 2. [`Store::page`], [`Store::get`], [`Store::stored`] ([`history`]): what the read path and verification ask.
 //! 3. [`Store::touch_conversations`] ([`conversations`]): a derived view that nothing waits for.
 //! 4. [`groups`]: who belongs to a group chat, changed by compare-and-set; [`relationships`]: friends and blocks.
-//! 5. [`Store::copies`] and its like ([`inspect`]): what operators ask.
+//! 5. [`users`]: profiles.
+//! 6. [`Store::copies`] and its like ([`inspect`]): what operators ask.
 //!
 //! Every call has a time limit of its own and ends within it, whatever the server does. Every error says what the caller must
 //! do ([`StoreError`]). No call ever changes or removes a stored message: the first stored copy wins.
@@ -20,6 +21,7 @@ pub mod history;
 pub mod insert;
 pub mod inspect;
 pub mod relationships;
+pub mod users;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -38,6 +40,7 @@ pub use history::Page;
 pub use insert::{BatchFailed, Written};
 pub use inspect::{IndexReport, ServerReport, StoredCopy};
 pub use relationships::Relationship;
+pub use users::Profile;
 
 /// Where the store is and how long its calls may take.
 #[derive(Clone)]

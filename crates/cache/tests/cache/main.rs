@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests, too")]
 
+mod aside;
+mod aside_model;
 mod channels;
 mod client;
 mod cluster;

@@ -10,6 +10,7 @@ mod groups;
 mod outsiders;
 mod people;
 mod presence;
+mod profiles;
 mod relations;
 mod relist;
 mod repeats;

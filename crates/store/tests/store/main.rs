@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod reading;
+
 use std::time::{Duration, Instant};
 
 use holdfast_message::{ChatId, Message, MessageId, UserId};

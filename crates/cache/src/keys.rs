@@ -157,6 +157,16 @@ impl Keys {
         format!("{}beacon{}{{{gateway}}}", self.versioned, self.separator)
     }
 
+    /// A user's unread counts.
+    pub fn unread(&self, user: &UserId) -> String {
+        format!("{}unread{}{{{user}}}", self.versioned, self.separator)
+    }
+
+    /// A user's conversations by last message.
+    pub fn conversations(&self, user: &UserId) -> String {
+        format!("{}convlist{}{{{user}}}", self.versioned, self.separator)
+    }
+
     /// A user's rate limit.
     pub fn rate_limit(&self, user: &UserId) -> String {
         format!("{}ratelimit{}{{{user}}}", self.versioned, self.separator)
@@ -181,6 +191,8 @@ mod tests {
         assert_eq!(keys.failed_index(), "chat:failed:index");
         assert_eq!(keys.channel(&Channel::User(user.clone())), "chat:v1:user:{alice}");
         assert_eq!(keys.rate_limit(&user), "chat:v1:ratelimit:{alice}");
+        assert_eq!(keys.unread(&user), "chat:v1:unread:{alice}");
+        assert_eq!(keys.conversations(&user), "chat:v1:convlist:{alice}");
         assert_eq!(keys.beacon("7f"), "chat:v1:beacon:{7f}");
     }
 

@@ -8,7 +8,8 @@
 //! 3. [`recent`]: the recent list: add if absent, position in the live stream, announcement to other gateways, all in one script.
 //! 4. [`channels`]: hearing what other gateways announce, and knowing when something may have been missed.
 //! 5. [`failed`]: the failed queue, which is durable or refuses.
-//! 6. [`breaker`]: not asking again and again what does not answer. It knows no Redis; Kafka's callers use it too.
+//! 6. [`inbox`]: what users see of their chats, kept up by what is listed: unread counts, lists of conversations.
+//! 7. [`breaker`]: not asking again and again what does not answer. It knows no Redis; Kafka's callers use it too.
 //!
 //! Operators have [`control`] and [`inspect`].
 //!
@@ -22,6 +23,7 @@ pub mod control;
 pub mod entry;
 pub mod event;
 pub mod failed;
+pub mod inbox;
 pub mod inspect;
 pub mod keys;
 pub mod metrics;
@@ -38,6 +40,7 @@ pub use connection::Connection;
 pub use error::CacheError;
 pub use event::{Event, Origin};
 pub use failed::FailedQueue;
+pub use inbox::Inboxes;
 pub use keys::Keys;
 pub use metrics::CacheMetrics;
 pub use recent::RecentList;

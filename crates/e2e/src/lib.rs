@@ -10,12 +10,10 @@ pub mod faults;
 pub mod ledger;
 pub mod load;
 mod peer;
-mod rest;
 mod stack;
 mod stored;
 
 pub use peer::{Peer, Report};
-pub use rest::{Response, request};
 pub use stack::{Backends, SECRET, Service, Stack, StackOptions};
 pub use stored::Stored;
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use futures_util::future::try_join_all;
-use holdfast_e2e::{Backends, Peer, Report, Stack, StackOptions, eventually, request};
+use holdfast_e2e::{Backends, Peer, Report, Stack, StackOptions, eventually};
 use holdfast_testkit::{shared, unique};
 use serde_json::json;
 

@@ -20,14 +20,8 @@ use socketioxide::extract::SocketRef;
 use socketioxide::socket::Sid;
 use tokio_util::sync::CancellationToken;
 
+use crate::event::server::{MESSAGE_FAILED, NEW_MESSAGE, RESYNC};
 use crate::metrics::Metrics;
-
-/// A new message: `newMessage`.
-pub const NEW_MESSAGE: &str = "newMessage";
-/// A message that nothing durable took: `messageFailed`.
-pub const MESSAGE_FAILED: &str = "messageFailed";
-/// Live events may have been missed: `resync`.
-pub const RESYNC: &str = "resync";
 
 /// The sockets of this gateway, by user.
 #[derive(Clone)]

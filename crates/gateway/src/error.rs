@@ -3,9 +3,10 @@
 use holdfast_message::Invalid;
 use serde::Serialize;
 use std::time::Duration;
+use utoipa::ToSchema;
 
 /// The codes of the wire contract.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, ToSchema)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum Code {
     /// The request breaks a rule; repeating it changes nothing.
@@ -55,7 +56,7 @@ impl Code {
 }
 
 /// An answer that is not positive: `{ code, message, retryable, retryAfterMs? }`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Refusal {
     /// What kind of refusal.

@@ -16,7 +16,9 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use holdfast_cache::recent::{RecentPage, Repair, Repaired};
 use holdfast_cache::{Breaker, FailedQueue, RecentList};
 use holdfast_message::{ChatId, HistoryKey, Invalid, Message, MessageId};
+use serde::Serialize;
 use tokio::sync::Semaphore;
+use utoipa::ToSchema;
 
 use crate::error::Refusal;
 use crate::metrics::Metrics;
@@ -34,7 +36,8 @@ const BUDGET: Duration = Duration::from_millis(250);
 const MAX_REPAIRS: usize = 64;
 
 /// Where a page came from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
 pub enum Source {
     /// The recent list alone.
     Cache,

@@ -13,26 +13,27 @@ use std::time::{Duration, Instant};
 
 use holdfast_cache::keys::Channel;
 use holdfast_message::draft::target;
-use holdfast_message::json::{MessageJson, Position};
 use holdfast_message::{ChatId, Draft, HistoryKey, UserId};
 use holdfast_service::trace::TraceParent;
-use serde::ser::SerializeMap;
-use serde::{Deserialize, Serialize, Serializer};
-use serde_json::{Map, Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use socketioxide::adapter::LocalAdapter;
 use socketioxide::extract::{AckSender, Event, SocketRef, TryData};
 use socketioxide::handler::{FromMessageParts, Value as Packet};
 use socketioxide::socket::{DisconnectReason, Socket};
 use socketioxide::{ParserError, SendError, SocketError};
 use tokio::sync::oneshot;
+use utoipa::ToSchema;
 
 use crate::Gateway;
+use crate::answer::{HistoryPage, Missed, Positive, Sent};
 use crate::auth::Identity;
 use crate::deliver::Holding;
 use crate::error::{Code, Refusal};
-use crate::history::{Page, read_cursor, read_limit, write_cursor};
+use crate::event::{client, server};
+use crate::history::{Page, read_cursor, read_limit};
 use crate::metrics::Outcome;
-use crate::pipeline::{Accepted, Answer};
+use crate::pipeline::Answer;
 use crate::resume::{Resume, ResumeRequest};
 
 /// How long a socket's subscription and the reading may take before `resume` recovers nothing.
@@ -48,36 +49,43 @@ pub struct Handshake {
     offsets: Option<Value>,
 }
 
-/// `sendMessage`, and the body of its REST form.
-#[derive(Debug, Default, Deserialize)]
+/// A send: to one of `friendId` and `chatId`; both must agree.
+#[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SendRequest {
-    /// The client's id for the send.
+    /// The client's id for the send; a UUID is advised. Every repeat with the same `tempId` and body is the same message.
+    #[schema(min_length = 1, max_length = 128)]
     pub temp_id: Option<String>,
     /// The other user.
+    #[schema(pattern = "^[A-Za-z0-9_.-]{1,64}$")]
     pub friend_id: Option<String>,
     /// Or the chat.
     pub chat_id: Option<String>,
-    /// The text.
+    /// The text. It may be empty beside an image.
     #[serde(default)]
+    #[schema(max_length = 4096)]
     pub content: String,
-    /// An https address.
+    /// An https address, never fetched by the server.
+    #[schema(max_length = 2048)]
     pub image_url: Option<String>,
     /// The image's id at its host.
+    #[schema(max_length = 256)]
     pub public_id: Option<String>,
 }
 
-/// `history`.
-#[derive(Debug, Default, Deserialize)]
+/// A page of the chat with `friendId`, or of `chatId`.
+#[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HistoryRequest {
     /// The other user.
+    #[schema(pattern = "^[A-Za-z0-9_.-]{1,64}$")]
     pub friend_id: Option<String>,
     /// Or the chat.
     pub chat_id: Option<String>,
     /// The most messages.
+    #[schema(minimum = 1, maximum = 100)]
     pub limit: Option<usize>,
-    /// A `nextCursor`.
+    /// The `nextCursor` of a page: the page after it.
     pub before: Option<String>,
 }
 
@@ -173,7 +181,7 @@ pub async fn authenticate(
 
 fn listen(gateway: &Arc<Gateway>, socket: &SocketRef, user: UserId) {
     let on_send = gateway.clone();
-    socket.on("sendMessage", move |socket: SocketRef, ack: Ack, TryData(request): TryData<SendRequest>| {
+    socket.on(client::SEND_MESSAGE, move |socket: SocketRef, ack: Ack, TryData(request): TryData<SendRequest>| {
         // Nothing before the submission may wait: this part runs in the order of arrival.
         let submitted = ack.wanted().and_then(|()| on_send.submit(&identify(&socket)?, request.map_err(malformed)?));
         let gateway = on_send.clone();
@@ -185,20 +193,20 @@ fn listen(gateway: &Arc<Gateway>, socket: &SocketRef, user: UserId) {
                     Err(refusal)
                 }
             };
-            gateway.acknowledge(&ack, answer.as_ref()).await;
+            gateway.acknowledge(&ack, answer.as_ref().map(Sent::from).as_ref().map_err(|refusal| *refusal)).await;
         }
     });
     let on_history = gateway.clone();
-    socket.on("history", async move |socket: SocketRef, ack: Ack, TryData(request): TryData<HistoryRequest>| {
+    socket.on(client::HISTORY, async move |socket: SocketRef, ack: Ack, TryData(request): TryData<HistoryRequest>| {
         let request = ack.wanted().and_then(|()| Ok((identify(&socket)?, request.map_err(malformed)?)));
         let page = match request {
             Ok((user, request)) => on_history.history(&user, request).await,
             Err(refusal) => Err(refusal),
         };
-        on_history.acknowledge(&ack, page.as_ref()).await;
+        on_history.acknowledge(&ack, page.as_ref().map(HistoryPage::from).as_ref().map_err(|refusal| *refusal)).await;
     });
     let on_resume = gateway.clone();
-    socket.on("resume", async move |socket: SocketRef, ack: Ack, TryData(request): TryData<ResumeRequest>| {
+    socket.on(client::RESUME, async move |socket: SocketRef, ack: Ack, TryData(request): TryData<ResumeRequest>| {
         let request = ack.wanted().and_then(|()| Ok((identify(&socket)?, request.map_err(malformed)?)));
         match request {
             Ok((user, request)) => {
@@ -233,7 +241,7 @@ pub async fn connected(gateway: Arc<Gateway>, socket: SocketRef) {
     }
     if let Some(Offsets(offsets)) = socket.extensions.remove::<Offsets>() {
         let (answer, _holding) = gateway.resume_socket(&user, &socket, &offsets).await;
-        if socket.emit("resumed", &Body(&answer)).is_err() {
+        if socket.emit(server::RESUMED, &answer).is_err() {
             tracing::debug!(%user, "the answer to the handshake's offsets could not be given");
         }
     }
@@ -256,7 +264,7 @@ impl Gateway {
         user: &UserId,
         socket: &SocketRef,
         offsets: &BTreeMap<String, Value>,
-    ) -> (ResumeAnswer, Option<Holding>) {
+    ) -> (Missed, Option<Holding>) {
         let holding = self.sockets.hold(user, socket.id);
         let read = async {
             match &holding {
@@ -267,7 +275,7 @@ impl Gateway {
             self.resume.read(user, offsets).await
         };
         let chats = tokio::time::timeout(RESUME_WITHIN, read).await.unwrap_or_else(|_| Resume::nothing(offsets));
-        (ResumeAnswer(chats), holding)
+        (Missed { chats }, holding)
     }
 
     /// Checks and stamps a send, and puts it in line. Never waits.
@@ -302,14 +310,14 @@ impl Gateway {
 
     /// Answers an event: `{ ok: true, … }` or `{ ok: false, error }`, which is counted. A full buffer is waited for, within the
     /// deadline: a client that reads slowly still gets its answers.
-    async fn acknowledge<T: WireAnswer>(&self, ack: &Ack, answer: Result<&T, &Refusal>) {
+    async fn acknowledge<T: Serialize>(&self, ack: &Ack, answer: Result<&T, &Refusal>) {
         if let Err(refusal) = answer {
             self.metrics.refused(refusal.code);
         }
         let deadline = Instant::now() + self.send_deadline;
         loop {
             let sent = match answer {
-                Ok(answer) => ack.send(&Positive(answer)),
+                Ok(answer) => ack.send(&Positive::new(answer)),
                 Err(refusal) => ack.send(&json!({ "ok": false, "error": refusal })),
             };
             match sent {
@@ -320,86 +328,6 @@ impl Gateway {
                 Ok(()) => return,
             }
         }
-    }
-}
-
-/// An answer's fields.
-pub trait WireAnswer {
-    /// Writes them.
-    fn fields<M: SerializeMap>(&self, map: &mut M) -> Result<(), M::Error>;
-}
-
-impl WireAnswer for () {
-    fn fields<M: SerializeMap>(&self, _: &mut M) -> Result<(), M::Error> {
-        Ok(())
-    }
-}
-
-/// `resume`'s answer, and `resumed`.
-struct ResumeAnswer(Map<String, Value>);
-
-impl WireAnswer for ResumeAnswer {
-    fn fields<M: SerializeMap>(&self, map: &mut M) -> Result<(), M::Error> {
-        map.serialize_entry("chats", &self.0)
-    }
-}
-
-impl WireAnswer for Accepted {
-    fn fields<M: SerializeMap>(&self, map: &mut M) -> Result<(), M::Error> {
-        let position = match &self.position {
-            Some(position) => Position::At { epoch: &position.epoch, seq: position.seq },
-            None => Position::Unknown,
-        };
-        map.serialize_entry("message", &MessageJson { message: &self.message, position })?;
-        map.serialize_entry("durability", self.durability.as_str())?;
-        if self.duplicate {
-            map.serialize_entry("duplicate", &true)?;
-        }
-        Ok(())
-    }
-}
-
-impl WireAnswer for Page {
-    fn fields<M: SerializeMap>(&self, map: &mut M) -> Result<(), M::Error> {
-        let shown = |shown: &'_ crate::history::Shown| -> serde_json::Value {
-            let position = match (&self.position, shown.seq) {
-                (Some(position), Some(seq)) => Position::At { epoch: &position.epoch, seq },
-                _ => Position::Absent,
-            };
-            // A message has no map with keys that are not text, so it always becomes a value.
-            serde_json::to_value(MessageJson { message: &shown.message, position }).unwrap_or_default()
-        };
-        map.serialize_entry("messages", &self.messages.iter().map(shown).collect::<Vec<_>>())?;
-        if let Some(next) = &self.next {
-            map.serialize_entry("nextCursor", &write_cursor(next))?;
-        }
-        map.serialize_entry("source", self.source.as_str())?;
-        map.serialize_entry("complete", &self.complete)?;
-        map.serialize_entry("epoch", &self.position.as_ref().map(|position| &*position.epoch))?;
-        map.serialize_entry("seq", &self.position.as_ref().map(|position| position.seq))
-    }
-}
-
-/// A positive answer over Socket.IO.
-struct Positive<'a, T>(&'a T);
-
-impl<T: WireAnswer> Serialize for Positive<'_, T> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(None)?;
-        map.serialize_entry("ok", &true)?;
-        self.0.fields(&mut map)?;
-        map.end()
-    }
-}
-
-/// A positive answer over REST.
-pub struct Body<'a, T>(pub &'a T);
-
-impl<T: WireAnswer> Serialize for Body<'_, T> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(None)?;
-        self.0.fields(&mut map)?;
-        map.end()
     }
 }
 

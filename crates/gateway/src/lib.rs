@@ -21,12 +21,14 @@
 //! repeats it, it is not stored.
 
 pub mod admit;
+pub mod answer;
 pub mod auth;
 pub mod config;
 pub mod deliver;
 mod dev;
 pub mod durables;
 pub mod error;
+pub mod event;
 pub mod health;
 pub mod history;
 pub mod ingress;

@@ -14,27 +14,20 @@ use holdfast_kafka::{Acknowledged, PublishError, PublishRecord, Publisher};
 use holdfast_message::{Message, record};
 use holdfast_service::clock::unix_ms;
 use holdfast_service::trace::TraceParent;
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::durables::{Durables, REMEMBERED};
 use crate::metrics::Metrics;
 
 /// What has a message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
 pub enum Durability {
     /// Kafka acknowledged it with all in-sync replicas.
     Kafka,
     /// The failed queue accepted it.
     FailedQueue,
-}
-
-impl Durability {
-    /// As on the wire.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Kafka => "kafka",
-            Self::FailedQueue => "failed-queue",
-        }
-    }
 }
 
 /// Why nothing durable has it, as far as is known.

@@ -12,7 +12,8 @@ use holdfast_message::json::{MessageJson, Position};
 use serde_json::json;
 use tokio::sync::mpsc;
 
-use crate::deliver::{MESSAGE_FAILED, NEW_MESSAGE, Sockets};
+use crate::deliver::Sockets;
+use crate::event::server::{MESSAGE_FAILED, NEW_MESSAGE};
 
 /// Over how long clients are told to `resync` after a gap in what the gateway heard.
 const SPREAD: Duration = Duration::from_secs(3);

@@ -1,222 +1,139 @@
 //! REST: the same path as over sockets, as resources and status codes.
 //!
-//! A positive answer has the fields of the socket's answer without `ok`; a refusal is a problem document (RFC 9457) with `code`
-//! and `retryable`.
+//! A positive answer has the fields of the socket's answer without `ok` ([`crate::answer`]); a refusal is a problem document
+//! (RFC 9457) with `code` and `retryable`. Every route is described where it is written, and the whole is served
+//! as OpenAPI at `/api-docs/openapi.json`.
+//!
+//! # A new route
+//!
+//! One file a resource, with a function `routes()` that [`router`] merges. A route is an `async fn` under `#[utoipa::path]`, added by
+//! `.routes(routes!(it))`, never by `.route(…)`: so it can't exist without its description. It takes what it needs by the extractors
+//! of `extract` (`User` first; `Path`, `Query`; `Payload`, the body, last), calls one method of [`Gateway`], and returns
+//! `Result<Json<Answer>, Problem>`; a [`Refusal`] becomes a `Problem` by `?` and is counted on its way out. `Answer` derives
+//! `Serialize` and `ToSchema`, with `camelCase` and a sentence for each field; so does a body, with its limits. `responses(…)` names the
+//! positive ones and, of the refusals, `Problems` and what else applies: `ProblemsOfChat`, `ProblemsOfBody`.
 
+mod extract;
+mod messages;
+mod problem;
+
+use std::any::Any;
 use std::sync::Arc;
 
-use axum::body::Bytes;
-use axum::extract::rejection::{BytesRejection, QueryRejection};
-use axum::extract::{DefaultBodyLimit, FromRequestParts, Path, Query, State};
-use axum::http::{HeaderMap, StatusCode, header, request::Parts};
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::StatusCode;
+use axum::middleware::map_response_with_state;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
-use axum::{Json, Router};
-use holdfast_message::UserId;
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
-use serde_json::json;
+use tower_http::catch_panic::CatchPanicLayer;
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::openapi::{Components, OpenApi, Paths};
+use utoipa::{Modify, OpenApi as _};
+use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter};
+use utoipa_swagger_ui::{self as swagger, SwaggerUi};
 
+use self::problem::{Document, Problem};
 use crate::Gateway;
 use crate::error::{Code, Refusal};
-use crate::ingress::{Body, HistoryRequest, SendRequest};
-use crate::metrics::Outcome;
 
 /// The largest body and packet, in bytes. Far more than any message needs, so that one that is too long is answered, not cut off.
 pub const MAX_BODY: usize = 1_000_000;
 
 type Shared = State<Arc<Gateway>>;
-type BodyBytes = Result<Bytes, BytesRejection>;
-type PageQueryResult = Result<Query<PageQuery>, QueryRejection>;
+type Routes = OpenApiRouter<Arc<Gateway>>;
 
-/// The routes.
+/// The routes, and their description.
 pub fn router(gateway: Arc<Gateway>) -> Router {
-    Router::new()
-        .route("/api/chat/messages", post(send))
-        .route("/api/messages/send", post(send))
-        .route("/api/chat/messages/{friendId}", get(history_with_friend))
-        .route("/messages/{friendId}", get(history_with_friend))
-        .route("/api/messages/{friendId}", get(history_with_friend))
-        .route("/api/chats/{chatId}/messages", get(history_of_chat).post(send_to_chat))
-        .method_not_allowed_fallback(|State(gateway): Shared| async move {
-            let problem = Problem::of(&gateway, Refusal::new(Code::Validation, "the resource has no such method"));
-            (StatusCode::METHOD_NOT_ALLOWED, problem)
+    let (routes, description) = described().split_for_parts();
+    routes
+        .merge(rendered(description))
+        .method_not_allowed_fallback(async || {
+            let refusal = Refusal::new(Code::Validation, "the resource has no such method");
+            Problem::with_status(StatusCode::METHOD_NOT_ALLOWED, refusal)
         })
-        .fallback(|State(gateway): Shared| async move {
-            Problem::of(&gateway, Refusal::new(Code::NotFound, "no such resource"))
-        })
+        .fallback(async || Problem::from(Refusal::new(Code::NotFound, "no such resource")))
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(map_response_with_state(gateway.clone(), count))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(gateway)
 }
 
-/// The user of a valid bearer token.
-struct User(UserId);
+fn described() -> Routes {
+    OpenApiRouter::with_openapi(Description::openapi()).merge(messages::routes())
+}
 
-impl FromRequestParts<Arc<Gateway>> for User {
-    type Rejection = Problem;
-    async fn from_request_parts(parts: &mut Parts, gateway: &Arc<Gateway>) -> Result<Self, Problem> {
-        let bearer = parts.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-        let (scheme, token) = bearer.and_then(|text| text.split_once(' ')).unwrap_or_default();
-        let token = if scheme.eq_ignore_ascii_case("bearer") { token } else { "" };
-        match gateway.tokens.verify(token.trim()) {
-            Ok(identity) => Ok(Self(identity.user)),
-            Err(refusal) => Err(Problem::of(gateway, refusal)),
-        }
+/// The description, and a page that shows it. Both come from here: no other host is asked.
+fn rendered(description: OpenApi) -> SwaggerUi {
+    let page = swagger::Config::default().validator_url("none").try_it_out_enabled(true).persist_authorization(true);
+    SwaggerUi::new("/api-docs").url("/api-docs/openapi.json", description).config(page)
+}
+
+fn panicked(panic: Box<dyn Any + Send>) -> Response {
+    let said = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    tracing::error!(panic = said.unwrap_or("of no words"), "a request ended in a panic");
+    Problem::from(Refusal::new(Code::Internal, "a fault of the server")).into_response()
+}
+
+/// Counts a refusal.
+async fn count(State(gateway): Shared, response: Response) -> Response {
+    if let Some(code) = response.extensions().get::<Code>() {
+        gateway.metrics.refused(*code);
+    }
+    response
+}
+
+/// What the description says beside the routes.
+#[derive(utoipa::OpenApi)]
+#[openapi(
+    info(title = "Holdfast", description = "A chat backend that does not lose messages."),
+    components(schemas(Document<'static>)),
+    security(("bearer" = [])),
+    modifiers(&Bearer),
+    tags((name = "messages", description = "Sending, and history"))
+)]
+struct Description;
+
+struct Bearer;
+
+impl Modify for Bearer {
+    fn modify(&self, description: &mut OpenApi) {
+        let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).bearer_format("JWT").build();
+        let components = description.components.get_or_insert_with(Components::default);
+        components.add_security_scheme("bearer", SecurityScheme::Http(scheme));
     }
 }
 
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct SendBody {
-    #[serde(flatten)]
-    request: SendRequest,
-    receiver_id: Option<String>,
+/// The same route under another name.
+fn also_at<S>(path: &str, (schemas, paths, handlers): UtoipaMethodRouter<S>) -> UtoipaMethodRouter<S> {
+    let mut renamed = Paths::new();
+    for (_, mut item) in paths.paths {
+        let operations = [&mut item.get, &mut item.post, &mut item.put, &mut item.delete, &mut item.patch];
+        for operation in operations.into_iter().flatten() {
+            let suffix = path.replace(['/', '{', '}'], "_");
+            operation.operation_id = operation.operation_id.take().map(|id| format!("{id}{suffix}"));
+        }
+        renamed.paths.insert(path.to_owned(), item);
+    }
+    (schemas, renamed, handlers)
 }
 
-#[derive(Deserialize)]
-struct PageQuery {
-    limit: Option<usize>,
-    before: Option<String>,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-async fn send(State(gateway): Shared, User(user): User, headers: HeaderMap, body: BodyBytes) -> Response {
-    let request = parse(body).and_then(|body| with_idempotency_key(body, &headers));
-    submit(gateway, user, request).await
-}
-
-async fn send_to_chat(
-    State(gateway): Shared,
-    User(user): User,
-    Path(chat): Path<String>,
-    headers: HeaderMap,
-    body: BodyBytes,
-) -> Response {
-    let request =
-        parse(body).and_then(|body| with_idempotency_key(body, &headers)).and_then(|mut request| {
-            match request.chat_id.replace(chat.clone()) {
-                Some(other) if other != chat => Err(Refusal::new(Code::Validation, "chatId: differs from the path")),
-                _ => Ok(request),
+    #[test]
+    fn every_operation_has_a_name_of_its_own_and_says_how_it_refuses() {
+        let routes = described();
+        let mut names = std::collections::HashSet::new();
+        for (path, item) in &routes.get_openapi().paths.paths {
+            for operation in [&item.get, &item.post, &item.put, &item.delete, &item.patch].into_iter().flatten() {
+                let name = operation.operation_id.clone().unwrap();
+                assert!(names.insert(name.clone()), "{path}: {name} is taken");
+                assert!(operation.summary.is_some() && operation.tags.is_some(), "{name}");
+                for status in ["400", "401", "500", "503"] {
+                    assert!(operation.responses.responses.contains_key(status), "{name}: {status}");
+                }
             }
-        });
-    submit(gateway, user, request).await
-}
-
-async fn submit(gateway: Arc<Gateway>, user: UserId, request: Result<SendRequest, Refusal>) -> Response {
-    let answer = match request.and_then(|request| gateway.submit(&user, request)) {
-        Ok(answered) => gateway.answer_of(answered).await,
-        Err(refusal) => {
-            gateway.metrics.ended(Outcome::Rejected);
-            Err(refusal)
         }
-    };
-    match answer {
-        Ok(accepted) => {
-            let status = if accepted.duplicate { StatusCode::OK } else { StatusCode::CREATED };
-            (status, Json(Body(&accepted))).into_response()
-        }
-        Err(refusal) => Problem::of(&gateway, refusal).into_response(),
-    }
-}
-
-async fn history_with_friend(
-    State(gateway): Shared,
-    User(user): User,
-    Path(friend): Path<String>,
-    query: PageQueryResult,
-) -> Response {
-    history(gateway, user, HistoryRequest { friend_id: Some(friend), ..Default::default() }, query).await
-}
-
-async fn history_of_chat(
-    State(gateway): Shared,
-    User(user): User,
-    Path(chat): Path<String>,
-    query: PageQueryResult,
-) -> Response {
-    history(gateway, user, HistoryRequest { chat_id: Some(chat), ..Default::default() }, query).await
-}
-
-async fn history(gateway: Arc<Gateway>, user: UserId, request: HistoryRequest, query: PageQueryResult) -> Response {
-    let request = match query {
-        Ok(Query(PageQuery { limit, before })) => Ok(HistoryRequest { limit, before, ..request }),
-        Err(rejection) => Err(Refusal::new(Code::Validation, rejection.body_text())),
-    };
-    let page = match request {
-        Ok(request) => gateway.history(&user, request).await,
-        Err(refusal) => Err(refusal),
-    };
-    match page {
-        Ok(page) => Json(Body(&page)).into_response(),
-        Err(refusal) => Problem::of(&gateway, refusal).into_response(),
-    }
-}
-
-fn parse<T: DeserializeOwned>(body: BodyBytes) -> Result<T, Refusal> {
-    let body = body.map_err(|rejection| match rejection.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => Refusal::new(Code::TooLarge, "the body is too large"),
-        _ => Refusal::new(Code::Validation, "the body can't be read"),
-    })?;
-    serde_json::from_slice(&body)
-        .map_err(|error| Refusal::new(Code::Validation, format!("the body is not as described: {error}")))
-}
-
-/// `Idempotency-Key` is the `tempId`, `receiverId` another name of `friendId`.
-fn with_idempotency_key(body: SendBody, headers: &HeaderMap) -> Result<SendRequest, Refusal> {
-    let SendBody { mut request, receiver_id } = body;
-    if let Some(key) = headers.get("idempotency-key") {
-        let key = key.to_str().map_err(|_| Refusal::new(Code::Validation, "Idempotency-Key: printable characters"))?;
-        if request.temp_id.as_deref().is_some_and(|temp_id| temp_id != key) {
-            return Err(Refusal::new(Code::Validation, "tempId: differs from Idempotency-Key"));
-        }
-        request.temp_id = Some(key.to_owned());
-    }
-    if let Some(receiver) = receiver_id {
-        if request.friend_id.as_deref().is_some_and(|friend| friend != receiver) {
-            return Err(Refusal::new(Code::Validation, "receiverId: differs from friendId"));
-        }
-        request.friend_id = Some(receiver);
-    }
-    Ok(request)
-}
-
-/// A problem document.
-#[derive(Debug)]
-pub struct Problem(Refusal);
-
-impl Problem {
-    /// Counts the refusal and makes it a document.
-    fn of(gateway: &Gateway, refusal: Refusal) -> Self {
-        gateway.metrics.refused(refusal.code);
-        Self(refusal)
-    }
-}
-
-impl IntoResponse for Problem {
-    fn into_response(self) -> Response {
-        let Self(refusal) = self;
-        let (status, title) = match refusal.code {
-            Code::Validation => (StatusCode::BAD_REQUEST, "The request breaks a rule"),
-            Code::Unauthenticated => (StatusCode::UNAUTHORIZED, "No valid token"),
-            Code::Forbidden => (StatusCode::FORBIDDEN, "Not allowed"),
-            Code::NotFound => (StatusCode::NOT_FOUND, "Not found"),
-            Code::RateLimited => (StatusCode::TOO_MANY_REQUESTS, "Too many requests"),
-            Code::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "Too large"),
-            Code::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "Not available now"),
-            Code::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "A fault of the server"),
-        };
-        let document = json!({
-            "type": "about:blank", "title": title, "status": status.as_u16(), "detail": refusal.message,
-            "code": refusal.code, "retryable": refusal.retryable, "retryAfterMs": refusal.retry_after_ms,
-        });
-        let mut response = (status, Json(document)).into_response();
-        let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/problem+json"));
-        if status == StatusCode::UNAUTHORIZED {
-            headers.insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Bearer"));
-        }
-        if let Some(millis) = refusal.retry_after_ms {
-            headers.insert(header::RETRY_AFTER, header::HeaderValue::from(millis.div_ceil(1000)));
-        }
-        response
     }
 }

@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
+use tower_http::compression::predicate::{DefaultPredicate, Predicate, SizeAbove};
 use tower_http::cors::{AllowOrigin, Any, CorsLayer};
 
 use crate::admit::{Admission, Limits};
@@ -44,6 +45,8 @@ use crate::{Gateway, dev, remote, rest};
 
 /// Packets that wait for a slow client before it is told to resync instead. socketioxide's 128 are fewer than a burst may have.
 const SOCKET_BUFFER: usize = 1024;
+/// Bytes from which an answer is worth compressing: less fits into a packet anyway.
+const COMPRESS_ABOVE: u64 = 1024;
 /// Users that the local rate limiter remembers.
 const LOCAL_LIMITS: usize = 100_000;
 /// How long Kafka's administration may take for one request.
@@ -274,7 +277,8 @@ fn app(gateway: Arc<Gateway>, config: &Config) -> (SocketIo, axum::Router) {
         routes = dev::router(&config.own).merge(routes);
     }
     let app = routes
-        .layer(CompressionLayer::new())
+        // Inside: polling clients would pay for it with every packet.
+        .layer(CompressionLayer::new().compress_when(DefaultPredicate::new().and(SizeAbove::new(COMPRESS_ABOVE))))
         .layer(layer)
         .layer(cors(&config.own.cors_origins.0))
         .layer(CatchPanicLayer::new());

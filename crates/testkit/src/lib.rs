@@ -22,6 +22,7 @@ mod program;
 mod proxy;
 pub mod reaper;
 mod redis;
+mod rest;
 mod shared;
 mod token;
 
@@ -35,6 +36,7 @@ pub use crate::ports::{free_port, is_free};
 pub use crate::program::{Program, ProgramOptions};
 pub use crate::proxy::Proxy;
 pub use crate::redis::{Redis, RedisOptions, Role};
+pub use crate::rest::{Response, request};
 pub use crate::shared::{Shared, shared};
 pub use crate::token::token;
 

@@ -3,8 +3,10 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "the helpers of tests are tests, too")]
 
 mod behind;
+mod described;
 mod relist;
 mod repeats;
+mod rest;
 mod resync;
 mod store_away;
 mod support;

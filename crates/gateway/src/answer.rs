@@ -1,0 +1,160 @@
+//! What clients are told, over Socket.IO and REST alike: each answer is one type, which both serializes and describes itself.
+//!
+//! Over REST an answer is the body; over Socket.IO it goes with `ok: true` ([`Positive`]).
+
+use holdfast_message::json::{MessageJson, Position};
+use serde::Serialize;
+use serde_json::{Map, Value};
+use utoipa::ToSchema;
+
+use crate::history::{Page, Source, write_cursor};
+use crate::pipeline::Accepted;
+use crate::publish::Durability;
+
+/// A positive answer over Socket.IO: `{ ok: true, … }`.
+#[derive(Serialize)]
+pub struct Positive<'a, T> {
+    ok: bool,
+    #[serde(flatten)]
+    answer: &'a T,
+}
+
+impl<'a, T> Positive<'a, T> {
+    /// The answer, as it goes to the wire.
+    pub fn new(answer: &'a T) -> Self {
+        Self { ok: true, answer }
+    }
+}
+
+// Describes what `MessageJson` writes.
+/// A message. It never changes.
+#[derive(ToSchema)]
+#[schema(as = Message, rename_all = "camelCase")]
+#[expect(dead_code, reason = "a description")]
+pub struct MessageShape {
+    /// The message, everywhere and for ever. Clients drop a `messageId` that they have.
+    #[schema(format = "uuid")]
+    message_id: String,
+    /// The sender's own id for the send.
+    #[schema(nullable = false)]
+    temp_id: Option<String>,
+    /// The chat: two user ids in byte order joined by `:`, or `g_` and a UUID.
+    chat_id: String,
+    /// Who sent it.
+    sender_id: String,
+    /// The other user of a direct chat.
+    #[schema(nullable = false)]
+    receiver_id: Option<String>,
+    /// The text.
+    content: String,
+    /// An image, never fetched by the server.
+    #[schema(nullable = false)]
+    image_url: Option<String>,
+    /// The image's id at its host.
+    #[schema(nullable = false)]
+    public_id: Option<String>,
+    /// Unix epoch milliseconds, given by the gateway. History is in the order of (`timestamp`, `messageId`).
+    timestamp: i64,
+    /// Its place in the chat's live stream, rising by one per message within one epoch; null where the stream could not be asked.
+    seq: Option<u64>,
+    /// The live stream's epoch. A new one says that the stream may have lost something.
+    epoch: Option<String>,
+}
+
+/// The answer to a send. Only once the message is durable.
+#[derive(Serialize, ToSchema)]
+pub struct Sent<'a> {
+    /// As it is stored: a repeat has the first copy's time.
+    #[schema(value_type = MessageShape)]
+    message: MessageJson<'a>,
+    /// What made it durable.
+    durability: Durability,
+    /// True: an earlier send of the same message had it shown already.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    duplicate: bool,
+}
+
+impl<'a> From<&'a Accepted> for Sent<'a> {
+    fn from(accepted: &'a Accepted) -> Self {
+        let position = match &accepted.position {
+            Some(position) => Position::At { epoch: &position.epoch, seq: position.seq },
+            None => Position::Unknown,
+        };
+        Self {
+            message: MessageJson { message: &accepted.message, position },
+            durability: accepted.durability,
+            duplicate: accepted.duplicate,
+        }
+    }
+}
+
+/// A part of a chat's history.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HistoryPage<'a> {
+    /// Newest first.
+    #[schema(value_type = Vec<MessageShape>)]
+    messages: Vec<MessageJson<'a>>,
+    /// Opaque; `before` of the next page. Absent at the end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    next_cursor: Option<String>,
+    /// Where the page came from.
+    source: Source,
+    /// False: older or missed messages may be absent because the store could not be asked; ask again.
+    complete: bool,
+    /// The live stream's epoch, read before the messages; null when it could not be asked.
+    #[schema(required)]
+    epoch: Option<&'a str>,
+    /// The live stream's position, read before the messages.
+    #[schema(required)]
+    seq: Option<u64>,
+}
+
+impl<'a> From<&'a Page> for HistoryPage<'a> {
+    fn from(page: &'a Page) -> Self {
+        let epoch = page.position.as_ref().map(|position| &*position.epoch);
+        let shown = |shown: &'a crate::history::Shown| MessageJson {
+            message: &shown.message,
+            position: match (epoch, shown.seq) {
+                (Some(epoch), Some(seq)) => Position::At { epoch, seq },
+                _ => Position::Absent,
+            },
+        };
+        Self {
+            messages: page.messages.iter().map(shown).collect(),
+            next_cursor: page.next.as_ref().map(write_cursor),
+            source: page.source,
+            complete: page.complete,
+            epoch,
+            seq: page.position.as_ref().map(|position| position.seq),
+        }
+    }
+}
+
+/// `resume`'s answer, and `resumed`.
+#[derive(Serialize, ToSchema)]
+pub struct Missed {
+    /// By chat, for each chat that was named.
+    #[schema(value_type = BTreeMap<String, MissedOfChat>)]
+    pub chats: Map<String, Value>,
+}
+
+// Describes what `resume::Room::answer` writes.
+/// What was missed of one chat.
+#[derive(ToSchema)]
+#[schema(rename_all = "camelCase")]
+#[expect(dead_code, reason = "a description")]
+struct MissedOfChat {
+    /// True: `messages` are exactly those after the offset. False: read history.
+    recovered: bool,
+    /// In the order of `seq`.
+    #[schema(nullable = false)]
+    messages: Option<Vec<MessageShape>>,
+    /// The stream's epoch now; null when it can't be told.
+    #[schema(required)]
+    epoch: Option<String>,
+    /// The stream's position now.
+    #[schema(required)]
+    seq: Option<u64>,
+}

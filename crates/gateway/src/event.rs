@@ -1,0 +1,29 @@
+//! The names of events, each in one place.
+
+/// What clients emit, and the gateway answers.
+pub mod client {
+    /// Sends a message.
+    pub const SEND_MESSAGE: &str = "sendMessage";
+    /// A page of a chat's history.
+    pub const HISTORY: &str = "history";
+    /// What was missed of the live streams.
+    pub const RESUME: &str = "resume";
+
+    /// All of them.
+    pub const ALL: [&str; 3] = [SEND_MESSAGE, HISTORY, RESUME];
+}
+
+/// What the gateway emits.
+pub mod server {
+    /// A new message.
+    pub const NEW_MESSAGE: &str = "newMessage";
+    /// A message that nothing durable took, shown before.
+    pub const MESSAGE_FAILED: &str = "messageFailed";
+    /// The answer to the handshake's `offsets`.
+    pub const RESUMED: &str = "resumed";
+    /// Live events may have been missed.
+    pub const RESYNC: &str = "resync";
+
+    /// All of them.
+    pub const ALL: [&str; 4] = [NEW_MESSAGE, MESSAGE_FAILED, RESUMED, RESYNC];
+}

@@ -1,0 +1,191 @@
+//! Messages: sending, and history.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use holdfast_message::UserId;
+use serde::Deserialize;
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::extract::{Path, Payload, Query, User};
+use super::problem::{Problem, Problems, ProblemsOfBody, ProblemsOfChat};
+use super::{Routes, Shared, also_at};
+use crate::Gateway;
+use crate::answer::{HistoryPage, Sent};
+use crate::error::{Code, Refusal};
+use crate::ingress::{HistoryRequest, SendRequest};
+use crate::metrics::Outcome;
+
+pub(super) fn routes() -> Routes {
+    OpenApiRouter::new()
+        .routes(routes!(send))
+        .routes(also_at("/api/messages/send", routes!(send)))
+        .routes(routes!(history_with_friend))
+        .routes(also_at("/api/messages/{friendId}", routes!(history_with_friend)))
+        .routes(also_at("/messages/{friendId}", routes!(history_with_friend)))
+        .routes(routes!(history_of_chat, send_to_chat))
+}
+
+/// A send to a chat that the path or the body names.
+#[derive(Default, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct SendBody {
+    #[serde(flatten)]
+    request: SendRequest,
+    /// Another name of `friendId`.
+    #[schema(pattern = "^[A-Za-z0-9_.-]{1,64}$")]
+    receiver_id: Option<String>,
+}
+
+/// Which part of the history.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+struct PageQuery {
+    /// The most messages; 20 unless configured.
+    #[param(minimum = 1, maximum = 100, nullable = false)]
+    limit: Option<usize>,
+    /// The `nextCursor` of a page: the page after it.
+    #[param(nullable = false)]
+    before: Option<String>,
+}
+
+/// The header that names a send.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[expect(dead_code, reason = "describes a header")]
+struct IdempotencyKey {
+    /// The send's `tempId`; where both are given they must be the same.
+    #[param(rename = "Idempotency-Key", min_length = 1, max_length = 128, nullable = false)]
+    key: Option<String>,
+}
+
+/// Send a message.
+///
+/// Answered once the message is durable. Repeat what is refused as retryable, or not answered within 6 s, with the same `tempId`:
+/// every copy of one send is one message.
+#[utoipa::path(
+    post, path = "/api/chat/messages", operation_id = "sendMessage", tag = "messages",
+    params(IdempotencyKey),
+    request_body(content = SendBody, example = json!({ "friendId": "bob", "content": "hello", "tempId": "9b0f2c61-5a7e-4a5c-8f0e-6f4f3a1d2c77" })),
+    responses(
+        (status = 201, description = "The message is durable", body = Sent<'static>),
+        (status = 200, description = "It was already: a repeat", body = Sent<'static>),
+        Problems, ProblemsOfChat, ProblemsOfBody,
+    ),
+)]
+async fn send(
+    State(gateway): Shared,
+    User(user): User,
+    headers: HeaderMap,
+    body: Result<Payload<SendBody>, Problem>,
+) -> Result<Response, Problem> {
+    let request = body.and_then(|Payload(body)| Ok(body.request(&headers)?));
+    submit(&gateway, &user, request).await
+}
+
+/// Send a message to a chat.
+#[utoipa::path(
+    post, path = "/api/chats/{chatId}/messages", operation_id = "sendToChat", tag = "messages",
+    params(("chatId" = String, Path, description = "Two user ids in byte order joined by `:`, or a group's id"), IdempotencyKey),
+    request_body(content = SendBody, example = json!({ "content": "hello", "tempId": "9b0f2c61-5a7e-4a5c-8f0e-6f4f3a1d2c77" })),
+    responses(
+        (status = 201, description = "The message is durable", body = Sent<'static>),
+        (status = 200, description = "It was already: a repeat", body = Sent<'static>),
+        Problems, ProblemsOfChat, ProblemsOfBody,
+    ),
+)]
+async fn send_to_chat(
+    State(gateway): Shared,
+    User(user): User,
+    Path(chat): Path<String>,
+    headers: HeaderMap,
+    body: Result<Payload<SendBody>, Problem>,
+) -> Result<Response, Problem> {
+    let request = body.and_then(|Payload(body)| {
+        let mut request = body.request(&headers)?;
+        match request.chat_id.replace(chat.clone()) {
+            Some(other) if other != chat => Err(Refusal::new(Code::Validation, "chatId: differs from the path").into()),
+            _ => Ok(request),
+        }
+    });
+    submit(&gateway, &user, request).await
+}
+
+async fn submit(gateway: &Gateway, user: &UserId, request: Result<SendRequest, Problem>) -> Result<Response, Problem> {
+    let answered = match request.and_then(|request| Ok(gateway.submit(user, request)?)) {
+        Ok(answered) => answered,
+        Err(problem) => {
+            gateway.metrics.ended(Outcome::Rejected);
+            return Err(problem);
+        }
+    };
+    let accepted = gateway.answer_of(answered).await?;
+    let status = if accepted.duplicate { StatusCode::OK } else { StatusCode::CREATED };
+    Ok((status, Json(Sent::from(&accepted))).into_response())
+}
+
+/// The history of a direct chat, newest first.
+#[utoipa::path(
+    get, path = "/api/chat/messages/{friendId}", operation_id = "historyWithFriend", tag = "messages",
+    params(("friendId" = String, Path, description = "The other user", pattern = "^[A-Za-z0-9_.-]{1,64}$"), PageQuery),
+    responses((status = 200, description = "A page", body = HistoryPage<'static>), Problems, ProblemsOfChat),
+)]
+async fn history_with_friend(
+    State(gateway): Shared,
+    User(user): User,
+    Path(friend): Path<String>,
+    Query(query): Query<PageQuery>,
+) -> Result<Response, Problem> {
+    history(&gateway, &user, HistoryRequest { friend_id: Some(friend), ..query.into() }).await
+}
+
+/// The history of a chat, newest first.
+#[utoipa::path(
+    get, path = "/api/chats/{chatId}/messages", operation_id = "historyOfChat", tag = "messages",
+    params(("chatId" = String, Path, description = "Two user ids in byte order joined by `:`, or a group's id"), PageQuery),
+    responses((status = 200, description = "A page", body = HistoryPage<'static>), Problems, ProblemsOfChat),
+)]
+async fn history_of_chat(
+    State(gateway): Shared,
+    User(user): User,
+    Path(chat): Path<String>,
+    Query(query): Query<PageQuery>,
+) -> Result<Response, Problem> {
+    history(&gateway, &user, HistoryRequest { chat_id: Some(chat), ..query.into() }).await
+}
+
+async fn history(gateway: &Gateway, user: &UserId, request: HistoryRequest) -> Result<Response, Problem> {
+    let page = gateway.history(user, request).await?;
+    Ok(Json(HistoryPage::from(&page)).into_response())
+}
+
+impl From<PageQuery> for HistoryRequest {
+    fn from(PageQuery { limit, before }: PageQuery) -> Self {
+        Self { limit, before, ..Self::default() }
+    }
+}
+
+impl SendBody {
+    /// `Idempotency-Key` is the `tempId`, `receiverId` another name of `friendId`.
+    fn request(self, headers: &HeaderMap) -> Result<SendRequest, Refusal> {
+        let Self { mut request, receiver_id } = self;
+        if let Some(key) = headers.get("idempotency-key") {
+            let printable = |_| Refusal::new(Code::Validation, "Idempotency-Key: printable characters");
+            let key = key.to_str().map_err(printable)?;
+            if request.temp_id.as_deref().is_some_and(|temp_id| temp_id != key) {
+                return Err(Refusal::new(Code::Validation, "tempId: differs from Idempotency-Key"));
+            }
+            request.temp_id = Some(key.to_owned());
+        }
+        if let Some(receiver) = receiver_id {
+            if request.friend_id.as_deref().is_some_and(|friend| friend != receiver) {
+                return Err(Refusal::new(Code::Validation, "receiverId: differs from friendId"));
+            }
+            request.friend_id = Some(receiver);
+        }
+        Ok(request)
+    }
+}

@@ -11,10 +11,12 @@ use std::time::Duration;
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 use holdfast_cache::channels::Subscription;
+use holdfast_cache::event::LiveEvent;
+use holdfast_cache::keys::Channel;
 use holdfast_message::json::{MessageJson, Position};
 use holdfast_message::{ChatId, Message, MessageId, UserId, id::Members};
 use serde::Serialize;
-use serde_json::value::to_raw_value;
+use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Value, json};
 use socketioxide::extract::SocketRef;
 use socketioxide::socket::Sid;
@@ -141,6 +143,15 @@ impl Sockets {
     pub fn failed(&self, id: MessageId, temp_id: Option<&str>, chat: &ChatId) {
         let payload = json!({ "messageId": id, "tempId": temp_id, "chatId": chat.as_str() });
         self.audience(chat, |user| self.emit(user, MESSAGE_FAILED, &payload));
+    }
+
+    /// A live event to the sockets here of whoever hears the channel, but for those of `except`.
+    pub fn live(&self, channel: &Channel, except: Option<&UserId>, event: LiveEvent, payload: &RawValue) {
+        if let Channel::User(user) = channel
+            && except != Some(user)
+        {
+            self.emit(user, event.name(), payload);
+        }
     }
 
     /// An event to every socket of one user here.

@@ -16,6 +16,8 @@
 //! From Kafka on, the worker's crate tells the rest. [`history`] is the way back: from the recent list, the failed queue and MongoDB
 //! to a client ([`stored`] is how requests ask MongoDB); [`resume`] the short way, for a client that was away for a moment.
 //!
+//! [`live`] tells clients, on every gateway, of what nobody keeps.
+//!
 //! A positive answer promises that the message is, or will be, in MongoDB exactly once. It does not promise that anybody saw it. A
 //! gateway that is killed between 4 and 6 leaves a message that others saw and whose sender was never answered; unless the sender
 //! repeats it, it is not stored.
@@ -32,6 +34,7 @@ pub mod event;
 pub mod health;
 pub mod history;
 pub mod ingress;
+pub mod live;
 pub mod metrics;
 pub mod pipeline;
 pub mod publish;
@@ -69,6 +72,8 @@ pub struct Gateway {
     pub resume: resume::Resume,
     /// This gateway's sockets.
     pub sockets: deliver::Sockets,
+    /// Tells clients of what nobody keeps.
+    pub live: live::Live,
     /// What this gateway hears from others.
     pub channels: Channels,
     /// Counters.

@@ -3,6 +3,7 @@
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, core::Collector};
 
 use crate::error::Code;
+use crate::live::Dropped;
 
 /// Sends, by how they ended.
 pub const MESSAGES: &str = "holdfast_gateway_messages_total";
@@ -25,6 +26,10 @@ pub const RELIST_DROPPED: &str = "holdfast_gateway_relist_dropped_total";
 pub const RELIST_WAITING: &str = "holdfast_gateway_relist_waiting";
 /// Times that a socket's buffer was full.
 pub const LAGGING: &str = "holdfast_gateway_lagging_sockets_total";
+/// Live events that did not reach other gateways, by reason.
+pub const LIVE_DROPPED: &str = "holdfast_gateway_live_dropped_total";
+/// Live events that wait to be published.
+pub const LIVE_WAITING: &str = "holdfast_gateway_live_waiting";
 /// Sends in progress.
 pub const IN_FLIGHT: &str = "holdfast_gateway_sends_in_flight";
 /// History pages, by source.
@@ -76,6 +81,9 @@ pub struct Metrics {
     pub relist_waiting: IntGauge,
     /// [`LAGGING`].
     pub lagging: IntCounter,
+    live_dropped: IntCounterVec,
+    /// [`LIVE_WAITING`].
+    pub live_waiting: IntGauge,
     /// [`IN_FLIGHT`].
     pub in_flight: IntGauge,
     history: IntCounterVec,
@@ -100,6 +108,8 @@ impl Metrics {
         Code::ALL.iter().for_each(|code| drop(rejected.with_label_values(&[code.as_str()])));
         let history = r.counters(HISTORY, "History pages, by source.", "source")?;
         ["cache", "store", "merged"].iter().for_each(|source| drop(history.with_label_values(&[source])));
+        let live_dropped = r.counters(LIVE_DROPPED, "Live events that did not reach other gateways.", "reason")?;
+        Dropped::ALL.iter().for_each(|reason| drop(live_dropped.with_label_values(&[reason.as_str()])));
         Ok(Self {
             messages: ["kafka", "failed_queue", "refused", "duplicate", "rejected"]
                 .map(|outcome| messages.with_label_values(&[outcome])),
@@ -115,6 +125,8 @@ impl Metrics {
             )?,
             relist_waiting: r.gauge(RELIST_WAITING, "Background repeats that wait or are under way.")?,
             lagging: r.counter(LAGGING, "Times that a socket's buffer was full.")?,
+            live_dropped,
+            live_waiting: r.gauge(LIVE_WAITING, "Live events that wait to be published.")?,
             in_flight: r.gauge(IN_FLIGHT, "Sends in progress.")?,
             history,
             repaired: r.counter(REPAIRED, "Messages that a verification found missing in a recent list.")?,
@@ -133,6 +145,11 @@ impl Metrics {
     /// Counts a refusal.
     pub fn refused(&self, code: Code) {
         self.rejected.with_label_values(&[code.as_str()]).inc();
+    }
+
+    /// Counts live events that did not reach other gateways.
+    pub fn live_dropped(&self, reason: Dropped, count: usize) {
+        self.live_dropped.with_label_values(&[reason.as_str()]).inc_by(count as u64);
     }
 
     /// Counts a history page.

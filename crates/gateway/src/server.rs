@@ -10,7 +10,7 @@ use holdfast_cache::channels::ChannelSettings;
 use holdfast_cache::failed::FailedQueueSettings;
 use holdfast_cache::rate_limit::{Limit, LocalLimiter, RateLimiter};
 use holdfast_cache::recent::RecentSettings;
-use holdfast_cache::{Breaker, CacheMetrics, Channels, Connection, FailedQueue, Keys, Origin, RecentList};
+use holdfast_cache::{Announcer, Breaker, CacheMetrics, Channels, Connection, FailedQueue, Keys, Origin, RecentList};
 use holdfast_kafka::{Admin, AdminError, KafkaSettings, Publisher};
 use holdfast_service::ops;
 use holdfast_service::settings::Profile;
@@ -33,6 +33,7 @@ use crate::deliver::Sockets;
 use crate::health::{Breakers, GatewayHealth, Probed};
 use crate::history::{History, Sources};
 use crate::ingress::{self, Handshake};
+use crate::live::Live;
 use crate::metrics::Metrics;
 use crate::pipeline::{Pipeline, Stages};
 use crate::publish::Publish;
@@ -110,6 +111,8 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
         }
     }));
     let sockets = Sockets::new(metrics.clone());
+    let announcer = Announcer::new(cache.clone(), keys.clone(), origin);
+    let (live, outbox) = Live::new(sockets.clone(), announcer, metrics.clone());
     let relist = Relist::new(metrics.clone());
     let (channels, heard) =
         Channels::start(cache.clone(), keys.clone(), &format!("{:016x}", origin.0), ChannelSettings::default());
@@ -148,6 +151,7 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
         history,
         resume,
         sockets: sockets.clone(),
+        live,
         channels,
         metrics: metrics.clone(),
         send_deadline: own.send_deadline.0,
@@ -166,6 +170,7 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
     let ended = beside.ended.clone();
     beside.run("remote", ended.clone().run_until_cancelled_owned(remote::run(heard, origin, sockets.clone())));
     beside.run("sockets", sockets.clone().mend_lagging(ended.clone()));
+    beside.run("live", outbox.run(cache_breaker.clone(), own.redis_budget.0, ended.clone()));
     let lists = Lists { take_back: recent, add: healed };
     beside.run("relist", relist.clone().run(lists, cache.clone(), cache_breaker.clone(), ended.clone()));
     beside.run("retry", Retry::new(failed.clone(), publisher.clone(), own.replay_rate, metrics).run(ended.clone()));

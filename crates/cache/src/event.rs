@@ -15,6 +15,7 @@ const VERSION: u64 = 1;
 const KIND_MESSAGE: u64 = 0;
 const KIND_FAILED: u64 = 1;
 const KIND_LIVE: u64 = 2;
+const KIND_GROUP: u64 = 8;
 /// What operators tell gateways has kinds from 64 on, and a user in the chat's place.
 const KIND_DISCONNECT: u64 = 64;
 
@@ -107,6 +108,15 @@ pub enum Event {
         /// The event's JSON, as clients get it; not checked.
         payload: Arc<str>,
     },
+    /// A group's members, their roles or its name have changed.
+    Group {
+        /// Who told it.
+        origin: Origin,
+        /// The group.
+        chat: ChatId,
+        /// Who has just ceased to be a member, if somebody has.
+        left: Option<UserId>,
+    },
     /// An operator wants the user's sockets closed.
     Disconnect {
         /// Who told it.
@@ -123,6 +133,7 @@ impl Event {
             Self::Message { origin, .. }
             | Self::Failed { origin, .. }
             | Self::Live { origin, .. }
+            | Self::Group { origin, .. }
             | Self::Disconnect { origin, .. } => *origin,
         }
     }
@@ -160,6 +171,10 @@ impl Event {
                 let temp_id = reader.maybe_str()?.map(str::to_owned);
                 Some(Self::Failed { origin, message_id, temp_id, chat })
             }
+            KIND_GROUP => {
+                let left = reader.maybe_str()?.map(UserId::parse).transpose().ok()?;
+                Some(Self::Group { origin, chat, left })
+            }
             _ => None,
         }
     }
@@ -185,6 +200,11 @@ pub(crate) fn failed(origin: Origin, message: &Message) -> Vec<u8> {
 pub(crate) fn live(origin: Origin, except: Option<&UserId>, event: LiveEvent, payload: &str) -> Vec<u8> {
     let writer = start(origin, KIND_LIVE, "", 3).maybe_str(except.map(UserId::as_str));
     writer.str(event.name()).str(payload).0
+}
+
+/// The whole publication of a group's change.
+pub(crate) fn group(origin: Origin, chat: &ChatId, left: Option<&UserId>) -> Vec<u8> {
+    start(origin, KIND_GROUP, chat.as_str(), 1).maybe_str(left.map(UserId::as_str)).0
 }
 
 /// The whole publication of an operator's wish.
@@ -231,6 +251,11 @@ mod tests {
         assert_eq!(failed.origin(), origin);
 
         let user = UserId::parse("alice").unwrap();
+        for left in [None, Some(user.clone())] {
+            let chat = ChatId::parse("g_00000000-0000-4000-8000-0000000000ab").unwrap();
+            let bytes = group(origin, &chat, left.as_ref());
+            assert_eq!(Event::decode(&bytes), Some(Event::Group { origin, chat, left }));
+        }
         assert_eq!(Event::decode(&disconnect(origin, &user)), Some(Event::Disconnect { origin, user }));
     }
 

@@ -7,7 +7,7 @@
 //! 2. [`rate_limit`]: how much a user may send.
 //! 3. [`recent`]: the recent list: add if absent, position in the live stream, announcement to other gateways, all in one script.
 //! 4. [`channels`]: hearing what other gateways announce, and knowing when something may have been missed.
-//! 5. [`announce`]: telling them of what nobody keeps.
+//! 5. [`announce`]: telling them of what nobody keeps; [`groups`]: that a group has changed.
 //! 6. [`failed`]: the failed queue, which is durable or refuses.
 //! 7. [`inbox`]: what users see of their chats, kept up by what is listed: unread counts, lists of conversations.
 //! 8. [`breaker`]: not asking again and again what does not answer. It knows no Redis; Kafka's callers use it too.
@@ -25,6 +25,7 @@ pub mod control;
 pub mod entry;
 pub mod event;
 pub mod failed;
+pub mod groups;
 pub mod inbox;
 pub mod inspect;
 pub mod keys;

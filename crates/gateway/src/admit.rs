@@ -1,21 +1,48 @@
 //! Permissions and limits, before anybody sees a message.
 //!
-//! Takes a batch of stamped messages from the pipeline; gives each a verdict. The limit is counted in the cache for all gateways
-//! together; while the cache is away, a limiter of the same size in this process stands in.
+//! Takes stamped messages from the pipeline; gives each a verdict. Who belongs to a chat is known from its id or from the store, whose
+//! last word is kept for a while ([`crate::members`]): a send whose chat is known waits for nobody. The limit is counted in the cache
+//! for all gateways together; while the cache is away, a limiter of the same size in this process stands in.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use holdfast_cache::Breaker;
 use holdfast_cache::rate_limit::{Decision, LocalLimiter, RateLimiter};
 use holdfast_message::id::Members;
-use holdfast_message::{ChatId, Message, UserId};
+use holdfast_message::{ChatId, UserId};
 
 use crate::error::{Code, Refusal};
+use crate::members::{Membership, no_such_chat};
+
+/// What a user wants to do in a chat.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Act {
+    /// Send a message.
+    Send,
+    /// Read messages, or say how far one has read them.
+    Read,
+    /// Be seen typing.
+    Type,
+}
 
 /// Checks what may be sent and read.
 #[derive(Clone)]
 pub struct Admission {
-    limits: Option<std::sync::Arc<Limits>>,
+    membership: Membership,
+    limits: Option<Arc<Limits>>,
+}
+
+/// What the store said of a chat: enough for a verdict about anybody.
+#[derive(Debug, Clone)]
+pub struct Standing(Result<Arc<[UserId]>, Refusal>);
+
+impl Standing {
+    /// Whether a user may do this. Who does not belong to a group does not learn that there is one.
+    pub fn permits(&self, user: &UserId, _: Act) -> Result<(), Refusal> {
+        let members = self.0.as_ref().map_err(Clone::clone)?;
+        members.binary_search(user).map(drop).map_err(|_| no_such_chat())
+    }
 }
 
 /// The limit of sends per user, in the cache and beside it.
@@ -32,36 +59,40 @@ pub struct Limits {
 
 impl Admission {
     /// Without `limits`, users may send as much as they like.
-    pub fn new(limits: Option<Limits>) -> Self {
-        Self { limits: limits.map(std::sync::Arc::new) }
+    pub fn new(membership: Membership, limits: Option<Limits>) -> Self {
+        Self { membership, limits: limits.map(Arc::new) }
     }
 
-    /// Whether a user may see and write in a chat. Groups have no members yet, so they admit nobody.
-    pub fn permit(&self, user: &UserId, chat: &ChatId) -> Result<(), Refusal> {
+    /// Whether a user may do this in a chat, as of now.
+    pub async fn permit(&self, user: &UserId, chat: &ChatId, act: Act) -> Result<(), Refusal> {
+        match self.known(user, chat, act) {
+            Some(verdict) => verdict,
+            None => self.standing(chat).await.permits(user, act),
+        }
+    }
+
+    /// The same, if it is known without asking anybody.
+    pub fn known(&self, user: &UserId, chat: &ChatId, act: Act) -> Option<Result<(), Refusal>> {
         match chat.members() {
-            Members::Direct(first, second) if first == *user || second == *user => Ok(()),
-            Members::Direct(..) => Err(Refusal::new(Code::Forbidden, "not a member of this chat")),
-            Members::Group => Err(Refusal::new(Code::NotFound, "no such chat")),
+            Members::Direct(first, second) if first == *user || second == *user => Some(Ok(())),
+            Members::Direct(..) => Some(Err(Refusal::new(Code::Forbidden, "not a member of this chat"))),
+            Members::Group => self.membership.known(chat).map(|members| Standing(members).permits(user, act)),
         }
     }
 
-    /// A verdict for each message, in order.
-    pub async fn check(&self, messages: impl Iterator<Item = &Message> + Clone) -> Vec<Result<(), Refusal>> {
-        let mut verdicts: Vec<_> =
-            messages.clone().map(|message| self.permit(&message.sender, &message.chat)).collect();
-        let Some(limits) = &self.limits else { return verdicts };
-        // Only what is permitted counts against a limit.
-        let (places, users): (Vec<_>, Vec<_>) = messages
-            .enumerate()
-            .filter(|(index, _)| verdicts[*index].is_ok())
-            .map(|(index, message)| (index, &message.sender))
-            .unzip();
-        for (place, decision) in places.into_iter().zip(limits.decide(&users).await) {
-            if let Decision::Limited { retry_after } = decision {
-                verdicts[place] = Err(Refusal::rate_limited(retry_after));
-            }
-        }
-        verdicts
+    /// What the store says of a chat.
+    pub async fn standing(&self, chat: &ChatId) -> Standing {
+        Standing(self.membership.of(chat).await)
+    }
+
+    /// Whether each of these users may send now as far as the limit is concerned. What passes is counted.
+    pub async fn limit(&self, users: &[&UserId]) -> Vec<Result<(), Refusal>> {
+        let Some(limits) = &self.limits else { return users.iter().map(|_| Ok(())).collect() };
+        let verdict = |decision| match decision {
+            Decision::Allowed => Ok(()),
+            Decision::Limited { retry_after } => Err(Refusal::rate_limited(retry_after)),
+        };
+        limits.decide(users).await.into_iter().map(verdict).collect()
     }
 }
 

@@ -5,10 +5,10 @@
 //! 1. [`ingress`] (Socket.IO) or [`rest`] takes a send, checks it against the limits of [`holdfast_message::Draft`], and gives it its
 //!    id and its time ([`stamps`]). All of that happens in the order of arrival.
 //! 2. [`pipeline`] takes it from there; [`pipeline::Pipeline::submit`] is the way in.
-//! 3. [`admit`]: permission and rate limit. Nobody sees a message that fails them.
+//! 3. [`admit`]: permission ([`members`]) and rate limit. Nobody sees a message that fails them.
 //! 4. The recent list takes it if absent, gives it its place in the live stream and announces it to the other gateways, in one call
 //!    ([`holdfast_cache::recent`]). Without the cache the journey goes on, and [`relist`] repeats the call later.
-//! 5. [`deliver`]: the sockets of this gateway.
+//! 5. [`deliver`]: the sockets of this gateway. [`rooms`] keeps in step which of them hear which groups.
 //! 6. [`publish`]: Kafka, else the failed queue. Only an acknowledgement of one of them makes a positive answer. [`retry`] replays
 //!    the failed queue, step by step ([`replay`]).
 //! 7. The sender's answer. If nothing durable took the message, what was shown is taken back.
@@ -26,6 +26,7 @@ pub mod admit;
 pub mod answer;
 pub mod auth;
 pub mod config;
+pub mod decisions;
 pub mod deliver;
 mod dev;
 pub mod durables;
@@ -35,6 +36,7 @@ pub mod health;
 pub mod history;
 pub mod ingress;
 pub mod live;
+pub mod members;
 pub mod metrics;
 pub mod pipeline;
 pub mod publish;
@@ -44,6 +46,7 @@ pub mod replay;
 pub mod rest;
 pub mod resume;
 pub mod retry;
+pub mod rooms;
 pub mod server;
 pub mod stamps;
 pub mod stored;
@@ -70,8 +73,12 @@ pub struct Gateway {
     pub history: history::History,
     /// What clients missed.
     pub resume: resume::Resume,
+    /// Who belongs to which chats.
+    pub membership: members::Membership,
     /// This gateway's sockets.
     pub sockets: deliver::Sockets,
+    /// Which groups they hear.
+    pub rooms: rooms::Rooms,
     /// Tells clients of what nobody keeps.
     pub live: live::Live,
     /// What this gateway hears from others.

@@ -17,6 +17,10 @@ pub const DELIVERY: &str = "holdfast_gateway_delivery_seconds";
 pub const PUBLISH: &str = "holdfast_gateway_publish_seconds";
 /// Connected sockets.
 pub const SOCKETS: &str = "holdfast_gateway_sockets";
+/// Groups with members who have sockets here.
+pub const ROOMS: &str = "holdfast_gateway_rooms";
+/// Changes of groups that other gateways were not told of because too many waited; they find them at their next recheck.
+pub const GROUP_CHANGES_UNTOLD: &str = "holdfast_gateway_group_changes_untold_total";
 /// Sends that the recent list did not take in time.
 pub const RECENT_SKIPPED: &str = "holdfast_gateway_recent_skipped_total";
 /// What the recent list did not take in time, or did not take back, and that was not repeated in the background either because too
@@ -73,6 +77,10 @@ pub struct Metrics {
     pub publish: Histogram,
     /// [`SOCKETS`].
     pub sockets: IntGauge,
+    /// [`ROOMS`].
+    pub rooms: IntGauge,
+    /// [`GROUP_CHANGES_UNTOLD`].
+    pub group_changes_untold: IntCounter,
     /// [`RECENT_SKIPPED`].
     pub recent_skipped: IntCounter,
     /// [`RELIST_DROPPED`].
@@ -118,6 +126,11 @@ impl Metrics {
             delivery: r.seconds(DELIVERY, "From a send's arrival to its emission to this gateway's sockets.")?,
             publish: r.seconds(PUBLISH, "From handing a message to Kafka's client to its report.")?,
             sockets: r.gauge(SOCKETS, "Connected sockets.")?,
+            rooms: r.gauge(ROOMS, "Groups with members who have sockets here.")?,
+            group_changes_untold: r.counter(
+                GROUP_CHANGES_UNTOLD,
+                "Changes of groups that other gateways were not told of because too many waited.",
+            )?,
             recent_skipped: r.counter(RECENT_SKIPPED, "Sends that the recent list did not take in time.")?,
             relist_dropped: r.counter(
                 RELIST_DROPPED,

@@ -8,6 +8,7 @@ use axum::http::{HeaderName, header};
 use axum::serve::ListenerExt;
 use holdfast_cache::channels::ChannelSettings;
 use holdfast_cache::failed::FailedQueueSettings;
+use holdfast_cache::groups::GroupChanges;
 use holdfast_cache::rate_limit::{Limit, LocalLimiter, RateLimiter};
 use holdfast_cache::recent::RecentSettings;
 use holdfast_cache::{Announcer, Breaker, CacheMetrics, Channels, Connection, FailedQueue, Keys, Origin, RecentList};
@@ -34,12 +35,14 @@ use crate::health::{Breakers, GatewayHealth, Probed};
 use crate::history::{History, Sources};
 use crate::ingress::{self, Handshake};
 use crate::live::Live;
+use crate::members::Membership;
 use crate::metrics::Metrics;
 use crate::pipeline::{Pipeline, Stages};
 use crate::publish::Publish;
 use crate::relist::{Lists, Relist};
 use crate::resume::Resume;
 use crate::retry::Retry;
+use crate::rooms::Rooms;
 use crate::stamps::Stamps;
 use crate::stored::Stored;
 use crate::{Gateway, dev, remote, rest};
@@ -101,7 +104,9 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
         keys.clone(),
         FailedQueueSettings { timeout: own.failed_queue_timeout.0, durability: own.failed_queue_durability.0 },
     );
-    let admission = Admission::new((own.message_limit > 0).then(|| {
+    let stored = Stored::new(store.clone(), mongo_breaker.clone());
+    let membership = Membership::new(stored.clone());
+    let limits = (own.message_limit > 0).then(|| {
         let limit = Limit { events: own.message_limit, window: own.window.0 };
         Limits {
             shared: RateLimiter::new(cache.clone(), keys.clone(), limit),
@@ -109,13 +114,16 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
             breaker: cache_breaker.clone(),
             budget: own.redis_budget.0,
         }
-    }));
+    });
+    let admission = Admission::new(membership.clone(), limits);
     let sockets = Sockets::new(metrics.clone());
     let announcer = Announcer::new(cache.clone(), keys.clone(), origin);
     let (live, outbox) = Live::new(sockets.clone(), announcer, metrics.clone());
     let relist = Relist::new(metrics.clone());
     let (channels, heard) =
         Channels::start(cache.clone(), keys.clone(), &format!("{:016x}", origin.0), ChannelSettings::default());
+    let rooms = Rooms::new(sockets.clone(), channels.clone(), membership.clone(), metrics.clone());
+    let group_changes = GroupChanges::new(cache.clone(), keys.clone(), origin);
     let pipeline = Pipeline::start(
         Stages {
             admission: admission.clone(),
@@ -134,7 +142,7 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
         recent: healed.clone(),
         cache_breaker: cache_breaker.clone(),
         failed: failed.clone(),
-        store: Stored::new(store.clone(), mongo_breaker.clone()),
+        store: stored,
         verify_after: own.recent_verify.0,
         recent_max: sizes.max,
         failed_empty_at: std::sync::Mutex::default(),
@@ -150,7 +158,9 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
         pipeline: pipeline.clone(),
         history,
         resume,
+        membership,
         sockets: sockets.clone(),
+        rooms: rooms.clone(),
         live,
         channels,
         metrics: metrics.clone(),
@@ -168,7 +178,11 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
     // Everything that runs beside the requests, until the end.
     let beside = Beside::default();
     let ended = beside.ended.clone();
-    beside.run("remote", ended.clone().run_until_cancelled_owned(remote::run(heard, origin, sockets.clone())));
+    beside.run(
+        "remote",
+        ended.clone().run_until_cancelled_owned(remote::run(heard, origin, sockets.clone(), rooms.clone())),
+    );
+    beside.run("rooms", rooms.run(group_changes, ended.clone()));
     beside.run("sockets", sockets.clone().mend_lagging(ended.clone()));
     beside.run("live", outbox.run(cache_breaker.clone(), own.redis_budget.0, ended.clone()));
     let lists = Lists { take_back: recent, add: healed };

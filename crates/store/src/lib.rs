@@ -6,7 +6,8 @@
 //! 2. [`Store::page`], [`Store::get`], [`Store::stored`] ([`history`]): what the read path and verification ask.
 //! 3. [`Store::touch_conversations`] ([`conversations`]): a derived view that nothing waits for, and a user's list of chats by it.
 //! 4. [`Store::mark_read`] ([`read_states`]), [`Store::count_unread`] ([`unread`]): how far a user has read, and what they have not.
-//! 5. [`Store::copies`] and its like ([`inspect`]): what operators ask.
+//! 5. [`groups`]: who belongs to a group chat, changed by compare-and-set.
+//! 6. [`Store::copies`] and its like ([`inspect`]): what operators ask.
 //!
 //! Every call has a time limit of its own and ends within it, whatever the server does. Every error says what the caller must
 //! do ([`StoreError`]). No call ever changes or removes a stored message: the first stored copy wins.
@@ -15,6 +16,7 @@ mod bson;
 pub mod conversations;
 mod document;
 mod error;
+pub mod groups;
 pub mod history;
 pub mod insert;
 pub mod inspect;
@@ -33,6 +35,7 @@ use tokio::time::Instant;
 
 pub use conversations::{Conversation, Touched};
 pub use error::{StoreError, is_passing};
+pub use groups::{Group, Member, Role};
 pub use history::Page;
 pub use insert::{BatchFailed, Written};
 pub use inspect::{IndexReport, ServerReport, StoredCopy};
@@ -126,8 +129,8 @@ impl Store {
     }
 
     /// Makes the indexes that are missing: `{ chatId: 1, timestamp: -1, _id: -1 }` of `messages`, which every page is read
-    /// by, and `{ members: 1, lastTimestamp: -1, _id: -1 }` of `conversations`, which a user's chats are listed by. The uniqueness
-    /// of a message rests on the primary key and needs none.
+    /// by, and `{ members: 1, lastTimestamp: -1, _id: -1 }` of `conversations`, which a user's chats are listed by, and
+    /// `{ members.userId: 1 }` of `groups`. The uniqueness of a message rests on the primary key and needs none.
     ///
     /// Building an index of a large collection takes longer than this call may: the server goes on, and a later call joins.
     pub async fn ensure_indexes(&self) -> Result<(), StoreError> {
@@ -139,7 +142,8 @@ impl Store {
         let lists = index(doc! { "members": 1, "lastTimestamp": -1, "_id": -1 }, conversations::INDEX);
         let deadline = Instant::now() + self.write_timeout;
         within(deadline, self.messages.create_index(pages)).await?;
-        within(deadline, self.conversations.create_index(lists)).await.map(drop)
+        within(deadline, self.conversations.create_index(lists)).await?;
+        self.ensure_group_indexes(deadline).await
     }
 
     /// How many stored documents that are no messages have been met by the reading calls and left out.

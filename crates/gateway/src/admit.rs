@@ -14,6 +14,7 @@ use holdfast_message::{ChatId, UserId};
 
 use crate::error::{Code, Refusal};
 use crate::members::{Membership, no_such_chat};
+use crate::relations::{Relation, Relations};
 
 /// What a user wants to do in a chat.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,19 +31,17 @@ pub enum Act {
 #[derive(Clone)]
 pub struct Admission {
     membership: Membership,
+    relations: Relations,
     limits: Option<Arc<Limits>>,
 }
 
-/// What the store said of a chat: enough for a verdict about anybody.
+/// What the store said of a chat: enough for a verdict about any of its members.
 #[derive(Debug, Clone)]
-pub struct Standing(Result<Arc<[UserId]>, Refusal>);
-
-impl Standing {
-    /// Whether a user may do this. Who does not belong to a group does not learn that there is one.
-    pub fn permits(&self, user: &UserId, _: Act) -> Result<(), Refusal> {
-        let members = self.0.as_ref().map_err(Clone::clone)?;
-        members.binary_search(user).map(drop).map_err(|_| no_such_chat())
-    }
+pub enum Standing {
+    /// What is between the two users; `None`: it could not say.
+    Direct(Option<Relation>),
+    /// Who belongs to the group, sorted.
+    Group(Result<Arc<[UserId]>, Refusal>),
 }
 
 /// The limit of sends per user, in the cache and beside it.
@@ -59,30 +58,49 @@ pub struct Limits {
 
 impl Admission {
     /// Without `limits`, users may send as much as they like.
-    pub fn new(membership: Membership, limits: Option<Limits>) -> Self {
-        Self { membership, limits: limits.map(Arc::new) }
+    pub fn new(membership: Membership, relations: Relations, limits: Option<Limits>) -> Self {
+        Self { membership, relations, limits: limits.map(Arc::new) }
     }
 
     /// Whether a user may do this in a chat, as of now.
     pub async fn permit(&self, user: &UserId, chat: &ChatId, act: Act) -> Result<(), Refusal> {
         match self.known(user, chat, act) {
             Some(verdict) => verdict,
-            None => self.standing(chat).await.permits(user, act),
+            None => self.verdict(&self.standing(chat).await, user),
         }
     }
 
     /// The same, if it is known without asking anybody.
     pub fn known(&self, user: &UserId, chat: &ChatId, act: Act) -> Option<Result<(), Refusal>> {
-        match chat.members() {
-            Members::Direct(first, second) if first == *user || second == *user => Some(Ok(())),
-            Members::Direct(..) => Some(Err(Refusal::new(Code::Forbidden, "not a member of this chat"))),
-            Members::Group => self.membership.known(chat).map(|members| Standing(members).permits(user, act)),
-        }
+        let standing = match chat.members() {
+            Members::Direct(first, second) if first != *user && second != *user => {
+                return Some(Err(Refusal::new(Code::Forbidden, "not a member of this chat")));
+            }
+            // What was written stays readable for both, whatever is between them now.
+            Members::Direct(..) if act == Act::Read => return Some(Ok(())),
+            Members::Direct(..) => Standing::Direct(Some(self.relations.known(chat)?)),
+            Members::Group => Standing::Group(self.membership.known(chat)?),
+        };
+        Some(self.verdict(&standing, user))
     }
 
     /// What the store says of a chat.
     pub async fn standing(&self, chat: &ChatId) -> Standing {
-        Standing(self.membership.of(chat).await)
+        if chat.is_group() {
+            return Standing::Group(self.membership.of(chat).await);
+        }
+        Standing::Direct(self.relations.between(chat).await)
+    }
+
+    /// Whether a user may write in a chat of which this is known. Who does not belong to a group does not learn that there is one.
+    pub fn verdict(&self, standing: &Standing, user: &UserId) -> Result<(), Refusal> {
+        match standing {
+            Standing::Direct(relation) => self.relations.permits(*relation),
+            Standing::Group(members) => {
+                let members = members.as_ref().map_err(Clone::clone)?;
+                members.binary_search(user).map(drop).map_err(|_| no_such_chat())
+            }
+        }
     }
 
     /// Whether each of these users may send now as far as the limit is concerned. What passes is counted.

@@ -26,8 +26,10 @@ pub enum DeliveryMode {
 /// Who may write to whom.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Permissions {
-    /// Everybody to everybody.
+    /// Everybody to everybody who is not blocked.
     Open,
+    /// Friends to friends.
+    Friends,
 }
 
 /// How the failed queue's durability is known.
@@ -58,7 +60,8 @@ impl Value for Permissions {
     fn parse(text: &str) -> Result<Self, String> {
         match text {
             "open" => Ok(Self::Open),
-            _ => Err("must be open".into()),
+            "friends" => Ok(Self::Friends),
+            _ => Err("must be open or friends".into()),
         }
     }
 }

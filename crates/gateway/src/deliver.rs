@@ -2,9 +2,9 @@
 //!
 //! Takes a message from the pipeline, or an event that another gateway announced; gives it to every socket of the users it is for.
 //! Emits go socket by socket, so that a full buffer is seen and is one client's own: that socket is marked as lagging, and told to
-//! `resync` once its buffer drains. Which users a group's messages are for, [`groups`] knows.
+//! `resync` once its buffer drains. Which users a group's messages are for, [`hearers`] knows.
 
-pub mod groups;
+pub mod hearers;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,7 +24,7 @@ use socketioxide::extract::SocketRef;
 use socketioxide::socket::Sid;
 use tokio_util::sync::CancellationToken;
 
-use crate::deliver::groups::Groups;
+use crate::deliver::hearers::Hearers;
 use crate::event::server::{CHAT_UPDATED, MESSAGE_FAILED, NEW_MESSAGE, RESYNC};
 use crate::metrics::Metrics;
 
@@ -32,7 +32,7 @@ use crate::metrics::Metrics;
 #[derive(Clone)]
 pub struct Sockets {
     users: Arc<DashMap<UserId, Vec<Arc<Connected>>>>,
-    groups: Groups,
+    hearers: Hearers,
     metrics: Metrics,
 }
 
@@ -115,7 +115,7 @@ impl Connected {
 impl Sockets {
     /// No sockets yet.
     pub fn new(metrics: Metrics) -> Self {
-        Self { users: Arc::default(), groups: Groups::new(metrics.rooms.clone()), metrics }
+        Self { users: Arc::default(), hearers: Hearers::new(metrics.rooms.clone()), metrics }
     }
 
     /// Adds a socket, and the subscription by which it hears of what other gateways do.
@@ -124,7 +124,7 @@ impl Sockets {
         let mut sockets = self.users.entry(user.clone()).or_default();
         sockets.push(Arc::new(connected));
         // Within the lock, as its counterpart.
-        self.groups.appear(user);
+        self.hearers.appear(user);
         self.metrics.sockets.inc();
     }
 
@@ -135,14 +135,14 @@ impl Sockets {
         sockets.get_mut().retain(|connected| connected.socket.id != socket);
         self.metrics.sockets.sub((before - sockets.get().len()) as i64);
         if sockets.get().is_empty() {
-            self.groups.vanish(user);
+            self.hearers.vanish(user);
             sockets.remove();
         }
     }
 
-    /// The groups of the users here.
-    pub fn groups(&self) -> &Groups {
-        &self.groups
+    /// Which users here hear which groups.
+    pub fn hearers(&self) -> &Hearers {
+        &self.hearers
     }
 
     /// `newMessage` to every device that these users have here. `position` is [`Position::Unknown`] without the cache.
@@ -207,7 +207,7 @@ impl Sockets {
     pub fn audience(&self, chat: &ChatId) -> Vec<UserId> {
         match chat.members() {
             Members::Direct(first, second) => vec![first, second],
-            Members::Group => self.groups.in_room(chat),
+            Members::Group => self.hearers.in_room(chat),
         }
     }
 
@@ -215,7 +215,7 @@ impl Sockets {
     pub fn hearing(&self, channel: &Channel) -> Vec<UserId> {
         match channel {
             Channel::User(user) => vec![user.clone()],
-            Channel::Group(chat) => self.groups.in_room(chat),
+            Channel::Group(chat) => self.hearers.in_room(chat),
         }
     }
 

@@ -5,10 +5,11 @@
 //! 1. [`ingress`] (Socket.IO) or [`rest`] takes a send, checks it against the limits of [`holdfast_message::Draft`], and gives it its
 //!    id and its time ([`stamps`]). All of that happens in the order of arrival.
 //! 2. [`pipeline`] takes it from there; [`pipeline::Pipeline::submit`] is the way in.
-//! 3. [`admit`]: permission ([`members`]) and rate limit. Nobody sees a message that fails them.
+//! 3. [`admit`]: permission ([`members`], [`relations`]) and rate limit. Nobody sees a message that fails them.
 //! 4. The recent list takes it if absent, gives it its place in the live stream and announces it to the other gateways, in one call
 //!    ([`holdfast_cache::recent`]). Without the cache the journey goes on, and [`relist`] repeats the call later.
-//! 5. [`deliver`]: the sockets of this gateway. [`rooms`] keeps in step which of them hear which groups.
+//! 5. [`deliver`]: the sockets of this gateway. [`rooms`] keeps in step which of them hear which groups,
+//!    as [`groups`] changes them.
 //! 6. [`publish`]: Kafka, else the failed queue. Only an acknowledgement of one of them makes a positive answer. [`retry`] replays
 //!    the failed queue, step by step ([`replay`]).
 //! 7. The sender's answer. If nothing durable took the message, what was shown is taken back.
@@ -32,6 +33,7 @@ mod dev;
 pub mod durables;
 pub mod error;
 pub mod event;
+pub mod groups;
 pub mod health;
 pub mod history;
 pub mod ingress;
@@ -40,6 +42,7 @@ pub mod members;
 pub mod metrics;
 pub mod pipeline;
 pub mod publish;
+pub mod relations;
 pub mod relist;
 pub mod remote;
 pub mod replay;
@@ -75,6 +78,10 @@ pub struct Gateway {
     pub resume: resume::Resume,
     /// Who belongs to which chats.
     pub membership: members::Membership,
+    /// Groups, and their changes.
+    pub groups: groups::Groups,
+    /// Friends and blocks.
+    pub relations: relations::Relations,
     /// This gateway's sockets.
     pub sockets: deliver::Sockets,
     /// Which groups they hear.

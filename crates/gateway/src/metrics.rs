@@ -21,6 +21,8 @@ pub const SOCKETS: &str = "holdfast_gateway_sockets";
 pub const ROOMS: &str = "holdfast_gateway_rooms";
 /// Changes of groups that other gateways were not told of because too many waited; they find them at their next recheck.
 pub const GROUP_CHANGES_UNTOLD: &str = "holdfast_gateway_group_changes_untold_total";
+/// Sends and the like that were permitted although the store could not be asked whether one of the two users blocks the other.
+pub const PERMITTED_UNKNOWN: &str = "holdfast_gateway_permitted_unknown_total";
 /// Sends that the recent list did not take in time.
 pub const RECENT_SKIPPED: &str = "holdfast_gateway_recent_skipped_total";
 /// What the recent list did not take in time, or did not take back, and that was not repeated in the background either because too
@@ -81,6 +83,8 @@ pub struct Metrics {
     pub rooms: IntGauge,
     /// [`GROUP_CHANGES_UNTOLD`].
     pub group_changes_untold: IntCounter,
+    /// [`PERMITTED_UNKNOWN`].
+    pub permitted_unknown: IntCounter,
     /// [`RECENT_SKIPPED`].
     pub recent_skipped: IntCounter,
     /// [`RELIST_DROPPED`].
@@ -131,6 +135,8 @@ impl Metrics {
                 GROUP_CHANGES_UNTOLD,
                 "Changes of groups that other gateways were not told of because too many waited.",
             )?,
+            permitted_unknown: r
+                .counter(PERMITTED_UNKNOWN, "What was permitted although the store could not be asked for blocks.")?,
             recent_skipped: r.counter(RECENT_SKIPPED, "Sends that the recent list did not take in time.")?,
             relist_dropped: r.counter(
                 RELIST_DROPPED,

@@ -222,7 +222,7 @@ impl Waiting {
     fn answered(&mut self, chat: &ChatId, standing: &Standing) -> Vec<(Send, Result<(), Refusal>)> {
         let sends = self.chats.remove(chat).unwrap_or_default();
         let verdict = |send: Send| {
-            let verdict = standing.permits(&send.message.sender, Act::Send);
+            let verdict = self.admission.verdict(standing, &send.message.sender);
             (send, verdict)
         };
         sends.into_iter().map(verdict).collect()

@@ -19,7 +19,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::deliver::Sockets;
-use crate::deliver::groups::{Moved, Settled};
+use crate::deliver::hearers::{Moved, Settled};
 use crate::members::Membership;
 use crate::metrics::Metrics;
 
@@ -62,7 +62,7 @@ impl Rooms {
     /// A socket has connected: lets it hear its user's groups. `own` is the subscription by which changes of them become known.
     pub fn connected(&self, user: &UserId, own: impl Future<Output = ()> + Send + 'static) {
         // A second device shares what the first one has.
-        if self.0.sockets.groups().unasked(user) && self.0.sockets.groups().news(user) {
+        if self.0.sockets.hearers().unasked(user) && self.0.sockets.hearers().news(user) {
             let (rooms, user) = (self.clone(), user.clone());
             tokio::spawn(async move {
                 // Or a change between the reading and the subscription would pass unnoticed.
@@ -74,7 +74,7 @@ impl Rooms {
 
     /// Waits until a user's sockets hear what other gateways announce to their groups, as far as these are known.
     pub async fn ready(&self, user: &UserId) {
-        self.0.sockets.groups().ready(user).await;
+        self.0.sockets.hearers().ready(user).await;
     }
 
     /// This gateway has changed a group. Whoever is concerned here is told at once, the other gateways in the background.
@@ -110,7 +110,7 @@ impl Rooms {
 
     /// Reads the groups of everybody here anew.
     pub async fn recheck(&self) {
-        for user in self.0.sockets.groups().users() {
+        for user in self.0.sockets.hearers().users() {
             // Not all at once: each reading takes its turn.
             let _turn = self.0.reads.acquire().await;
             self.news(&user);
@@ -145,27 +145,27 @@ impl Rooms {
 
     /// A user's groups may have changed: reads them, unless somebody is about to.
     fn news(&self, user: &UserId) {
-        if self.0.sockets.groups().news(user) {
+        if self.0.sockets.hearers().news(user) {
             let (rooms, user) = (self.clone(), user.clone());
             tokio::spawn(async move { rooms.look(&user).await });
         }
     }
 
     fn removed(&self, user: &UserId, chat: &ChatId) {
-        if self.0.sockets.groups().leave(user, chat) {
+        if self.0.sockets.hearers().leave(user, chat) {
             self.0.sockets.chat_updated(user, chat);
         }
     }
 
     fn tell_room(&self, chat: &ChatId) {
-        for user in self.0.sockets.groups().in_room(chat) {
+        for user in self.0.sockets.hearers().in_room(chat) {
             self.0.sockets.chat_updated(&user, chat);
         }
     }
 
     /// Reads a user's groups until that succeeds or the user is gone.
     async fn look(&self, user: &UserId) {
-        let groups = self.0.sockets.groups();
+        let groups = self.0.sockets.hearers();
         let mut pause = AGAIN.0;
         while let Some(mark) = groups.ask(user) {
             let read = {
@@ -190,7 +190,7 @@ impl Rooms {
     async fn tell(&self, user: &UserId, Moved { joined, left, first, missed }: Moved) {
         left.iter().for_each(|chat| self.0.sockets.chat_updated(user, chat));
         if !joined.is_empty() && (missed || !first) {
-            let _ = timeout(CONFIRMED_WITHIN, self.0.sockets.groups().heard(&joined)).await;
+            let _ = timeout(CONFIRMED_WITHIN, self.0.sockets.hearers().heard(&joined)).await;
         }
         if missed {
             self.0.sockets.resync(user);

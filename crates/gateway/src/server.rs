@@ -31,6 +31,7 @@ use crate::admit::{Admission, Limits};
 use crate::auth::Verifier;
 use crate::config::Config;
 use crate::deliver::Sockets;
+use crate::groups::Groups;
 use crate::health::{Breakers, GatewayHealth, Probed};
 use crate::history::{History, Sources};
 use crate::ingress::{self, Handshake};
@@ -39,6 +40,7 @@ use crate::members::Membership;
 use crate::metrics::Metrics;
 use crate::pipeline::{Pipeline, Stages};
 use crate::publish::Publish;
+use crate::relations::Relations;
 use crate::relist::{Lists, Relist};
 use crate::resume::Resume;
 use crate::retry::Retry;
@@ -115,7 +117,8 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
             budget: own.redis_budget.0,
         }
     });
-    let admission = Admission::new(membership.clone(), limits);
+    let relations = Relations::new(stored.clone(), own.permissions, metrics.clone());
+    let admission = Admission::new(membership.clone(), relations.clone(), limits);
     let sockets = Sockets::new(metrics.clone());
     let announcer = Announcer::new(cache.clone(), keys.clone(), origin);
     let (live, outbox) = Live::new(sockets.clone(), announcer, metrics.clone());
@@ -123,6 +126,7 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
     let (channels, heard) =
         Channels::start(cache.clone(), keys.clone(), &format!("{:016x}", origin.0), ChannelSettings::default());
     let rooms = Rooms::new(sockets.clone(), channels.clone(), membership.clone(), metrics.clone());
+    let groups = Groups::new(stored.clone(), relations.clone(), rooms.clone());
     let group_changes = GroupChanges::new(cache.clone(), keys.clone(), origin);
     let pipeline = Pipeline::start(
         Stages {
@@ -159,6 +163,8 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
         history,
         resume,
         membership,
+        groups,
+        relations,
         sockets: sockets.clone(),
         rooms: rooms.clone(),
         live,

@@ -205,5 +205,10 @@ fn decode(stored: &Document) -> Option<Group> {
 }
 
 pub(crate) fn is_duplicate(error: &Error) -> bool {
-    matches!(error.kind.as_ref(), ErrorKind::Write(WriteFailure::WriteError(error)) if error.code == DUPLICATE_KEY)
+    match error.kind.as_ref() {
+        ErrorKind::Write(WriteFailure::WriteError(error)) => error.code == DUPLICATE_KEY,
+        // So `findAndModify` says it.
+        ErrorKind::Command(error) => error.code == DUPLICATE_KEY,
+        _ => false,
+    }
 }

@@ -6,7 +6,7 @@
 //! 2. [`Store::page`], [`Store::get`], [`Store::stored`] ([`history`]): what the read path and verification ask.
 //! 3. [`Store::touch_conversations`] ([`conversations`]): a derived view that nothing waits for, and a user's list of chats by it.
 //! 4. [`Store::mark_read`] ([`read_states`]), [`Store::count_unread`] ([`unread`]): how far a user has read, and what they have not.
-//! 5. [`groups`]: who belongs to a group chat, changed by compare-and-set.
+//! 5. [`groups`]: who belongs to a group chat, changed by compare-and-set; [`relationships`]: friends and blocks.
 //! 6. [`Store::copies`] and its like ([`inspect`]): what operators ask.
 //!
 //! Every call has a time limit of its own and ends within it, whatever the server does. Every error says what the caller must
@@ -21,6 +21,7 @@ pub mod history;
 pub mod insert;
 pub mod inspect;
 pub mod read_states;
+pub mod relationships;
 pub mod unread;
 
 use std::sync::Arc;
@@ -40,6 +41,7 @@ pub use history::Page;
 pub use insert::{BatchFailed, Written};
 pub use inspect::{IndexReport, ServerReport, StoredCopy};
 pub use read_states::{ReadState, ReadStates};
+pub use relationships::Relationship;
 pub use unread::Unread;
 
 /// Where the store is and how long its calls may take.

@@ -20,7 +20,7 @@ use tokio::sync::watch;
 
 /// The rooms of this gateway. Cheap to clone.
 #[derive(Clone)]
-pub struct Groups {
+pub struct Hearers {
     users: Arc<DashMap<UserId, Here>>,
     rooms: Arc<DashMap<ChatId, Room>>,
     /// Makes the marks, so that none is given twice.
@@ -76,7 +76,7 @@ pub struct Moved {
     pub missed: bool,
 }
 
-impl Groups {
+impl Hearers {
     /// No users yet; `count` is the number of rooms.
     pub fn new(count: IntGauge) -> Self {
         Self { users: Arc::default(), rooms: Arc::default(), marks: Arc::default(), count }

@@ -91,7 +91,7 @@ pub enum Committed {
     Done,
     /// It was forgotten or replaced meanwhile; nothing is cached.
     Overtaken,
-    /// Messages have arrived in chats that were not counted; to be committed with them.
+    /// Messages have arrived in chats that were not counted, or had no list then; to be committed with their counts as they are now.
     Unknown(Vec<ChatId>),
 }
 

@@ -5,6 +5,7 @@ mod broken;
 mod cache;
 mod docs;
 mod faults;
+mod inbox;
 mod journey;
 mod modes;
 mod repeats;

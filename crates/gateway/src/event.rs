@@ -9,8 +9,15 @@ pub mod client {
     /// What was missed of the live streams.
     pub const RESUME: &str = "resume";
 
+    /// Moves how far one has read.
+    pub const MARK_READ: &str = "markRead";
+    /// How much is unread.
+    pub const UNREAD: &str = "unread";
+    /// A page of one's chats.
+    pub const CONVERSATIONS: &str = "conversations";
+
     /// All of them.
-    pub const ALL: [&str; 3] = [SEND_MESSAGE, HISTORY, RESUME];
+    pub const ALL: [&str; 6] = [SEND_MESSAGE, HISTORY, RESUME, MARK_READ, UNREAD, CONVERSATIONS];
 }
 
 /// What the gateway emits.

@@ -5,6 +5,8 @@
 //!
 //! Every event is answered within the deadline. A refusal never ends the connection.
 
+pub mod inbox;
+
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::fmt;
@@ -217,6 +219,7 @@ fn listen(gateway: &Arc<Gateway>, socket: &SocketRef, user: UserId) {
             Err(refusal) => on_resume.acknowledge::<()>(&ack, Err(&refusal)).await,
         }
     });
+    inbox::listen(gateway, socket);
     let on_other = gateway.clone();
     socket.on_fallback(async move |Event(event): Event, ack: Ack| {
         tracing::debug!(event = event.chars().take(64).collect::<String>(), "an unknown event");

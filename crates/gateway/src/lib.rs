@@ -17,7 +17,8 @@
 //! From Kafka on, the worker's crate tells the rest. [`history`] is the way back: from the recent list, the failed queue and MongoDB
 //! to a client ([`stored`] is how requests ask MongoDB); [`resume`] the short way, for a client that was away for a moment.
 //!
-//! [`live`] tells clients, on every gateway, of what nobody keeps.
+//! [`inbox`] is what users see of their chats: how much is unread, and which chats were written to last; it hears of what step 4
+//! listed, beside the journey. [`live`] tells clients, on every gateway, of what nobody keeps.
 //!
 //! A positive answer promises that the message is, or will be, in MongoDB exactly once. It does not promise that anybody saw it. A
 //! gateway that is killed between 4 and 6 leaves a message that others saw and whose sender was never answered; unless the sender
@@ -36,6 +37,7 @@ pub mod event;
 pub mod groups;
 pub mod health;
 pub mod history;
+pub mod inbox;
 pub mod ingress;
 pub mod live;
 pub mod members;
@@ -74,6 +76,8 @@ pub struct Gateway {
     pub pipeline: pipeline::Pipeline,
     /// The read path.
     pub history: history::History,
+    /// What users see of their chats.
+    pub inbox: inbox::Inbox,
     /// What clients missed.
     pub resume: resume::Resume,
     /// Who belongs to which chats.

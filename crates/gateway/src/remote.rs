@@ -13,17 +13,24 @@ use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 
 use crate::deliver::Sockets;
+use crate::inbox::tell::Counters;
 use crate::rooms::Rooms;
 
 /// Over how long clients are told to `resync` after a gap in what the gateway heard.
 const SPREAD: Duration = Duration::from_secs(3);
 
 /// Serves the queue of what is heard until it ends.
-pub async fn run(mut heard: mpsc::Receiver<ChannelEvent>, own: Origin, sockets: Sockets, rooms: Rooms) {
+pub async fn run(
+    mut heard: mpsc::Receiver<ChannelEvent>,
+    own: Origin,
+    sockets: Sockets,
+    rooms: Rooms,
+    counters: Counters,
+) {
     while let Some(event) = heard.recv().await {
         match event {
             ChannelEvent::Heard { event, .. } if event.origin() == own => {}
-            ChannelEvent::Heard { channel, event } => hear(&channel, event, &sockets, &rooms),
+            ChannelEvent::Heard { channel, event } => hear(&channel, event, &sockets, &rooms, &counters),
             ChannelEvent::Resubscribed => {
                 tracing::info!("subscriptions were made anew; telling clients to resync");
                 let (sockets, rooms) = (sockets.clone(), rooms.clone());
@@ -34,11 +41,13 @@ pub async fn run(mut heard: mpsc::Receiver<ChannelEvent>, own: Origin, sockets: 
     }
 }
 
-fn hear(channel: &Channel, event: Event, sockets: &Sockets, rooms: &Rooms) {
+fn hear(channel: &Channel, event: Event, sockets: &Sockets, rooms: &Rooms, counters: &Counters) {
     match event {
         Event::Message { position, message, .. } => {
             let position = Position::At { epoch: &position.epoch, seq: position.seq };
-            sockets.message(&sockets.hearing(channel), &message, position);
+            let audience = sockets.hearing(channel);
+            sockets.message(&audience, &message, position);
+            counters.given(&audience, &message);
         }
         Event::Failed { message_id, temp_id, chat, .. } => {
             sockets.failed(&sockets.hearing(channel), message_id, temp_id.as_deref(), &chat);

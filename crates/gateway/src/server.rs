@@ -9,9 +9,12 @@ use axum::serve::ListenerExt;
 use holdfast_cache::channels::ChannelSettings;
 use holdfast_cache::failed::FailedQueueSettings;
 use holdfast_cache::groups::GroupChanges;
+use holdfast_cache::inbox::InboxLife;
 use holdfast_cache::rate_limit::{Limit, LocalLimiter, RateLimiter};
 use holdfast_cache::recent::RecentSettings;
-use holdfast_cache::{Announcer, Breaker, CacheMetrics, Channels, Connection, FailedQueue, Keys, Origin, RecentList};
+use holdfast_cache::{
+    Announcer, Breaker, CacheMetrics, Channels, Connection, FailedQueue, Inboxes, Keys, Origin, RecentList,
+};
 use holdfast_kafka::{Admin, AdminError, KafkaSettings, Publisher};
 use holdfast_service::ops;
 use holdfast_service::settings::Profile;
@@ -34,6 +37,9 @@ use crate::deliver::Sockets;
 use crate::groups::Groups;
 use crate::health::{Breakers, GatewayHealth, Probed};
 use crate::history::{History, Sources};
+use crate::inbox::arrivals::{Arrivals, Told};
+use crate::inbox::tell::Counters;
+use crate::inbox::{Inbox, Parts};
 use crate::ingress::{self, Handshake};
 use crate::live::Live;
 use crate::members::Membership;
@@ -126,7 +132,9 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
     let (channels, heard) =
         Channels::start(cache.clone(), keys.clone(), &format!("{:016x}", origin.0), ChannelSettings::default());
     let rooms = Rooms::new(sockets.clone(), channels.clone(), membership.clone(), metrics.clone());
-    let groups = Groups::new(stored.clone(), relations.clone(), rooms.clone());
+    let (arrivals, teller) = Arrivals::new(metrics.clone());
+    let counters = Counters::new(sockets.clone());
+    let groups = Groups::new(stored.clone(), relations.clone(), rooms.clone(), arrivals.clone());
     let group_changes = GroupChanges::new(cache.clone(), keys.clone(), origin);
     let pipeline = Pipeline::start(
         Stages {
@@ -138,6 +146,8 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
             sockets: sockets.clone(),
             publish: Publish::new(publisher.clone(), kafka_breaker.clone(), failed.clone(), metrics.clone()),
             relist: relist.clone(),
+            arrivals: arrivals.clone(),
+            counters: counters.clone(),
             metrics: metrics.clone(),
         },
         own.max_sends_in_flight,
@@ -146,13 +156,27 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
         recent: healed.clone(),
         cache_breaker: cache_breaker.clone(),
         failed: failed.clone(),
-        store: stored,
+        store: stored.clone(),
         verify_after: own.recent_verify.0,
         recent_max: sizes.max,
         failed_empty_at: std::sync::Mutex::default(),
         repairs: Sources::repair_slots(),
         metrics: metrics.clone(),
     });
+    let life = InboxLife { unread: own.unread_ttl.0, list: own.conversations_ttl.0 };
+    let inboxes = Inboxes::new(cache.clone(), keys.clone(), life);
+    let inbox = Inbox::new(Parts {
+        cached: inboxes.clone(),
+        recent: recent.clone(),
+        cache_breaker: cache_breaker.clone(),
+        store: stored,
+        history: history.clone(),
+        membership: membership.clone(),
+        live: live.clone(),
+        metrics: metrics.clone(),
+    });
+    let told =
+        Told { cached: inboxes, breaker: cache_breaker.clone(), membership: membership.clone(), store: store.clone() };
     let resume = Resume { recent: recent.clone(), breaker: cache_breaker.clone(), admission: admission.clone() };
     let draining = CancellationToken::new();
     let gateway = Arc::new(Gateway {
@@ -161,6 +185,7 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
         admission,
         pipeline: pipeline.clone(),
         history,
+        inbox: inbox.clone(),
         resume,
         membership,
         groups,
@@ -186,12 +211,20 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
     let ended = beside.ended.clone();
     beside.run(
         "remote",
-        ended.clone().run_until_cancelled_owned(remote::run(heard, origin, sockets.clone(), rooms.clone())),
+        ended.clone().run_until_cancelled_owned(remote::run(
+            heard,
+            origin,
+            sockets.clone(),
+            rooms.clone(),
+            counters.clone(),
+        )),
     );
     beside.run("rooms", rooms.run(group_changes, ended.clone()));
     beside.run("sockets", sockets.clone().mend_lagging(ended.clone()));
     beside.run("live", outbox.run(cache_breaker.clone(), own.redis_budget.0, ended.clone()));
-    let lists = Lists { take_back: recent, add: healed };
+    beside.run("arrivals", teller.run(told, ended.clone()));
+    beside.run("counters", counters.run(inbox, ended.clone()));
+    let lists = Lists { take_back: recent, add: healed, arrivals };
     beside.run("relist", relist.clone().run(lists, cache.clone(), cache_breaker.clone(), ended.clone()));
     beside.run("retry", Retry::new(failed.clone(), publisher.clone(), own.replay_rate, metrics).run(ended.clone()));
     beside.tasks.spawn(prepare(kafka, publisher.clone(), store.clone(), ended.clone()));

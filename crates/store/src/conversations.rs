@@ -9,6 +9,7 @@ use std::collections::hash_map::Entry;
 
 use futures_util::TryStreamExt;
 use holdfast_message::{ChatId, Message, UserId, id::Members};
+use mongodb::action::Find;
 use mongodb::bson::{Bson, Document, RawDocumentBuf, doc};
 use tokio::time::Instant;
 
@@ -65,16 +66,23 @@ impl Store {
             let earlier = doc! { "lastTimestamp": { "$lt": timestamp } };
             filter.insert("$or", vec![earlier, doc! { "_id": { "$lt": chat.as_str() } }]);
         }
-        let query = self
-            .conversations
-            .find(filter)
-            .sort(doc! { "lastTimestamp": -1, "_id": -1 })
-            .projection(doc! { "lastTimestamp": 1 })
-            .limit(i64::try_from(limit).unwrap_or(i64::MAX))
-            .batch_size(batch(limit))
-            .max_time(server_limit(self.read_timeout));
+        let query = self.conversations.find(filter).sort(doc! { "lastTimestamp": -1, "_id": -1 });
+        let query = query.limit(i64::try_from(limit).unwrap_or(i64::MAX)).batch_size(batch(limit));
+        self.found(query, deadline).await
+    }
+
+    /// The conversations among these chats.
+    pub async fn conversations_of(&self, chats: &[ChatId]) -> Result<Vec<Conversation>, StoreError> {
+        let deadline = Instant::now() + self.read_timeout;
+        let ids: Vec<_> = chats.iter().map(ChatId::as_str).collect();
+        let query = self.conversations.find(doc! { "_id": { "$in": ids } }).batch_size(batch(chats.len()));
+        self.found(query, deadline).await
+    }
+
+    async fn found(&self, query: Find<'_, RawDocumentBuf>, deadline: Instant) -> Result<Vec<Conversation>, StoreError> {
+        let query = query.projection(doc! { "lastTimestamp": 1 }).max_time(server_limit(self.read_timeout));
         within(deadline, async {
-            let mut found = Vec::with_capacity(limit.min(1000));
+            let mut found = Vec::new();
             let mut cursor = query.await?;
             while let Some(stored) = cursor.try_next().await? {
                 let chat = stored.get_str("_id").ok().and_then(|text| ChatId::parse(text).ok());

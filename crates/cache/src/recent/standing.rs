@@ -31,6 +31,8 @@ pub struct ListedUnread {
     pub position: Position,
     /// Messages.
     pub ids: Vec<MessageId>,
+    /// When the newest message was sent, whoever sent it; 0 without one.
+    pub newest_timestamp: i64,
 }
 
 impl RecentList {
@@ -47,7 +49,8 @@ impl RecentList {
         self.batch("recent_standing", chats.iter().map(call).collect(), budget, |_, value| {
             let (epoch, seq, top_ts, top_id) = parse::<Answer>(value)?;
             let newest = top_ts.and_then(|text| place(text.parse().ok()?, &top_id.unwrap_or_default()));
-            let standing = |(epoch, seq): (String, u64)| Standing { position: Position { epoch: epoch.into(), seq }, newest };
+            let standing =
+                |(epoch, seq): (String, u64)| Standing { position: Position { epoch: epoch.into(), seq }, newest };
             Ok(epoch.zip(seq).map(standing))
         })
         .await
@@ -73,20 +76,16 @@ impl RecentList {
             }
         };
         self.batch("recent_unread", lists.iter().map(call).collect(), budget, |_, value| {
-            let (epoch, seq, ids) = parse::<(String, u64, Vec<Vec<u8>>)>(value)?;
+            let (epoch, seq, newest_timestamp, ids) = parse::<(String, u64, i64, Vec<Vec<u8>>)>(value)?;
             let id = |bytes: Vec<u8>| <[u8; 16]>::try_from(bytes).ok().map(MessageId::from_bytes);
             let ids = ids.into_iter().filter_map(id).collect();
-            Ok(ListedUnread { position: Position { epoch: epoch.into(), seq }, ids })
+            Ok(ListedUnread { position: Position { epoch: epoch.into(), seq }, ids, newest_timestamp })
         })
         .await
     }
 
     /// The newest message of each list, as one pipeline under one deadline; the results are in the order of `chats`.
-    pub async fn newest_batch(
-        &self,
-        chats: &[&ChatId],
-        budget: Duration,
-    ) -> Vec<Result<Option<Message>, CacheError>> {
+    pub async fn newest_batch(&self, chats: &[&ChatId], budget: Duration) -> Vec<Result<Option<Message>, CacheError>> {
         let calls = chats.iter().map(|chat| self.call(&NEWEST, chat)).collect();
         self.batch("recent_newest", calls, budget, |index, value| {
             let bytes: Option<Vec<u8>> = parse(value)?;

@@ -10,8 +10,8 @@ for i = 1, #ARGV, 4 do
     local count, from, base = counted(redis.call('HGET', UNREAD, chat))
     if not count then
       redis.call('HSET', UNREAD, chat, '1 ' .. epoch .. ' 0')
-    elseif from ~= epoch and from ~= NO_LIST then
-      forget() -- positions of two epochs can't be compared
+    elseif from ~= epoch then
+      forget() -- positions of two epochs can't be compared, and without a list there was none
       return
     elseif tonumber(seq) > base then
       redis.call('HSET', UNREAD, chat, (count + 1) .. ' ' .. epoch .. ' ' .. base)

@@ -1,7 +1,7 @@
 -- What was counted, together with what has arrived since the counting began.
 -- ARGV: 1 token, 2 and 3 the lives of counts and list in milliseconds, 4 the score of '=', 5 how many counts;
 -- then of each: chat, count, epoch, seq, '1' if its position is to be kept although nothing is unread; then chat, timestamp of each chat.
--- Answers {'done'}, {'overtaken'}, or {'unknown', chats…}: these have to be counted too.
+-- Answers {'done'}, {'overtaken'}, or {'unknown', chats…}: these have to be counted too, or again because they have a list now.
 if redis.call('HGET', UNREAD, 'state') ~= ARGV[1] then return { 'overtaken' } end
 local chats, rest = {}, 6 + tonumber(ARGV[5]) * 5
 for i = 6, rest - 1, 5 do
@@ -12,11 +12,10 @@ for _, field in ipairs(redis.call('HKEYS', UNREAD)) do
   local chat, epoch, seq = string.match(field, '^%+(%S+) (%S+) (%d+)$')
   if chat then
     local known = chats[chat]
-    if not known then
+    if not known or known[2] == NO_LIST then
       unknown[#unknown + 1] = chat
-    elseif known[2] == NO_LIST or known[2] == epoch then
+    elseif known[2] == epoch then
       if tonumber(seq) > known[3] then known[1] = known[1] + 1 end
-      known[2] = epoch
     else
       forget() -- the list has begun a new epoch meanwhile
       return { 'overtaken' }

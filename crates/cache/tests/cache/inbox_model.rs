@@ -20,13 +20,20 @@ const READERS: usize = 2;
 
 #[derive(Debug, Clone)]
 enum Step {
-    Send { chat: usize, own: bool },
+    Send {
+        chat: usize,
+        own: bool,
+    },
     /// A message that waits to be told is.
     Tell(prop::sample::Index),
     /// A counting goes one step further, whatever its next step is.
     Count(usize),
     /// Somebody who has read nothing, or is done with it, reads a chat up to one of its messages.
-    Read { reader: usize, chat: usize, up_to: prop::sample::Index },
+    Read {
+        reader: usize,
+        chat: usize,
+        up_to: prop::sample::Index,
+    },
     /// The correction after a reading goes one step further.
     Correct(usize),
     /// A chat's list begins a new epoch.
@@ -189,7 +196,13 @@ impl World {
                     Committed::Done | Committed::Overtaken => self.counters[counter] = Counter::default(),
                     Committed::Unknown(chats) => {
                         let index = |chat| self.names.iter().position(|name| name == chat).unwrap();
-                        self.counters[counter].left = Some(chats.iter().map(index).collect());
+                        let Counter { counted, left, .. } = &mut self.counters[counter];
+                        counted.retain(|known| !chats.contains(&known.chat));
+                        *left = Some(chats.iter().map(index).collect());
+                        // A chat that has no list still can't be told from one that has lost it.
+                        if chats.iter().any(|chat| self.chats[index(chat)].seq == 0) {
+                            self.inboxes.forget(&[self.user.clone()], BUDGET).await.unwrap();
+                        }
                     }
                 }
             }
@@ -213,8 +226,7 @@ impl World {
                 Reader::Counted(chat, before, count)
             }
             Reader::Counted(chat, before, count) => {
-                let taken =
-                    self.inboxes.counted(&self.user, &self.names[chat], &before, &count, BUDGET).await.unwrap();
+                let taken = self.inboxes.counted(&self.user, &self.names[chat], &before, &count, BUDGET).await.unwrap();
                 if taken { Reader::Done } else { Reader::Moved(chat) }
             }
         };

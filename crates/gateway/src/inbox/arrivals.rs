@@ -189,7 +189,9 @@ impl Told {
             if !self.asked(self.cached.forget(&some, BUDGET)).await {
                 return;
             }
-            some.iter().for_each(|user| drop(owed.remove(user)));
+            for user in &some {
+                owed.remove(user);
+            }
         }
     }
 

@@ -4,6 +4,7 @@
 
 mod behind;
 mod described;
+mod inbox;
 mod relist;
 mod repeats;
 mod rest;

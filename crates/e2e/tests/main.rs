@@ -8,5 +8,6 @@ mod faults;
 mod inbox;
 mod journey;
 mod modes;
+mod presence;
 mod repeats;
 mod resume;

@@ -32,6 +32,7 @@ use crate::history::History;
 use crate::live::Live;
 use crate::members::Membership;
 use crate::metrics::Metrics;
+use crate::presence::Presence;
 use crate::stored::Stored;
 
 /// What the cache has for one round trip of a reading, as for a page of history.
@@ -63,6 +64,8 @@ pub struct Parts {
     pub history: History,
     /// Who belongs to which chats.
     pub membership: Membership,
+    /// Who is online.
+    pub presence: Presence,
     /// Tells other devices and members.
     pub live: Live,
     /// Counters.

@@ -18,7 +18,9 @@
 //! to a client ([`stored`] is how requests ask MongoDB); [`resume`] the short way, for a client that was away for a moment.
 //!
 //! [`inbox`] is what users see of their chats: how much is unread, and which chats were written to last; it hears of what step 4
-//! listed, beside the journey. [`live`] tells clients, on every gateway, of what nobody keeps.
+//! listed, beside the journey.
+//!
+//! [`live`] tells clients, on every gateway, of what nobody keeps: who types ([`typing`]), who is online ([`presence`]).
 //!
 //! A positive answer promises that the message is, or will be, in MongoDB exactly once. It does not promise that anybody saw it. A
 //! gateway that is killed between 4 and 6 leaves a message that others saw and whose sender was never answered; unless the sender
@@ -39,10 +41,12 @@ pub mod health;
 pub mod history;
 pub mod inbox;
 pub mod ingress;
+pub mod kept;
 pub mod live;
 pub mod members;
 pub mod metrics;
 pub mod pipeline;
+pub mod presence;
 pub mod publish;
 pub mod relations;
 pub mod relist;
@@ -55,6 +59,7 @@ pub mod rooms;
 pub mod server;
 pub mod stamps;
 pub mod stored;
+pub mod typing;
 
 use std::time::Duration;
 
@@ -92,6 +97,10 @@ pub struct Gateway {
     pub rooms: rooms::Rooms,
     /// Tells clients of what nobody keeps.
     pub live: live::Live,
+    /// Who is online.
+    pub presence: presence::Presence,
+    /// Who types.
+    pub typing: typing::Typing,
     /// What this gateway hears from others.
     pub channels: Channels,
     /// Counters.

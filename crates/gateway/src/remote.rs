@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 
 use crate::deliver::Sockets;
 use crate::inbox::tell::Counters;
+use crate::presence::Presence;
 use crate::rooms::Rooms;
 
 /// Over how long clients are told to `resync` after a gap in what the gateway heard.
@@ -26,6 +27,7 @@ pub async fn run(
     sockets: Sockets,
     rooms: Rooms,
     counters: Counters,
+    presence: Presence,
 ) {
     while let Some(event) = heard.recv().await {
         match event {
@@ -33,6 +35,7 @@ pub async fn run(
             ChannelEvent::Heard { channel, event } => hear(&channel, event, &sockets, &rooms, &counters),
             ChannelEvent::Resubscribed => {
                 tracing::info!("subscriptions were made anew; telling clients to resync");
+                presence.renew();
                 let (sockets, rooms) = (sockets.clone(), rooms.clone());
                 // Who belongs where may have changed meanwhile, too.
                 tokio::spawn(async move { tokio::join!(rooms.recheck(), sockets.resync_all(SPREAD)) });

@@ -17,6 +17,7 @@ mod extract;
 mod groups;
 mod inbox;
 mod messages;
+mod presence;
 mod problem;
 mod relations;
 
@@ -66,6 +67,7 @@ fn described() -> Routes {
         .merge(messages::routes())
         .merge(inbox::routes())
         .merge(groups::routes())
+        .merge(presence::routes())
         .merge(relations::routes())
 }
 
@@ -100,6 +102,7 @@ async fn count(State(gateway): Shared, response: Response) -> Response {
         (name = "messages", description = "Sending, and history"),
         (name = "conversations", description = "Your chats, and what is unread"),
         (name = "groups", description = "Chats of more than two"),
+        (name = "presence", description = "Who is online"),
         (name = "friends", description = "Who may write to whom"),
     )
 )]

@@ -10,10 +10,12 @@ use holdfast_cache::channels::ChannelSettings;
 use holdfast_cache::failed::FailedQueueSettings;
 use holdfast_cache::groups::GroupChanges;
 use holdfast_cache::inbox::InboxLife;
+use holdfast_cache::presence::{Online, PresenceSettings};
 use holdfast_cache::rate_limit::{Limit, LocalLimiter, RateLimiter};
 use holdfast_cache::recent::RecentSettings;
 use holdfast_cache::{
-    Announcer, Breaker, CacheMetrics, Channels, Connection, FailedQueue, Inboxes, Keys, Origin, RecentList,
+    Announcer, Breaker, CacheMetrics, Channels, Client, ClientSettings, Connection, FailedQueue, Inboxes, Keys, Origin,
+    RecentList,
 };
 use holdfast_kafka::{Admin, AdminError, KafkaSettings, Publisher};
 use holdfast_service::ops;
@@ -41,10 +43,12 @@ use crate::inbox::arrivals::{Arrivals, Told};
 use crate::inbox::tell::Counters;
 use crate::inbox::{Inbox, Parts};
 use crate::ingress::{self, Handshake};
+use crate::kept::Kept;
 use crate::live::Live;
 use crate::members::Membership;
 use crate::metrics::Metrics;
 use crate::pipeline::{Pipeline, Stages};
+use crate::presence::{Company, Presence};
 use crate::publish::Publish;
 use crate::relations::Relations;
 use crate::relist::{Lists, Relist};
@@ -53,7 +57,8 @@ use crate::retry::Retry;
 use crate::rooms::Rooms;
 use crate::stamps::Stamps;
 use crate::stored::Stored;
-use crate::{Gateway, dev, remote, rest};
+use crate::typing::Typing;
+use crate::{Gateway, dev, presence, remote, rest};
 
 /// Packets that wait for a slow client before it is told to resync instead. socketioxide's 128 are fewer than a burst may have.
 const SOCKET_BUFFER: usize = 1024;
@@ -75,7 +80,7 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
     let (own, layout) = (&config.own, &config.cache);
     let registry = ops::registry("gateway").context("metrics")?;
     let metrics = Metrics::register(&registry).context("metrics")?;
-    let cache_metrics = CacheMetrics::register(&registry).context("metrics")?;
+    let cache_metrics = CacheMetrics::register_with(&registry, layout.cache_metrics_enabled).context("metrics")?;
 
     // The other servers.
     let keys = Keys::new(
@@ -85,9 +90,12 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
         layout.cache_max_key_length,
     )
     .context("CACHE_KEY_*")?;
-    let cache = Connection::open("cache", &config.servers.redis_url(), cache_metrics.clone()).context("REDIS_URL")?;
-    let queue =
-        Connection::open("queue", &config.redis_queue_url(), cache_metrics.clone()).context("REDIS_QUEUE_URL")?;
+    let servers = &config.servers;
+    let cache = Connection::open_at("cache", &servers.redis_url(), servers.redis_cluster(), cache_metrics.clone())
+        .context("REDIS_URL, REDIS_CLUSTER_NODES")?;
+    let (url, cluster) = (own.queue_url(servers), own.queue_cluster(servers));
+    let queue = Connection::open_at("queue", &url, cluster, cache_metrics.clone())
+        .context("REDIS_QUEUE_URL, REDIS_QUEUE_CLUSTER_NODES")?;
     let store = Store::new(StoreSettings::new(config.servers.mongo_url.reveal(), &config.servers.mongo_db))
         .await
         .context("MONGO_URL")?;
@@ -117,7 +125,7 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
     let limits = (own.message_limit > 0).then(|| {
         let limit = Limit { events: own.message_limit, window: own.window.0 };
         Limits {
-            shared: RateLimiter::new(cache.clone(), keys.clone(), limit),
+            shared: RateLimiter::new(cache.clone(), keys.clone(), limit).living(layout.cache_rate_limit_ttl.0),
             local: LocalLimiter::new(limit, LOCAL_LIMITS, std::time::Instant::now()),
             breaker: cache_breaker.clone(),
             budget: own.redis_budget.0,
@@ -128,11 +136,35 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
     let sockets = Sockets::new(metrics.clone());
     let announcer = Announcer::new(cache.clone(), keys.clone(), origin);
     let (live, outbox) = Live::new(sockets.clone(), announcer, metrics.clone());
+    let online = Online::new(
+        cache.clone(),
+        keys.clone(),
+        // What expires is announced within the setting's time, one sweep later.
+        PresenceSettings { life: layout.cache_presence_ttl.0 - presence::SWEEP, grace: presence::GRACE },
+    );
+    let (presence, keeper, teller) = Presence::new(
+        online,
+        (cache_breaker.clone(), own.redis_budget.0),
+        origin,
+        sockets.clone(),
+        (
+            Company { stored: stored.clone(), membership: membership.clone(), relations: relations.clone() },
+            live.clone(),
+        ),
+        metrics.clone(),
+    );
+    let operations = ClientSettings {
+        budget: own.redis_budget.0,
+        batch_size: layout.cache_batch_size,
+        max_latency: layout.cache_max_latency.0,
+    };
+    let client = Client::new(cache.clone(), cache_breaker.clone(), operations);
+    let typing = Typing::new(live.clone(), admission.clone(), (client, keys.clone()), layout.cache_typing_ttl.0);
     let relist = Relist::new(metrics.clone());
     let (channels, heard) =
         Channels::start(cache.clone(), keys.clone(), &format!("{:016x}", origin.0), ChannelSettings::default());
     let rooms = Rooms::new(sockets.clone(), channels.clone(), membership.clone(), metrics.clone());
-    let (arrivals, teller) = Arrivals::new(metrics.clone());
+    let (arrivals, told_of) = Arrivals::new(metrics.clone());
     let counters = Counters::new(sockets.clone());
     let groups = Groups::new(stored.clone(), relations.clone(), rooms.clone(), arrivals.clone());
     let group_changes = GroupChanges::new(cache.clone(), keys.clone(), origin);
@@ -169,9 +201,10 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
         cached: inboxes.clone(),
         recent: recent.clone(),
         cache_breaker: cache_breaker.clone(),
-        store: stored,
+        store: stored.clone(),
         history: history.clone(),
         membership: membership.clone(),
+        presence: presence.clone(),
         live: live.clone(),
         metrics: metrics.clone(),
     });
@@ -193,6 +226,8 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
         sockets: sockets.clone(),
         rooms: rooms.clone(),
         live,
+        presence: presence.clone(),
+        typing: typing.clone(),
         channels,
         metrics: metrics.clone(),
         send_deadline: own.send_deadline.0,
@@ -209,6 +244,10 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
     // Everything that runs beside the requests, until the end.
     let beside = Beside::default();
     let ended = beside.ended.clone();
+    beside.run("pipeline", {
+        let (pipeline, ended) = (pipeline.clone(), ended.clone());
+        async move { ended.run_until_cancelled(pipeline.ended()).await }
+    });
     beside.run(
         "remote",
         ended.clone().run_until_cancelled_owned(remote::run(
@@ -217,14 +256,19 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
             sockets.clone(),
             rooms.clone(),
             counters.clone(),
+            presence,
         )),
     );
     beside.run("rooms", rooms.run(group_changes, ended.clone()));
     beside.run("sockets", sockets.clone().mend_lagging(ended.clone()));
     beside.run("live", outbox.run(cache_breaker.clone(), own.redis_budget.0, ended.clone()));
-    beside.run("arrivals", teller.run(told, ended.clone()));
+    beside.run("arrivals", told_of.run(told, ended.clone()));
     beside.run("counters", counters.run(inbox, ended.clone()));
-    let lists = Lists { take_back: recent, add: healed, arrivals };
+    beside.run("presence", keeper.run(layout.cache_presence_ttl.0, ended.clone()));
+    beside.run("presence events", teller.run(ended.clone()));
+    beside.run("typing", typing.run(ended.clone()));
+    let kept = Kept::new(sockets.clone(), stored);
+    let lists = Lists { take_back: recent, add: healed, kept, arrivals };
     beside.run("relist", relist.clone().run(lists, cache.clone(), cache_breaker.clone(), ended.clone()));
     beside.run("retry", Retry::new(failed.clone(), publisher.clone(), own.replay_rate, metrics).run(ended.clone()));
     beside.tasks.spawn(prepare(kafka, publisher.clone(), store.clone(), ended.clone()));

@@ -5,7 +5,7 @@
 //! page is what the caches have, and says that it is not complete.
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use base64::Engine as _;
@@ -20,6 +20,9 @@ use crate::error::{Code, Refusal};
 
 /// Members of a group that an answer names.
 pub const MAX_MEMBERS_SHOWN: usize = 100;
+/// Members of a page's chats whose presence is asked for, in all and in one round trip.
+const LOOKED_AT: usize = 500;
+const LOOKS_AT_ONCE: usize = 100;
 /// Chats whose views may be mended by one reading.
 const MENDED: usize = 100;
 
@@ -110,8 +113,38 @@ impl Inbox {
         // What the list's order missed a moment ago.
         conversations
             .sort_by(|(a, one), (b, other)| (Reverse(a), Reverse(&one.chat)).cmp(&(Reverse(b), Reverse(&other.chat))));
-        let conversations = conversations.into_iter().map(|(_, conversation)| conversation).collect();
+        let mut conversations: Vec<_> = conversations.into_iter().map(|(_, conversation)| conversation).collect();
+        self.look(user, &mut conversations).await;
         Ok(Page { conversations, next, complete })
+    }
+
+    /// Who of the members is online. Nobody, if that can't be told: it is not worth a refusal.
+    async fn look(&self, user: &UserId, conversations: &mut [Conversation]) {
+        // Those of small chats first.
+        let mut sizes: Vec<_> = conversations.iter().collect();
+        sizes.sort_by_key(|conversation| conversation.members.len());
+        let (mut asked, mut known) = (Vec::new(), HashSet::from([user]));
+        for member in sizes.iter().flat_map(|conversation| &conversation.members) {
+            if asked.len() < LOOKED_AT && known.insert(member) {
+                asked.push(member.clone());
+            }
+        }
+        let mut online = HashSet::new();
+        for users in asked.chunks(LOOKS_AT_ONCE) {
+            match self.parts.presence.of(user, users).await {
+                Ok(seen) => {
+                    online.extend(users.iter().zip(seen).filter(|(_, seen)| seen.online).map(|(user, _)| user.clone()))
+                }
+                Err(refusal) => {
+                    tracing::debug!(message = refusal.message, "conversations without who is online");
+                    break;
+                }
+            }
+        }
+        for conversation in conversations {
+            conversation.online =
+                conversation.members.iter().filter(|member| online.contains(*member)).cloned().collect();
+        }
     }
 
     async fn outline(&self, user: &UserId, before: Option<&Place>, limit: usize) -> Result<Outline, Refusal> {

@@ -96,25 +96,18 @@ impl Gateway {
     pub async fn mark_read(&self, user: &UserId, request: &ReadRequest) -> Result<Read, Refusal> {
         let (chat, up_to) = request.read(user)?;
         self.admission.permit(user, &chat, Act::Read).await?;
-        let unread = self.in_time(self.inbox.mark_read(user, &chat, up_to)).await?;
+        let unread = self.within_deadline(self.inbox.mark_read(user, &chat, up_to)).await?;
         Ok(Read { unread })
     }
 
     /// How much a user has not read.
     pub async fn unread(&self, user: &UserId) -> Result<Unread, Refusal> {
-        self.in_time(self.inbox.unread(user)).await
+        self.within_deadline(self.inbox.unread(user)).await
     }
 
     /// A page of a user's chats.
     pub async fn conversations(&self, user: &UserId, request: &ConversationsRequest) -> Result<Page, Refusal> {
         let (before, limit) = request.read(self.history_default_limit)?;
-        self.in_time(self.inbox.conversations(user, before.as_ref(), limit)).await
-    }
-
-    async fn in_time<T>(&self, answer: impl Future<Output = Result<T, Refusal>>) -> Result<T, Refusal> {
-        match tokio::time::timeout(self.send_deadline, answer).await {
-            Ok(answer) => answer,
-            Err(_) => Err(Refusal::unavailable("no answer within the deadline; ask again")),
-        }
+        self.within_deadline(self.inbox.conversations(user, before.as_ref(), limit)).await
     }
 }

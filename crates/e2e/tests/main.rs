@@ -6,6 +6,7 @@ mod cache;
 mod docs;
 mod faults;
 mod groups;
+mod inbox;
 mod journey;
 mod modes;
 mod presence;

@@ -120,6 +120,10 @@ holdfast_service::settings! {
         replay_rate: u32 = "FAILED_QUEUE_REPLAY_RATE", "1000";
         /// Seconds that a message that was looked up by its id is cached; 0: not at all.
         message_cache_ttl: Seconds = "MESSAGE_CACHE_TTL_SECS", "5";
+        /// Seconds that a user's unread counts are cached.
+        unread_ttl: Seconds = "CACHE_UNREAD_TTL", "60";
+        /// Seconds that a user's list of conversations is cached.
+        conversations_ttl: Seconds = "CACHE_CONVLIST_TTL", "120";
         /// Failures within the monitoring period that open a breaker.
         cb_failure_threshold: usize = "CACHE_CB_FAILURE_THRESHOLD", "5";
         /// Milliseconds that the cache's breaker stays open before it lets calls probe.
@@ -253,6 +257,10 @@ fn check(own: &GatewaySettings, source: &mut Source) {
     source.require((1..=100).contains(&own.history_default_limit), "HISTORY_DEFAULT_LIMIT must be from 1 to 100");
     source.require(own.max_sends_in_flight > 0, "MAX_SENDS_IN_FLIGHT must be above 0");
     source.require(own.message_limit == 0 || own.window.0 > Duration::ZERO, "WINDOW_SECONDS must be above 0");
+    source.require(
+        own.unread_ttl.0 > Duration::ZERO && own.conversations_ttl.0 > Duration::ZERO,
+        "CACHE_UNREAD_TTL and CACHE_CONVLIST_TTL must be above 0",
+    );
     source.require(own.replay_rate > 0, "FAILED_QUEUE_REPLAY_RATE must be above 0");
 }
 

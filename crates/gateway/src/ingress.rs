@@ -5,6 +5,8 @@
 //!
 //! Every event is answered within the deadline. A refusal never ends the connection.
 
+pub mod inbox;
+
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::fmt;
@@ -232,6 +234,7 @@ fn listen(gateway: &Arc<Gateway>, socket: &SocketRef, user: UserId) {
             Err(refusal) => on_resume.acknowledge::<()>(&ack, Err(&refusal)).await,
         }
     });
+    inbox::listen(gateway, socket);
     let on_typing = gateway.clone();
     socket.on(client::TYPING, move |socket: SocketRef, ack: Ack, TryData(request): TryData<TypingRequest>| {
         let request = ack.wanted().and_then(|()| Ok((identify(&socket)?, request.map_err(malformed)?)));

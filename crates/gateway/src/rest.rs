@@ -15,6 +15,7 @@
 
 mod extract;
 mod groups;
+mod inbox;
 mod messages;
 mod presence;
 mod problem;
@@ -65,6 +66,7 @@ pub fn router(gateway: Arc<Gateway>) -> Router {
 fn described() -> Routes {
     OpenApiRouter::with_openapi(Description::openapi())
         .merge(messages::routes())
+        .merge(inbox::routes())
         .merge(groups::routes())
         .merge(presence::routes())
         .merge(relations::routes())
@@ -100,6 +102,7 @@ async fn count(State(gateway): Shared, response: Response) -> Response {
     modifiers(&Bearer),
     tags(
         (name = "messages", description = "Sending, and history"),
+        (name = "conversations", description = "Your chats, and what is unread"),
         (name = "groups", description = "Chats of more than two"),
         (name = "presence", description = "Who is online"),
         (name = "friends", description = "Who may write to whom"),

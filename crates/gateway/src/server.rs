@@ -10,11 +10,12 @@ use holdfast_cache::aside::backend::Backend;
 use holdfast_cache::channels::ChannelSettings;
 use holdfast_cache::failed::FailedQueueSettings;
 use holdfast_cache::groups::GroupChanges;
+use holdfast_cache::inbox::InboxLife;
 use holdfast_cache::presence::{Online, PresenceSettings};
 use holdfast_cache::rate_limit::{Limit, LocalLimiter, RateLimiter};
 use holdfast_cache::recent::RecentSettings;
 use holdfast_cache::{
-    Announcer, Breaker, CacheMetrics, Channels, Client, ClientSettings, Connection, FailedQueue, Keys, Origin,
+    Announcer, Breaker, CacheMetrics, Channels, Client, ClientSettings, Connection, FailedQueue, Inboxes, Keys, Origin,
     RecentList,
 };
 use holdfast_kafka::{Admin, AdminError, KafkaSettings, Publisher};
@@ -39,6 +40,9 @@ use crate::deliver::Sockets;
 use crate::groups::Groups;
 use crate::health::{Breakers, GatewayHealth, Probed};
 use crate::history::{History, Sources};
+use crate::inbox::arrivals::{Arrivals, Told};
+use crate::inbox::tell::Counters;
+use crate::inbox::{Inbox, Parts};
 use crate::ingress::{self, Handshake};
 use crate::kept::Kept;
 use crate::live::Live;
@@ -171,7 +175,9 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
     let (channels, heard) =
         Channels::start(cache.clone(), keys.clone(), &format!("{:016x}", origin.0), ChannelSettings::default());
     let rooms = Rooms::new(sockets.clone(), channels.clone(), membership.clone(), metrics.clone());
-    let groups = Groups::new(stored.clone(), relations.clone(), rooms.clone());
+    let (arrivals, told_of) = Arrivals::new(metrics.clone());
+    let counters = Counters::new(sockets.clone());
+    let groups = Groups::new(stored.clone(), relations.clone(), rooms.clone(), arrivals.clone());
     let group_changes = GroupChanges::new(cache.clone(), keys.clone(), origin);
     let pipeline = Pipeline::start(
         Stages {
@@ -183,6 +189,8 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
             sockets: sockets.clone(),
             publish: Publish::new(publisher.clone(), kafka_breaker.clone(), failed.clone(), metrics.clone()),
             relist: relist.clone(),
+            arrivals: arrivals.clone(),
+            counters: counters.clone(),
             metrics: metrics.clone(),
         },
         own.max_sends_in_flight,
@@ -199,6 +207,21 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
         metrics: metrics.clone(),
     });
     let lookup = Lookup::new(&aside, stored.clone(), history.clone(), admission.clone(), own.message_cache_ttl.0);
+    let life = InboxLife { unread: own.unread_ttl.0, list: own.conversations_ttl.0 };
+    let inboxes = Inboxes::new(cache.clone(), keys.clone(), life);
+    let inbox = Inbox::new(Parts {
+        cached: inboxes.clone(),
+        recent: recent.clone(),
+        cache_breaker: cache_breaker.clone(),
+        store: stored.clone(),
+        history: history.clone(),
+        membership: membership.clone(),
+        presence: presence.clone(),
+        live: live.clone(),
+        metrics: metrics.clone(),
+    });
+    let told =
+        Told { cached: inboxes, breaker: cache_breaker.clone(), membership: membership.clone(), store: store.clone() };
     let resume = Resume { recent: recent.clone(), breaker: cache_breaker.clone(), admission: admission.clone() };
     let draining = CancellationToken::new();
     let gateway = Arc::new(Gateway {
@@ -209,6 +232,7 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
         history,
         lookup,
         profiles: profiles.clone(),
+        inbox: inbox.clone(),
         resume,
         membership,
         groups,
@@ -240,15 +264,25 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
     });
     beside.run(
         "remote",
-        ended.clone().run_until_cancelled_owned(remote::run(heard, origin, sockets.clone(), rooms.clone(), presence)),
+        ended.clone().run_until_cancelled_owned(remote::run(
+            heard,
+            origin,
+            sockets.clone(),
+            rooms.clone(),
+            counters.clone(),
+            presence,
+        )),
     );
     beside.run("rooms", rooms.run(group_changes, ended.clone()));
     beside.run("sockets", sockets.clone().mend_lagging(ended.clone()));
     beside.run("live", outbox.run(cache_breaker.clone(), own.redis_budget.0, ended.clone()));
+    beside.run("arrivals", told_of.run(told, ended.clone()));
+    beside.run("counters", counters.run(inbox, ended.clone()));
     beside.run("presence", keeper.run(layout.cache_presence_ttl.0, ended.clone()));
     beside.run("presence events", teller.run(ended.clone()));
     beside.run("typing", typing.run(ended.clone()));
-    let lists = Lists { take_back: recent, add: healed, kept: Kept::new(sockets.clone(), stored.clone()) };
+    let kept = Kept::new(sockets.clone(), stored);
+    let lists = Lists { take_back: recent, add: healed, kept, arrivals };
     beside.run("relist", relist.clone().run(lists, cache.clone(), cache_breaker.clone(), ended.clone()));
     beside.run("retry", Retry::new(failed.clone(), publisher.clone(), own.replay_rate, metrics).run(ended.clone()));
     if layout.cache_warmup_enabled {

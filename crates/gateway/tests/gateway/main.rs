@@ -7,6 +7,7 @@ mod breakers;
 mod cluster;
 mod described;
 mod groups;
+mod inbox;
 mod outsiders;
 mod people;
 mod presence;

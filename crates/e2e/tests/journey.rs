@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use futures_util::future::try_join_all;
 use holdfast_e2e::{Backends, Peer, Report, Stack, StackOptions, eventually};
-use holdfast_testkit::{shared, unique};
+use holdfast_testkit::{request, shared, unique};
 use serde_json::json;
 
 /// Two official clients exchange `count` messages each way; then everything must be where it belongs.

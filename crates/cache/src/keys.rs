@@ -157,9 +157,14 @@ impl Keys {
         format!("{}beacon{}{{{gateway}}}", self.versioned, self.separator)
     }
 
-    /// A user's rate limit.
+    /// A user's rate limit of messages.
     pub fn rate_limit(&self, user: &UserId) -> String {
         format!("{}ratelimit{}{{{user}}}", self.versioned, self.separator)
+    }
+
+    /// A user's rate limit of other events of one name, a word of at most 32 letters.
+    pub fn rate_limit_of(&self, user: &UserId, event: &'static str) -> String {
+        format!("{}{}{event}", self.rate_limit(user), self.separator)
     }
 }
 
@@ -181,6 +186,7 @@ mod tests {
         assert_eq!(keys.failed_index(), "chat:failed:index");
         assert_eq!(keys.channel(&Channel::User(user.clone())), "chat:v1:user:{alice}");
         assert_eq!(keys.rate_limit(&user), "chat:v1:ratelimit:{alice}");
+        assert_eq!(keys.rate_limit_of(&user, "history"), "chat:v1:ratelimit:{alice}:history");
         assert_eq!(keys.beacon("7f"), "chat:v1:beacon:{7f}");
     }
 

@@ -84,7 +84,7 @@ impl Refusal {
     /// Too many requests; when the next one may come.
     pub fn rate_limited(after: Duration) -> Self {
         let millis = u64::try_from(after.as_millis()).unwrap_or(u64::MAX).max(1);
-        Self { retryable: true, retry_after_ms: Some(millis), ..Self::new(Code::RateLimited, "too many messages") }
+        Self { retryable: true, retry_after_ms: Some(millis), ..Self::new(Code::RateLimited, "too many requests") }
     }
 }
 

@@ -5,7 +5,7 @@
 //! 1. [`ingress`] (Socket.IO) or [`rest`] takes a send, checks it against the limits of [`holdfast_message::Draft`], and gives it its
 //!    id and its time ([`stamps`]). All of that happens in the order of arrival.
 //! 2. [`pipeline`] takes it from there; [`pipeline::Pipeline::submit`] is the way in.
-//! 3. [`admit`]: permission and rate limit. Nobody sees a message that fails them.
+//! 3. [`admit`]: permission and rate limit ([`limit`]). Nobody sees a message that fails them.
 //! 4. The recent list takes it if absent, gives it its place in the live stream and announces it to the other gateways, in one call
 //!    ([`holdfast_cache::recent`]). Without the cache the journey goes on, and [`relist`] repeats the call later.
 //! 5. [`deliver`]: the sockets of this gateway.
@@ -32,6 +32,7 @@ pub mod event;
 pub mod health;
 pub mod history;
 pub mod ingress;
+pub mod limit;
 pub mod metrics;
 pub mod pipeline;
 pub mod publish;
@@ -61,6 +62,8 @@ pub struct Gateway {
     pub stamps: stamps::Stamps,
     /// Permissions.
     pub admission: admit::Admission,
+    /// Every limit but that of messages.
+    pub limits: std::sync::Arc<limit::Limits>,
     /// The write path.
     pub pipeline: pipeline::Pipeline,
     /// The read path.

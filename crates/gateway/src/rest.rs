@@ -32,7 +32,8 @@ use utoipa::{Modify, OpenApi as _};
 use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter};
 use utoipa_swagger_ui::{self as swagger, SwaggerUi};
 
-use self::problem::{Document, Problem};
+use self::problem::Document;
+pub use self::problem::Problem;
 use crate::Gateway;
 use crate::error::{Code, Refusal};
 

@@ -1,14 +1,16 @@
 //! From settings to a running gateway, and its end.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use axum::http::{HeaderName, header};
+use axum::middleware::from_fn_with_state;
 use axum::serve::ListenerExt;
 use holdfast_cache::channels::ChannelSettings;
 use holdfast_cache::failed::FailedQueueSettings;
-use holdfast_cache::rate_limit::{Limit, LocalLimiter, RateLimiter};
+use holdfast_cache::rate_limit::Limit;
 use holdfast_cache::recent::RecentSettings;
 use holdfast_cache::{Breaker, CacheMetrics, Channels, Connection, FailedQueue, Keys, Origin, RecentList};
 use holdfast_kafka::{Admin, AdminError, KafkaSettings, Publisher};
@@ -26,13 +28,16 @@ use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::{DefaultPredicate, Predicate, SizeAbove};
 use tower_http::cors::{AllowOrigin, Any, CorsLayer};
 
-use crate::admit::{Admission, Limits};
+use crate::admit::Admission;
 use crate::auth::Verifier;
 use crate::config::Config;
 use crate::deliver::Sockets;
 use crate::health::{Breakers, GatewayHealth, Probed};
 use crate::history::{History, Sources};
 use crate::ingress::{self, Handshake};
+use crate::limit::address::Handshakes;
+use crate::limit::meter::Rates;
+use crate::limit::{Limits, UserLimit};
 use crate::metrics::Metrics;
 use crate::pipeline::{Pipeline, Stages};
 use crate::publish::Publish;
@@ -47,8 +52,6 @@ use crate::{Gateway, dev, remote, rest};
 const SOCKET_BUFFER: usize = 1024;
 /// Bytes from which an answer is worth compressing: less fits into a packet anyway.
 const COMPRESS_ABOVE: u64 = 1024;
-/// Users that the local rate limiter remembers.
-const LOCAL_LIMITS: usize = 100_000;
 /// How long Kafka's administration may take for one request.
 const ADMIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the last answers have to leave before connections are closed.
@@ -100,15 +103,12 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
         keys.clone(),
         FailedQueueSettings { timeout: own.failed_queue_timeout.0, durability: own.failed_queue_durability.0 },
     );
-    let admission = Admission::new((own.message_limit > 0).then(|| {
-        let limit = Limit { events: own.message_limit, window: own.window.0 };
-        Limits {
-            shared: RateLimiter::new(cache.clone(), keys.clone(), limit),
-            local: LocalLimiter::new(limit, LOCAL_LIMITS, std::time::Instant::now()),
-            breaker: cache_breaker.clone(),
-            budget: own.redis_budget.0,
-        }
-    }));
+    let user_limit = |events| {
+        let limit = Limit { events, window: own.window.0 };
+        UserLimit::new(limit, &cache, &keys, &cache_breaker, own.redis_budget.0)
+    };
+    let admission = Admission::new(user_limit(own.message_limit), metrics.clone());
+    let limits = Limits::new(own, user_limit(own.event_limit), metrics.clone());
     let sockets = Sockets::new(metrics.clone());
     let relist = Relist::new(metrics.clone());
     let (channels, heard) =
@@ -144,6 +144,7 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
         tokens: Verifier::new(own).map_err(|error| anyhow!(error))?,
         stamps: Stamps::default(),
         admission,
+        limits,
         pipeline: pipeline.clone(),
         history,
         resume,
@@ -186,6 +187,7 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
             }
         });
         let closed = closed.clone();
+        let app = app.into_make_service_with_connect_info::<SocketAddr>();
         async move { axum::serve(clients, app).with_graceful_shutdown(closed.cancelled_owned()).await }
     });
 
@@ -272,6 +274,10 @@ fn app(gateway: Arc<Gateway>, config: &Config) -> (SocketIo, axum::Router) {
             ingress::authenticate(guard.clone(), socket, handshake)
         }),
     );
+    let own = &config.own;
+    let rates = Rates { events: own.socket_events_per_second, bytes: own.socket_bytes_per_second };
+    let per_second = own.handshakes_per_second_per_address;
+    let handshakes = Handshakes::new(per_second, &own.trusted_proxies.0, rates, gateway.metrics.clone());
     let mut routes = rest::router(gateway);
     if config.profile == Profile::Development {
         routes = dev::router(&config.own).merge(routes);
@@ -280,6 +286,7 @@ fn app(gateway: Arc<Gateway>, config: &Config) -> (SocketIo, axum::Router) {
         // Inside: polling clients would pay for it with every packet.
         .layer(CompressionLayer::new().compress_when(DefaultPredicate::new().and(SizeAbove::new(COMPRESS_ABOVE))))
         .layer(layer)
+        .layer(from_fn_with_state(handshakes, Handshakes::guard))
         .layer(cors(&config.own.cors_origins.0))
         .layer(CatchPanicLayer::new());
     (io, app)

@@ -4,6 +4,7 @@
 
 mod behind;
 mod described;
+mod limits;
 mod relist;
 mod repeats;
 mod rest;

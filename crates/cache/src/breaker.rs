@@ -4,7 +4,10 @@
 //! the monitoring period is forgotten. When the score reaches the threshold the breaker is OPEN and rejects everything for the
 //! recovery time. Then it is HALF_OPEN: a few real calls are let through; when all of them succeed it closes, when one fails it
 //! opens again. So a dependency that mostly works never opens it, however many calls an hour fail; one that mostly fails opens it
-//! within a few calls.
+//! within a few calls. The window slides: it is the monitoring period before each failure, and what is remembered of it are at most as
+//! many failures as open the breaker.
+//!
+//! Operators may hold it open or closed whatever the calls say ([`Breaker::hold`]), until they leave it to itself again.
 //!
 //! It takes the time as an argument and knows nothing of what it guards. The failed queue is never behind one.
 
@@ -12,7 +15,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use prometheus::IntGauge;
+use prometheus::{IntCounterVec, IntGauge};
 
 use crate::metrics::CacheMetrics;
 
@@ -71,6 +74,15 @@ impl BreakerState {
     }
 }
 
+/// What an operator wants of a breaker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hold {
+    /// To reject every call.
+    Open,
+    /// To let every call through.
+    Closed,
+}
+
 /// The breaker is open, or its probes are under way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the circuit breaker is open")]
@@ -89,6 +101,7 @@ struct Shared {
     settings: BreakerSettings,
     dependency: &'static str,
     gauge: Option<IntGauge>,
+    transitions: Option<IntCounterVec>,
     core: Mutex<Core>,
 }
 
@@ -99,9 +112,19 @@ struct Core {
 }
 
 enum State {
-    Closed { failures: VecDeque<Instant> },
-    Open { until: Instant },
-    HalfOpen { under_way: usize, succeeded: usize },
+    Closed {
+        failures: VecDeque<Instant>,
+    },
+    /// Without an end: until the operator who holds it lets go.
+    Open {
+        until: Option<Instant>,
+    },
+    /// Closed whatever the calls say.
+    HeldClosed,
+    HalfOpen {
+        under_way: usize,
+        succeeded: usize,
+    },
 }
 
 /// Leave to make one call. Dropped without a verdict it counts as not made.
@@ -116,8 +139,14 @@ impl Breaker {
     /// A closed breaker, shown in the metric under this name.
     pub fn new(dependency: &'static str, settings: BreakerSettings, metrics: Option<&CacheMetrics>) -> Self {
         let gauge = metrics.map(|metrics| metrics.breaker_state.with_label_values(&[dependency]));
+        let transitions = metrics.map(|metrics| metrics.breaker_transitions.clone());
+        if let Some(transitions) = &transitions {
+            for state in [BreakerState::Closed, BreakerState::Open, BreakerState::HalfOpen] {
+                transitions.with_label_values(&[dependency, state.as_str()]);
+            }
+        }
         let core = Mutex::new(Core { state: State::Closed { failures: VecDeque::new() }, era: 0 });
-        Self { shared: Arc::new(Shared { settings, dependency, gauge, core }) }
+        Self { shared: Arc::new(Shared { settings, dependency, gauge, transitions, core }) }
     }
 
     /// Asks leave to make a call.
@@ -125,8 +154,9 @@ impl Breaker {
         let settings = &self.shared.settings;
         let mut core = self.lock();
         if let State::Open { until } = core.state {
-            if now < until {
-                return Err(Rejected { retry_after: until - now });
+            if until.is_none_or(|until| now < until) {
+                let retry_after = until.map_or(settings.recovery_timeout, |until| until - now);
+                return Err(Rejected { retry_after });
             }
             self.enter(&mut core, State::HalfOpen { under_way: 0, succeeded: 0 });
         }
@@ -142,9 +172,22 @@ impl Breaker {
     /// The dependency was found to answer by a call that did not ask leave: an open breaker lets its probes through at once.
     pub fn answered(&self) {
         let mut core = self.lock();
-        if matches!(core.state, State::Open { .. }) {
+        if matches!(core.state, State::Open { until: Some(_) }) {
             self.enter(&mut core, State::HalfOpen { under_way: 0, succeeded: 0 });
         }
+    }
+
+    /// Does what an operator wants, until told otherwise; `None` leaves it to itself again, closed and with nothing held against the
+    /// dependency.
+    pub fn hold(&self, hold: Option<Hold>) {
+        let mut core = self.lock();
+        let next = match hold {
+            Some(Hold::Open) => State::Open { until: None },
+            Some(Hold::Closed) => State::HeldClosed,
+            None => State::Closed { failures: VecDeque::new() },
+        };
+        tracing::warn!(dependency = self.shared.dependency, ?hold, "an operator turned the circuit breaker");
+        self.enter(&mut core, next);
     }
 
     /// What it does with calls now. An open one becomes half-open with the first call after the recovery time.
@@ -169,7 +212,7 @@ impl Breaker {
                     failures.pop_front();
                 }
                 (failures.len() >= settings.failure_threshold.max(1))
-                    .then(|| State::Open { until: now + settings.recovery_timeout })
+                    .then(|| State::Open { until: Some(now + settings.recovery_timeout) })
             }
             (State::HalfOpen { under_way, .. }, None, _) => {
                 *under_way = under_way.saturating_sub(1);
@@ -181,7 +224,7 @@ impl Breaker {
                 (*succeeded >= settings.half_open_max_calls).then(|| State::Closed { failures: VecDeque::new() })
             }
             (State::HalfOpen { .. }, Some(false), Some(now)) => {
-                Some(State::Open { until: now + settings.recovery_timeout })
+                Some(State::Open { until: Some(now + settings.recovery_timeout) })
             }
             _ => None,
         };
@@ -191,11 +234,18 @@ impl Breaker {
     }
 
     fn enter(&self, core: &mut Core, state: State) {
+        let before = core.state.kind();
         core.era += 1;
         core.state = state;
         let kind = core.state.kind();
+        if kind == before {
+            return;
+        }
         if let Some(gauge) = &self.shared.gauge {
             gauge.set(kind.as_metric());
+        }
+        if let Some(transitions) = &self.shared.transitions {
+            transitions.with_label_values(&[self.shared.dependency, kind.as_str()]).inc();
         }
         tracing::warn!(dependency = self.shared.dependency, state = kind.as_str(), "circuit breaker changed");
     }
@@ -208,7 +258,7 @@ impl Breaker {
 impl State {
     fn kind(&self) -> BreakerState {
         match self {
-            Self::Closed { .. } => BreakerState::Closed,
+            Self::Closed { .. } | Self::HeldClosed => BreakerState::Closed,
             Self::Open { .. } => BreakerState::Open,
             Self::HalfOpen { .. } => BreakerState::HalfOpen,
         }

@@ -17,6 +17,9 @@ pub enum CacheError {
     /// The server's answer has another shape than the command's.
     #[error("redis answered unexpectedly: {0}")]
     Unexpected(String),
+    /// The value can't be cached; nothing was sent.
+    #[error(transparent)]
+    Encode(#[from] crate::codec::EncodeError),
     /// The address can't be used.
     #[error("redis address: {0}")]
     Address(String),
@@ -28,7 +31,7 @@ impl CacheError {
         match self {
             Self::Unavailable { maybe_applied, .. } => *maybe_applied,
             Self::Unexpected(_) => true,
-            Self::Refused(_) | Self::Address(_) => false,
+            Self::Refused(_) | Self::Encode(_) | Self::Address(_) => false,
         }
     }
 
@@ -47,6 +50,7 @@ impl CacheError {
             Self::Unavailable { .. } => "unavailable",
             Self::Refused(_) => "refused",
             Self::Unexpected(_) => "unexpected",
+            Self::Encode(_) => "encode",
             Self::Address(_) => "address",
         }
     }

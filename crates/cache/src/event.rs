@@ -1,8 +1,8 @@
 //! The bytes of what gateways tell each other over channels.
 //!
 //! A positional msgpack array: version, origin, kind, chat, then what the kind needs. A message carries epoch, seq and the same rest
-//! bytes as its list entry ([`crate::entry`]); the script writes epoch and seq. A kind or version that this build does not know is
-//! counted and skipped.
+//! bytes as its list entry ([`crate::entry`]); the script writes epoch and seq. A live event has an empty text in the chat's place: its
+//! channel says whom it is for. A kind, version or live event that this build does not know is counted and skipped.
 
 use std::sync::Arc;
 
@@ -14,8 +14,13 @@ use crate::msgpack::{Reader, Writer};
 const VERSION: u64 = 1;
 const KIND_MESSAGE: u64 = 0;
 const KIND_FAILED: u64 = 1;
+const KIND_LIVE: u64 = 2;
+const KIND_GROUP: u64 = 8;
 /// What operators tell gateways has kinds from 64 on, and a user in the chat's place.
 const KIND_DISCONNECT: u64 = 64;
+
+/// The longest payload of a live event, in bytes.
+pub const MAX_LIVE_PAYLOAD: usize = 16 * 1024;
 
 /// Which process published something: a random number made at its start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -35,6 +40,38 @@ pub struct Position {
     pub epoch: Arc<str>,
     /// Rises by one per message within one epoch.
     pub seq: u64,
+}
+
+/// Events that live only as long as it takes to deliver them: who missed one asks for the state that it told of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum LiveEvent {
+    /// Somebody began or ceased to write.
+    Typing,
+    /// Somebody has read a chat up to a message.
+    MessagesRead,
+    /// Somebody came online or went offline.
+    Presence,
+    /// How many messages of a chat one has not read.
+    UnreadCount,
+}
+
+impl LiveEvent {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Typing, Self::MessagesRead, Self::Presence, Self::UnreadCount];
+
+    /// Its name on the wire, among gateways and to clients.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Typing => "typing",
+            Self::MessagesRead => "messagesRead",
+            Self::Presence => "presence",
+            Self::UnreadCount => "unreadCount",
+        }
+    }
+
+    fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|event| event.name() == name)
+    }
 }
 
 /// What a process tells the others.
@@ -60,6 +97,26 @@ pub enum Event {
         /// Its chat.
         chat: ChatId,
     },
+    /// Something that clients are told of and nobody keeps.
+    Live {
+        /// Who told it.
+        origin: Origin,
+        /// Whom it is not for, of those who hear the channel.
+        except: Option<UserId>,
+        /// What happened.
+        event: LiveEvent,
+        /// The event's JSON, as clients get it; not checked.
+        payload: Arc<str>,
+    },
+    /// A group's members, their roles or its name have changed.
+    Group {
+        /// Who told it.
+        origin: Origin,
+        /// The group.
+        chat: ChatId,
+        /// Who has just ceased to be a member, if somebody has.
+        left: Option<UserId>,
+    },
     /// An operator wants the user's sockets closed.
     Disconnect {
         /// Who told it.
@@ -73,7 +130,11 @@ impl Event {
     /// Who published it.
     pub fn origin(&self) -> Origin {
         match self {
-            Self::Message { origin, .. } | Self::Failed { origin, .. } | Self::Disconnect { origin, .. } => *origin,
+            Self::Message { origin, .. }
+            | Self::Failed { origin, .. }
+            | Self::Live { origin, .. }
+            | Self::Group { origin, .. }
+            | Self::Disconnect { origin, .. } => *origin,
         }
     }
 
@@ -90,6 +151,12 @@ impl Event {
         if kind == KIND_DISCONNECT {
             return Some(Self::Disconnect { origin, user: UserId::parse(subject).ok()? });
         }
+        if kind == KIND_LIVE {
+            let except = reader.maybe_str()?.map(UserId::parse).transpose().ok()?;
+            let event = LiveEvent::parse(reader.str()?)?;
+            let payload = reader.str().filter(|payload| payload.len() <= MAX_LIVE_PAYLOAD)?.into();
+            return Some(Self::Live { origin, except, event, payload });
+        }
         let chat = ChatId::parse(subject).ok()?;
         match kind {
             KIND_MESSAGE => {
@@ -103,6 +170,10 @@ impl Event {
                 let message_id = MessageId::from_bytes(reader.raw()?.try_into().ok()?);
                 let temp_id = reader.maybe_str()?.map(str::to_owned);
                 Some(Self::Failed { origin, message_id, temp_id, chat })
+            }
+            KIND_GROUP => {
+                let left = reader.maybe_str()?.map(UserId::parse).transpose().ok()?;
+                Some(Self::Group { origin, chat, left })
             }
             _ => None,
         }
@@ -123,6 +194,17 @@ pub(crate) fn message_prefix(origin: Origin, chat: &ChatId) -> Vec<u8> {
 pub(crate) fn failed(origin: Origin, message: &Message) -> Vec<u8> {
     let writer = start(origin, KIND_FAILED, message.chat.as_str(), 2);
     writer.raw(message.id.as_bytes()).maybe_str(message.temp_id.as_deref()).0
+}
+
+/// The whole publication of a live event, the same on every channel.
+pub(crate) fn live(origin: Origin, except: Option<&UserId>, event: LiveEvent, payload: &str) -> Vec<u8> {
+    let writer = start(origin, KIND_LIVE, "", 3).maybe_str(except.map(UserId::as_str));
+    writer.str(event.name()).str(payload).0
+}
+
+/// The whole publication of a group's change.
+pub(crate) fn group(origin: Origin, chat: &ChatId, left: Option<&UserId>) -> Vec<u8> {
+    start(origin, KIND_GROUP, chat.as_str(), 1).maybe_str(left.map(UserId::as_str)).0
 }
 
 /// The whole publication of an operator's wish.
@@ -169,7 +251,29 @@ mod tests {
         assert_eq!(failed.origin(), origin);
 
         let user = UserId::parse("alice").unwrap();
+        for left in [None, Some(user.clone())] {
+            let chat = ChatId::parse("g_00000000-0000-4000-8000-0000000000ab").unwrap();
+            let bytes = group(origin, &chat, left.as_ref());
+            assert_eq!(Event::decode(&bytes), Some(Event::Group { origin, chat, left }));
+        }
         assert_eq!(Event::decode(&disconnect(origin, &user)), Some(Event::Disconnect { origin, user }));
+    }
+
+    #[test]
+    fn a_live_event_comes_back_whole_and_one_of_a_later_build_or_too_long_is_none() {
+        let (origin, user) = (Origin(7), UserId::parse("alice").unwrap());
+        for (event, except) in LiveEvent::ALL.into_iter().zip([None, Some(user)].into_iter().cycle()) {
+            let bytes = live(origin, except.as_ref(), event, r#"{"typing":true}"#);
+            let payload = r#"{"typing":true}"#.into();
+            assert_eq!(Event::decode(&bytes), Some(Event::Live { origin, except, event, payload }));
+            for end in 0..bytes.len() {
+                assert_eq!(Event::decode(&bytes[..end]), None);
+            }
+        }
+        let later = start(origin, KIND_LIVE, "", 3).nil().str("somethingLater").str("{}").0;
+        assert_eq!(Event::decode(&later), None);
+        let long = live(origin, None, LiveEvent::Typing, &"x".repeat(MAX_LIVE_PAYLOAD + 1));
+        assert_eq!(Event::decode(&long), None);
     }
 
     #[test]

@@ -1,15 +1,24 @@
-//! The one place that builds the names of keys and channels.
+//! The one place that builds the names of keys and channels, and reads them back.
 //!
-//! Braces are literal hash tags: the keys of one chat share a cluster slot. Users and chats are checked types, the configurable
-//! parts are checked here, so that no input can form another key.
+//! A name is prefix, version, a word for its [`Kind`] and an id in braces, as `chat:v1:unread:{alice}`; those of the recent list and
+//! the failed queue have no version, for their entries carry one. Braces are literal hash tags: the keys of one chat share a
+//! cluster slot, and so do a value and its lease. Ids are checked types that hold neither braces nor what a `SCAN` pattern
+//! could take for more than itself, and the configurable parts are checked here. So no two inputs form one key, every key parses
+//! back to what it was made from, and another version's keys are nobody's.
 
-use holdfast_message::id::Members;
-use holdfast_message::{ChatId, UserId};
+mod kind;
+
+use holdfast_message::id::MAX_USER_ID;
+use holdfast_message::{ChatId, MessageId, UserId};
+
+pub use kind::{Cached, Channel, Family, Kind, LockName, LockNameError, MAX_LOCK_NAME, Pair};
 
 /// The longest key that is ever built, in bytes, unless configured.
 pub const MAX_KEY_LENGTH: usize = 250;
-/// The longest name, in bytes, that a part adds to prefix and version: a typing key of a group.
-const LONGEST_PARTS: usize = 190;
+/// The longest name, in bytes, that parts and separators add to prefix and version: a typing key of a direct chat.
+const LONGEST_PARTS: usize = 2 + "typing".len() + 1 + (2 + 2 * MAX_USER_ID + 1) + 1 + (2 + MAX_USER_ID);
+/// What stands where others have a version.
+const BARE_WORDS: [&str; 2] = ["recent", "failed"];
 
 /// Why a prefix, version or separator can't be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -19,28 +28,12 @@ pub enum KeyError {
         "{0} must be 1 to 32 characters out of letters, digits, '_', '-' and '.' (a separator: one of ':', '/', '|')"
     )]
     Part(&'static str),
+    /// The version is a word that other keys have in its place.
+    #[error("the key version must be neither 'recent' nor 'failed'")]
+    Reserved,
     /// Keys would become longer than allowed.
     #[error("prefix and version would make keys longer than {0} bytes")]
     TooLong(usize),
-}
-
-/// Where events for somebody are published.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Channel {
-    /// Every gateway that holds a socket of this user hears it.
-    User(UserId),
-    /// Every gateway that holds a socket of a member of this group hears it.
-    Group(ChatId),
-}
-
-impl Channel {
-    /// The channels that together reach everybody in a chat: both users of a direct chat, or the group.
-    pub fn audience(chat: &ChatId) -> Vec<Self> {
-        match chat.members() {
-            Members::Direct(first, second) => vec![Self::User(first), Self::User(second)],
-            Members::Group => vec![Self::Group(chat.clone())],
-        }
-    }
 }
 
 /// Builds keys. Cheap to clone.
@@ -62,15 +55,14 @@ impl Default for Keys {
 impl Keys {
     /// Keys with a prefix, a version and a separator of the deployment's choice, never longer than `max_length` bytes.
     pub fn new(prefix: &str, version: &str, separator: &str, max_length: usize) -> Result<Self, KeyError> {
-        let word = |text: &str| {
-            (1..=32).contains(&text.len())
-                && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.'))
-        };
-        if !word(prefix) {
+        if !is_word(prefix) {
             return Err(KeyError::Part("the key prefix"));
         }
-        if !word(version) {
+        if !is_word(version) {
             return Err(KeyError::Part("the key version"));
+        }
+        if BARE_WORDS.contains(&version) {
+            return Err(KeyError::Reserved);
         }
         // Characters that no user or chat id holds, but for ':', which braces keep apart.
         if !matches!(separator, ":" | "/" | "|") {
@@ -86,29 +78,92 @@ impl Keys {
         })
     }
 
+    /// The name of a key or channel.
+    pub fn key(&self, kind: &Kind) -> String {
+        match kind {
+            Kind::Recent(chat) => self.recent(chat),
+            Kind::RecentIds(chat) => self.recent_ids(chat),
+            Kind::RecentHead(chat) => self.recent_head(chat),
+            Kind::Failed(chat) => self.failed(chat),
+            Kind::FailedDead(chat) => self.failed_dead(chat),
+            Kind::FailedIndex => self.failed_index(),
+            Kind::Channel(channel) => self.channel(channel),
+            Kind::Beacon(gateway) => self.beacon(gateway),
+            Kind::Invalidations => self.invalidations(),
+            Kind::RateLimit(user) => self.rate_limit(user),
+            Kind::EventLimit(user, event) => self.rate_limit_of(user, event),
+            Kind::Online => self.online(),
+            Kind::Devices(user) => self.devices(user),
+            Kind::Typing(chat, user) => self.typing(chat, user),
+            Kind::Conversations(user) => self.conversations(user),
+            Kind::Unread(user) => self.unread(user),
+            Kind::Value(value) => self.value(value),
+            Kind::Lease(value) => self.lease(value),
+            Kind::Lock(name) => self.lock(name),
+        }
+    }
+
+    /// What a name stands for; `None` if nothing of this prefix and version has it.
+    pub fn parse(&self, name: &str) -> Option<Kind> {
+        // A version is no bare word, so at most one of the two can match.
+        if let Some(rest) = name.strip_prefix(&self.versioned) { self.versioned(rest) } else { self.bare(name) }
+    }
+
+    /// A `SCAN` pattern that the keys of this family match, and no other's.
+    pub fn pattern(&self, family: Family) -> String {
+        let one = |word| self.name(word, "*", "");
+        match family {
+            Family::Recent => self.bare_name("recent", "*", ""),
+            Family::RecentIds => self.bare_name("recent", "*", "ids"),
+            Family::RecentHead => self.bare_name("recent", "*", "head"),
+            Family::Failed => self.bare_name("failed", "*", ""),
+            Family::FailedDead => self.bare_name("failed", "*", "dead"),
+            Family::FailedIndex => self.failed_index(),
+            Family::RateLimit => one("ratelimit"),
+            Family::EventLimit => self.name("ratelimit", "*", "*"),
+            Family::Online => self.online(),
+            Family::Devices => self.name("devices", &self.online(), "*"),
+            Family::Typing => self.name("typing", "*", "{*}"),
+            Family::Conversations => one("convlist"),
+            Family::Unread => one("unread"),
+            Family::Profile => one(&self.profile_word()),
+            Family::Relationship => one("rel"),
+            Family::Members => one("members"),
+            Family::Message => one("message"),
+            // The first letters of what is cached; a user of this name has devices.
+            Family::Lease => self.name("[mpr]*", "*", "lease"),
+            Family::Lock => one("lock"),
+        }
+    }
+
+    /// A `SCAN` pattern that every key with this version matches, and none of the recent list or the failed queue.
+    pub fn pattern_of_version(&self) -> String {
+        format!("{}*", self.versioned)
+    }
+
     /// The recent list's entries.
     pub fn recent(&self, chat: &ChatId) -> String {
-        format!("{}recent{}{{{chat}}}", self.bare, self.separator)
+        self.bare_name("recent", chat.as_str(), "")
     }
 
     /// The ids that the recent list knows.
     pub fn recent_ids(&self, chat: &ChatId) -> String {
-        format!("{}{}ids", self.recent(chat), self.separator)
+        self.bare_name("recent", chat.as_str(), "ids")
     }
 
     /// The recent list's head.
     pub fn recent_head(&self, chat: &ChatId) -> String {
-        format!("{}{}head", self.recent(chat), self.separator)
+        self.bare_name("recent", chat.as_str(), "head")
     }
 
     /// A chat's failed queue.
     pub fn failed(&self, chat: &ChatId) -> String {
-        format!("{}failed{}{{{chat}}}", self.bare, self.separator)
+        self.bare_name("failed", chat.as_str(), "")
     }
 
     /// What a chat's failed queue gave up on.
     pub fn failed_dead(&self, chat: &ChatId) -> String {
-        format!("{}{}dead", self.failed(chat), self.separator)
+        self.bare_name("failed", chat.as_str(), "dead")
     }
 
     /// The chats with failed queues.
@@ -123,112 +178,217 @@ impl Keys {
 
     /// The chat whose failed queue has this key. A dead list is no failed queue.
     pub fn chat_of_failed(&self, key: &str) -> Option<ChatId> {
-        let rest = key.strip_prefix(&self.bare)?.strip_prefix("failed")?.strip_prefix(&self.separator)?;
-        ChatId::parse(rest.strip_prefix('{')?.strip_suffix('}')?).ok()
+        match self.parse(key)? {
+            Kind::Failed(chat) => Some(chat),
+            _ => None,
+        }
     }
 
     /// The chat whose dead list has this key.
     pub fn chat_of_dead(&self, key: &str) -> Option<ChatId> {
-        self.chat_of_failed(key.strip_suffix("dead")?.strip_suffix(&self.separator)?)
+        match self.parse(key)? {
+            Kind::FailedDead(chat) => Some(chat),
+            _ => None,
+        }
     }
 
     /// A channel's name.
     pub fn channel(&self, channel: &Channel) -> String {
         match channel {
-            Channel::User(user) => format!("{}user{}{{{user}}}", self.versioned, self.separator),
-            Channel::Group(chat) => format!("{}group{}{{{chat}}}", self.versioned, self.separator),
+            Channel::User(user) => self.name("user", user.as_str(), ""),
+            Channel::Group(chat) => self.name("group", chat.as_str(), ""),
         }
     }
 
     /// The channel with this name.
     pub fn parse_channel(&self, name: &str) -> Option<Channel> {
-        let rest = name.strip_prefix(&self.versioned)?;
-        let (kind, rest) = rest.split_once(&self.separator)?;
-        let id = rest.strip_prefix('{')?.strip_suffix('}')?;
-        match kind {
-            "user" => UserId::parse(id).ok().map(Channel::User),
-            "group" => ChatId::parse(id).ok().map(Channel::Group),
+        match self.parse(name)? {
+            Kind::Channel(channel) => Some(channel),
             _ => None,
         }
     }
 
-    /// Where a gateway's own beacon is published.
+    /// Where a gateway's own beacon is published. `gateway` is a word of the process's own making.
     pub fn beacon(&self, gateway: &str) -> String {
-        format!("{}beacon{}{{{gateway}}}", self.versioned, self.separator)
+        self.name("beacon", gateway, "")
+    }
+
+    /// Where processes tell each other what they invalidated.
+    pub fn invalidations(&self) -> String {
+        format!("{}invalidations", self.versioned)
     }
 
     /// A user's rate limit of messages.
     pub fn rate_limit(&self, user: &UserId) -> String {
-        format!("{}ratelimit{}{{{user}}}", self.versioned, self.separator)
+        self.name("ratelimit", user.as_str(), "")
     }
 
-    /// A user's rate limit of other events of one name, a word of at most 32 letters.
-    pub fn rate_limit_of(&self, user: &UserId, event: &'static str) -> String {
-        format!("{}{}{event}", self.rate_limit(user), self.separator)
+    /// A user's rate limit of other events of one name, a word.
+    pub fn rate_limit_of(&self, user: &UserId, event: &str) -> String {
+        self.name("ratelimit", user.as_str(), event)
     }
+
+    /// Who is connected.
+    pub fn online(&self) -> String {
+        format!("{}online", self.versioned)
+    }
+
+    /// A user's connections. In the cluster slot of [`Keys::online`], so that one script may touch both.
+    pub fn devices(&self, user: &UserId) -> String {
+        self.name("devices", &self.online(), user.as_str())
+    }
+
+    /// That a user types in a chat.
+    pub fn typing(&self, chat: &ChatId, user: &UserId) -> String {
+        self.name("typing", chat.as_str(), &format!("{{{user}}}"))
+    }
+
+    /// A user's chats by last timestamp.
+    pub fn conversations(&self, user: &UserId) -> String {
+        self.name("convlist", user.as_str(), "")
+    }
+
+    /// A user's unread counts.
+    pub fn unread(&self, user: &UserId) -> String {
+        self.name("unread", user.as_str(), "")
+    }
+
+    /// A cached value.
+    pub fn value(&self, value: &Cached) -> String {
+        self.cached(value, "")
+    }
+
+    /// Who may fill a cached value; of the value's cluster slot.
+    pub fn lease(&self, value: &Cached) -> String {
+        self.cached(value, "lease")
+    }
+
+    /// A lock.
+    pub fn lock(&self, name: &LockName) -> String {
+        self.name("lock", name.as_str(), "")
+    }
+
+    fn cached(&self, value: &Cached, suffix: &str) -> String {
+        let id = value.to_string();
+        match value {
+            Cached::Profile(_) => self.name(&self.profile_word(), &id, suffix),
+            Cached::Relationship(_) => self.name("rel", &id, suffix),
+            Cached::Members(_) => self.name("members", &id, suffix),
+            Cached::Message(_) => self.name("message", &id, suffix),
+        }
+    }
+
+    fn profile_word(&self) -> String {
+        format!("profile{}user", self.separator)
+    }
+
+    fn name(&self, word: &str, id: &str, suffix: &str) -> String {
+        self.written(&self.versioned, word, id, suffix)
+    }
+
+    fn bare_name(&self, word: &str, id: &str, suffix: &str) -> String {
+        self.written(&self.bare, word, id, suffix)
+    }
+
+    fn written(&self, space: &str, word: &str, id: &str, suffix: &str) -> String {
+        let separator = self.separator.as_str();
+        let mut name = String::with_capacity(space.len() + word.len() + id.len() + suffix.len() + 4);
+        for part in [space, word, separator, "{", id, "}"] {
+            name.push_str(part);
+        }
+        if !suffix.is_empty() {
+            name.push_str(separator);
+            name.push_str(suffix);
+        }
+        name
+    }
+
+    fn versioned(&self, rest: &str) -> Option<Kind> {
+        match rest {
+            "online" => return Some(Kind::Online),
+            "invalidations" => return Some(Kind::Invalidations),
+            _ => {}
+        }
+        let (word, id, suffix) = self.parts(rest)?;
+        let user = || UserId::parse(id).ok();
+        let chat = || ChatId::parse(id).ok();
+        let value = if word == self.profile_word() {
+            Some(Cached::Profile(user()?))
+        } else {
+            match word {
+                "rel" => Some(Cached::Relationship(Pair::parse(id)?)),
+                "members" => Some(Cached::Members(chat()?)),
+                "message" => Some(Cached::Message(MessageId::parse(id)?)),
+                _ => None,
+            }
+        };
+        Some(match (value, word, suffix) {
+            (Some(value), _, "") => Kind::Value(value),
+            (Some(value), _, "lease") => Kind::Lease(value),
+            (None, "user", "") => Kind::Channel(Channel::User(user()?)),
+            (None, "group", "") => Kind::Channel(Channel::Group(chat()?)),
+            (None, "beacon", "") => Kind::Beacon(is_word(id).then(|| id.to_owned())?),
+            (None, "ratelimit", "") => Kind::RateLimit(user()?),
+            (None, "ratelimit", event) => Kind::EventLimit(user()?, is_word(event).then(|| event.to_owned())?),
+            (None, "convlist", "") => Kind::Conversations(user()?),
+            (None, "unread", "") => Kind::Unread(user()?),
+            (None, "lock", "") => Kind::Lock(LockName::parse(id).ok()?),
+            (None, "devices", who) if id == self.online() => Kind::Devices(UserId::parse(who).ok()?),
+            (None, "typing", who) => {
+                Kind::Typing(chat()?, UserId::parse(who.strip_prefix('{')?.strip_suffix('}')?).ok()?)
+            }
+            _ => return None,
+        })
+    }
+
+    fn bare(&self, name: &str) -> Option<Kind> {
+        let rest = name.strip_prefix(&self.bare)?;
+        if rest.strip_prefix("failed").and_then(|rest| rest.strip_prefix(&self.separator)) == Some("index") {
+            return Some(Kind::FailedIndex);
+        }
+        let (word, id, suffix) = self.parts(rest)?;
+        let chat = ChatId::parse(id).ok()?;
+        Some(match (word, suffix) {
+            ("recent", "") => Kind::Recent(chat),
+            ("recent", "ids") => Kind::RecentIds(chat),
+            ("recent", "head") => Kind::RecentHead(chat),
+            ("failed", "") => Kind::Failed(chat),
+            ("failed", "dead") => Kind::FailedDead(chat),
+            _ => return None,
+        })
+    }
+
+    /// Word, id and suffix; the last is empty if there is none.
+    fn parts<'a>(&self, rest: &'a str) -> Option<(&'a str, &'a str, &'a str)> {
+        let (word, rest) = rest.split_once('{')?;
+        let word = word.strip_suffix(&self.separator)?;
+        let (id, suffix) = rest.split_once('}')?;
+        match suffix {
+            "" => Some((word, id, "")),
+            suffix => suffix
+                .strip_prefix(&self.separator)
+                .filter(|suffix| !suffix.is_empty())
+                .map(|suffix| (word, id, suffix)),
+        }
+    }
+}
+
+fn is_word(text: &str) -> bool {
+    (1..=32).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.'))
+}
+
+/// A text as a `SCAN` pattern that matches this text alone.
+pub fn literal(text: &str) -> String {
+    let mut pattern = String::with_capacity(text.len());
+    for letter in text.chars() {
+        if matches!(letter, '*' | '?' | '[' | ']' | '^' | '\\') {
+            pattern.push('\\');
+        }
+        pattern.push(letter);
+    }
+    pattern
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_names_are_the_contracts() {
-        let keys = Keys::default();
-        assert_eq!(keys, Keys::new("chat", "v1", ":", MAX_KEY_LENGTH).unwrap());
-        let chat = ChatId::parse("alice:bob").unwrap();
-        let user = UserId::parse("alice").unwrap();
-        assert_eq!(keys.recent(&chat), "chat:recent:{alice:bob}");
-        assert_eq!(keys.recent_ids(&chat), "chat:recent:{alice:bob}:ids");
-        assert_eq!(keys.recent_head(&chat), "chat:recent:{alice:bob}:head");
-        assert_eq!(keys.failed(&chat), "chat:failed:{alice:bob}");
-        assert_eq!(keys.failed_dead(&chat), "chat:failed:{alice:bob}:dead");
-        assert_eq!(keys.failed_index(), "chat:failed:index");
-        assert_eq!(keys.channel(&Channel::User(user.clone())), "chat:v1:user:{alice}");
-        assert_eq!(keys.rate_limit(&user), "chat:v1:ratelimit:{alice}");
-        assert_eq!(keys.rate_limit_of(&user, "history"), "chat:v1:ratelimit:{alice}:history");
-        assert_eq!(keys.beacon("7f"), "chat:v1:beacon:{7f}");
-    }
-
-    #[test]
-    fn a_failed_queue_is_known_by_its_key_and_a_dead_list_is_none() {
-        let keys = Keys::default();
-        let chat = ChatId::parse("alice:bob").unwrap();
-        assert_eq!(keys.chat_of_failed(&keys.failed(&chat)), Some(chat.clone()));
-        assert_eq!(keys.chat_of_dead(&keys.failed_dead(&chat)), Some(chat.clone()));
-        assert_eq!(keys.chat_of_dead(&keys.failed(&chat)), None);
-        for key in [keys.failed_dead(&chat), keys.failed_index(), "chat:failed:{x}".into(), "chat:failed:".into()] {
-            assert_eq!(keys.chat_of_failed(&key), None, "{key}");
-        }
-    }
-
-    #[test]
-    fn a_channel_is_known_by_its_name() {
-        let keys = Keys::default();
-        let group = ChatId::parse("g_00000000-0000-0000-0000-0000000000ab").unwrap();
-        for channel in [Channel::User(UserId::parse("al.ice").unwrap()), Channel::Group(group)] {
-            assert_eq!(keys.parse_channel(&keys.channel(&channel)), Some(channel));
-        }
-        assert_eq!(keys.parse_channel(&keys.beacon("7f")), None);
-    }
-
-    #[test]
-    fn no_setting_can_form_another_key() {
-        for (prefix, version, separator) in
-            [("", "v1", ":"), ("a{b", "v1", ":"), ("a b", "v1", ":"), ("chat", "*", ":"), ("chat", "v1", "}")]
-        {
-            assert!(Keys::new(prefix, version, separator, MAX_KEY_LENGTH).is_err(), "{prefix} {version} {separator}");
-        }
-        assert_eq!(Keys::new("chat", "v1", ":", 100), Err(KeyError::TooLong(100)));
-    }
-
-    #[test]
-    fn no_key_is_longer_than_promised() {
-        let long = |letter: &str| UserId::parse(&letter.repeat(64)).unwrap();
-        let chat = ChatId::direct(&long("a"), &long("b")).unwrap();
-        let keys = Keys::new(&"p".repeat(32), &"v".repeat(16), ":", MAX_KEY_LENGTH).unwrap();
-        for key in [keys.recent_head(&chat), keys.failed_dead(&chat), keys.channel(&Channel::User(long("a")))] {
-            assert!(key.len() <= MAX_KEY_LENGTH);
-        }
-    }
-}
+mod tests;

@@ -7,23 +7,29 @@
 //! 2. [`rate_limit`]: how much a user may send.
 //! 3. [`recent`]: the recent list: add if absent, position in the live stream, announcement to other gateways, all in one script.
 //! 4. [`channels`]: hearing what other gateways announce, and knowing when something may have been missed.
-//! 5. [`failed`]: the failed queue, which is durable or refuses.
-//! 6. [`breaker`]: not asking again and again what does not answer. It knows no Redis; Kafka's callers use it too.
+//! 5. [`announce`]: telling them of what nobody keeps; [`groups`]: that a group has changed.
+//! 6. [`failed`]: the failed queue, which is durable or refuses.
+//! 7. [`breaker`]: not asking again and again what does not answer. It knows no Redis; Kafka's callers use it too.
 //!
 //! Operators have [`control`] and [`inspect`].
 //!
 //! [`keys`] alone builds the names of keys and channels, [`entry`] and [`event`] alone the bytes of list entries and publications.
 //! Every script touches keys of one cluster slot only.
 
+pub mod announce;
 pub mod breaker;
 pub mod channels;
+pub mod client;
+pub mod codec;
 pub mod connection;
 pub mod control;
 pub mod entry;
 pub mod event;
 pub mod failed;
+pub mod groups;
 pub mod inspect;
 pub mod keys;
+pub mod lock;
 pub mod metrics;
 pub mod rate_limit;
 pub mod recent;
@@ -32,12 +38,16 @@ mod error;
 mod msgpack;
 mod script;
 
+pub use announce::Announcer;
 pub use breaker::{Breaker, BreakerSettings};
 pub use channels::{ChannelEvent, Channels};
+pub use client::{Client, ClientSettings};
+pub use codec::Codec;
 pub use connection::Connection;
 pub use error::CacheError;
-pub use event::{Event, Origin};
+pub use event::{Event, LiveEvent, Origin};
 pub use failed::FailedQueue;
 pub use keys::Keys;
+pub use lock::{LockGuard, Locks};
 pub use metrics::CacheMetrics;
 pub use recent::RecentList;

@@ -138,9 +138,10 @@ pub struct Seen {
     pub user: String,
     /// Which of theirs.
     pub device: String,
-    /// `newMessage` with a seq: by message, by connection, how often within one epoch and the resend
-    /// window.
-    pub live: BTreeMap<String, BTreeMap<u64, u32>>,
+    /// Every `newMessage` with a seq, by message.
+    pub live: BTreeMap<String, Vec<Live>>,
+    /// Where messages stood first in their chat's stream, however that was learned: by message, the lowest seq of each epoch.
+    pub places: BTreeMap<String, BTreeMap<String, u64>>,
     /// Messages of a `newMessage` without one: the gateway's cache was away, or too slow for this step. It may come again with a seq,
     /// which a client counts, as a seq that never comes is a gap.
     pub unplaced: BTreeSet<String>,
@@ -160,7 +161,25 @@ pub struct Seen {
     pub gaps: u32,
 }
 
+/// A `newMessage` with a seq.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Live {
+    /// On which connection.
+    pub connection: u64,
+    /// The stream's epoch.
+    pub epoch: String,
+    /// Its place in the stream.
+    pub seq: u64,
+}
+
 impl Seen {
+    /// Notes a place in the stream at which a message stands.
+    pub fn place(&mut self, message_id: &str, epoch: &str, seq: u64) {
+        let places = self.places.entry(message_id.to_owned()).or_default();
+        let first = places.entry(epoch.to_owned()).or_insert(seq);
+        *first = seq.min(*first);
+    }
+
     /// Takes a message off the screen.
     pub fn take_back(&mut self, message_id: &str) {
         self.live.remove(message_id);

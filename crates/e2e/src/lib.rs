@@ -23,14 +23,14 @@ use anyhow::{Result, bail};
 use tokio::time::{Instant, sleep};
 
 /// Waits until something holds; the error names it, with the last answer that it did not.
-pub async fn eventually<F>(what: &str, limit: Duration, mut holds: impl FnMut() -> F) -> Result<()>
+pub async fn eventually<T, F>(what: &str, limit: Duration, mut holds: impl FnMut() -> F) -> Result<T>
 where
-    F: Future<Output = Result<()>>,
+    F: Future<Output = Result<T>>,
 {
     let deadline = Instant::now() + limit;
     loop {
         match holds().await {
-            Ok(()) => return Ok(()),
+            Ok(value) => return Ok(value),
             Err(error) if Instant::now() >= deadline => bail!("{what}: not within {limit:?}: {error:#}"),
             Err(_) => sleep(Duration::from_millis(100)).await,
         }

@@ -1,56 +1,106 @@
 //! Permissions and limits, before anybody sees a message.
 //!
-//! Takes a batch of stamped messages from the pipeline; gives each a verdict.
+//! Takes stamped messages from the pipeline; gives each a verdict. Who belongs to a chat is known from its id or from the store, whose
+//! last word is kept for a while ([`crate::members`]): a send whose chat is known waits for nobody.
 
 use std::sync::Arc;
 
 use holdfast_cache::rate_limit::{Decision, Kind};
 use holdfast_message::id::Members;
-use holdfast_message::{ChatId, Message, UserId};
+use holdfast_message::{ChatId, UserId};
 
 use crate::error::{Code, Refusal};
 use crate::limit::UserLimit;
+use crate::members::{Membership, no_such_chat};
 use crate::metrics::{Limited, Metrics};
+use crate::relations::{Relation, Relations};
+
+/// What a user wants to do in a chat.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Act {
+    /// Send a message.
+    Send,
+    /// Read messages, or say how far one has read them.
+    Read,
+    /// Be seen typing.
+    Type,
+}
 
 /// Checks what may be sent and read.
 #[derive(Clone)]
 pub struct Admission {
+    membership: Membership,
+    relations: Relations,
     limit: Option<Arc<UserLimit>>,
     metrics: Metrics,
 }
 
+/// What the store said of a chat: enough for a verdict about any of its members.
+#[derive(Debug, Clone)]
+pub enum Standing {
+    /// What is between the two users; `None`: it could not say.
+    Direct(Option<Relation>),
+    /// Who belongs to the group, sorted.
+    Group(Result<Arc<[UserId]>, Refusal>),
+}
+
 impl Admission {
     /// Without `limit`, users may send as much as they like.
-    pub fn new(limit: Option<UserLimit>, metrics: Metrics) -> Self {
-        Self { limit: limit.map(Arc::new), metrics }
+    pub fn new(membership: Membership, relations: Relations, limit: Option<UserLimit>, metrics: Metrics) -> Self {
+        Self { membership, relations, limit: limit.map(Arc::new), metrics }
     }
 
-    /// Whether a user may see and write in a chat. Groups have no members yet, so they admit nobody.
-    pub fn permit(&self, user: &UserId, chat: &ChatId) -> Result<(), Refusal> {
-        match chat.members() {
-            Members::Direct(first, second) if first == *user || second == *user => Ok(()),
-            Members::Direct(..) => Err(Refusal::new(Code::Forbidden, "not a member of this chat")),
-            Members::Group => Err(Refusal::new(Code::NotFound, "no such chat")),
+    /// Whether a user may do this in a chat, as of now.
+    pub async fn permit(&self, user: &UserId, chat: &ChatId, act: Act) -> Result<(), Refusal> {
+        match self.known(user, chat, act) {
+            Some(verdict) => verdict,
+            None => self.verdict(&self.standing(chat).await, user),
         }
     }
 
-    /// A verdict for each message, in order.
-    pub async fn check(&self, messages: impl Iterator<Item = &Message> + Clone) -> Vec<Result<(), Refusal>> {
-        let mut verdicts: Vec<_> =
-            messages.clone().map(|message| self.permit(&message.sender, &message.chat)).collect();
-        let Some(limit) = &self.limit else { return verdicts };
-        // Only what is permitted counts against a limit.
-        let (places, users): (Vec<_>, Vec<_>) = messages
-            .enumerate()
-            .filter(|(index, _)| verdicts[*index].is_ok())
-            .map(|(index, message)| (index, &message.sender))
-            .unzip();
-        for (place, decision) in places.into_iter().zip(limit.decide(Kind::Message, &users).await) {
-            if let Decision::Limited { retry_after } = decision {
-                self.metrics.limited(Limited::Messages);
-                verdicts[place] = Err(Refusal::rate_limited(retry_after));
+    /// The same, if it is known without asking anybody.
+    pub fn known(&self, user: &UserId, chat: &ChatId, act: Act) -> Option<Result<(), Refusal>> {
+        let standing = match chat.members() {
+            Members::Direct(first, second) if first != *user && second != *user => {
+                return Some(Err(Refusal::new(Code::Forbidden, "not a member of this chat")));
+            }
+            // What was written stays readable for both, whatever is between them now.
+            Members::Direct(..) if act == Act::Read => return Some(Ok(())),
+            Members::Direct(..) => Standing::Direct(Some(self.relations.known(chat)?)),
+            Members::Group => Standing::Group(self.membership.known(chat)?),
+        };
+        Some(self.verdict(&standing, user))
+    }
+
+    /// What the store says of a chat.
+    pub async fn standing(&self, chat: &ChatId) -> Standing {
+        if chat.is_group() {
+            return Standing::Group(self.membership.of(chat).await);
+        }
+        Standing::Direct(self.relations.between(chat).await)
+    }
+
+    /// Whether a user may write in a chat of which this is known. Who does not belong to a group does not learn that there is one.
+    pub fn verdict(&self, standing: &Standing, user: &UserId) -> Result<(), Refusal> {
+        match standing {
+            Standing::Direct(relation) => self.relations.permits(*relation),
+            Standing::Group(members) => {
+                let members = members.as_ref().map_err(Clone::clone)?;
+                members.binary_search(user).map(drop).map_err(|_| no_such_chat())
             }
         }
-        verdicts
+    }
+
+    /// Whether each of these users may send now as far as the limit is concerned. What passes is counted.
+    pub async fn limit(&self, users: &[&UserId]) -> Vec<Result<(), Refusal>> {
+        let Some(limit) = &self.limit else { return users.iter().map(|_| Ok(())).collect() };
+        let verdict = |decision| match decision {
+            Decision::Allowed => Ok(()),
+            Decision::Limited { retry_after } => {
+                self.metrics.limited(Limited::Messages);
+                Err(Refusal::rate_limited(retry_after))
+            }
+        };
+        limit.decide(Kind::Message, users).await.into_iter().map(verdict).collect()
     }
 }

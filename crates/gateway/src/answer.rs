@@ -3,13 +3,15 @@
 //! Over REST an answer is the body; over Socket.IO it goes with `ok: true` ([`Positive`]).
 
 use holdfast_message::json::{MessageJson, Position};
-use serde::Serialize;
+use holdfast_store::{Group, Member, Role};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use crate::history::{Page, Source, write_cursor};
 use crate::pipeline::Accepted;
 use crate::publish::Durability;
+use crate::relations::Friendship;
 
 /// A positive answer over Socket.IO: `{ ok: true, … }`.
 #[derive(Serialize)]
@@ -157,4 +159,94 @@ struct MissedOfChat {
     /// The stream's position now.
     #[schema(required)]
     seq: Option<u64>,
+}
+
+/// A group.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = Group)]
+pub struct GroupShape {
+    /// The group's id.
+    chat_id: String,
+    /// What it is called.
+    name: String,
+    /// Who belongs to it, in the order in which they joined.
+    members: Vec<GroupMember>,
+    /// Who made it.
+    created_by: String,
+    /// When, in Unix epoch milliseconds.
+    created_at: i64,
+}
+
+/// A member of a group.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct GroupMember {
+    /// Who.
+    user_id: String,
+    /// As what.
+    role: GroupMemberRole,
+    /// Since when, in Unix epoch milliseconds.
+    joined_at: i64,
+}
+
+/// What a member of a group may do: everything (`owner`, of which there is one), rename it, add and remove members (`admin`), or read
+/// and write (`member`).
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum GroupMemberRole {
+    /// Everything.
+    Owner,
+    /// Renames the group, adds and removes members.
+    Admin,
+    /// Reads and writes.
+    Member,
+}
+
+impl From<Role> for GroupMemberRole {
+    fn from(role: Role) -> Self {
+        match role {
+            Role::Owner => Self::Owner,
+            Role::Admin => Self::Admin,
+            Role::Member => Self::Member,
+        }
+    }
+}
+
+impl From<GroupMemberRole> for Role {
+    fn from(role: GroupMemberRole) -> Self {
+        match role {
+            GroupMemberRole::Owner => Self::Owner,
+            GroupMemberRole::Admin => Self::Admin,
+            GroupMemberRole::Member => Self::Member,
+        }
+    }
+}
+
+impl From<&Group> for GroupShape {
+    fn from(group: &Group) -> Self {
+        let member = |member: &Member| GroupMember {
+            user_id: member.user.to_string(),
+            role: member.role.into(),
+            joined_at: member.joined_at,
+        };
+        Self {
+            chat_id: group.chat.to_string(),
+            name: group.name.clone(),
+            members: group.members.iter().map(member).collect(),
+            created_by: group.created_by.to_string(),
+            created_at: group.created_at,
+        }
+    }
+}
+
+/// How two users stand with each other.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = Friendship)]
+pub struct FriendshipShape {
+    /// The other user.
+    pub user_id: String,
+    /// `requested`: you have asked; `incoming`: the other has.
+    pub status: Friendship,
 }

@@ -27,8 +27,10 @@ pub enum DeliveryMode {
 /// Who may write to whom.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Permissions {
-    /// Everybody to everybody.
+    /// Everybody to everybody who is not blocked.
     Open,
+    /// Friends to friends.
+    Friends,
 }
 
 /// How the failed queue's durability is known.
@@ -72,7 +74,8 @@ impl Value for Permissions {
     fn parse(text: &str) -> Result<Self, String> {
         match text {
             "open" => Ok(Self::Open),
-            _ => Err("must be open".into()),
+            "friends" => Ok(Self::Friends),
+            _ => Err("must be open or friends".into()),
         }
     }
 }
@@ -116,7 +119,7 @@ holdfast_service::settings! {
         max_sends_in_flight: usize = "MAX_SENDS_IN_FLIGHT", "10000";
         /// Messages that a user may send in a window; 0 for no limit.
         message_limit: u32 = "MESSAGE_LIMIT", "0";
-        /// Other events of one name that a user may ask for in a window; 0 for no limit.
+        /// Other events of one name, and other REST requests, that a user may make in a window; 0 for no limit.
         event_limit: u32 = "EVENT_LIMIT", "0";
         /// The window of `MESSAGE_LIMIT` and `EVENT_LIMIT`, in seconds.
         window: Seconds = "WINDOW_SECONDS", "10";

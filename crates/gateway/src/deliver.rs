@@ -2,7 +2,9 @@
 //!
 //! Takes a message from the pipeline, or an event that another gateway announced; gives it to every socket of the users it is for.
 //! Emits go socket by socket, so that a full buffer is seen and is one client's own: that socket is marked as lagging, and told to
-//! `resync` once its buffer drains.
+//! `resync` once its buffer drains. Which users a group's messages are for, [`hearers`] knows.
+
+pub mod hearers;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,22 +13,26 @@ use std::time::Duration;
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 use holdfast_cache::channels::Subscription;
+use holdfast_cache::event::LiveEvent;
+use holdfast_cache::keys::Channel;
 use holdfast_message::json::{MessageJson, Position};
 use holdfast_message::{ChatId, Message, MessageId, UserId, id::Members};
 use serde::Serialize;
-use serde_json::value::to_raw_value;
+use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Value, json};
 use socketioxide::extract::SocketRef;
 use socketioxide::socket::Sid;
 use tokio_util::sync::CancellationToken;
 
-use crate::event::server::{MESSAGE_FAILED, NEW_MESSAGE, RESYNC};
+use crate::deliver::hearers::Hearers;
+use crate::event::server::{CHAT_UPDATED, MESSAGE_FAILED, NEW_MESSAGE, RESYNC};
 use crate::metrics::Metrics;
 
 /// The sockets of this gateway, by user.
 #[derive(Clone)]
 pub struct Sockets {
     users: Arc<DashMap<UserId, Vec<Arc<Connected>>>>,
+    hearers: Hearers,
     metrics: Metrics,
 }
 
@@ -109,13 +115,16 @@ impl Connected {
 impl Sockets {
     /// No sockets yet.
     pub fn new(metrics: Metrics) -> Self {
-        Self { users: Arc::default(), metrics }
+        Self { users: Arc::default(), hearers: Hearers::new(metrics.rooms.clone()), metrics }
     }
 
     /// Adds a socket, and the subscription by which it hears of what other gateways do.
     pub fn add(&self, user: &UserId, socket: SocketRef, subscription: Subscription) {
         let connected = Connected { socket, lagging: AtomicBool::new(false), held: Mutex::default(), subscription };
-        self.users.entry(user.clone()).or_default().push(Arc::new(connected));
+        let mut sockets = self.users.entry(user.clone()).or_default();
+        sockets.push(Arc::new(connected));
+        // Within the lock, as its counterpart.
+        self.hearers.appear(user);
         self.metrics.sockets.inc();
     }
 
@@ -126,21 +135,39 @@ impl Sockets {
         sockets.get_mut().retain(|connected| connected.socket.id != socket);
         self.metrics.sockets.sub((before - sockets.get().len()) as i64);
         if sockets.get().is_empty() {
+            self.hearers.vanish(user);
             sockets.remove();
         }
     }
 
-    /// `newMessage` to every device of sender and receivers here. `position` is [`Position::Unknown`] without the cache.
-    pub fn message(&self, message: &Message, position: Position<'_>) {
-        // Written once, however many sockets it goes to. A message always becomes JSON: it has no map with keys that are not text.
-        let Ok(payload) = to_raw_value(&MessageJson { message, position }) else { return };
-        self.audience(&message.chat, |user| self.emit(user, NEW_MESSAGE, &*payload));
+    /// Which users here hear which groups.
+    pub fn hearers(&self) -> &Hearers {
+        &self.hearers
     }
 
-    /// `messageFailed` to everybody here who may have been shown the message.
-    pub fn failed(&self, id: MessageId, temp_id: Option<&str>, chat: &ChatId) {
+    /// `newMessage` to every device that these users have here. `position` is [`Position::Unknown`] without the cache.
+    pub fn message(&self, to: &[UserId], message: &Message, position: Position<'_>) {
+        // Written once, however many sockets it goes to. A message always becomes JSON: it has no map with keys that are not text.
+        let Ok(payload) = to_raw_value(&MessageJson { message, position }) else { return };
+        to.iter().for_each(|user| self.emit(user, NEW_MESSAGE, &*payload));
+    }
+
+    /// `messageFailed` to users who may have been shown the message.
+    pub fn failed(&self, to: &[UserId], id: MessageId, temp_id: Option<&str>, chat: &ChatId) {
         let payload = json!({ "messageId": id, "tempId": temp_id, "chatId": chat.as_str() });
-        self.audience(chat, |user| self.emit(user, MESSAGE_FAILED, &payload));
+        to.iter().for_each(|user| self.emit(user, MESSAGE_FAILED, &payload));
+    }
+
+    /// `chatUpdated` to a user's devices here.
+    pub fn chat_updated(&self, user: &UserId, chat: &ChatId) {
+        self.emit(user, CHAT_UPDATED, &json!({ "chatId": chat.as_str() }));
+    }
+
+    /// A live event to the sockets here of whoever hears the channel, but for those of `except`.
+    pub fn live(&self, channel: &Channel, except: Option<&UserId>, event: LiveEvent, payload: &RawValue) {
+        for user in self.hearing(channel).iter().filter(|user| except != Some(*user)) {
+            self.emit(user, event.name(), payload);
+        }
     }
 
     /// An event to every socket of one user here.
@@ -176,11 +203,25 @@ impl Sockets {
         Some(Holding { connected, metrics: self.metrics.clone() })
     }
 
-    fn audience(&self, chat: &ChatId, each: impl Fn(&UserId)) {
-        if let Members::Direct(first, second) = chat.members() {
-            each(&first);
-            each(&second);
+    /// Who of a chat's members may have sockets here.
+    pub fn audience(&self, chat: &ChatId) -> Vec<UserId> {
+        match chat.members() {
+            Members::Direct(first, second) => vec![first, second],
+            Members::Group => self.hearers.in_room(chat),
         }
+    }
+
+    /// Who hears what is published on a channel, of those who may have sockets here.
+    pub fn hearing(&self, channel: &Channel) -> Vec<UserId> {
+        match channel {
+            Channel::User(user) => vec![user.clone()],
+            Channel::Group(chat) => self.hearers.in_room(chat),
+        }
+    }
+
+    /// Tells a user's sockets here that they may have missed something.
+    pub fn resync(&self, user: &UserId) {
+        self.emit(user, RESYNC, &json!({}));
     }
 
     /// Tells sockets whose buffer was full that they may have missed something, once there is room again.
@@ -204,7 +245,7 @@ impl Sockets {
         let users: Vec<_> = self.users.iter().map(|entry| entry.key().clone()).collect();
         let pause = spread / u32::try_from(users.len().max(1)).unwrap_or(u32::MAX);
         for user in users {
-            self.emit(&user, RESYNC, &json!({}));
+            self.resync(&user);
             tokio::time::sleep(pause).await;
         }
     }

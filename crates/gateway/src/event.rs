@@ -23,7 +23,9 @@ pub mod server {
     pub const RESUMED: &str = "resumed";
     /// Live events may have been missed.
     pub const RESYNC: &str = "resync";
+    /// A group has changed, or whether one belongs to it.
+    pub const CHAT_UPDATED: &str = "chatUpdated";
 
     /// All of them.
-    pub const ALL: [&str; 4] = [NEW_MESSAGE, MESSAGE_FAILED, RESUMED, RESYNC];
+    pub const ALL: [&str; 5] = [NEW_MESSAGE, MESSAGE_FAILED, RESUMED, RESYNC, CHAT_UPDATED];
 }

@@ -27,6 +27,7 @@ use tokio::sync::oneshot;
 use utoipa::ToSchema;
 
 use crate::Gateway;
+use crate::admit::Act;
 use crate::answer::{HistoryPage, Missed, Positive, Sent};
 use crate::auth::Identity;
 use crate::deliver::Holding;
@@ -280,7 +281,9 @@ pub async fn connected(gateway: Arc<Gateway>, socket: SocketRef) {
     let user = identity.user;
     // Until the server has confirmed it, what other gateways announce passes this socket by.
     let subscription = gateway.channels.subscribe(Channel::User(user.clone()));
+    let confirmed = subscription.confirmation();
     gateway.sockets.add(&user, socket.clone(), subscription);
+    gateway.rooms.connected(&user, confirmed);
     // It may have disconnected before it was added.
     if !socket.connected() {
         gateway.sockets.remove(&user, socket.id);
@@ -330,7 +333,10 @@ impl Gateway {
         let holding = self.sockets.hold(user, socket.id);
         let read = async {
             match &holding {
-                Some(holding) => holding.subscribed().await,
+                Some(holding) => {
+                    holding.subscribed().await;
+                    self.rooms.ready(user).await;
+                }
                 // Nothing reaches a socket that is not there.
                 None => return Resume::nothing(offsets),
             }
@@ -364,7 +370,7 @@ impl Gateway {
     pub async fn history(&self, user: &UserId, request: HistoryRequest) -> Result<Page, Refusal> {
         self.limits.pass(user, client::HISTORY).await?;
         let (chat, before, limit) = request.read(user, self.history_default_limit)?;
-        self.admission.permit(user, &chat)?;
+        self.admission.permit(user, &chat, Act::Read).await?;
         match tokio::time::timeout(self.send_deadline, self.history.page(&chat, before, limit)).await {
             Ok(page) => page,
             Err(_) => Err(Refusal::unavailable("history can't be read now")),

@@ -5,16 +5,19 @@
 //! 1. [`ingress`] (Socket.IO) or [`rest`] takes a send, checks it against the limits of [`holdfast_message::Draft`], and gives it its
 //!    id and its time ([`stamps`]). All of that happens in the order of arrival.
 //! 2. [`pipeline`] takes it from there; [`pipeline::Pipeline::submit`] is the way in.
-//! 3. [`admit`]: permission and rate limit ([`limit`]). Nobody sees a message that fails them.
+//! 3. [`admit`]: permission ([`members`], [`relations`]) and rate limit ([`limit`]). Nobody sees a message that fails them.
 //! 4. The recent list takes it if absent, gives it its place in the live stream and announces it to the other gateways, in one call
 //!    ([`holdfast_cache::recent`]). Without the cache the journey goes on, and [`relist`] repeats the call later.
-//! 5. [`deliver`]: the sockets of this gateway.
+//! 5. [`deliver`]: the sockets of this gateway. [`rooms`] keeps in step which of them hear which groups,
+//!    as [`groups`] changes them.
 //! 6. [`publish`]: Kafka, else the failed queue. Only an acknowledgement of one of them makes a positive answer. [`retry`] replays
 //!    the failed queue, step by step ([`replay`]).
 //! 7. The sender's answer. If nothing durable took the message, what was shown is taken back.
 //!
 //! From Kafka on, the worker's crate tells the rest. [`history`] is the way back: from the recent list, the failed queue and MongoDB
 //! to a client ([`stored`] is how requests ask MongoDB); [`resume`] the short way, for a client that was away for a moment.
+//!
+//! [`live`] tells clients, on every gateway, of what nobody keeps.
 //!
 //! A positive answer promises that the message is, or will be, in MongoDB exactly once. It does not promise that anybody saw it. A
 //! gateway that is killed between 4 and 6 leaves a message that others saw and whose sender was never answered; unless the sender
@@ -24,24 +27,30 @@ pub mod admit;
 pub mod answer;
 pub mod auth;
 pub mod config;
+pub mod decisions;
 pub mod deliver;
 mod dev;
 pub mod durables;
 pub mod error;
 pub mod event;
+pub mod groups;
 pub mod health;
 pub mod history;
 pub mod ingress;
 pub mod limit;
+pub mod live;
+pub mod members;
 pub mod metrics;
 pub mod pipeline;
 pub mod publish;
+pub mod relations;
 pub mod relist;
 pub mod remote;
 pub mod replay;
 pub mod rest;
 pub mod resume;
 pub mod retry;
+pub mod rooms;
 pub mod server;
 pub mod stamps;
 pub mod stored;
@@ -70,8 +79,18 @@ pub struct Gateway {
     pub history: history::History,
     /// What clients missed.
     pub resume: resume::Resume,
+    /// Who belongs to which chats.
+    pub membership: members::Membership,
+    /// Groups, and their changes.
+    pub groups: groups::Groups,
+    /// Friends and blocks.
+    pub relations: relations::Relations,
     /// This gateway's sockets.
     pub sockets: deliver::Sockets,
+    /// Which groups they hear.
+    pub rooms: rooms::Rooms,
+    /// Tells clients of what nobody keeps.
+    pub live: live::Live,
     /// What this gateway hears from others.
     pub channels: Channels,
     /// Counters.

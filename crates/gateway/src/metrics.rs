@@ -3,6 +3,7 @@
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, core::Collector};
 
 use crate::error::Code;
+use crate::live::Dropped;
 
 /// Sends, by how they ended.
 pub const MESSAGES: &str = "holdfast_gateway_messages_total";
@@ -20,6 +21,12 @@ pub const DELIVERY: &str = "holdfast_gateway_delivery_seconds";
 pub const PUBLISH: &str = "holdfast_gateway_publish_seconds";
 /// Connected sockets.
 pub const SOCKETS: &str = "holdfast_gateway_sockets";
+/// Groups with members who have sockets here.
+pub const ROOMS: &str = "holdfast_gateway_rooms";
+/// Changes of groups that other gateways were not told of because too many waited; they find them at their next recheck.
+pub const GROUP_CHANGES_UNTOLD: &str = "holdfast_gateway_group_changes_untold_total";
+/// Sends and the like that were permitted although the store could not be asked whether one of the two users blocks the other.
+pub const PERMITTED_UNKNOWN: &str = "holdfast_gateway_permitted_unknown_total";
 /// Sends that the recent list did not take in time.
 pub const RECENT_SKIPPED: &str = "holdfast_gateway_recent_skipped_total";
 /// What the recent list did not take in time, or did not take back, and that was not repeated in the background either because too
@@ -29,6 +36,10 @@ pub const RELIST_DROPPED: &str = "holdfast_gateway_relist_dropped_total";
 pub const RELIST_WAITING: &str = "holdfast_gateway_relist_waiting";
 /// Times that a socket's buffer was full.
 pub const LAGGING: &str = "holdfast_gateway_lagging_sockets_total";
+/// Live events that did not reach other gateways, by reason.
+pub const LIVE_DROPPED: &str = "holdfast_gateway_live_dropped_total";
+/// Live events that wait to be published.
+pub const LIVE_WAITING: &str = "holdfast_gateway_live_waiting";
 /// Sends in progress.
 pub const IN_FLIGHT: &str = "holdfast_gateway_sends_in_flight";
 /// History pages, by source.
@@ -94,6 +105,12 @@ pub struct Metrics {
     pub publish: Histogram,
     /// [`SOCKETS`].
     pub sockets: IntGauge,
+    /// [`ROOMS`].
+    pub rooms: IntGauge,
+    /// [`GROUP_CHANGES_UNTOLD`].
+    pub group_changes_untold: IntCounter,
+    /// [`PERMITTED_UNKNOWN`].
+    pub permitted_unknown: IntCounter,
     /// [`RECENT_SKIPPED`].
     pub recent_skipped: IntCounter,
     /// [`RELIST_DROPPED`].
@@ -102,6 +119,9 @@ pub struct Metrics {
     pub relist_waiting: IntGauge,
     /// [`LAGGING`].
     pub lagging: IntCounter,
+    live_dropped: IntCounterVec,
+    /// [`LIVE_WAITING`].
+    pub live_waiting: IntGauge,
     /// [`IN_FLIGHT`].
     pub in_flight: IntGauge,
     history: IntCounterVec,
@@ -127,6 +147,8 @@ impl Metrics {
         let limited = r.counters(LIMITED, "What was refused because it was too much, by the limit.", "limit")?;
         let history = r.counters(HISTORY, "History pages, by source.", "source")?;
         ["cache", "store", "merged"].iter().for_each(|source| drop(history.with_label_values(&[source])));
+        let live_dropped = r.counters(LIVE_DROPPED, "Live events that did not reach other gateways.", "reason")?;
+        Dropped::ALL.iter().for_each(|reason| drop(live_dropped.with_label_values(&[reason.as_str()])));
         Ok(Self {
             messages: ["kafka", "failed_queue", "refused", "duplicate", "rejected"]
                 .map(|outcome| messages.with_label_values(&[outcome])),
@@ -146,6 +168,13 @@ impl Metrics {
             delivery: r.seconds(DELIVERY, "From a send's arrival to its emission to this gateway's sockets.")?,
             publish: r.seconds(PUBLISH, "From handing a message to Kafka's client to its report.")?,
             sockets: r.gauge(SOCKETS, "Connected sockets.")?,
+            rooms: r.gauge(ROOMS, "Groups with members who have sockets here.")?,
+            group_changes_untold: r.counter(
+                GROUP_CHANGES_UNTOLD,
+                "Changes of groups that other gateways were not told of because too many waited.",
+            )?,
+            permitted_unknown: r
+                .counter(PERMITTED_UNKNOWN, "What was permitted although the store could not be asked for blocks.")?,
             recent_skipped: r.counter(RECENT_SKIPPED, "Sends that the recent list did not take in time.")?,
             relist_dropped: r.counter(
                 RELIST_DROPPED,
@@ -153,6 +182,8 @@ impl Metrics {
             )?,
             relist_waiting: r.gauge(RELIST_WAITING, "Background repeats that wait or are under way.")?,
             lagging: r.counter(LAGGING, "Times that a socket's buffer was full.")?,
+            live_dropped,
+            live_waiting: r.gauge(LIVE_WAITING, "Live events that wait to be published.")?,
             in_flight: r.gauge(IN_FLIGHT, "Sends in progress.")?,
             history,
             repaired: r.counter(REPAIRED, "Messages that a verification found missing in a recent list.")?,
@@ -176,6 +207,11 @@ impl Metrics {
     /// Counts what a limit refused.
     pub fn limited(&self, limit: Limited) {
         self.limited[limit as usize].inc();
+    }
+
+    /// Counts live events that did not reach other gateways.
+    pub fn live_dropped(&self, reason: Dropped, count: usize) {
+        self.live_dropped.with_label_values(&[reason.as_str()]).inc_by(count as u64);
     }
 
     /// Counts a history page.

@@ -4,8 +4,10 @@
 //!
 //! Two tasks, one behind the other, do what must keep that order: permit, rate limit, recent list and fan-out; then local delivery
 //! and handing over to Kafka's client. They take whatever has arrived as one batch, so that under load a batch costs the cache one
-//! round trip. Waiting for durability happens in a task per send, which nobody's disconnect ends.
+//! round trip. Where the store has to be asked whether a send is permitted, it waits beside the batches, and with it whatever follows
+//! to the same chat. Waiting for durability happens in a task per send, which nobody's disconnect ends.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,12 +15,13 @@ use futures_util::future::join_all;
 use holdfast_cache::event::Position as StreamPosition;
 use holdfast_cache::recent::{Added, Attempt};
 use holdfast_cache::{Breaker, RecentList};
-use holdfast_message::Message;
 use holdfast_message::json::Position;
+use holdfast_message::{ChatId, Message};
 use holdfast_service::trace::TraceParent;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::task::JoinSet;
 
-use crate::admit::Admission;
+use crate::admit::{Act, Admission, Standing};
 use crate::config::DeliveryMode;
 use crate::deliver::Sockets;
 use crate::error::{Code, Refusal};
@@ -29,8 +32,11 @@ use crate::relist::Relist;
 /// The most sends that one round trip to the cache carries: what its server does well within the budget, on a busy machine too.
 const MAX_BATCH: usize = 64;
 
-/// Messages that are emitted before the sockets' writers get a turn.
-const EMITS_AT_ONCE: usize = 32;
+/// Users to whom a message is emitted before the sockets' writers get a turn.
+const EMITS_AT_ONCE: usize = 64;
+
+/// Chats that the store is asked about at once.
+const MAX_QUESTIONS: usize = 64;
 
 /// A positive answer: the message is durable.
 #[derive(Debug)]
@@ -145,28 +151,94 @@ impl Pipeline {
 async fn run(stages: Arc<Stages>, mut sends: mpsc::Receiver<Send>) {
     let (placed, next) = mpsc::channel(1);
     tokio::spawn(run_placed(stages.clone(), next));
-    let mut batch = Vec::new();
-    while sends.recv_many(&mut batch, MAX_BATCH).await > 0 {
-        let admitted = stages.admit(std::mem::take(&mut batch)).await;
-        let shown = match stages.mode {
-            DeliveryMode::RealtimeFirst => stages.place(admitted).await,
-            DeliveryMode::DurableFirst => stages.recognise(admitted).await,
+    let mut waiting = Waiting::new(stages.admission.clone());
+    let (mut arrived, mut open) = (Vec::new(), true);
+    loop {
+        let permitted = tokio::select! {
+            Some(answer) = waiting.asked.join_next() => {
+                // A fault ends this task, which is seen.
+                let Ok((chat, standing)) = answer else { return };
+                waiting.answered(&chat, &standing)
+            }
+            count = sends.recv_many(&mut arrived, MAX_BATCH), if open => {
+                open = count > 0;
+                waiting.sort(arrived.drain(..))
+            }
+            else => return,
         };
-        if placed.send(shown).await.is_err() {
-            // The other half has ended by a fault; so does this one, which is seen.
-            return;
+        let mut permitted = permitted.into_iter().peekable();
+        while permitted.peek().is_some() {
+            let admitted = stages.admit(permitted.by_ref().take(MAX_BATCH).collect()).await;
+            let shown = match stages.mode {
+                DeliveryMode::RealtimeFirst => stages.place(admitted).await,
+                DeliveryMode::DurableFirst => stages.recognise(admitted).await,
+            };
+            if placed.send(shown).await.is_err() {
+                // The other half has ended by a fault; so does this one, which is seen.
+                return;
+            }
         }
+    }
+}
+
+/// Sends whose chats the store is being asked about. They hold up nobody but later sends to the same chat, and are bounded as all
+/// sends in progress are.
+struct Waiting {
+    admission: Admission,
+    chats: HashMap<ChatId, Vec<Send>>,
+    asked: JoinSet<(ChatId, Standing)>,
+    questions: Arc<Semaphore>,
+}
+
+impl Waiting {
+    fn new(admission: Admission) -> Self {
+        let questions = Arc::new(Semaphore::new(MAX_QUESTIONS));
+        Self { admission, chats: HashMap::new(), asked: JoinSet::new(), questions }
+    }
+
+    /// Those on which there is a verdict now, in order; the others wait.
+    fn sort(&mut self, sends: impl Iterator<Item = Send>) -> Vec<(Send, Result<(), Refusal>)> {
+        let mut permitted = Vec::new();
+        for send in sends {
+            let (sender, chat) = (&send.message.sender, &send.message.chat);
+            if let Some(before) = self.chats.get_mut(chat) {
+                before.push(send);
+            } else if let Some(verdict) = self.admission.known(sender, chat, Act::Send) {
+                permitted.push((send, verdict));
+            } else {
+                let (admission, questions, chat) = (self.admission.clone(), self.questions.clone(), chat.clone());
+                self.chats.insert(chat.clone(), vec![send]);
+                self.asked.spawn(async move {
+                    let _turn = questions.acquire().await;
+                    let standing = admission.standing(&chat).await;
+                    (chat, standing)
+                });
+            }
+        }
+        permitted
+    }
+
+    /// Those that waited for this answer.
+    fn answered(&mut self, chat: &ChatId, standing: &Standing) -> Vec<(Send, Result<(), Refusal>)> {
+        let sends = self.chats.remove(chat).unwrap_or_default();
+        let verdict = |send: Send| {
+            let verdict = self.admission.verdict(standing, &send.message.sender);
+            (send, verdict)
+        };
+        sends.into_iter().map(verdict).collect()
     }
 }
 
 /// The rest of its journey, up to where order no longer matters.
 async fn run_placed(stages: Arc<Stages>, mut batches: mpsc::Receiver<Vec<(Send, Shown)>>) {
     while let Some(batch) = batches.recv().await {
-        for (index, (send, shown)) in batch.into_iter().enumerate() {
-            stages.deliver(&send, &shown);
+        let mut emits = 0;
+        for (send, shown) in batch {
+            emits += stages.deliver(&send, &shown).max(1);
             stages.clone().make_durable(send, shown);
-            if index % EMITS_AT_ONCE == EMITS_AT_ONCE - 1 {
+            if emits >= EMITS_AT_ONCE {
                 // Sockets' writers need a turn, or a large batch for one user would fill their buffers.
+                emits = 0;
                 tokio::task::yield_now().await;
             }
         }
@@ -174,12 +246,15 @@ async fn run_placed(stages: Arc<Stages>, mut batches: mpsc::Receiver<Vec<(Send, 
 }
 
 impl Stages {
-    /// Permissions and limits: refuses what must not go on, before anybody saw it.
-    async fn admit(&self, batch: Vec<Send>) -> Vec<Send> {
-        let verdicts = self.admission.check(batch.iter().map(|send| &*send.message)).await;
+    /// Verdicts and limits: refuses what must not go on, before anybody saw it.
+    async fn admit(&self, batch: Vec<(Send, Result<(), Refusal>)>) -> Vec<Send> {
+        // Only what is permitted counts against a limit.
+        let users: Vec<_> =
+            batch.iter().filter(|(_, verdict)| verdict.is_ok()).map(|(send, _)| &send.message.sender).collect();
+        let mut limits = self.admission.limit(&users).await.into_iter();
         let mut admitted = Vec::with_capacity(batch.len());
-        for (mut send, verdict) in batch.into_iter().zip(verdicts) {
-            match verdict {
+        for (mut send, verdict) in batch {
+            match verdict.and_then(|()| limits.next().unwrap_or(Ok(()))) {
                 Ok(()) => {
                     // A repeat keeps its time, whether or not the cache will know it.
                     if let Some(original) = self.publish.original_timestamp(&send.message) {
@@ -253,15 +328,17 @@ impl Stages {
         batch.into_iter().zip(originals).map(recognised).collect()
     }
 
-    /// The sockets of this gateway.
-    fn deliver(&self, send: &Send, shown: &Shown) {
+    /// The sockets of this gateway. Answers for how many users.
+    fn deliver(&self, send: &Send, shown: &Shown) -> usize {
         let position = match shown {
             Shown::Listed(position) => Position::At { epoch: &position.epoch, seq: position.seq },
             Shown::Unlisted => Position::Unknown,
-            Shown::Repeat { .. } | Shown::Later { .. } => return,
+            Shown::Repeat { .. } | Shown::Later { .. } => return 0,
         };
-        self.sockets.message(&send.message, position);
+        let audience = self.sockets.audience(&send.message.chat);
+        self.sockets.message(&audience, &send.message, position);
         self.metrics.delivery.observe(send.received.elapsed().as_secs_f64());
+        audience.len()
     }
 
     /// Hands the message to Kafka's client now, in order, and waits for durability elsewhere.
@@ -333,7 +410,8 @@ impl Stages {
         };
         if matches!(shown, Shown::Listed(_) | Shown::Unlisted) {
             let message = &send.message;
-            self.sockets.failed(message.id, message.temp_id.as_deref(), &message.chat);
+            let audience = self.sockets.audience(&message.chat);
+            self.sockets.failed(&audience, message.id, message.temp_id.as_deref(), &message.chat);
             self.relist.take_back(message.clone(), send.attempt);
         }
         self.answer(send, Err(refusal), Outcome::Refused);

@@ -14,8 +14,10 @@
 //! positive ones and, of the refusals, `Problems` and what else applies: `ProblemsOfChat`, `ProblemsOfBody`.
 
 mod extract;
+mod groups;
 mod messages;
 mod problem;
+mod relations;
 
 use std::any::Any;
 use std::sync::Arc;
@@ -60,7 +62,10 @@ pub fn router(gateway: Arc<Gateway>) -> Router {
 }
 
 fn described() -> Routes {
-    OpenApiRouter::with_openapi(Description::openapi()).merge(messages::routes())
+    OpenApiRouter::with_openapi(Description::openapi())
+        .merge(messages::routes())
+        .merge(groups::routes())
+        .merge(relations::routes())
 }
 
 /// The description, and a page that shows it. Both come from here: no other host is asked.
@@ -90,7 +95,11 @@ async fn count(State(gateway): Shared, response: Response) -> Response {
     components(schemas(Document<'static>)),
     security(("bearer" = [])),
     modifiers(&Bearer),
-    tags((name = "messages", description = "Sending, and history"))
+    tags(
+        (name = "messages", description = "Sending, and history"),
+        (name = "groups", description = "Chats of more than two"),
+        (name = "friends", description = "Who may write to whom"),
+    )
 )]
 struct Description;
 

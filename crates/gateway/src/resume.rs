@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use futures_util::{StreamExt, future, stream};
 use holdfast_cache::recent::Resumed;
 use holdfast_cache::{Breaker, RecentList, event::Position as StreamPosition};
 use holdfast_message::json::{MessageJson, Position};
@@ -14,7 +15,7 @@ use holdfast_message::{ChatId, UserId};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use crate::admit::Admission;
+use crate::admit::{Act, Admission};
 
 /// Chats that one request may name; the rest are not recovered.
 pub const MAX_CHATS: usize = 1000;
@@ -24,6 +25,8 @@ const MAX_MESSAGES: usize = 500;
 const MAX_BYTES: usize = 1 << 20;
 /// Chats per round trip.
 const BATCH: usize = 50;
+/// Chats whose membership is asked for at once.
+const CHECKS: usize = 16;
 /// What the cache has for one round trip.
 const BUDGET: Duration = Duration::from_millis(250);
 
@@ -61,7 +64,11 @@ impl Resume {
     /// `{ chatId: { recovered, messages?, epoch, seq } }` for every chat that was named.
     pub async fn read(&self, user: &UserId, offsets: &BTreeMap<String, Value>) -> Map<String, Value> {
         let mut chats = Self::nothing(offsets);
-        let wanted: Vec<_> = wanted(offsets).filter(|(chat, _)| self.admission.permit(user, chat).is_ok()).collect();
+        let permitted = wanted(offsets).map(async |(chat, offset)| {
+            let permitted = self.admission.permit(user, &chat, Act::Read).await;
+            permitted.ok().map(|()| (chat, offset))
+        });
+        let wanted: Vec<_> = stream::iter(permitted).buffered(CHECKS).filter_map(future::ready).collect().await;
         let mut room = Room { messages: MAX_MESSAGES, bytes: MAX_BYTES };
         for batch in wanted.chunks(BATCH) {
             let Ok(permit) = self.breaker.acquire(Instant::now()) else { break };

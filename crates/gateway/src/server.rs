@@ -10,9 +10,10 @@ use axum::middleware::from_fn_with_state;
 use axum::serve::ListenerExt;
 use holdfast_cache::channels::ChannelSettings;
 use holdfast_cache::failed::FailedQueueSettings;
+use holdfast_cache::groups::GroupChanges;
 use holdfast_cache::rate_limit::Limit;
 use holdfast_cache::recent::RecentSettings;
-use holdfast_cache::{Breaker, CacheMetrics, Channels, Connection, FailedQueue, Keys, Origin, RecentList};
+use holdfast_cache::{Announcer, Breaker, CacheMetrics, Channels, Connection, FailedQueue, Keys, Origin, RecentList};
 use holdfast_kafka::{Admin, AdminError, KafkaSettings, Publisher};
 use holdfast_service::ops;
 use holdfast_service::settings::Profile;
@@ -32,18 +33,23 @@ use crate::admit::Admission;
 use crate::auth::Verifier;
 use crate::config::Config;
 use crate::deliver::Sockets;
+use crate::groups::Groups;
 use crate::health::{Breakers, GatewayHealth, Probed};
 use crate::history::{History, Sources};
 use crate::ingress::{self, Handshake};
 use crate::limit::address::Handshakes;
 use crate::limit::meter::Rates;
 use crate::limit::{Limits, UserLimit};
+use crate::live::Live;
+use crate::members::Membership;
 use crate::metrics::Metrics;
 use crate::pipeline::{Pipeline, Stages};
 use crate::publish::Publish;
+use crate::relations::Relations;
 use crate::relist::{Lists, Relist};
 use crate::resume::Resume;
 use crate::retry::Retry;
+use crate::rooms::Rooms;
 use crate::stamps::Stamps;
 use crate::stored::Stored;
 use crate::{Gateway, dev, remote, rest};
@@ -107,12 +113,21 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
         let limit = Limit { events, window: own.window.0 };
         UserLimit::new(limit, &cache, &keys, &cache_breaker, own.redis_budget.0)
     };
-    let admission = Admission::new(user_limit(own.message_limit), metrics.clone());
+    let stored = Stored::new(store.clone(), mongo_breaker.clone());
+    let membership = Membership::new(stored.clone());
+    let relations = Relations::new(stored.clone(), own.permissions, metrics.clone());
     let limits = Limits::new(own, user_limit(own.event_limit), metrics.clone());
+    let admission =
+        Admission::new(membership.clone(), relations.clone(), user_limit(own.message_limit), metrics.clone());
     let sockets = Sockets::new(metrics.clone());
+    let announcer = Announcer::new(cache.clone(), keys.clone(), origin);
+    let (live, outbox) = Live::new(sockets.clone(), announcer, metrics.clone());
     let relist = Relist::new(metrics.clone());
     let (channels, heard) =
         Channels::start(cache.clone(), keys.clone(), &format!("{:016x}", origin.0), ChannelSettings::default());
+    let rooms = Rooms::new(sockets.clone(), channels.clone(), membership.clone(), metrics.clone());
+    let groups = Groups::new(stored.clone(), relations.clone(), rooms.clone());
+    let group_changes = GroupChanges::new(cache.clone(), keys.clone(), origin);
     let pipeline = Pipeline::start(
         Stages {
             admission: admission.clone(),
@@ -131,7 +146,7 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
         recent: healed.clone(),
         cache_breaker: cache_breaker.clone(),
         failed: failed.clone(),
-        store: Stored::new(store.clone(), mongo_breaker.clone()),
+        store: stored,
         verify_after: own.recent_verify.0,
         recent_max: sizes.max,
         failed_empty_at: std::sync::Mutex::default(),
@@ -148,7 +163,12 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
         pipeline: pipeline.clone(),
         history,
         resume,
+        membership,
+        groups,
+        relations,
         sockets: sockets.clone(),
+        rooms: rooms.clone(),
+        live,
         channels,
         metrics: metrics.clone(),
         send_deadline: own.send_deadline.0,
@@ -165,8 +185,13 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
     // Everything that runs beside the requests, until the end.
     let beside = Beside::default();
     let ended = beside.ended.clone();
-    beside.run("remote", ended.clone().run_until_cancelled_owned(remote::run(heard, origin, sockets.clone())));
+    beside.run(
+        "remote",
+        ended.clone().run_until_cancelled_owned(remote::run(heard, origin, sockets.clone(), rooms.clone())),
+    );
+    beside.run("rooms", rooms.run(group_changes, ended.clone()));
     beside.run("sockets", sockets.clone().mend_lagging(ended.clone()));
+    beside.run("live", outbox.run(cache_breaker.clone(), own.redis_budget.0, ended.clone()));
     let lists = Lists { take_back: recent, add: healed };
     beside.run("relist", relist.clone().run(lists, cache.clone(), cache_breaker.clone(), ended.clone()));
     beside.run("retry", Retry::new(failed.clone(), publisher.clone(), own.replay_rate, metrics).run(ended.clone()));

@@ -28,8 +28,17 @@ impl Stored {
 
     /// Asks the store, unless it is known to be away; that is [`StoreError::Unavailable`], as if it had been asked.
     pub async fn ask<T>(&self, call: impl AsyncFnOnce(&Store) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        self.ask_within(WITHIN, call).await
+    }
+
+    /// As [`Stored::ask`], with a limit of its own.
+    pub async fn ask_within<T>(
+        &self,
+        within: Duration,
+        call: impl AsyncFnOnce(&Store) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
         let permit = self.breaker.acquire(Instant::now()).map_err(|open| StoreError::Unavailable(open.to_string()))?;
-        let answer = timeout(WITHIN, call(&self.store)).await;
+        let answer = timeout(within, call(&self.store)).await;
         let answer = answer.unwrap_or_else(|_| Err(StoreError::Unavailable("no answer in time".to_owned())));
         match &answer {
             Err(error @ StoreError::Unavailable(_)) => {

@@ -8,12 +8,13 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
 use holdfast_message::{ChatId, Message, id::Members};
-use mongodb::bson::{Bson, RawDocumentBuf};
+use mongodb::bson::{Bson, Document, RawDocumentBuf, doc};
 use tokio::time::Instant;
 
 use crate::bson::Writer;
+use crate::groups::is_duplicate;
 use crate::insert::number;
-use crate::{Store, StoreError, document, server_limit};
+use crate::{Group, Store, StoreError, document, server_limit, within};
 
 /// The most chats in one command.
 const MAX_CHATS: usize = 1000;
@@ -44,6 +45,26 @@ impl Store {
             touched.later += later.len();
         }
         Ok(touched)
+    }
+
+    /// A group's conversation lists these members, unless it lists those of a later version of the group. A new group's is as new as
+    /// the group, until it has a message.
+    pub async fn set_members(&self, group: &Group) -> Result<(), StoreError> {
+        let deadline = Instant::now() + self.write_timeout;
+        let members: Vec<_> = group.members.iter().map(|member| member.user.as_str()).collect();
+        let conversations = self.db.collection::<Document>("conversations");
+        let older = doc! { "_id": group.chat.as_str(), "membersVersion": { "$not": { "$gte": group.version } } };
+        let change = doc! {
+            "$set": { "members": members, "membersVersion": group.version },
+            "$setOnInsert": { "lastTimestamp": group.created_at },
+        };
+        within(deadline, async {
+            match conversations.update_one(older, change).upsert(true).await {
+                Err(error) if !is_duplicate(&error) => Err(error),
+                _ => Ok(()),
+            }
+        })
+        .await
     }
 
     /// Returns those that met the primary key.

@@ -1,6 +1,6 @@
 //! Errors by what the caller must do.
 
-use mongodb::error::{Error, ErrorKind};
+use mongodb::error::{Error, ErrorKind, WriteFailure};
 
 /// Why a call has no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -59,6 +59,11 @@ impl From<Error> for StoreError {
     fn from(error: Error) -> Self {
         match error.kind.as_ref() {
             ErrorKind::Command(command) => Self::of_code(command.code, command.message.clone()),
+            ErrorKind::Write(WriteFailure::WriteError(error)) => Self::of_code(error.code, error.message.clone()),
+            // It is written, and an election may take it back.
+            ErrorKind::Write(WriteFailure::WriteConcernError(error)) => {
+                Self::Unavailable(format!("the write concern was not met: {}", error.message))
+            }
             ErrorKind::Io(_)
             | ErrorKind::ConnectionPoolCleared { .. }
             | ErrorKind::ServerSelection { .. }

@@ -5,7 +5,8 @@
 //! 1. [`Store::insert`] ([`insert`]): the worker's flush. One unordered insert keyed by `_id`, and one outcome per message.
 //! 2. [`Store::page`], [`Store::get`], [`Store::stored`] ([`history`]): what the read path and verification ask.
 //! 3. [`Store::touch_conversations`] ([`conversations`]): a derived view that nothing waits for.
-//! 4. [`Store::copies`] and its like ([`inspect`]): what operators ask.
+//! 4. [`groups`]: who belongs to a group chat, changed by compare-and-set; [`relationships`]: friends and blocks.
+//! 5. [`Store::copies`] and its like ([`inspect`]): what operators ask.
 //!
 //! Every call has a time limit of its own and ends within it, whatever the server does. Every error says what the caller must
 //! do ([`StoreError`]). No call ever changes or removes a stored message: the first stored copy wins.
@@ -14,9 +15,11 @@ mod bson;
 pub mod conversations;
 mod document;
 mod error;
+pub mod groups;
 pub mod history;
 pub mod insert;
 pub mod inspect;
+pub mod relationships;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -30,9 +33,11 @@ use tokio::time::Instant;
 
 pub use conversations::Touched;
 pub use error::{StoreError, is_passing};
+pub use groups::{Group, Member, Role};
 pub use history::Page;
 pub use insert::{BatchFailed, Written};
 pub use inspect::{IndexReport, ServerReport, StoredCopy};
+pub use relationships::Relationship;
 
 /// Where the store is and how long its calls may take.
 #[derive(Clone)]
@@ -117,7 +122,7 @@ impl Store {
     }
 
     /// Makes the indexes that are missing: `{ chatId: 1, timestamp: -1, _id: -1 }` of `messages`, which every page is read
-    /// by. The uniqueness of a message rests on the primary key and needs none.
+    /// by, and `{ members.userId: 1 }` of `groups`. The uniqueness of a message rests on the primary key and needs none.
     ///
     /// Building an index of a large collection takes longer than this call may: the server goes on, and a later call joins.
     pub async fn ensure_indexes(&self) -> Result<(), StoreError> {
@@ -125,7 +130,9 @@ impl Store {
             .keys(doc! { "chatId": 1, "timestamp": -1, "_id": -1 })
             .options(IndexOptions::builder().name(history::INDEX.to_owned()).build())
             .build();
-        within(Instant::now() + self.write_timeout, self.messages.create_index(index)).await.map(drop)
+        let deadline = Instant::now() + self.write_timeout;
+        within(deadline, self.messages.create_index(index)).await?;
+        self.ensure_group_indexes(deadline).await
     }
 
     /// How many stored documents that are no messages have been met by the reading calls and left out.

@@ -80,7 +80,41 @@ fn the_metric_follows_the_state() {
     assert_eq!(gauge.get(), 1);
     let permit = breaker.acquire(now + RECOVERY).unwrap();
     assert_eq!(gauge.get(), 2);
-    drop(permit);
+    permit.failure(now + RECOVERY);
+    let count = |to: &str| metrics.breaker_transitions.with_label_values(&["redis", to]).get();
+    assert_eq!((count("open"), count("half_open"), count("closed")), (2, 1, 0));
+}
+
+#[test]
+fn an_operator_holds_it_open_or_closed_until_it_is_left_to_itself() {
+    let metrics = CacheMetrics::register(&prometheus::Registry::new()).unwrap();
+    let breaker = Breaker::new("redis", BreakerSettings::default(), Some(&metrics));
+    let now = Instant::now();
+    breaker.hold(Some(Hold::Open));
+    breaker.answered();
+    assert_eq!(breaker.acquire(now + RECOVERY * 100).err().unwrap().retry_after, RECOVERY);
+    breaker.hold(Some(Hold::Closed));
+    fail(&breaker, now, 100);
+    assert_eq!(breaker.state(), BreakerState::Closed);
+    breaker.hold(None);
+    fail(&breaker, now, 4);
+    assert_eq!(breaker.state(), BreakerState::Closed, "what failed while it was held is forgotten");
+    fail(&breaker, now, 1);
+    assert_eq!(breaker.state(), BreakerState::Open);
+    let count = |to: &str| metrics.breaker_transitions.with_label_values(&["redis", to]).get();
+    assert_eq!((count("open"), count("closed")), (2, 1), "held closed to left alone is no change");
+}
+
+#[test]
+fn a_call_from_before_an_operator_held_it_changes_nothing() {
+    let (breaker, now) = (breaker(), Instant::now());
+    fail(&breaker, now, 4);
+    let under_way = breaker.acquire(now).unwrap();
+    breaker.hold(Some(Hold::Closed));
+    breaker.hold(None);
+    fail(&breaker, now, 4);
+    under_way.failure(now);
+    assert_eq!(breaker.state(), BreakerState::Closed);
 }
 
 #[derive(Debug, Clone)]

@@ -4,7 +4,7 @@ use holdfast_cache::channels::{ChannelSettings, Subscription};
 use holdfast_cache::event::Event;
 use holdfast_cache::keys::Channel;
 use holdfast_cache::recent::Attempt;
-use holdfast_cache::{ChannelEvent, Channels, Keys, Origin};
+use holdfast_cache::{Announcer, CacheMetrics, ChannelEvent, Channels, Connection, Keys, LiveEvent, Origin};
 use holdfast_message::{ChatId, Message};
 use holdfast_testkit::{Proxy, Role, unique};
 use tokio::sync::mpsc::Receiver;
@@ -83,6 +83,44 @@ async fn what_is_added_is_heard_on_each_of_the_chats_channels_with_its_position(
     let temp_id = sent.temp_id.clone();
     let failed = Event::Failed { origin: Origin(7), message_id: sent.id, temp_id, chat };
     assert_eq!(event, failed, "the repeat was not announced");
+}
+
+#[tokio::test]
+async fn live_events_are_heard_in_order_and_one_that_this_build_does_not_know_is_counted() {
+    let url = cache_url().await;
+    let registry = prometheus::Registry::new();
+    let connection = Connection::open("test", &url, CacheMetrics::register(&registry).unwrap()).unwrap();
+    let settings = ChannelSettings::default();
+    let (channels, mut events) = Channels::start(connection, Keys::default(), &unique("gateway"), settings);
+    let (alice, group) = (user(), ChatId::group(uuid::Uuid::from_u128(fastrand::u128(..))));
+    let heard_on = [Channel::User(alice.clone()), Channel::Group(group)];
+    let subscriptions = heard_on.clone().map(|channel| channels.subscribe(channel));
+    for subscription in &subscriptions {
+        timeout(BUDGET, subscription.confirmed()).await.unwrap();
+    }
+    // The subscription may have begun with the news that it has.
+    while events.try_recv().is_ok() {}
+
+    let later = [&b"\x97\x01\xc4\x08"[..], &[0; 8], b"\x02\xa0\xc0\xa8tomorrow\xa2{}"].concat();
+    let name = Keys::default().channel(&heard_on[0]);
+    let _: () = redis::cmd("PUBLISH").arg(name).arg(later).query_async(&mut raw(&url).await).await.unwrap();
+    let announcer = Announcer::new(connect(&url), Keys::default(), Origin(9));
+    let announcement = announcer.announcement(Some(&alice), LiveEvent::Typing, "{}");
+    let announcements = heard_on.clone().map(|channel| (channel, announcement.clone()));
+    assert_eq!(announcer.publish(&announcements, BUDGET).await, Ok(0));
+    for expected in heard_on {
+        loop {
+            let ChannelEvent::Heard { channel, event } = next(&mut events).await else { continue };
+            let (except, payload) = (Some(alice.clone()), "{}".into());
+            assert_eq!(event, Event::Live { origin: Origin(9), except, event: LiveEvent::Typing, payload });
+            assert_eq!(channel, expected);
+            break;
+        }
+    }
+    let undecodable =
+        registry.gather().into_iter().find(|family| family.name() == holdfast_cache::metrics::UNDECODABLE);
+    let counts: f64 = undecodable.unwrap().get_metric().iter().map(|metric| metric.get_counter().get_value()).sum();
+    assert_eq!(counts, 1.0);
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! A sound run is clean, and each way to break it turns the judgement red, with the right word.
 
 use super::*;
-use crate::ledger::Order;
+use crate::ledger::{Live, Order};
 
 const TIMES: usize = 10;
 
@@ -55,11 +55,16 @@ fn sound() -> Run {
             timestamp,
         });
         run.shown[0].ids.insert(0, id.clone());
-        seen.live.entry(id).or_default().insert(7, 1);
+        show(&mut seen, &id, 7, number as u64 + 1);
         run.history.sent.push(sent);
     }
     run.history.seen.push(seen);
     run
+}
+
+fn show(seen: &mut Seen, id: &str, connection: u64, seq: u64) {
+    seen.place(id, "e", seq);
+    seen.live.entry(id.to_owned()).or_default().push(Live { connection, epoch: "e".to_owned(), seq });
 }
 
 impl Run {
@@ -231,14 +236,32 @@ fn a_device_must_see_every_acknowledged_message_in_some_way_and_none_twice_on_a_
     run.history.seen[0].live.insert(id.clone(), copies);
     assert_eq!(run.faults(), []);
     // On another connection it may come again; on the same one not.
-    run.history.seen[0].live.get_mut(&id).unwrap().insert(8, 1);
+    show(&mut run.history.seen[0], &id, 8, 60);
     assert_eq!(run.faults(), []);
-    run.history.seen[0].live.get_mut(&id).unwrap().insert(8, 2);
+    show(&mut run.history.seen[0], &id, 8, 61);
     assert_eq!(run.faults(), [(Fault::SeenTwice, 1)]);
     run.history.seen[0].take_back(&id);
     assert_eq!(run.faults(), [(Fault::Unseen, 1)], "it was taken off the screen");
-    run.history.seen[0].live.entry(id).or_default().insert(9, 2);
+    for seq in [70, 71] {
+        show(&mut run.history.seen[0], &id, 9, seq);
+    }
     assert_eq!(run.faults(), [], "announced anew");
+}
+
+#[test]
+fn a_message_may_be_announced_again_beyond_the_window_counted_from_where_any_device_knew_it_first() {
+    let mut run = sound();
+    let id = run.id(6);
+    let mut late = Seen { device: "late".to_owned(), ..run.history.seen[0].clone() };
+    late.live.insert(id.clone(), Vec::new());
+    late.places.remove(&id);
+    for seq in [2000, 2001] {
+        show(&mut late, &id, 8, seq);
+    }
+    run.history.seen.push(late);
+    assert_eq!(run.faults(), []);
+    run.history.seen[0].places.remove(&id);
+    assert_eq!(run.faults(), [(Fault::SeenTwice, 1)], "nobody had it before");
 }
 
 #[test]

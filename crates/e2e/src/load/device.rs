@@ -3,7 +3,7 @@
 //! As the contract asks of clients: the offset is the highest seq up to which everything is known; a new epoch, a gap that lasts a second
 //! and `resync` make it `resume`; `recovered: false` makes it read history, whose position it then goes on from.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -18,7 +18,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::PATIENCE;
-use crate::ledger::{Seen, is_genuine, now_ms};
+use crate::ledger::{Live, Seen, is_genuine, now_ms};
 
 /// How long a seq may be missing.
 const GAP: Duration = Duration::from_secs(1);
@@ -26,8 +26,6 @@ const GAP: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_secs(1);
 /// How long the first connection may take.
 const FIRST: Duration = Duration::from_secs(30);
-/// Messages of a chat after which a repeat may be shown again: `RESEND_WINDOW_MESSAGES`, less those that came out of order.
-const WINDOW: u64 = 900;
 /// How far below the last good moment history is read again, in milliseconds: what was delayed is older than its arrival.
 const BACK_MS: i64 = 60_000;
 
@@ -72,8 +70,6 @@ struct Place {
     stale: bool,
     /// When everything was known last, in epoch milliseconds.
     good_ms: i64,
-    /// Where in the stream each message came first: epoch and seq.
-    arrived: HashMap<String, (String, u64)>,
 }
 
 impl Device {
@@ -247,14 +243,10 @@ fn take(device: &Inner, connection: u64, place: &mut Place, event: &Event) {
             let Some(id) = data["messageId"].as_str() else { return };
             device.check(data);
             if let (Some(epoch), Some(seq)) = (data["epoch"].as_str(), data["seq"].as_u64()) {
-                // Counted from where it stood first: what is older than the window may be announced again, and again.
-                let first = place.arrived.entry(id.to_owned()).or_insert_with(|| (epoch.to_owned(), seq));
-                let again = first.0 == epoch && seq.abs_diff(first.1) < WINDOW;
                 let mut seen = device.seen();
-                let copies = seen.live.entry(id.to_owned()).or_default().entry(connection).or_default();
-                if again || *copies == 0 {
-                    *copies += 1;
-                }
+                seen.place(id, epoch, seq);
+                let live = Live { connection, epoch: epoch.to_owned(), seq };
+                seen.live.entry(id.to_owned()).or_default().push(live);
                 drop(seen);
                 place.advance(epoch, seq);
             } else {
@@ -317,10 +309,15 @@ fn resumed(device: &Inner, place: &mut Place, answer: &Value) -> bool {
     if answer["recovered"] != true {
         return false;
     }
-    let messages = || answer["messages"].as_array().into_iter().flatten();
-    messages().for_each(|message| device.check(message));
-    let ids = messages().filter_map(|message| message["messageId"].as_str());
-    device.seen().resumed.extend(ids.map(str::to_owned));
+    for message in answer["messages"].as_array().into_iter().flatten() {
+        device.check(message);
+        let Some(id) = message["messageId"].as_str() else { continue };
+        let mut seen = device.seen();
+        seen.resumed.insert(id.to_owned());
+        if let (Some(epoch), Some(seq)) = (message["epoch"].as_str(), message["seq"].as_u64()) {
+            seen.place(id, epoch, seq);
+        }
+    }
     place.set(&answer["epoch"], &answer["seq"]);
     place.stale = false;
     true

@@ -8,6 +8,7 @@ use holdfast_gateway::event::client;
 use holdfast_testkit::{free_port, request, unique};
 use serde_json::{Value, json};
 
+use crate::described::{Description, filled};
 use crate::support::{Gateway, send, settings, until, with};
 
 async fn limited(gateway: &Gateway, limit: &str) -> f64 {
@@ -48,6 +49,22 @@ async fn each_event_but_a_send_is_limited_by_its_name_over_all_gateways() {
     let answer = request(&gateways[0].url, "GET", &path, &[bearer], "").await.unwrap();
     assert_eq!((answer.status, &answer.body["code"]), (429, &json!("RATE_LIMITED")), "{answer:?}");
     assert!(answer.header("retry-after").is_some_and(|seconds| seconds.parse::<u64>().unwrap() > 30), "{answer:?}");
+    // Other requests count together, whatever they ask for.
+    let mut routes = 0;
+    for (path, method, operation) in Description::served(&gateways[0].url).await.operations() {
+        let id = operation["operationId"].as_str().unwrap();
+        let bearer = [format!("authorization: Bearer {}", gateways[0].token(&unique("carol")))];
+        let (method, path) = (method.to_uppercase(), filled(path));
+        let mut statuses = Vec::new();
+        for gateway in [&gateways[0], &gateways[1], &gateways[0]] {
+            statuses.push(request(&gateway.url, &method, &path, &bearer, "{}").await.unwrap().status);
+        }
+        let is_send = id.starts_with("sendMessage") || id == "sendToChat";
+        assert!(statuses[..2].iter().all(|status| *status != 429), "{method} {path}: {statuses:?}");
+        assert_eq!(statuses[2] == 429, !is_send, "{method} {path}: {statuses:?}");
+        routes += 1;
+    }
+    assert!(routes > 10);
 }
 
 #[tokio::test(flavor = "multi_thread")]

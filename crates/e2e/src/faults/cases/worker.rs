@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use holdfast_kafka::{KafkaSettings, Publisher};
 use holdfast_testkit::unique;
 use rdkafka::ClientConfig;
@@ -16,20 +16,31 @@ use crate::faults::{RigOptions, Scene};
 const BUFFERED: &str = "holdfast_worker_buffer_messages";
 const SOON: Duration = Duration::from_secs(20);
 
+/// Waits until messages wait in a worker's buffer; returns which. Another one's partitions may get none.
+async fn holding(scene: &Scene) -> Result<usize> {
+    eventually("messages wait in a buffer", SOON, async || {
+        for (number, worker) in scene.rig.stack.workers.iter().enumerate() {
+            if worker.metric(BUFFERED).await? > 20.0 {
+                return Ok(number);
+            }
+        }
+        bail!("no worker holds more than 20")
+    })
+    .await
+}
+
 pub(super) async fn killed_before_write(scene: &mut Scene) -> Result<()> {
     scene.rig.lines.mongo_workers.blackhole();
-    let worker = &scene.rig.stack.workers[0];
-    wait_for("messages wait in the buffer", SOON, worker, BUFFERED, |held| held > 20.0).await?;
-    scene.rig.kill_worker(0).await?;
+    let number = holding(scene).await?;
+    scene.rig.kill_worker(number).await?;
     scene.rig.lines.mongo_workers.heal().await?;
-    scene.rig.start_again(&scene.rig.stack.workers[0]).await
+    scene.rig.start_again(&scene.rig.stack.workers[number]).await
 }
 
 pub(super) async fn killed_before_commit(scene: &mut Scene) -> Result<()> {
     // First the worker gathers records, then it may store them and can't commit them any more.
     scene.rig.lines.mongo_workers.blackhole();
-    let worker = &scene.rig.stack.workers[0];
-    wait_for("messages wait in the buffer", SOON, worker, BUFFERED, |held| held > 20.0).await?;
+    holding(scene).await?;
     scene.rig.lines.kafka_workers.blackhole();
     let (stored, lag) = (scene.rig.stack.stored.count().await?, scene.rig.lag().await?);
     scene.rig.lines.mongo_workers.heal().await?;

@@ -1,0 +1,51 @@
+//! Telling other gateways of live events, by the channels that they listen to.
+//!
+//! Publications go out as they are: nobody keeps them, and one that the server does not take is lost.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_message::UserId;
+
+use crate::CacheError;
+use crate::connection::Connection;
+use crate::event::{self, LiveEvent, Origin};
+use crate::keys::{Channel, Keys};
+use crate::script::Call;
+
+/// The bytes of one live event, for as many channels as it goes to.
+#[derive(Debug, Clone)]
+pub struct Announcement(Arc<[u8]>);
+
+/// Publishes for one process. Cheap to clone.
+#[derive(Clone)]
+pub struct Announcer {
+    connection: Connection,
+    keys: Keys,
+    origin: Origin,
+}
+
+impl Announcer {
+    /// Publishes on the cache server, as this process.
+    pub fn new(connection: Connection, keys: Keys, origin: Origin) -> Self {
+        Self { connection, keys, origin }
+    }
+
+    /// An event that carries this JSON, for everybody who hears its channels but `except`.
+    pub fn announcement(&self, except: Option<&UserId>, event: LiveEvent, payload: &str) -> Announcement {
+        Announcement(event::live(self.origin, except, event, payload).into())
+    }
+
+    /// Publishes in this order, as one pipeline under one deadline. Answers how many the server refused.
+    pub async fn publish(
+        &self,
+        announcements: &[(Channel, Announcement)],
+        budget: Duration,
+    ) -> Result<usize, CacheError> {
+        let call = |(channel, Announcement(bytes)): &(Channel, Announcement)| {
+            Call::new("PUBLISH").arg(self.keys.channel(channel)).arg(&**bytes)
+        };
+        let answers = self.connection.run("announce", announcements.iter().map(call).collect(), budget).await?;
+        Ok(answers.iter().filter(|answer| answer.is_err()).count())
+    }
+}

@@ -1,0 +1,12 @@
+-- Pushes to a list, lets go what is beyond its length at the other end, and gives it a life.
+-- KEYS[1]; ARGV: life in milliseconds, 1 to begin it anew or 0 to keep one that it has, LPUSH or RPUSH, the length, the values.
+for first = 5, #ARGV, 1000 do
+  redis.call(ARGV[3], KEYS[1], unpack(ARGV, first, math.min(first + 999, #ARGV)))
+end
+if ARGV[3] == 'LPUSH' then
+  redis.call('LTRIM', KEYS[1], 0, ARGV[4] - 1)
+else
+  redis.call('LTRIM', KEYS[1], -ARGV[4], -1)
+end
+if ARGV[2] == '1' or redis.call('PTTL', KEYS[1]) < 0 then redis.call('PEXPIRE', KEYS[1], ARGV[1]) end
+return redis.call('LLEN', KEYS[1])

@@ -1,0 +1,193 @@
+//! Groups: making, changing and ending them, and who belongs to them.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use holdfast_message::{ChatId, UserId};
+use holdfast_store::Role;
+use serde::Deserialize;
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::extract::{Path, Payload, User};
+use super::problem::{Problem, Problems, ProblemsOfBody, ProblemsOfChat};
+use super::{Routes, Shared};
+use crate::answer::{GroupMemberRole, GroupShape};
+use crate::error::{Code, Refusal};
+use crate::groups::rules::{self, Wish};
+
+/// The longest `Idempotency-Key`, in bytes.
+const MAX_KEY: usize = 128;
+
+pub(super) fn routes() -> Routes {
+    OpenApiRouter::new()
+        .routes(routes!(create))
+        .routes(routes!(read, rename, end))
+        .routes(routes!(put_member, remove_member))
+}
+
+/// A new group.
+#[derive(Deserialize, ToSchema)]
+struct NewGroup {
+    /// What it is called.
+    #[schema(min_length = 1, max_length = 100)]
+    name: String,
+    /// Who belongs to it besides its creator.
+    #[serde(default)]
+    #[schema(max_items = 999, required = false)]
+    members: Vec<String>,
+}
+
+/// The header that makes a creation repeatable.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[expect(dead_code, reason = "describes a header")]
+struct IdempotencyKey {
+    /// Every creation by one user under the same key is one group.
+    #[param(rename = "Idempotency-Key", min_length = 1, max_length = 128, nullable = false)]
+    key: Option<String>,
+}
+
+/// What changes of a group.
+#[derive(Deserialize, ToSchema)]
+struct GroupPatch {
+    /// What it is called from now on.
+    #[schema(min_length = 1, max_length = 100)]
+    name: String,
+}
+
+/// As what a user belongs to a group.
+#[derive(Default, Deserialize, ToSchema)]
+#[serde(default)]
+struct MemberBody {
+    /// `member` for whoever is added without one; whoever belongs to the group keeps theirs.
+    #[schema(nullable = false)]
+    role: Option<GroupMemberRole>,
+}
+
+/// Make a group.
+///
+/// You are its owner. Repeat what is refused as retryable with the same `Idempotency-Key`.
+#[utoipa::path(
+    post, path = "/api/chats", operation_id = "createGroup", tag = "groups",
+    params(IdempotencyKey), request_body(content = NewGroup, example = json!({ "name": "friends of the sea", "members": ["bob", "carol"] })),
+    responses(
+        (status = 201, description = "The group", body = GroupShape),
+        (status = 200, description = "It was there already: a repeat", body = GroupShape),
+        Problems, ProblemsOfChat, ProblemsOfBody,
+    ),
+)]
+async fn create(
+    State(gateway): Shared,
+    User(user): User,
+    headers: HeaderMap,
+    Payload(body): Payload<NewGroup>,
+) -> Result<Response, Problem> {
+    let members = body.members.iter().map(|member| parse_user("members", member)).collect::<Result<Vec<_>, _>>()?;
+    let (group, new) = gateway.groups.create(&user, &body.name, &members, idempotency_key(&headers)?).await?;
+    let status = if new { StatusCode::CREATED } else { StatusCode::OK };
+    Ok((status, Json(GroupShape::from(&group))).into_response())
+}
+
+/// A group, for its members.
+#[utoipa::path(
+    get, path = "/api/chats/{chatId}", operation_id = "readGroup", tag = "groups",
+    params(("chatId" = String, Path, description = "The group's id", pattern = "^g_[0-9a-f-]{36}$")),
+    responses((status = 200, description = "The group", body = GroupShape), Problems, ProblemsOfChat),
+)]
+async fn read(State(gateway): Shared, User(user): User, Path(chat): Path<String>) -> Result<Json<GroupShape>, Problem> {
+    let group = gateway.groups.get(&user, &parse_group(&chat)?).await?;
+    Ok(Json(GroupShape::from(&group)))
+}
+
+/// Rename a group. For its owner and admins.
+#[utoipa::path(
+    patch, path = "/api/chats/{chatId}", operation_id = "renameGroup", tag = "groups",
+    params(("chatId" = String, Path, description = "The group's id", pattern = "^g_[0-9a-f-]{36}$")),
+    request_body(content = GroupPatch, example = json!({ "name": "friends of the river" })),
+    responses((status = 200, description = "The group", body = GroupShape), Problems, ProblemsOfChat, ProblemsOfBody),
+)]
+async fn rename(
+    State(gateway): Shared,
+    User(user): User,
+    Path(chat): Path<String>,
+    Payload(body): Payload<GroupPatch>,
+) -> Result<Json<GroupShape>, Problem> {
+    let wish = Wish::Rename(rules::name(&body.name)?);
+    let group = gateway.groups.change(&user, &parse_group(&chat)?, &wish).await?;
+    Ok(Json(GroupShape::from(&group.ok_or_else(crate::members::no_such_chat)?)))
+}
+
+/// End a group. For its owner. Its messages are kept, and nobody reads them any more.
+#[utoipa::path(
+    delete, path = "/api/chats/{chatId}", operation_id = "endGroup", tag = "groups",
+    params(("chatId" = String, Path, description = "The group's id", pattern = "^g_[0-9a-f-]{36}$")),
+    responses((status = 204, description = "It has ended"), Problems, ProblemsOfChat),
+)]
+async fn end(State(gateway): Shared, User(user): User, Path(chat): Path<String>) -> Result<StatusCode, Problem> {
+    gateway.groups.change(&user, &parse_group(&chat)?, &Wish::Delete).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Add a member, or give one another role.
+///
+/// Admins add members, the owner adds admins too, and gives roles. Who makes a member the owner stays as an admin.
+#[utoipa::path(
+    put, path = "/api/chats/{chatId}/members/{userId}", operation_id = "putGroupMember", tag = "groups",
+    params(
+        ("chatId" = String, Path, description = "The group's id", pattern = "^g_[0-9a-f-]{36}$"),
+        ("userId" = String, Path, description = "The member", pattern = "^[A-Za-z0-9_.-]{1,64}$"),
+    ),
+    request_body(content = MemberBody, example = json!({ "role": "admin" })),
+    responses((status = 200, description = "The group", body = GroupShape), Problems, ProblemsOfChat, ProblemsOfBody),
+)]
+async fn put_member(
+    State(gateway): Shared,
+    User(user): User,
+    Path((chat, member)): Path<(String, String)>,
+    Payload(body): Payload<MemberBody>,
+) -> Result<Json<GroupShape>, Problem> {
+    let wish = Wish::Put(parse_user("userId", &member)?, body.role.map(Role::from));
+    let group = gateway.groups.change(&user, &parse_group(&chat)?, &wish).await?;
+    Ok(Json(GroupShape::from(&group.ok_or_else(crate::members::no_such_chat)?)))
+}
+
+/// Remove a member, or leave.
+///
+/// The owner removes everybody, admins remove members. An owner who leaves is followed by the admin, or else the member, who has
+/// been there longest; with its last member a group ends.
+#[utoipa::path(
+    delete, path = "/api/chats/{chatId}/members/{userId}", operation_id = "removeGroupMember", tag = "groups",
+    params(
+        ("chatId" = String, Path, description = "The group's id", pattern = "^g_[0-9a-f-]{36}$"),
+        ("userId" = String, Path, description = "The member", pattern = "^[A-Za-z0-9_.-]{1,64}$"),
+    ),
+    responses((status = 204, description = "No member any more"), Problems, ProblemsOfChat),
+)]
+async fn remove_member(
+    State(gateway): Shared,
+    User(user): User,
+    Path((chat, member)): Path<(String, String)>,
+) -> Result<StatusCode, Problem> {
+    let wish = Wish::Remove(parse_user("userId", &member)?);
+    gateway.groups.change(&user, &parse_group(&chat)?, &wish).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn parse_group(text: &str) -> Result<ChatId, Refusal> {
+    let group = ChatId::parse(text).ok().filter(ChatId::is_group);
+    group.ok_or_else(|| Refusal::new(Code::Validation, "chatId: a group's id is 'g_' and a UUID"))
+}
+
+pub(super) fn parse_user(field: &str, text: &str) -> Result<UserId, Refusal> {
+    UserId::parse(text).map_err(|error| Refusal::new(Code::Validation, format!("{field}: {error}")))
+}
+
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
+    let Some(key) = headers.get("idempotency-key") else { return Ok(None) };
+    let key = key.to_str().ok().filter(|key| (1..=MAX_KEY).contains(&key.len()));
+    let rule = format!("Idempotency-Key: 1 to {MAX_KEY} printable characters");
+    key.map(Some).ok_or_else(|| Refusal::new(Code::Validation, rule))
+}

@@ -1,0 +1,214 @@
+//! `groups`: who belongs to a group chat, and as what.
+//!
+//! A group changes as a whole. Whoever changes it has read it, and writes it only if its `version` is still the one that was read
+//! ([`Store::replace_group`]), so that no change is lost and no rule about the whole group is broken by two changes at once.
+
+use futures_util::TryStreamExt;
+use holdfast_message::{ChatId, UserId};
+use mongodb::bson::{Document, doc};
+use mongodb::error::{Error, ErrorKind, WriteFailure};
+use mongodb::options::IndexOptions;
+use mongodb::{Collection, IndexModel};
+use tokio::time::Instant;
+
+use crate::{Store, StoreError, server_limit, within};
+
+/// The index by which a user's groups are found.
+pub(crate) const INDEX: &str = "members.userId_1";
+const DUPLICATE_KEY: i32 = 11000;
+
+/// What a member may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Role {
+    /// Writes and reads.
+    Member,
+    /// Renames the group, adds members and removes them.
+    Admin,
+    /// Everything; each group has one.
+    Owner,
+}
+
+impl Role {
+    /// As stored and on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Member => "member",
+            Self::Admin => "admin",
+            Self::Owner => "owner",
+        }
+    }
+
+    /// The role of this name.
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Member, Self::Admin, Self::Owner].into_iter().find(|role| role.as_str() == text)
+    }
+}
+
+/// One member of a group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// Who.
+    pub user: UserId,
+    /// As what.
+    pub role: Role,
+    /// Since when, in Unix epoch milliseconds.
+    pub joined_at: i64,
+}
+
+/// A group, as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Group {
+    /// The chat.
+    pub chat: ChatId,
+    /// What it is called.
+    pub name: String,
+    /// In the order in which they joined.
+    pub members: Vec<Member>,
+    /// Who made it.
+    pub created_by: UserId,
+    /// When, in Unix epoch milliseconds.
+    pub created_at: i64,
+    /// Rises with every change.
+    pub version: i64,
+}
+
+impl Group {
+    /// One member.
+    pub fn member(&self, user: &UserId) -> Option<&Member> {
+        self.members.iter().find(|member| member.user == *user)
+    }
+}
+
+impl Store {
+    /// Stores a new group; false if there is one with this id already.
+    pub async fn create_group(&self, group: &Group) -> Result<bool, StoreError> {
+        let deadline = Instant::now() + self.write_timeout;
+        let document = doc! {
+            "_id": group.chat.as_str(),
+            "name": &group.name,
+            "members": members(group),
+            "createdBy": group.created_by.as_str(),
+            "createdAt": group.created_at,
+            "version": group.version,
+        };
+        let inserted = within(deadline, async {
+            match self.groups().insert_one(document).await {
+                Ok(_) => Ok(true),
+                Err(error) if is_duplicate(&error) => Ok(false),
+                Err(error) => Err(error),
+            }
+        });
+        inserted.await
+    }
+
+    /// A group, if there is one.
+    pub async fn group(&self, chat: &ChatId) -> Result<Option<Group>, StoreError> {
+        let deadline = Instant::now() + self.read_timeout;
+        let groups = self.groups();
+        let query = groups.find_one(doc! { "_id": chat.as_str() }).max_time(server_limit(self.read_timeout));
+        let Some(stored) = within(deadline, query).await? else { return Ok(None) };
+        decode(&stored).map(Some).ok_or_else(|| StoreError::Rejected {
+            code: None,
+            reason: format!("the stored group {chat} has another shape"),
+        })
+    }
+
+    /// The groups that a user belongs to, at most `limit` of them.
+    pub async fn groups_of(&self, user: &UserId, limit: u32) -> Result<Vec<ChatId>, StoreError> {
+        let deadline = Instant::now() + self.read_timeout;
+        let groups = self.groups();
+        let query = groups
+            .find(doc! { "members.userId": user.as_str() })
+            .projection(doc! { "_id": 1 })
+            .limit(limit.into())
+            .batch_size(limit.saturating_add(1))
+            .max_time(server_limit(self.read_timeout));
+        within(deadline, async {
+            let mut found = Vec::new();
+            let mut cursor = query.await?;
+            while let Some(stored) = cursor.try_next().await? {
+                found.extend(stored.get_str("_id").ok().and_then(|id| ChatId::parse(id).ok()));
+            }
+            Ok(found)
+        })
+        .await
+    }
+
+    /// How many groups a user belongs to, counted no further than `limit`.
+    pub async fn count_groups_of(&self, user: &UserId, limit: u64) -> Result<u64, StoreError> {
+        let deadline = Instant::now() + self.read_timeout;
+        let groups = self.groups();
+        let count = groups.count_documents(doc! { "members.userId": user.as_str() }).limit(limit);
+        within(deadline, count.max_time(server_limit(self.read_timeout))).await
+    }
+
+    /// Stores name and members of a group, if its version is still the one it has here; the stored one is then one higher. False
+    /// if it has been changed or deleted meanwhile.
+    pub async fn replace_group(&self, group: &Group) -> Result<bool, StoreError> {
+        let deadline = Instant::now() + self.write_timeout;
+        let groups = self.groups();
+        let change = doc! { "$set": { "name": &group.name, "members": members(group) }, "$inc": { "version": 1_i64 } };
+        let updated = within(deadline, groups.update_one(unchanged(group), change)).await?;
+        Ok(updated.matched_count > 0)
+    }
+
+    /// Deletes a group, if its version is still the one it has here. Its messages stay.
+    pub async fn delete_group(&self, group: &Group) -> Result<bool, StoreError> {
+        let deadline = Instant::now() + self.write_timeout;
+        let groups = self.groups();
+        Ok(within(deadline, groups.delete_one(unchanged(group))).await?.deleted_count > 0)
+    }
+
+    pub(crate) async fn ensure_group_indexes(&self, deadline: Instant) -> Result<(), StoreError> {
+        let index = IndexModel::builder()
+            .keys(doc! { "members.userId": 1 })
+            .options(IndexOptions::builder().name(INDEX.to_owned()).build())
+            .build();
+        let groups = self.groups();
+        within(deadline, groups.create_index(index)).await.map(drop)
+    }
+
+    fn groups(&self) -> Collection<Document> {
+        self.db.collection("groups")
+    }
+}
+
+fn unchanged(group: &Group) -> Document {
+    doc! { "_id": group.chat.as_str(), "version": group.version }
+}
+
+fn members(group: &Group) -> Vec<Document> {
+    let member = |member: &Member| {
+        doc! { "userId": member.user.as_str(), "role": member.role.as_str(), "joinedAt": member.joined_at }
+    };
+    group.members.iter().map(member).collect()
+}
+
+fn decode(stored: &Document) -> Option<Group> {
+    let user = |document: &Document, field| UserId::parse(document.get_str(field).ok()?).ok();
+    let member = |member: &mongodb::bson::Bson| {
+        let member = member.as_document()?;
+        Some(Member {
+            user: user(member, "userId")?,
+            role: Role::parse(member.get_str("role").ok()?)?,
+            joined_at: member.get_i64("joinedAt").ok()?,
+        })
+    };
+    Some(Group {
+        chat: ChatId::parse(stored.get_str("_id").ok()?).ok()?,
+        name: stored.get_str("name").ok()?.to_owned(),
+        members: stored.get_array("members").ok()?.iter().map(member).collect::<Option<_>>()?,
+        created_by: user(stored, "createdBy")?,
+        created_at: stored.get_i64("createdAt").ok()?,
+        version: stored.get_i64("version").ok()?,
+    })
+}
+
+pub(crate) fn is_duplicate(error: &Error) -> bool {
+    match error.kind.as_ref() {
+        ErrorKind::Write(WriteFailure::WriteError(error)) => error.code == DUPLICATE_KEY,
+        // So `findAndModify` says it.
+        ErrorKind::Command(error) => error.code == DUPLICATE_KEY,
+        _ => false,
+    }
+}

@@ -1,6 +1,7 @@
 //! Hearing what other gateways announce, and knowing when something may have been missed.
 //!
-//! One connection carries all subscriptions of the process. It counts as broken when its stream ends, when the server does not
+//! One connection carries all subscriptions of the process: in a cluster to any one node, for what is published on one is heard on
+//! all. It counts as broken when its stream ends, when the server does not
 //! confirm a subscription, and when it no longer hears the process's own beacon, which is published every second on the ordinary
 //! connection: a subscription that looks alive but delivers nothing is the worst kind. A broken one is made anew with back-off, and
 //! when everything is subscribed again [`ChannelEvent::Resubscribed`] says that events may have been missed.
@@ -9,6 +10,7 @@
 //! [`ChannelEvent::Resubscribed`] as soon as there is room again; nothing is missed silently. Events of this process come back too:
 //! whoever reads the queue skips them by their origin.
 
+mod beacon;
 mod session;
 
 use std::collections::{HashMap, HashSet};
@@ -90,7 +92,7 @@ pub struct Subscription {
 
 impl Channels {
     /// Starts subscribing in the background, and gives the queue of what is heard. `gateway` names this process's beacon and must
-    /// be no other's; `connection` is the ordinary connection to the same server. Must be called within a Tokio runtime.
+    /// be no other's; `connection` is the ordinary connection to the same server or cluster. Must be called within a Tokio runtime.
     pub fn start(
         connection: Connection,
         keys: Keys,
@@ -105,6 +107,7 @@ impl Channels {
             shared: shared.clone(),
             connection,
             beacon: shared.keys.beacon(gateway),
+            beacons: Arc::default(),
             settings,
             events,
         };

@@ -219,7 +219,7 @@ impl Client {
 }
 
 fn call(name: &str, key: &str) -> Call {
-    Call::new(name).arg(key)
+    Call::new(name).key(key)
 }
 
 fn set(key: &str, value: &[u8], ttl: Duration) -> Call {

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use holdfast_message::UserId;
+use tokio::time::Instant;
 
 use crate::event::{self, Origin};
 use crate::keys::{Channel, Keys};
@@ -19,6 +21,11 @@ pub async fn disconnect(
 ) -> Result<u64, CacheError> {
     let channel = keys.channel(&Channel::User(user.clone()));
     let call = Call::new("PUBLISH").arg(channel).arg(event::disconnect(Origin::random(), user));
+    if connection.is_cluster() {
+        // A node counts only those who listen to itself.
+        parse::<u64>(connection.run_one("control", call, budget).await?)?;
+        return listeners(connection, keys, user, budget).await;
+    }
     parse(connection.run_one("control", call, budget).await?)
 }
 
@@ -29,7 +36,16 @@ pub async fn listeners(
     user: &UserId,
     budget: Duration,
 ) -> Result<u64, CacheError> {
-    let call = Call::new("PUBSUB").arg("NUMSUB").arg(keys.channel(&Channel::User(user.clone())));
-    let (_, count): (String, u64) = parse(connection.run_one("control", call, budget).await?)?;
-    Ok(count)
+    let deadline = Instant::now() + budget;
+    let channel = keys.channel(&Channel::User(user.clone()));
+    let nodes = connection.nodes(deadline).await?;
+    let counts = nodes.iter().map(async |node| {
+        let call = Call::new("PUBSUB").arg("NUMSUB").arg(&channel);
+        let (_, count): (String, u64) = parse(connection.run_at("control", node, call, deadline).await?)?;
+        Ok(count)
+    });
+    // Nobody listens to a node that is away.
+    let counts: Vec<Result<u64, CacheError>> = join_all(counts).await;
+    let heard = counts.iter().filter_map(|count| count.as_ref().ok()).copied().reduce(|sum, count| sum + count);
+    heard.ok_or_else(|| counts.into_iter().find_map(Result::err).unwrap_or_else(|| CacheError::unexpected("no node")))
 }

@@ -48,6 +48,14 @@ impl Listed {
     }
 }
 
+/// The bytes of a message's entry, as the scripts put them together.
+pub fn encode(seq: Option<u64>, message: &Message) -> Vec<u8> {
+    let writer = Writer::with_capacity(80 + message.content.len()).array(ELEMENTS).uint(VERSION);
+    let mut bytes = if let Some(seq) = seq { writer.uint(seq).0 } else { writer.nil().0 };
+    bytes.extend_from_slice(&rest(message, u32::MAX));
+    bytes
+}
+
 /// Everything after version and seq.
 pub(crate) fn rest(message: &Message, attempt: u32) -> Vec<u8> {
     let writer = head(Writer::with_capacity(64 + message.content.len()), &message.key(), attempt);
@@ -148,6 +156,41 @@ mod tests {
         let bytes = entry(None, &tombstone_rest(&message.key(), 5));
         let decoded = decode(&message.chat, &bytes).unwrap();
         assert_eq!(decoded, ListedEntry { seq: None, item: Listed::Tombstone(message.key()) });
+    }
+
+    /// What a client shows: an id of its own, words, no image. With the longest attempt and a position of a busy chat.
+    fn typical(number: u32, words: usize) -> Message {
+        let content: String = "we could meet at the old station at seven, if that is not too early for you, and walk from there to the river ".chars().cycle().skip(number as usize).take(words * 6).collect();
+        let mut message =
+            message("alice.anderson:bob.brown", if number.is_multiple_of(2) { "alice.anderson" } else { "bob.brown" });
+        message.id = MessageId::from_bytes(std::array::from_fn(|byte| {
+            (number as u8).wrapping_mul(31).wrapping_add(byte as u8 * 17)
+        }));
+        (message.content, message.temp_id, message.public_id) = (content, Some(message.id.to_string()), None);
+        message.timestamp += i64::from(number) * 1000;
+        message
+    }
+
+    #[test]
+    fn fifty_short_messages_take_less_than_half_of_their_json() {
+        for (words, most) in [(4, 0.45), (20, 0.62), (160, 0.92)] {
+            let messages: Vec<_> = (0..50).map(|number| typical(number, words)).collect();
+            let json: usize = messages
+                .iter()
+                .map(|message| {
+                    let position = holdfast_message::json::Position::Absent;
+                    serde_json::to_vec(&holdfast_message::json::MessageJson { message, position }).unwrap().len()
+                })
+                .sum();
+            let listed: usize = messages.iter().map(|message| encode(Some(100_000), message).len()).sum();
+            let share = listed as f64 / json as f64;
+            println!(
+                "50 messages of {} characters: {listed} bytes, {json} as JSON ({:.0} %)",
+                words * 6,
+                share * 100.0
+            );
+            assert!(share <= most, "{share}");
+        }
     }
 
     #[test]

@@ -11,6 +11,14 @@ pub enum CacheError {
         /// What happened.
         reason: String,
     },
+    /// One node of a cluster did not answer in time, could not be reached, or does not serve the key's slot now. Others do.
+    #[error("a node of the redis cluster is unavailable ({reason}{})", Ambiguity(*maybe_applied))]
+    NodeUnavailable {
+        /// As above. A slot that is on its way to another node applies nothing.
+        maybe_applied: bool,
+        /// What happened.
+        reason: String,
+    },
     /// The server answered with an error. A plain command had no effect.
     #[error("redis refused: {0}")]
     Refused(String),
@@ -29,15 +37,21 @@ impl CacheError {
     /// Whether the command may have taken effect although there is no result.
     pub fn maybe_applied(&self) -> bool {
         match self {
-            Self::Unavailable { maybe_applied, .. } => *maybe_applied,
+            Self::Unavailable { maybe_applied, .. } | Self::NodeUnavailable { maybe_applied, .. } => *maybe_applied,
             Self::Unexpected(_) => true,
             Self::Refused(_) | Self::Encode(_) | Self::Address(_) => false,
         }
     }
 
-    /// Whether the server itself is the trouble, so that a circuit breaker should count it.
+    /// Whether the server itself is the trouble, so that a circuit breaker should count it. One node of a cluster is not: calls to
+    /// it fail at once while it is known to be away, and the keys of the others must stay within reach.
     pub fn is_unavailable(&self) -> bool {
         matches!(self, Self::Unavailable { .. })
+    }
+
+    /// Whether the same call may succeed a little later.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Unavailable { .. } | Self::NodeUnavailable { .. })
     }
 
     pub(crate) fn unexpected(what: impl Into<String>) -> Self {
@@ -47,7 +61,7 @@ impl CacheError {
     /// A short word for a metric's label.
     pub(crate) fn label(&self) -> &'static str {
         match self {
-            Self::Unavailable { .. } => "unavailable",
+            Self::Unavailable { .. } | Self::NodeUnavailable { .. } => "unavailable",
             Self::Refused(_) => "refused",
             Self::Unexpected(_) => "unexpected",
             Self::Encode(_) => "encode",

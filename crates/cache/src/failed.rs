@@ -10,31 +10,40 @@
 //!
 //! Each script touches keys of one slot, takes its time from the server and works at `maxmemory`, where a plain push is refused: a
 //! full queue drains. Deadlines are the only limits here; the queue is never behind a circuit breaker.
+//!
+//! In a cluster a chat's list and the index lie on nodes of their own. What an acknowledgement rests on is the list: it is pushed on
+//! a connection whose server was looked at, and that server's replicas and disk are waited for. The index is touched wherever it
+//! is; what a failing master forgets of it, the repair finds again. One master that would not keep what it is given closes the
+//! queue for all chats, for a slot may move to it at any time; one that is away closes it for its own.
 
 mod entry;
 mod fence;
 mod gate;
+mod keeper;
 mod operate;
 mod retry;
+mod scan;
 
-use std::sync::Arc;
-use std::sync::LazyLock;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use holdfast_message::ChatId;
-use tokio::sync::{Mutex, mpsc, oneshot};
+use redis::Value;
+use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
 pub use entry::{DeadEntry, EntryError, QueueEntry};
 pub use operate::{Buried, ChatQueue, Found};
 pub use retry::{FURTHEST, FinishAs, Head, Lease, Peeked, QueueStats, RepairStep, Taken};
+pub use scan::Cursor;
 
 use crate::CacheError;
-use crate::connection::{Connection, Live};
+use crate::connection::{Connection, Live, Place, Sent};
 use crate::keys::Keys;
-use crate::script::{Call, Script, parse};
+use crate::script::{Call, Script};
 use gate::{Fence, Gate};
+use keeper::{Keeper, Keepers};
 
 static TOUCH: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/failed_touch.lua")));
 
@@ -116,24 +125,27 @@ pub enum Refusal {
 pub struct FailedQueue {
     connection: Connection,
     keys: Keys,
-    settings: FailedQueueSettings,
-    gate: Arc<Mutex<Option<Arc<Gate>>>>,
-    warned: Arc<AtomicBool>,
-    fence: mpsc::Sender<fence::Request>,
+    keepers: Arc<Keepers>,
+    timeout: Duration,
+}
+
+/// What one attempt to push came to.
+enum Pushed {
+    Ended(PushOutcome),
+    /// The server did nothing: the error that it answered.
+    Refused(Value),
 }
 
 impl FailedQueue {
     /// Failed queues on the queue server. Must be called within a Tokio runtime.
     pub fn new(connection: Connection, keys: Keys, settings: FailedQueueSettings) -> Self {
-        let (fence, requests) = mpsc::channel(fence::QUEUE);
-        tokio::spawn(fence::serve(connection.another(), requests));
-        Self { connection, keys, settings, gate: Arc::default(), warned: Arc::default(), fence }
+        Self { connection, keys, keepers: Arc::new(Keepers::new(settings)), timeout: settings.timeout }
     }
 
     /// Queues an entry, within the settings' timeout altogether.
     pub async fn push(&self, chat: &ChatId, entry: &QueueEntry) -> PushOutcome {
         let started = Instant::now();
-        let outcome = self.try_push(chat, entry, started + self.settings.timeout).await;
+        let outcome = self.try_push(chat, entry, started + self.timeout).await;
         let label = match &outcome {
             PushOutcome::Accepted => "ok",
             PushOutcome::Refused(Refusal::Unreachable(_)) | PushOutcome::Unknown(_) => "unavailable",
@@ -143,94 +155,122 @@ impl FailedQueue {
         outcome
     }
 
-    /// Whether a push would be taken now, as far as the server's settings tell.
+    /// Whether a push would be taken now, whatever its chat, as far as the servers' settings tell.
     pub async fn check(&self, budget: Duration) -> Result<(), Refusal> {
         let deadline = Instant::now() + budget;
-        let live = self.live(deadline).await?;
-        self.gate(&live, deadline).await?.verdict.clone().map(drop)
+        let masters = self.connection.every_master(deadline).await.map_err(unreachable)?;
+        self.keepers.retain(&masters);
+        let gates = masters.iter().map(async |node| {
+            let live = node.live(deadline).await.map_err(unreachable)?;
+            self.keepers.of(node).gate(&live, deadline).await?.verdict.clone()
+        });
+        join_all(gates).await.into_iter().try_for_each(|verdict| verdict.map(drop))
     }
 
     async fn try_push(&self, chat: &ChatId, entry: &QueueEntry, deadline: Instant) -> PushOutcome {
-        let permitted = async {
-            let live = self.live(deadline).await?;
-            let gate = self.gate(&live, deadline).await?;
-            let fence = gate.verdict.clone()?;
-            Ok((live, gate, fence))
-        };
-        // The push goes to the connection that the gate was read on, or nowhere.
-        let (live, gate, fence) = match permitted.await {
-            Ok(permitted) => permitted,
-            Err(refusal) => return PushOutcome::Refused(refusal),
-        };
-        let push = Call::new("RPUSH").arg(self.keys.failed(chat)).arg(&*entry.encode());
-        match live.run(vec![push], deadline).await.map(|mut results| results.pop()) {
-            Ok(Some(Ok(_))) => {}
-            Ok(Some(Err(error))) => return PushOutcome::Refused(Refusal::Server(error.to_string())),
-            Ok(None) => return PushOutcome::Unknown("no answer".into()),
-            Err(error) => return PushOutcome::Unknown(error.to_string()),
+        let key = self.keys.failed(chat);
+        let entry = entry.encode();
+        let mut known: Option<Place> = None;
+        for pause in 0_u64.. {
+            let found = match known.take() {
+                Some(place) => place.live(deadline).await.map(|live| (place, live)),
+                None => self.connection.reach(&key, deadline).await,
+            };
+            let (place, live) = match found {
+                Ok(found) => found,
+                Err(error) => return PushOutcome::Refused(unreachable(error)),
+            };
+            let push = Call::new("RPUSH").key(&key).arg(&*entry);
+            let refused = match self.push_at(&place, &live, chat, push, deadline).await {
+                Pushed::Ended(outcome) => return outcome,
+                Pushed::Refused(answer) => answer,
+            };
+            known = match self.connection.detour(&key, &place.node, &refused) {
+                Some(Ok(next)) => next,
+                Some(Err(error)) => return PushOutcome::Refused(unreachable(error)),
+                None => return PushOutcome::Refused(Refusal::Server(server_error(refused))),
+            };
+            if pause > 0 {
+                tokio::time::sleep(Duration::from_millis(pause.min(20))).await;
+            }
+            if Instant::now() >= deadline {
+                break;
+            }
         }
+        PushOutcome::Refused(Refusal::Unreachable("the chat's slot is on its way to another node".into()))
+    }
+
+    /// Pushes on the connection that the gate was read on, or nowhere.
+    async fn push_at(&self, place: &Place, live: &Live, chat: &ChatId, push: Call, deadline: Instant) -> Pushed {
+        let keeper = self.keepers.of(&place.node);
+        let permitted = async {
+            let gate = keeper.gate(live, deadline).await?;
+            let fence = gate.verdict.clone()?;
+            self.keepers.none_refuses()?;
+            Ok((gate, fence))
+        };
+        let (gate, fence) = match permitted.await {
+            Ok(permitted) => permitted,
+            Err(refusal) => return Pushed::Ended(PushOutcome::Refused(refusal)),
+        };
         let touch = TOUCH.call(&[&self.keys.failed_index()]).arg(chat.as_str());
         if fence.is_needed() {
-            return self.fenced(touch, &gate, fence, deadline).await;
+            return self
+                .fenced(&keeper, fence::Write { push, asking: place.asking, touch }, &gate, fence, deadline)
+                .await;
         }
-        let touched = live.run(vec![touch], deadline).await.and_then(|mut results| {
-            let value = results.pop().unwrap_or_else(|| Err(CacheError::unexpected("no answer")))?;
-            parse::<String>(value)
-        });
-        match touched {
-            Ok(run_id) if run_id == gate.run_id => PushOutcome::Accepted,
-            Ok(_) => {
-                live.give_up();
-                PushOutcome::Unknown("the queue server was replaced".into())
-            }
+        let sent = [Sent { call: &push, asking: place.asking }];
+        match live.send(&sent, deadline).await.map(|mut answers| answers.pop()) {
+            Ok(Some(refused @ Value::ServerError(_))) => return Pushed::Refused(refused),
+            Ok(Some(_)) => {}
+            Ok(None) => return Pushed::Ended(PushOutcome::Unknown("no answer".into())),
+            Err(error) => return Pushed::Ended(PushOutcome::Unknown(error.to_string())),
+        }
+        let touched = self.connection.run_beside(live, vec![touch], deadline).await;
+        Pushed::Ended(match touched.and_then(|mut touched| touched.pop().unwrap_or_else(no_answer)) {
+            Ok(_) => PushOutcome::Accepted,
             Err(error) => PushOutcome::Unknown(error.to_string()),
-        }
+        })
     }
 
-    async fn fenced(&self, touch: Call, gate: &Gate, fence: Fence, deadline: Instant) -> PushOutcome {
+    async fn fenced(
+        &self,
+        keeper: &Keeper,
+        write: fence::Write,
+        gate: &Gate,
+        fence: Fence,
+        deadline: Instant,
+    ) -> Pushed {
         let (outcome, answer) = oneshot::channel();
         let waiting = fence::Waiting { run_id: gate.run_id.as_str().into(), fence, deadline, outcome };
-        if self.fence.try_send(fence::Request { touch, waiting }).is_err() {
-            return PushOutcome::Unknown("too many pushes wait for the queue server's replicas or disk".into());
+        if keeper.fence(&self.connection).try_send(fence::Request { write, waiting }).is_err() {
+            let reason = "too many pushes wait for the queue server's replicas or disk".to_owned();
+            return Pushed::Ended(PushOutcome::Refused(Refusal::Unreachable(reason)));
         }
-        let outcome = match timeout_at(deadline, answer).await {
-            Ok(Ok(outcome)) => outcome,
-            Ok(Err(_)) => PushOutcome::Unknown("shutting down".into()),
-            Err(_) => PushOutcome::Unknown("no answer in time".into()),
+        let pushed = match timeout_at(deadline, answer).await {
+            Ok(Ok(pushed)) => pushed,
+            Ok(Err(_)) => Pushed::Ended(PushOutcome::Unknown("shutting down".into())),
+            Err(_) => Pushed::Ended(PushOutcome::Unknown("no answer in time".into())),
         };
-        if outcome != PushOutcome::Accepted {
+        if !matches!(pushed, Pushed::Ended(PushOutcome::Accepted)) {
             // Replicas may have come or gone.
-            *self.gate.lock().await = None;
+            keeper.forget();
         }
-        outcome
+        pushed
     }
+}
 
-    async fn live(&self, deadline: Instant) -> Result<Live, Refusal> {
-        self.connection.live(deadline).await.map_err(|error| Refusal::Unreachable(error.to_string()))
-    }
+fn unreachable(error: CacheError) -> Refusal {
+    Refusal::Unreachable(error.to_string())
+}
 
-    /// What the server on this connection promises, asked again after every reconnect and now and then.
-    async fn gate(&self, live: &Live, deadline: Instant) -> Result<Arc<Gate>, Refusal> {
-        let unreachable = |error: CacheError| Refusal::Unreachable(error.to_string());
-        let Ok(mut known) = timeout_at(deadline, self.gate.lock()).await else {
-            return Err(Refusal::Unreachable("no answer in time".into()));
-        };
-        if let Some(gate) = known.as_ref().filter(|gate| gate.holds(live)) {
-            return Ok(gate.clone());
-        }
-        let gate = Arc::new(Gate::read(live, self.settings, deadline).await.map_err(unreachable)?);
-        let before = known.as_ref().map(|gate| &gate.verdict);
-        if let Err(refusal) = &gate.verdict
-            && before.is_none_or(|before| before.is_ok())
-        {
-            tracing::error!(reason = %refusal, "the failed queue takes nothing");
-        }
-        if gate.everysec && !self.warned.swap(true, Ordering::Relaxed) {
-            tracing::warn!(
-                "the queue server syncs its file every second: a power failure may take the last second's messages; appendfsync always, or Redis 7.2 and a FAILED_QUEUE_TIMEOUT_MS of 1500, keep them"
-            );
-        }
-        *known = Some(gate.clone());
-        Ok(gate)
+fn no_answer() -> Result<Value, CacheError> {
+    Err(CacheError::unexpected("no answer"))
+}
+
+fn server_error(answer: Value) -> String {
+    match answer {
+        Value::ServerError(error) => format!("{} {}", error.code(), error.details().unwrap_or_default()),
+        _ => "nothing that can be understood".into(),
     }
 }

@@ -1,4 +1,4 @@
-//! What a server tells of itself.
+//! What servers tell of themselves.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use redis::Value;
 use tokio::time::Instant;
 
 use crate::CacheError;
-use crate::connection::{Connection, Live};
+use crate::connection::{Connection, Live, Node};
 use crate::script::{Call, parse};
 
 /// A server's settings and state; `None` where it does not tell, as managed servers do.
@@ -33,13 +33,48 @@ pub struct ServerFacts {
     pub clock: Option<i64>,
 }
 
-impl ServerFacts {
-    /// Asks the server.
-    pub async fn read(connection: &Connection, budget: Duration) -> Result<Self, CacheError> {
-        let deadline = Instant::now() + budget;
-        Self::read_on(&connection.live(deadline).await?, deadline).await
+/// One server of those that a connection leads to.
+#[derive(Debug, Clone)]
+pub struct Server {
+    connection: Connection,
+    node: Node,
+}
+
+/// The servers that a connection leads to: one, or the masters of a cluster, by name.
+pub async fn servers(connection: &Connection, budget: Duration) -> Result<Vec<Server>, CacheError> {
+    let mut nodes = connection.masters(Instant::now() + budget).await?;
+    nodes.sort_by(|one, other| one.name().cmp(other.name()));
+    Ok(nodes.into_iter().map(|node| Server { connection: connection.clone(), node }).collect())
+}
+
+/// Whether a cluster's masters have every slot between them; one server has.
+pub async fn covers_every_slot(connection: &Connection, budget: Duration) -> Result<bool, CacheError> {
+    match connection.every_master(Instant::now() + budget).await {
+        Ok(_) => Ok(true),
+        Err(CacheError::NodeUnavailable { .. }) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+impl Server {
+    /// `host:port`; `None`: a socket file.
+    pub fn address(&self) -> Option<String> {
+        self.node.address().map(ToString::to_string)
     }
 
+    /// Asks it for a sign of life.
+    pub async fn ping(&self, budget: Duration) -> Result<(), CacheError> {
+        self.connection.run_at("ping", &self.node, Call::new("PING"), Instant::now() + budget).await.map(drop)
+    }
+
+    /// Asks it for its settings and state.
+    pub async fn facts(&self, budget: Duration) -> Result<ServerFacts, CacheError> {
+        let deadline = Instant::now() + budget;
+        ServerFacts::read_on(&self.node.live(deadline).await?, deadline).await
+    }
+}
+
+impl ServerFacts {
     /// Asks the server on this very connection.
     pub(crate) async fn read_on(live: &Live, deadline: Instant) -> Result<Self, CacheError> {
         let config = |name: &str| Call::new("CONFIG").arg("GET").arg(name);
@@ -53,7 +88,7 @@ impl ServerFacts {
             Call::new("INFO").arg("replication"),
             Call::new("INFO").arg("server"),
         ];
-        let mut answers = live.run(calls, deadline).await?.into_iter();
+        let mut answers = live.run(&calls, deadline).await?.into_iter();
         let clock = answers.next().and_then(|answer| parse::<(i64, i64)>(answer.ok()?).ok());
         let mut setting = |name: &str| -> Option<String> {
             parse::<HashMap<String, String>>(answers.next()?.ok()?).ok()?.remove(name)
@@ -77,6 +112,12 @@ impl ServerFacts {
             clock: clock.map(|(seconds, micros)| seconds * 1000 + micros / 1000),
         })
     }
+}
+
+/// What `INFO server` says of who answers.
+pub(crate) fn run_id(info: Option<Value>) -> Option<String> {
+    let info: String = parse(info?).ok()?;
+    field(&info, "run_id").map(str::to_owned)
 }
 
 fn text(answer: Option<Result<Value, CacheError>>) -> Option<String> {

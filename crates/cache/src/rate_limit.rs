@@ -60,12 +60,19 @@ pub struct RateLimiter {
     connection: Connection,
     keys: Keys,
     limit: Limit,
+    life: Duration,
 }
 
 impl RateLimiter {
     /// Counts on the cache server.
     pub fn new(connection: Connection, keys: Keys, limit: Limit) -> Self {
-        Self { connection, keys, limit }
+        Self { connection, keys, limit, life: Duration::ZERO }
+    }
+
+    /// The same with counts that live at least this long, for who wants to look at them.
+    #[must_use]
+    pub fn living(self, life: Duration) -> Self {
+        Self { life, ..self }
     }
 
     /// Counts one event.
@@ -84,7 +91,8 @@ impl RateLimiter {
             return users.iter().map(|_| Ok(Decision::Allowed)).collect();
         }
         let window = self.limit.window.as_millis().max(1) as u64;
-        let call = |user: &&UserId| CHECK.call(&[&self.key(kind, user)]).arg(self.limit.events).arg(window);
+        let life = self.life.as_millis() as u64;
+        let call = |user: &&UserId| CHECK.call(&[&self.key(kind, user)]).arg(self.limit.events).arg(window).arg(life);
         match self.connection.run("rate_limit", users.iter().map(call).collect(), budget).await {
             Err(error) => users.iter().map(|_| Err(error.clone())).collect(),
             Ok(answers) => answers

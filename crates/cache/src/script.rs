@@ -1,6 +1,7 @@
 use redis::{FromRedisValue, ToRedisArgs, Value};
 
 use crate::CacheError;
+use crate::connection::slot_of;
 
 /// A Lua script, sent by its hash.
 pub(crate) struct Script {
@@ -25,10 +26,8 @@ impl Script {
     pub(crate) fn call(&'static self, keys: &[&str]) -> Call {
         let mut cmd = redis::cmd("EVALSHA");
         cmd.arg(&self.sha).arg(keys.len());
-        for key in keys {
-            cmd.arg(*key);
-        }
-        Call { cmd, script: Some(self) }
+        let call = Call { cmd, script: Some(self), slot: None };
+        keys.iter().fold(call, |call, key| call.key(key))
     }
 }
 
@@ -36,13 +35,32 @@ impl Script {
 pub(crate) struct Call {
     pub(crate) cmd: redis::Cmd,
     pub(crate) script: Option<&'static Script>,
+    /// The slot of its keys, which decides on the node of a cluster; `None`: any node will do.
+    pub(crate) slot: Option<u16>,
 }
 
 impl Call {
     pub(crate) fn new(name: &str) -> Self {
-        Self { cmd: redis::cmd(name), script: None }
+        Self { cmd: redis::cmd(name), script: None, slot: None }
     }
 
+    /// An argument that is a key. A call with several has them all in one slot: whoever needs more makes more calls.
+    #[must_use]
+    pub(crate) fn key(mut self, key: &str) -> Self {
+        self.cmd.arg(key);
+        self.near(key)
+    }
+
+    /// Goes to the node that has this key, without naming it: for what is asked of a server.
+    #[must_use]
+    pub(crate) fn near(mut self, key: &str) -> Self {
+        let slot = slot_of(key.as_bytes());
+        debug_assert!(self.slot.is_none_or(|other| other == slot), "a call with keys of two slots: {key}");
+        self.slot = Some(slot);
+        self
+    }
+
+    /// Any other argument.
     #[must_use]
     pub(crate) fn arg(mut self, arg: impl ToRedisArgs) -> Self {
         self.cmd.arg(arg);

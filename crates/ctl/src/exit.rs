@@ -50,7 +50,7 @@ pub fn reader_left(error: &Error) -> bool {
 /// Whether a server was away, rather than of another mind.
 pub fn is_unreachable(error: &Error) -> bool {
     error.chain().any(|cause| {
-        matches!(cause.downcast_ref(), Some(CacheError::Unavailable { .. }))
+        matches!(cause.downcast_ref(), Some(CacheError::Unavailable { .. } | CacheError::NodeUnavailable { .. }))
             || matches!(cause.downcast_ref(), Some(StoreError::Unavailable(_)))
             || matches!(cause.downcast_ref(), Some(PublishError::Unavailable(_)))
             || matches!(cause.downcast_ref(), Some(AdminError::Unavailable(_)))

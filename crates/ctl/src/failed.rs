@@ -22,11 +22,13 @@ const PAGE: usize = 200;
 /// Every chat that is in the index, or has a queue or a dead list.
 pub async fn all_chats(queue: &FailedQueue) -> Result<Vec<ChatId>> {
     let mut chats: BTreeSet<_> = queue.indexed_chats(BUDGET).await.context("the failed queue")?.into_iter().collect();
-    let mut cursor = Some(0);
-    while let Some(from) = cursor {
-        let found = queue.find_chats(from, KEYS, BUDGET).await.context("the failed queue")?;
-        chats.extend(found.chats);
-        cursor = found.next;
+    for start in queue.cursors(BUDGET).await.context("the failed queue")? {
+        let mut cursor = Some(start);
+        while let Some(from) = cursor {
+            let found = queue.find_chats(from, KEYS, BUDGET).await.context("the failed queue")?;
+            chats.extend(found.chats);
+            cursor = found.next;
+        }
     }
     Ok(chats.into_iter().collect())
 }

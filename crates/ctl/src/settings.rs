@@ -10,7 +10,7 @@ use holdfast_gateway::config::GatewaySettings;
 use holdfast_kafka::{Admin, KafkaSettings, Publisher};
 use holdfast_service::ops;
 use holdfast_service::servers::{CacheSettings, ServerSettings};
-use holdfast_service::settings::{Secret, SettingsError, Source};
+use holdfast_service::settings::{SettingsError, Source};
 use holdfast_store::{Store, StoreError, StoreSettings};
 use holdfast_worker::config::{Cleanup, WorkerSettings};
 
@@ -65,19 +65,16 @@ impl Settings {
         .map_err(|error| Usage(format!("CACHE_KEY_*: {error}")).into())
     }
 
-    /// The cache's server.
+    /// The cache's server or cluster.
     pub fn cache(&self) -> Result<Connection> {
-        connection("cache", &self.servers.redis_url()).context("REDIS_URL")
+        let servers = &self.servers;
+        connection("cache", &servers.redis_url(), servers.redis_cluster()).context("REDIS_URL, REDIS_CLUSTER_NODES")
     }
 
-    /// The failed queue's server.
+    /// The failed queue's server or cluster.
     pub fn queue(&self) -> Result<Connection> {
-        connection("queue", &self.queue_url()).context("REDIS_QUEUE_URL")
-    }
-
-    fn queue_url(&self) -> String {
-        let own = self.gateway.redis_queue_url.as_ref().map(Secret::reveal);
-        own.map_or_else(|| self.servers.redis_url(), str::to_owned)
+        let (url, cluster) = (self.gateway.queue_url(&self.servers), self.gateway.queue_cluster(&self.servers));
+        connection("queue", &url, cluster).context("REDIS_QUEUE_URL, REDIS_QUEUE_CLUSTER_NODES")
     }
 
     /// The failed queue. Must be called within a Tokio runtime.
@@ -153,7 +150,7 @@ impl Settings {
     }
 }
 
-fn connection(name: &'static str, url: &str) -> Result<Connection> {
+fn connection(name: &'static str, url: &str, cluster: Option<&[String]>) -> Result<Connection> {
     let metrics = CacheMetrics::register(&ops::registry("ctl")?)?;
-    Connection::open(name, url, metrics).map_err(|error| Usage(error.to_string()).into())
+    Connection::open_at(name, url, cluster, metrics).map_err(|error| Usage(error.to_string()).into())
 }

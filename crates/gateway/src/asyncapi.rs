@@ -9,11 +9,13 @@ use holdfast_message::record::{CONTENT_TYPE, SCHEMA_VERSION, header};
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
-use crate::answer::{HistoryPage, MessageShape, Missed, Sent};
+use crate::answer::{Done, HistoryPage, MessageShape, Missed, Sent};
 use crate::error::{Code, Refusal};
 use crate::event::{client, server};
 use crate::ingress::{Handshake, HistoryRequest, SendRequest};
+use crate::presence::{self, PresenceRequest, Presences};
 use crate::resume::ResumeRequest;
+use crate::typing::{self, TypingRequest};
 
 const UUID: &str = "9b0f2c61-5a7e-4a5c-8f0e-6f4f3a1d2c77";
 const EPOCH: &str = "5f3a9c1e77aa0b42";
@@ -56,9 +58,19 @@ pub fn description() -> Value {
     let connect_error = json!({
         "type": "object", "required": ["message"], "properties": { "message": { "enum": [Code::Unauthenticated, Code::RateLimited] } }
     });
-    messages.insert("connect_error".into(), message("connect_error", "A handshake was refused.", &connect_error, &json!({ "message": Code::Unauthenticated })));
-    let in_channel: Map<_, _> =
-        messages.keys().map(|name| (name.clone(), json!({ "$ref": format!("#/components/messages/{name}") }))).collect();
+    messages.insert(
+        "connect_error".into(),
+        message(
+            "connect_error",
+            "A handshake was refused.",
+            &connect_error,
+            &json!({ "message": Code::Unauthenticated }),
+        ),
+    );
+    let in_channel: Map<_, _> = messages
+        .keys()
+        .map(|name| (name.clone(), json!({ "$ref": format!("#/components/messages/{name}") })))
+        .collect();
     let mut operations: Map<_, _> = operations.into_iter().collect();
     operations.insert("connect_error".into(), emitted("connect_error", "Says why a handshake was refused."));
     kafka(&mut messages, &mut operations);
@@ -120,6 +132,18 @@ fn client_events(socket: &mut Socket) {
         json!({ "offsets": { "alice:bob": { "epoch": EPOCH, "seq": 6 } } }),
         missed(),
     );
+    socket.asked::<TypingRequest, Done>(
+        client::TYPING,
+        "Says whether one types. It holds for five seconds, and ends with the message.",
+        json!({ "friendId": "bob", "typing": true }),
+        json!({}),
+    );
+    socket.asked::<PresenceRequest, Presences>(
+        client::PRESENCE,
+        "Asks who is online.",
+        json!({ "userIds": ["bob"] }),
+        json!({ "online": { "bob": true }, "lastSeen": { "bob": 1_767_225_600_000_i64 } }),
+    );
 }
 
 fn server_events(socket: &mut Socket) {
@@ -134,15 +158,21 @@ fn server_events(socket: &mut Socket) {
         json!({ "messageId": UUID, "tempId": UUID, "chatId": "alice:bob" }),
     );
     socket.told::<Missed>(server::RESUMED, "The answer to the handshake's `offsets`.", missed());
-    socket.told::<Nothing>(
-        server::RESYNC,
-        "Live events may have been missed: `resume`.",
-        json!({}),
-    );
+    socket.told::<Nothing>(server::RESYNC, "Live events may have been missed: `resume`.", json!({}));
     socket.told::<OfChat>(
         server::CHAT_UPDATED,
         "A group has changed, or whether one belongs to it.",
         json!({ "chatId": "g_6f1e0a52-8a56-4b9e-9f6e-3f0a4f0c2b11" }),
+    );
+    socket.told::<typing::Told<'_>>(
+        server::TYPING,
+        "Another member types, or does no more.",
+        json!({ "chatId": "alice:bob", "userId": "bob", "typing": true }),
+    );
+    socket.told::<presence::Told<'_>>(
+        server::PRESENCE,
+        "Somebody who shares a chat came online, or has gone.",
+        json!({ "userId": "bob", "online": true, "lastSeen": 1_767_225_600_000_i64 }),
     );
 }
 

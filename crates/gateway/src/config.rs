@@ -101,6 +101,9 @@ holdfast_service::settings! {
         cors_origins: List = "CORS_ORIGINS", "", development "*";
         /// The failed queue's Redis. Unset: the cache's, which must then not evict and must keep an append-only file.
         redis_queue_url: Option<Secret> = "REDIS_QUEUE_URL", "";
+        /// The failed queue's Redis is a cluster of its own, found by these nodes, `host:port` separated by commas. User, password and TLS are
+        /// those of `REDIS_QUEUE_URL`, or else of `REDIS_URL`. Unset: one server at `REDIS_QUEUE_URL`, or whatever the cache is.
+        redis_queue_cluster_nodes: List = "REDIS_QUEUE_CLUSTER_NODES", "";
         /// `checked`: the failed queue's persistence and eviction are read from its server; `assumed`: for servers that won't tell.
         failed_queue_durability: QueueDurability = "FAILED_QUEUE_DURABILITY", "checked";
         /// `realtime-first`: receivers see a message before Kafka has it; `durable-first`: after.
@@ -169,6 +172,22 @@ pub struct Config {
     pub own: GatewaySettings,
 }
 
+impl GatewaySettings {
+    /// The failed queue's address.
+    pub fn queue_url(&self, servers: &ServerSettings) -> String {
+        self.redis_queue_url.as_ref().map_or_else(|| servers.redis_url(), |url| url.reveal().to_owned())
+    }
+
+    /// The failed queue's cluster, if it is one: nodes to find it by.
+    pub fn queue_cluster<'a>(&'a self, servers: &'a ServerSettings) -> Option<&'a [String]> {
+        match (&*self.redis_queue_cluster_nodes.0, &self.redis_queue_url) {
+            (nodes @ [_, ..], _) => Some(nodes),
+            ([], Some(_)) => None,
+            ([], None) => servers.redis_cluster(),
+        }
+    }
+}
+
 impl Config {
     /// Every setting of the gateway, as documented.
     pub fn settings() -> impl Iterator<Item = &'static Setting> {
@@ -193,11 +212,6 @@ impl Config {
         }
         let all = servers.zip(cache).zip(own);
         source.finish(all.map(|((servers, cache), own)| Self { profile, servers, cache, own }))
-    }
-
-    /// The failed queue's address.
-    pub fn redis_queue_url(&self) -> String {
-        self.own.redis_queue_url.as_ref().map_or_else(|| self.servers.redis_url(), |url| url.reveal().to_owned())
     }
 
     /// What the producer is built from.

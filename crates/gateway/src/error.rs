@@ -67,6 +67,7 @@ pub struct Refusal {
     pub retryable: bool,
     /// When a repeat makes sense, in milliseconds from now.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub retry_after_ms: Option<u64>,
 }
 

@@ -8,9 +8,10 @@ use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use holdfast_cache::breaker::Hold;
 use holdfast_cache::{Breaker, Connection, FailedQueue};
 use holdfast_kafka::Publisher;
-use holdfast_service::ops::Health;
+use holdfast_service::ops::{Health, Turn};
 use holdfast_store::Store;
 use serde_json::{Value, json};
 use tokio::time::interval;
@@ -78,7 +79,7 @@ impl GatewayHealth {
             let (kafka, store, cache, queue) = tokio::join!(
                 probed.publisher.ping(PROBE.1),
                 probed.store.ping(PROBE.1),
-                probed.cache.ping(PROBE.1),
+                probed.cache.ping_all(PROBE.1),
                 probed.queue.check(PROBE.1),
             );
             let seen = Seen {
@@ -143,5 +144,21 @@ impl Health for GatewayHealth {
                 "oldestAgeSeconds": self.metrics.failed_age.get(),
             },
         })
+    }
+
+    fn turn(&self, dependency: &str, to: Turn) -> bool {
+        let breaker = match dependency {
+            "kafka" => &self.breakers.kafka,
+            "mongodb" => &self.breakers.mongodb,
+            "redis" => &self.breakers.cache,
+            // The failed queue is behind none.
+            _ => return false,
+        };
+        breaker.hold(match to {
+            Turn::Open => Some(Hold::Open),
+            Turn::Close => Some(Hold::Closed),
+            Turn::Auto => None,
+        });
+        true
     }
 }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use holdfast_cache::recent::{RecentPage, Repair, Repaired};
-use holdfast_cache::{Breaker, FailedQueue, RecentList};
+use holdfast_cache::{Breaker, CacheError, FailedQueue, RecentList};
 use holdfast_message::{ChatId, HistoryKey, Invalid, Message, MessageId};
 use serde::Serialize;
 use tokio::sync::Semaphore;
@@ -292,6 +292,11 @@ impl Sources {
                 Ok(peeked) => Failed { whole: !peeked.more, messages: peeked.messages, asked: true },
                 // It holds something, and nobody knows what.
                 Err(_) => Failed { whole: false, ..nothing },
+            },
+            // A cluster's other nodes may have what it holds of this chat.
+            Err(CacheError::NodeUnavailable { .. }) => match self.failed.peek(chat, MAX_FAILED, BUDGET).await {
+                Ok(peeked) => Failed { whole: !peeked.more, messages: peeked.messages, asked: true },
+                Err(_) => nothing,
             },
             // Without its server, what the failed queue holds is in the list, or turns up when the server is back.
             Err(_) => nothing,

@@ -18,8 +18,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use holdfast_cache::Breaker;
 use holdfast_cache::rate_limit::{Decision, Kind, Limit, LocalLimiter, RateLimiter};
-use holdfast_cache::{Breaker, Connection, Keys};
 use holdfast_message::UserId;
 
 use self::places::Places;
@@ -41,9 +41,9 @@ pub struct UserLimit {
 
 impl UserLimit {
     /// A limit, unless it is of none. `budget` is what the cache has for a batch.
-    pub fn new(limit: Limit, cache: &Connection, keys: &Keys, breaker: &Breaker, budget: Duration) -> Option<Self> {
+    pub fn new(limit: Limit, shared: RateLimiter, breaker: &Breaker, budget: Duration) -> Option<Self> {
         (limit.events > 0).then(|| Self {
-            shared: RateLimiter::new(cache.clone(), keys.clone(), limit),
+            shared,
             local: LocalLimiter::new(limit, REMEMBERED, Instant::now()),
             breaker: breaker.clone(),
             budget,
@@ -52,6 +52,9 @@ impl UserLimit {
 
     /// Counts one event of each user; the decisions are in their order.
     pub async fn decide(&self, kind: Kind, users: &[&UserId]) -> Vec<Decision> {
+        if users.is_empty() {
+            return Vec::new();
+        }
         let local = |user: &&UserId| self.local.check(&((*user).clone(), kind), Instant::now());
         let Ok(permit) = self.breaker.acquire(Instant::now()) else { return users.iter().map(local).collect() };
         let decisions = self.shared.check_batch(kind, users, self.budget).await;

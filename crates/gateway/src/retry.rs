@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_cache::failed::{FinishAs, Lease};
+use holdfast_cache::failed::{Cursor, FinishAs, Lease};
 use holdfast_cache::{CacheError, FailedQueue};
 use holdfast_kafka::Publisher;
 use holdfast_message::ChatId;
@@ -163,8 +163,16 @@ impl Retry {
         }
     }
 
+    /// Server by server: one that is away keeps no other from being mended.
     async fn repair_index(&self) -> Result<(), CacheError> {
-        let mut cursor = 0;
+        let mut outcome = Ok(());
+        for start in self.queue.cursors(BUDGET).await? {
+            outcome = outcome.and(self.repair_from(start).await);
+        }
+        outcome
+    }
+
+    async fn repair_from(&self, mut cursor: Cursor) -> Result<(), CacheError> {
         for _ in 0..REPAIR_STEP.1 {
             let step = self.queue.repair_index(cursor, REPAIR_STEP.0, BUDGET).await?;
             if step.added > 0 {

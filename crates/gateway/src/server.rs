@@ -11,9 +11,13 @@ use axum::serve::ListenerExt;
 use holdfast_cache::channels::ChannelSettings;
 use holdfast_cache::failed::FailedQueueSettings;
 use holdfast_cache::groups::GroupChanges;
-use holdfast_cache::rate_limit::Limit;
+use holdfast_cache::presence::{Online, PresenceSettings};
+use holdfast_cache::rate_limit::{Limit, RateLimiter};
 use holdfast_cache::recent::RecentSettings;
-use holdfast_cache::{Announcer, Breaker, CacheMetrics, Channels, Connection, FailedQueue, Keys, Origin, RecentList};
+use holdfast_cache::{
+    Announcer, Breaker, CacheMetrics, Channels, Client, ClientSettings, Connection, FailedQueue, Keys, Origin,
+    RecentList,
+};
 use holdfast_kafka::{Admin, AdminError, KafkaSettings, Publisher};
 use holdfast_service::ops;
 use holdfast_service::settings::Profile;
@@ -37,6 +41,7 @@ use crate::groups::Groups;
 use crate::health::{Breakers, GatewayHealth, Probed};
 use crate::history::{History, Sources};
 use crate::ingress::{self, Handshake};
+use crate::kept::Kept;
 use crate::limit::address::Handshakes;
 use crate::limit::meter::Rates;
 use crate::limit::{Limits, UserLimit};
@@ -44,6 +49,7 @@ use crate::live::Live;
 use crate::members::Membership;
 use crate::metrics::Metrics;
 use crate::pipeline::{Pipeline, Stages};
+use crate::presence::{Company, Presence};
 use crate::publish::Publish;
 use crate::relations::Relations;
 use crate::relist::{Lists, Relist};
@@ -52,7 +58,8 @@ use crate::retry::Retry;
 use crate::rooms::Rooms;
 use crate::stamps::Stamps;
 use crate::stored::Stored;
-use crate::{Gateway, dev, remote, rest};
+use crate::typing::Typing;
+use crate::{Gateway, dev, presence, remote, rest};
 
 /// Packets that wait for a slow client before it is told to resync instead. socketioxide's 128 are fewer than a burst may have.
 const SOCKET_BUFFER: usize = 1024;
@@ -72,7 +79,7 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
     let (own, layout) = (&config.own, &config.cache);
     let registry = ops::registry("gateway").context("metrics")?;
     let metrics = Metrics::register(&registry).context("metrics")?;
-    let cache_metrics = CacheMetrics::register(&registry).context("metrics")?;
+    let cache_metrics = CacheMetrics::register_with(&registry, layout.cache_metrics_enabled).context("metrics")?;
 
     // The other servers.
     let keys = Keys::new(
@@ -82,9 +89,12 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
         layout.cache_max_key_length,
     )
     .context("CACHE_KEY_*")?;
-    let cache = Connection::open("cache", &config.servers.redis_url(), cache_metrics.clone()).context("REDIS_URL")?;
-    let queue =
-        Connection::open("queue", &config.redis_queue_url(), cache_metrics.clone()).context("REDIS_QUEUE_URL")?;
+    let servers = &config.servers;
+    let cache = Connection::open_at("cache", &servers.redis_url(), servers.redis_cluster(), cache_metrics.clone())
+        .context("REDIS_URL, REDIS_CLUSTER_NODES")?;
+    let (url, cluster) = (own.queue_url(servers), own.queue_cluster(servers));
+    let queue = Connection::open_at("queue", &url, cluster, cache_metrics.clone())
+        .context("REDIS_QUEUE_URL, REDIS_QUEUE_CLUSTER_NODES")?;
     let store = Store::new(StoreSettings::new(config.servers.mongo_url.reveal(), &config.servers.mongo_db))
         .await
         .context("MONGO_URL")?;
@@ -111,7 +121,8 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
     );
     let user_limit = |events| {
         let limit = Limit { events, window: own.window.0 };
-        UserLimit::new(limit, &cache, &keys, &cache_breaker, own.redis_budget.0)
+        let shared = RateLimiter::new(cache.clone(), keys.clone(), limit).living(layout.cache_rate_limit_ttl.0);
+        UserLimit::new(limit, shared, &cache_breaker, own.redis_budget.0)
     };
     let stored = Stored::new(store.clone(), mongo_breaker.clone());
     let membership = Membership::new(stored.clone());
@@ -122,6 +133,30 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
     let sockets = Sockets::new(metrics.clone());
     let announcer = Announcer::new(cache.clone(), keys.clone(), origin);
     let (live, outbox) = Live::new(sockets.clone(), announcer, metrics.clone());
+    let online = Online::new(
+        cache.clone(),
+        keys.clone(),
+        // What expires is announced within the setting's time, one sweep later.
+        PresenceSettings { life: layout.cache_presence_ttl.0 - presence::SWEEP, grace: presence::GRACE },
+    );
+    let (presence, keeper, teller) = Presence::new(
+        online,
+        (cache_breaker.clone(), own.redis_budget.0),
+        origin,
+        sockets.clone(),
+        (
+            Company { stored: stored.clone(), membership: membership.clone(), relations: relations.clone() },
+            live.clone(),
+        ),
+        metrics.clone(),
+    );
+    let operations = ClientSettings {
+        budget: own.redis_budget.0,
+        batch_size: layout.cache_batch_size,
+        max_latency: layout.cache_max_latency.0,
+    };
+    let client = Client::new(cache.clone(), cache_breaker.clone(), operations);
+    let typing = Typing::new(live.clone(), admission.clone(), (client, keys.clone()), layout.cache_typing_ttl.0);
     let relist = Relist::new(metrics.clone());
     let (channels, heard) =
         Channels::start(cache.clone(), keys.clone(), &format!("{:016x}", origin.0), ChannelSettings::default());
@@ -146,7 +181,7 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
         recent: healed.clone(),
         cache_breaker: cache_breaker.clone(),
         failed: failed.clone(),
-        store: stored,
+        store: stored.clone(),
         verify_after: own.recent_verify.0,
         recent_max: sizes.max,
         failed_empty_at: std::sync::Mutex::default(),
@@ -169,6 +204,8 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
         sockets: sockets.clone(),
         rooms: rooms.clone(),
         live,
+        presence: presence.clone(),
+        typing: typing.clone(),
         channels,
         metrics: metrics.clone(),
         send_deadline: own.send_deadline.0,
@@ -185,14 +222,21 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
     // Everything that runs beside the requests, until the end.
     let beside = Beside::default();
     let ended = beside.ended.clone();
+    beside.run("pipeline", {
+        let (pipeline, ended) = (pipeline.clone(), ended.clone());
+        async move { ended.run_until_cancelled(pipeline.ended()).await }
+    });
     beside.run(
         "remote",
-        ended.clone().run_until_cancelled_owned(remote::run(heard, origin, sockets.clone(), rooms.clone())),
+        ended.clone().run_until_cancelled_owned(remote::run(heard, origin, sockets.clone(), rooms.clone(), presence)),
     );
     beside.run("rooms", rooms.run(group_changes, ended.clone()));
     beside.run("sockets", sockets.clone().mend_lagging(ended.clone()));
     beside.run("live", outbox.run(cache_breaker.clone(), own.redis_budget.0, ended.clone()));
-    let lists = Lists { take_back: recent, add: healed };
+    beside.run("presence", keeper.run(layout.cache_presence_ttl.0, ended.clone()));
+    beside.run("presence events", teller.run(ended.clone()));
+    beside.run("typing", typing.run(ended.clone()));
+    let lists = Lists { take_back: recent, add: healed, kept: Kept::new(sockets.clone(), stored.clone()) };
     beside.run("relist", relist.clone().run(lists, cache.clone(), cache_breaker.clone(), ended.clone()));
     beside.run("retry", Retry::new(failed.clone(), publisher.clone(), own.replay_rate, metrics).run(ended.clone()));
     beside.tasks.spawn(prepare(kafka, publisher.clone(), store.clone(), ended.clone()));

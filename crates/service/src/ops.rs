@@ -1,12 +1,16 @@
-//! The operators' port: `/metrics`, `/health/live`, `/health/ready` and `/health`.
+//! The operators' port: `/metrics`, `/health/live`, `/health/ready` and `/health`, and `POST /breakers/{dependency}/{open|close|auto}`.
+//!
+//! A breaker is turned here, process by process, and not by way of Redis: Redis may be what the breaker is about. Whoever reaches
+//! this port can do it, which is one reason more why it listens on the loopback interface unless told otherwise; a web page that
+//! makes a browser ask is refused.
 
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use prometheus::{IntGauge, Opts, Registry, TextEncoder};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -19,6 +23,32 @@ pub trait Health: Send + Sync + 'static {
     fn ready(&self) -> bool;
     /// The document at `/health`, as its service describes it. Refreshed by the service, so that asking costs nothing.
     fn report(&self) -> serde_json::Value;
+    /// Turns the circuit breaker in front of a dependency; `false`: it has none.
+    fn turn(&self, _dependency: &str, _to: Turn) -> bool {
+        false
+    }
+}
+
+/// What an operator wants of a circuit breaker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// Reject every call until told otherwise.
+    Open,
+    /// Let every call through until told otherwise.
+    Close,
+    /// Do as the calls say.
+    Auto,
+}
+
+impl Turn {
+    fn parse(word: &str) -> Option<Self> {
+        match word {
+            "open" => Some(Self::Open),
+            "close" => Some(Self::Close),
+            "auto" => Some(Self::Auto),
+            _ => None,
+        }
+    }
 }
 
 /// A registry that says which build this is.
@@ -52,13 +82,87 @@ fn router<H: Health>(registry: Registry, health: Arc<H>) -> Router {
         .route("/health/live", get(move |State(health): State<Arc<H>>| async move { status(health.live()) }))
         .route("/health/ready", get(move |State(health): State<Arc<H>>| async move { status(health.ready()) }))
         .route("/health", get(|State(health): State<Arc<H>>| async move { axum::Json(health.report()) }))
+        .route("/breakers/{dependency}/{to}", post(turn::<H>))
         .with_state(health)
         .route("/metrics", get(move || async move { metrics(&registry) }))
+}
+
+async fn turn<H: Health>(
+    State(health): State<Arc<H>>,
+    Path((dependency, to)): Path<(String, String)>,
+    headers: HeaderMap,
+) -> (StatusCode, &'static str) {
+    if headers.contains_key(header::ORIGIN) {
+        return (StatusCode::FORBIDDEN, "not from a web page\n");
+    }
+    match Turn::parse(&to) {
+        Some(to) if health.turn(&dependency, to) => (StatusCode::NO_CONTENT, ""),
+        Some(_) => (StatusCode::NOT_FOUND, "no breaker of this name\n"),
+        None => (StatusCode::NOT_FOUND, "a breaker is turned to 'open', 'close' or 'auto'\n"),
+    }
 }
 
 fn metrics(registry: &Registry) -> Response {
     match TextEncoder::new().encode_to_string(&registry.gather()) {
         Ok(text) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Turned(Mutex<Vec<Turn>>);
+
+    impl Health for Turned {
+        fn live(&self) -> bool {
+            true
+        }
+        fn ready(&self) -> bool {
+            false
+        }
+        fn report(&self) -> serde_json::Value {
+            serde_json::json!({})
+        }
+        fn turn(&self, dependency: &str, to: Turn) -> bool {
+            if dependency == "redis" {
+                self.0.lock().unwrap().push(to);
+            }
+            dependency == "redis"
+        }
+    }
+
+    #[tokio::test]
+    async fn a_breaker_is_turned_by_name_and_nothing_else_is() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (address, health) = (listener.local_addr().unwrap(), Arc::new(Turned::default()));
+        let stop = CancellationToken::new();
+        tokio::spawn(serve(listener, Registry::new(), Arc::clone(&health), stop.clone()));
+        let ask = async |method: &str, path: &str| {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            let (path, headers) = path.split_once(' ').unwrap_or((path, "accept: */*"));
+            let request = format!("{method} {path} HTTP/1.1\r\nhost: x\r\n{headers}\r\nconnection: close\r\n\r\n");
+            stream.write_all(request.as_bytes()).await.unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.unwrap();
+            answer.split(' ').nth(1).unwrap().to_owned()
+        };
+        for to in ["open", "close", "auto"] {
+            assert_eq!(ask("POST", &format!("/breakers/redis/{to}")).await, "204");
+        }
+        assert_eq!(*health.0.lock().unwrap(), [Turn::Open, Turn::Close, Turn::Auto]);
+        assert_eq!(ask("POST", "/breakers/redis/ajar").await, "404");
+        assert_eq!(ask("POST", "/breakers/queue/open").await, "404");
+        assert_eq!(ask("GET", "/breakers/redis/open").await, "405");
+        assert_eq!(ask("POST", "/breakers/redis/open origin: http://evil.example").await, "403");
+        assert_eq!(health.0.lock().unwrap().len(), 3);
+        stop.cancel();
     }
 }

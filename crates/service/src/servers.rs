@@ -1,6 +1,8 @@
 //! The settings that both services share.
 
-use crate::settings::{Millis, Seconds, Secret, Source};
+use std::time::Duration;
+
+use crate::settings::{List, Millis, Seconds, Secret, Source};
 
 crate::settings! {
     /// Where the other servers are, and how this process is run.
@@ -25,6 +27,10 @@ crate::settings! {
         redis_port: u16 = "REDIS_PORT", "6379";
         /// The cache's password, without `REDIS_URL`.
         redis_password: Option<Secret> = "REDIS_PASSWORD", "";
+        /// The cache is a Redis Cluster. User, password and TLS are those of `REDIS_URL`, which has no database then but 0.
+        redis_cluster_enabled: bool = "REDIS_CLUSTER_ENABLED", "false";
+        /// Some of the cluster's nodes, `host:port` separated by commas; they tell of the others. Unset: the host of `REDIS_URL`.
+        redis_cluster_nodes: List = "REDIS_CLUSTER_NODES", "";
         /// MongoDB's connection string.
         mongo_url: Secret = "MONGO_URL", "mongodb://127.0.0.1:27017/?replicaSet=rs0";
         /// MongoDB's database.
@@ -55,6 +61,30 @@ crate::settings! {
         cache_key_separator: String = "CACHE_KEY_SEPARATOR", ":";
         /// The longest key, in bytes.
         cache_max_key_length: usize = "CACHE_MAX_KEY_LENGTH", "250";
+        /// Commands that are sent to the cache as one pipeline.
+        cache_batch_size: usize = "CACHE_BATCH_SIZE", "100";
+        /// Milliseconds above which a call to the cache counts against its breaker although it succeeded.
+        cache_max_latency: Millis = "CACHE_MAX_LATENCY_MS", "100";
+        /// Whether each call to the cache is counted and timed.
+        cache_metrics_enabled: bool = "CACHE_METRICS_ENABLED", "true";
+        /// Whether the caches are filled at start with what is asked for most.
+        cache_warmup_enabled: bool = "CACHE_WARMUP_ENABLED", "false";
+        /// Seconds that a cached profile lives.
+        cache_profile_ttl: Seconds = "CACHE_PROFILE_TTL", "86400";
+        /// Seconds that a connection counts as online without a heartbeat, of which its gateway sends three in that time.
+        cache_presence_ttl: Seconds = "CACHE_PRESENCE_TTL", "90";
+        /// Seconds that a user counts as typing without saying so again.
+        cache_typing_ttl: Seconds = "CACHE_TYPING_TTL", "5";
+        /// Seconds that a user's count for the rate limit lives at least; 0 for as long as `WINDOW_SECONDS` needs it.
+        cache_rate_limit_ttl: Seconds = "CACHE_RATE_LIMIT_TTL", "0";
+        /// Seconds that whoever loads a stale or missing value has to fill the cache with it, before another may.
+        cache_stale_marker_ttl: Seconds = "CACHE_STALE_MARKER_TTL", "5";
+        /// Seconds that a lock outlives an owner that says nothing any more.
+        cache_lock_default_ttl: Seconds = "CACHE_LOCK_DEFAULT_TTL", "30";
+        /// Milliseconds before a lock that somebody holds is tried again, give or take half of it.
+        cache_lock_retry_delay: Millis = "CACHE_LOCK_RETRY_DELAY", "100";
+        /// How often a lock that somebody holds is tried again.
+        cache_lock_max_retries: u32 = "CACHE_LOCK_MAX_RETRIES", "3";
     }
 }
 
@@ -66,6 +96,17 @@ impl CacheSettings {
             self.resend_window_messages >= self.recent_max_messages,
             "RESEND_WINDOW_MESSAGES must be at least RECENT_MAX_MESSAGES",
         );
+        source.require((1..=10_000).contains(&self.cache_batch_size), "CACHE_BATCH_SIZE must be from 1 to 10000");
+        let presence = self.cache_presence_ttl.0;
+        source.require(presence >= Duration::from_secs(3), "CACHE_PRESENCE_TTL must be at least 3");
+        for (name, life) in [
+            ("CACHE_PROFILE_TTL", self.cache_profile_ttl),
+            ("CACHE_TYPING_TTL", self.cache_typing_ttl),
+            ("CACHE_STALE_MARKER_TTL", self.cache_stale_marker_ttl),
+            ("CACHE_LOCK_DEFAULT_TTL", self.cache_lock_default_ttl),
+        ] {
+            source.require(!life.0.is_zero(), format!("{name} must be at least 1"));
+        }
     }
 }
 
@@ -79,6 +120,11 @@ impl ServerSettings {
             }
             (None, None) => format!("redis://{}:{}", self.redis_host, self.redis_port),
         }
+    }
+
+    /// The cache's cluster, if it is one: nodes to find it by.
+    pub fn redis_cluster(&self) -> Option<&[String]> {
+        self.redis_cluster_enabled.then_some(&*self.redis_cluster_nodes.0)
     }
 
     /// The further librdkafka properties as pairs.

@@ -2,6 +2,7 @@
 //!
 //! - [`Redis`], [`Mongo`] and [`Kafka`] start real servers on free loopback ports, each with its own folder. They can be killed, frozen
 //!   and started again where they were. [`shared`] gives one set of them to every test of a binary.
+//! - [`RedisCluster`] is three Redis masters, with replicas if wanted; slots can be moved while calls go on.
 //! - [`Proxy`] stands in front of a server and cuts, blocks, delays or half-closes the line.
 //! - [`Program`] starts `holdfast-gateway` and `holdfast-worker` as an operator would.
 //! - [`token`] signs a user's token, [`unique`] names what a test must not share.
@@ -22,6 +23,7 @@ mod program;
 mod proxy;
 pub mod reaper;
 mod redis;
+mod redis_cluster;
 mod rest;
 mod shared;
 mod token;
@@ -36,6 +38,7 @@ pub use crate::ports::{free_port, is_free};
 pub use crate::program::{Program, ProgramOptions};
 pub use crate::proxy::Proxy;
 pub use crate::redis::{Redis, RedisOptions, Role};
+pub use crate::redis_cluster::{Move, RedisCluster, RedisClusterOptions};
 pub use crate::rest::{Response, request};
 pub use crate::shared::{Shared, shared};
 pub use crate::token::token;

@@ -8,9 +8,9 @@
 
 use std::sync::LazyLock;
 
-use holdfast_cache::Event;
 use holdfast_cache::entry::{self, Listed};
 use holdfast_cache::failed::{DeadEntry, QueueEntry};
+use holdfast_cache::{CacheMetrics, Codec, Event, Keys};
 use holdfast_gateway::Config;
 use holdfast_gateway::auth::Verifier;
 use holdfast_gateway::history::{MAX_LIMIT, read_cursor, write_cursor};
@@ -19,12 +19,13 @@ use holdfast_gateway::resume::{self, MAX_CHATS, ResumeRequest};
 use holdfast_message::json::{MessageJson, Position};
 use holdfast_message::{ChatId, Message, UserId, record};
 use holdfast_service::settings::Source;
+use prometheus::Registry;
 
 /// What reads bytes.
 pub type Target = fn(&[u8]);
 
 /// Every target by its name, which is also its corpus's and its fuzz target's.
-pub const TARGETS: [(&str, Target); 9] = [
+pub const TARGETS: [(&str, Target); 11] = [
     ("handshake", handshake),
     ("send_message", send_message),
     ("history", history),
@@ -34,6 +35,8 @@ pub const TARGETS: [(&str, Target); 9] = [
     ("queue_entry", queue_entry),
     ("dead_entry", dead_entry),
     ("channel_event", channel_event),
+    ("cached_value", cached_value),
+    ("key_name", key_name),
 ];
 
 static ALICE: LazyLock<UserId> = LazyLock::new(|| UserId::parse("alice").expect("a user"));
@@ -45,6 +48,15 @@ static TOKENS: LazyLock<Verifier> = LazyLock::new(|| {
     let source = Source::new([("JWT_SECRET".to_owned(), SECRET.to_owned())]);
     let config = Config::read(source).expect("settings");
     Verifier::new(&config.value.own).expect("a verifier")
+});
+
+/// Values with texts, nothing and numbers.
+/// A value with parts of every kind.
+type Parts = (String, Option<String>, Vec<i64>);
+
+static VALUES: LazyLock<Codec<Parts>> = LazyLock::new(|| {
+    let metrics = CacheMetrics::register(&Registry::new()).expect("metrics");
+    Codec::new("fuzzed", 1, &metrics)
 });
 
 /// A client's handshake: who it is, if its token is valid, and what it has.
@@ -126,6 +138,23 @@ pub fn channel_event(bytes: &[u8]) {
     }
 }
 
+/// A value of the cache: what passes can be written again.
+pub fn cached_value(bytes: &[u8]) {
+    if let Some(value) = VALUES.decode(bytes) {
+        assert_eq!(VALUES.decode(&VALUES.encode(&value).expect("as small as it was")), Some(value));
+    }
+}
+
+/// The name of a key or channel: what passes has this name and no other.
+pub fn key_name(bytes: &[u8]) {
+    let keys = Keys::default();
+    if let Ok(name) = std::str::from_utf8(bytes)
+        && let Some(kind) = keys.parse(name)
+    {
+        assert_eq!(keys.key(&kind), name);
+    }
+}
+
 /// Members are who they must be, and clients can be told.
 fn shown(message: &Message) {
     assert_eq!(message.receiver, message.chat.other(&message.sender));
@@ -173,5 +202,7 @@ mod tests {
         assert!(record::decode(&QueueEntry::decode(&of("queue_entry")).unwrap().record).is_ok());
         assert!(QueueEntry::decode(&DeadEntry::decode(&of("dead_entry")).unwrap().entry).is_ok());
         assert!(matches!(Event::decode(&of("channel_event")), Some(Event::Message { .. })));
+        assert!(VALUES.decode(&of("cached_value")).is_some());
+        assert!(Keys::default().parse(&String::from_utf8(of("key_name")).unwrap()).is_some());
     }
 }

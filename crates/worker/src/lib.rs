@@ -241,10 +241,12 @@ fn healer(
         layout.cache_max_key_length,
     )
     .map_err(setup)?;
-    let cache = CacheMetrics::register(registry).map_err(setup)?;
-    let connection = Connection::open("cache", &config.servers.redis_url(), cache).map_err(setup)?;
+    let cache = CacheMetrics::register_with(registry, layout.cache_metrics_enabled).map_err(setup)?;
+    let servers = &config.servers;
+    let connection =
+        Connection::open_at("cache", &servers.redis_url(), servers.redis_cluster(), cache).map_err(setup)?;
     let lists = RecentList::new(connection, keys, config.recent(), Origin::random());
-    let recent = CachedLists::new(lists).ok_or_else(|| setup("the canary is no chat"))?;
+    let recent = CachedLists(lists);
     Ok(Healer::start(Arc::new(recent), Arc::clone(state), metrics.clone(), ended.clone()))
 }
 

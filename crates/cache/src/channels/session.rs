@@ -4,13 +4,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use redis::aio::MultiplexedConnection;
 use redis::{PushInfo, PushKind, RedisError, Value};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
+use super::beacon::Beacons;
 use super::{ChannelEvent, ChannelSettings, Shared};
-use crate::connection::{Connection, connection_config};
+use crate::CacheError;
+use crate::connection::{Connection, Node, connection_config};
 use crate::event::Event;
 use crate::keys::{Channel, Keys};
 use crate::metrics::CacheMetrics;
@@ -25,6 +28,7 @@ pub(super) struct Runner {
     pub(super) shared: Arc<Shared>,
     pub(super) connection: Connection,
     pub(super) beacon: String,
+    pub(super) beacons: Arc<Beacons>,
     pub(super) settings: ChannelSettings,
     pub(super) events: mpsc::Sender<ChannelEvent>,
 }
@@ -34,6 +38,8 @@ pub(super) struct Runner {
 enum Broken {
     #[error("{0}")]
     Redis(#[from] RedisError),
+    #[error("{0}")]
+    Cache(#[from] CacheError),
     #[error("a subscription was not confirmed in time")]
     Unconfirmed,
     #[error("the stream ended")]
@@ -46,6 +52,7 @@ enum Broken {
 struct Ear {
     keys: Keys,
     beacon: String,
+    beacons: Arc<Beacons>,
     events: mpsc::Sender<ChannelEvent>,
     metrics: CacheMetrics,
     heard: watch::Sender<Instant>,
@@ -57,17 +64,31 @@ struct Ear {
 
 impl Runner {
     pub(super) async fn run(self) {
-        tokio::join!(self.publish_beacon(), self.keep_subscribed());
+        tokio::join!(self.publish_beacons(), self.keep_subscribed());
     }
 
-    async fn publish_beacon(&self) {
+    async fn publish_beacons(&self) {
         let mut ticks = interval(self.settings.beacon_interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            let call = Call::new("PUBLISH").arg(&self.beacon).arg("");
-            // A beacon that does not get out is one that is not heard.
-            let _ = self.connection.run_one("beacon", call, self.settings.beacon_interval).await;
+            let deadline = Instant::now() + self.settings.beacon_interval;
+            let Ok(servers) = self.connection.masters(deadline).await else { continue };
+            if self.connection.is_cluster() {
+                self.beacons.retain(|name| servers.iter().any(|server| &**server.name() == name));
+            }
+            join_all(servers.iter().map(|server| self.publish_beacon(server, deadline))).await;
+        }
+    }
+
+    async fn publish_beacon(&self, server: &Node, deadline: Instant) {
+        let call = Call::new("PUBLISH").arg(&self.beacon).arg(&**server.name());
+        // A beacon that does not get out is one that is not heard.
+        if self.connection.run_at("beacon", server, call, deadline).await.is_ok()
+            && self.connection.is_cluster()
+            && let Some(generation) = server.generation()
+        {
+            self.beacons.taken(server.name(), generation);
         }
     }
 
@@ -95,6 +116,7 @@ impl Runner {
         let ear = Arc::new(Ear {
             keys: self.shared.keys.clone(),
             beacon: self.beacon.clone(),
+            beacons: self.beacons.clone(),
             events: self.events.clone(),
             metrics: self.connection.metrics().clone(),
             heard: watch::channel(Instant::now()).0,
@@ -107,14 +129,15 @@ impl Runner {
             listener.hear(info);
             Ok::<(), redis::aio::SendError>(())
         });
-        let mut subscriber =
-            self.connection.redis_client().get_multiplexed_async_connection_with_config(&config).await?;
+        let server = self.connection.any(Instant::now() + CONFIRM_TIMEOUT).await?;
+        let mut subscriber = server.client().get_multiplexed_async_connection_with_config(&config).await?;
 
         let wanted = self.shared.take_all();
         confirmed(subscriber.subscribe(&self.beacon)).await?;
         self.subscribe(&mut subscriber, &wanted).await?;
         let mut news = !wanted.is_empty();
         ear.heard.send_replace(Instant::now());
+        self.beacons.listen_anew();
         self.shared.healthy.store(true, Ordering::Relaxed);
 
         let mut ticks = interval(self.settings.beacon_interval / 2);
@@ -141,9 +164,14 @@ impl Runner {
                     self.connection.metrics().channel_breaks.inc();
                     tracing::warn!("events are not taken fast enough and are dropped");
                 }
+                () = self.beacons.lost.notified() => {
+                    self.connection.metrics().channel_breaks.inc();
+                    tracing::warn!("a node of the cluster was lost, and perhaps events with it");
+                    news = true;
+                }
                 _ = ticks.tick() => {
-                    let silent = ear.heard.borrow().elapsed() > self.settings.silence;
-                    if silent {
+                    let unheard = ear.heard.borrow().elapsed() > self.settings.silence;
+                    if unheard || self.beacons.is_silent(self.settings.silence) {
                         return Err(Broken::Silent);
                     }
                 }
@@ -187,6 +215,7 @@ impl Ear {
     fn message(&self, name: &[u8], payload: &[u8]) {
         if name == self.beacon.as_bytes() {
             self.heard.send_replace(Instant::now());
+            self.beacons.heard(payload);
             return;
         }
         let channel = std::str::from_utf8(name).ok().and_then(|name| self.keys.parse_channel(name));

@@ -1,9 +1,9 @@
 //! Waiting until replicas, or the disk, have what was pushed.
 //!
-//! `WAIT` and `WAITAOF` block their connection, and vouch only for what that same connection has written. So the index is touched
-//! on a connection of the fence's own, after the push was answered on the other one: the touch always writes, hence follows the
-//! push in the replication stream, and what has the touch has the push. The touch answers with the server's run id, so that two
-//! connections to two servers are noticed. Requests that arrive while others are waited for are the next batch.
+//! `WAIT` and `WAITAOF` block their connection, and vouch only for what that same connection has written. So what has to be waited
+//! for is pushed on a connection of the fence's own. Its server's run id is compared with that of the server whose settings were
+//! looked at, so that two connections to two servers are noticed. Requests that arrive while others are waited for are the next
+//! batch. Each server of a cluster has a fence of its own.
 //!
 //! A batch is waited for until the earliest of its deadlines, then on until the next one: each request is answered by its own.
 
@@ -15,22 +15,31 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::gate::Fence;
-use super::{PushOutcome, Refusal};
+use super::{PushOutcome, Pushed, Refusal, no_answer};
 use crate::CacheError;
-use crate::connection::{Connection, Live};
+use crate::connection::{Connection, Live, Node, Sent};
+use crate::inspect;
 use crate::script::{Call, parse};
 
-/// Requests that may wait; when it is full a push ends as unknown.
+/// Requests that may wait; when it is full a push is refused.
 pub(super) const QUEUE: usize = 4096;
 /// Requests that share one wait.
 const BATCH: usize = 512;
 /// What is left of a deadline for the answer to travel: the server looks at its blocked clients ten times a second.
 const MARGIN: Duration = Duration::from_millis(150);
 
-/// One pushed entry whose chat is to be touched and fenced.
+/// One entry that is to be pushed and fenced.
 pub(super) struct Request {
-    pub(super) touch: Call,
+    pub(super) write: Write,
     pub(super) waiting: Waiting,
+}
+
+/// What is to be written.
+pub(super) struct Write {
+    pub(super) push: Call,
+    /// The slot is on its way here.
+    pub(super) asking: bool,
+    pub(super) touch: Call,
 }
 
 /// Who waits for it.
@@ -38,7 +47,7 @@ pub(super) struct Waiting {
     pub(super) run_id: Arc<str>,
     pub(super) fence: Fence,
     pub(super) deadline: Instant,
-    pub(super) outcome: oneshot::Sender<PushOutcome>,
+    pub(super) outcome: oneshot::Sender<Pushed>,
 }
 
 /// Who has what was written.
@@ -48,27 +57,54 @@ struct Reached {
     disk: bool,
 }
 
-/// Serves requests until their sender is gone.
-pub(super) async fn serve(connection: Connection, mut requests: mpsc::Receiver<Request>) {
+/// Serves requests until their sender is gone. `connection` is the ordinary one, to the same server or cluster.
+pub(super) async fn serve(node: Node, connection: Connection, mut requests: mpsc::Receiver<Request>) {
     let mut batch = Vec::new();
     while requests.recv_many(&mut batch, BATCH).await > 0 {
         batch.retain(|request| !request.waiting.outcome.is_closed());
-        let (touches, mut waiting) = batch.drain(..).map(|request| (request.touch, request.waiting)).unzip();
-        if let Err(error) = settle(&connection, touches, &mut waiting).await {
+        let (writes, mut waiting): (Vec<_>, _) =
+            batch.drain(..).map(|request| (request.write, request.waiting)).unzip();
+        if let Err(error) = settle(&node, &connection, writes, &mut waiting).await {
             waiting.into_iter().for_each(|waiting| waiting.end(PushOutcome::Unknown(error.to_string())));
         }
     }
 }
 
-/// Touches, and answers everybody as soon as it is known that they are safe, or that they are not by their deadline. Whoever is
-/// left when this fails has to be told.
-async fn settle(connection: &Connection, touches: Vec<Call>, waiting: &mut Vec<Waiting>) -> Result<(), CacheError> {
+/// Pushes, touches, and answers everybody as soon as it is known that they are safe, or that they are not by their deadline. Whoever
+/// is left when this fails has to be told.
+async fn settle(
+    node: &Node,
+    connection: &Connection,
+    writes: Vec<Write>,
+    waiting: &mut Vec<Waiting>,
+) -> Result<(), CacheError> {
     let Some(last) = waiting.iter().map(|waiting| waiting.deadline).max() else { return Ok(()) };
     // This one connection for all of it: the waits vouch for what it wrote.
-    let live = connection.live(last).await?;
-    let touched = live.run(touches, last).await?;
+    let live = node.live(last).await?;
+    let who = Call::new("INFO").arg("server");
+    let pushes = writes.iter().map(|write| Sent { call: &write.push, asking: write.asking });
+    let mut pushed = live.send(&pushes.chain([Sent::plainly(&who)]).collect::<Vec<_>>(), last).await?;
+    let run_id = inspect::run_id(pushed.pop());
+    let mut touches = Vec::with_capacity(writes.len());
     let all = std::mem::take(waiting);
-    waiting.extend(all.into_iter().zip(touched).filter_map(|(waiting, touched)| waiting.touched(touched)));
+    for ((write, one), answer) in writes.into_iter().zip(all).zip(pushed) {
+        if matches!(answer, Value::ServerError(_)) {
+            one.settle(Pushed::Refused(answer));
+        } else if run_id.as_deref() != Some(&*one.run_id) {
+            one.end(PushOutcome::Unknown("the queue server was replaced".into()));
+        } else {
+            touches.push(write.touch);
+            waiting.push(one);
+        }
+    }
+    let mut touched = connection.run_beside(&live, touches, last).await?.into_iter();
+    let all = std::mem::take(waiting);
+    for one in all {
+        match touched.next().unwrap_or_else(no_answer) {
+            Ok(_) => waiting.push(one),
+            Err(error) => one.end(PushOutcome::Unknown(error.to_string())),
+        }
+    }
     while let Some(first) = waiting.iter().map(|waiting| waiting.deadline).min() {
         let wanted = waiting.iter().fold(Fence::default(), |all, waiting| all.and(waiting.fence));
         let reached = wait(&live, wanted, first, last).await?;
@@ -85,20 +121,13 @@ async fn settle(connection: &Connection, touches: Vec<Call>, waiting: &mut Vec<W
 }
 
 impl Waiting {
-    /// Goes on waiting, unless the touch failed or met another server.
-    fn touched(self, touched: Result<Value, CacheError>) -> Option<Self> {
-        let failed = match touched.and_then(parse::<String>) {
-            Ok(found) if *found == *self.run_id => return Some(self),
-            Ok(_) => "the queue server was replaced".to_owned(),
-            Err(error) => error.to_string(),
-        };
-        self.end(PushOutcome::Unknown(failed));
-        None
+    fn end(self, outcome: PushOutcome) {
+        self.settle(Pushed::Ended(outcome));
     }
 
-    fn end(self, outcome: PushOutcome) {
+    fn settle(self, pushed: Pushed) {
         // Whoever asked may have stopped waiting.
-        let _ = self.outcome.send(outcome);
+        let _ = self.outcome.send(pushed);
     }
 }
 
@@ -108,7 +137,7 @@ async fn wait(live: &Live, wanted: Fence, first: Instant, last: Instant) -> Resu
         let left = first.saturating_duration_since(Instant::now()).saturating_sub(MARGIN);
         // A wait of 0 would be one without end.
         let call = call.arg((left.as_millis() as u64).max(1));
-        live.run(vec![call], last).await?.pop().unwrap_or_else(|| Err(CacheError::unexpected("no answer")))
+        live.run(&[call], last).await?.pop().unwrap_or_else(no_answer)
     };
     let mut reached = Reached::default();
     if wanted.replicas > 0 {

@@ -9,8 +9,9 @@ use crate::CacheError;
 use crate::connection::Live;
 use crate::inspect::ServerFacts;
 
-/// What a push needs to be able to wait for a disk that is synced every second. With less, `everysec` is taken at its word.
-const SYNC_WITHIN: Duration = Duration::from_millis(1500);
+/// What a push needs to be able to wait for a disk that is synced every second: for the sync that others wait for, then for its own. With
+/// less, `everysec` is taken at its word.
+const SYNC_WITHIN: Duration = Duration::from_millis(2500);
 /// Settings may change under a living connection: they are read again after this long.
 const MAX_AGE: Duration = Duration::from_secs(30);
 
@@ -50,6 +51,13 @@ impl Gate {
     /// Whether it still speaks for this connection.
     pub(super) fn holds(&self, live: &Live) -> bool {
         self.generation == live.generation && self.read_at.elapsed() < MAX_AGE
+    }
+
+    /// Why the server would not keep what it is given, if that was seen lately.
+    pub(super) fn forgets(&self) -> Option<&Refusal> {
+        let lately = self.read_at.elapsed() < 2 * MAX_AGE;
+        // A replica takes nothing, and says so; its master is asked instead.
+        self.verdict.as_ref().err().filter(|refusal| lately && **refusal != Refusal::Replica)
     }
 
     /// Asks the server on this very connection.

@@ -7,19 +7,20 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use holdfast_message::ChatId;
+use tokio::time::Instant;
 
 use super::entry::{DeadEntry, EntryError, QueueEntry};
-use super::{FailedQueue, Head, Lease};
+use super::{Cursor, FailedQueue, Head, Lease};
 use crate::CacheError;
 use crate::script::{Call, Script, parse};
 
 static TAKE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../scripts/failed_take.lua")));
 
 /// Chats met by one step through the server's keys. One may be met in more than one step.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Found {
-    /// Where to go on; `None`: everything has been seen.
-    pub next: Option<u64>,
+    /// Where to go on; `None`: the whole server has been seen.
+    pub next: Option<Cursor>,
     /// Chats that have a queue or a dead list.
     pub chats: Vec<ChatId>,
 }
@@ -51,30 +52,29 @@ pub struct Buried {
 impl FailedQueue {
     /// The chats in the index.
     pub async fn indexed_chats(&self, budget: Duration) -> Result<Vec<ChatId>, CacheError> {
-        let call = Call::new("ZRANGE").arg(self.keys.failed_index()).arg(0).arg(-1);
+        let call = Call::new("ZRANGE").key(&self.keys.failed_index()).arg(0).arg(-1);
         let members: Vec<String> = parse(self.connection.run_one("failed_index", call, budget).await?)?;
         Ok(members.iter().filter_map(|member| ChatId::parse(member).ok()).collect())
     }
 
-    /// Looks at about so many of the server's keys from `cursor` (at first 0) for queues and dead lists.
-    pub async fn find_chats(&self, cursor: u64, keys: usize, budget: Duration) -> Result<Found, CacheError> {
-        let scan = Call::new("SCAN").arg(cursor).arg("MATCH").arg(self.keys.failed_pattern()).arg("COUNT").arg(keys);
-        let (next, found): (u64, Vec<String>) = parse(self.connection.run_one("failed_scan", scan, budget).await?)?;
+    /// Looks at about so many of a server's keys from `cursor` (at first one of [`FailedQueue::cursors`]) for queues and dead lists.
+    pub async fn find_chats(&self, cursor: Cursor, keys: usize, budget: Duration) -> Result<Found, CacheError> {
+        let (next, found) = self.scan(cursor, keys, Instant::now() + budget).await?;
         let chat = |key: &String| self.keys.chat_of_failed(key).or_else(|| self.keys.chat_of_dead(key));
-        Ok(Found { next: (next != 0).then_some(next), chats: found.iter().filter_map(chat).collect() })
+        Ok(Found { next, chats: found.iter().filter_map(chat).collect() })
     }
 
-    /// What each of these chats has; in one round trip.
+    /// What each of these chats has; in one round trip, to each node of a cluster.
     pub async fn overview(&self, chats: &[ChatId], budget: Duration) -> Result<Vec<ChatQueue>, CacheError> {
         let index = self.keys.failed_index();
-        let mut calls = vec![Call::new("TIME")];
+        let mut calls = vec![Call::new("TIME").near(&index)];
         for chat in chats {
             let queue = self.keys.failed(chat);
             calls.extend([
-                Call::new("LLEN").arg(&queue),
-                Call::new("LINDEX").arg(&queue).arg(0),
-                Call::new("LLEN").arg(self.keys.failed_dead(chat)),
-                Call::new("ZSCORE").arg(&index).arg(chat.as_str()),
+                Call::new("LLEN").key(&queue),
+                Call::new("LINDEX").key(&queue).arg(0),
+                Call::new("LLEN").key(&self.keys.failed_dead(chat)),
+                Call::new("ZSCORE").key(&index).arg(chat.as_str()),
             ]);
         }
         let mut answers = self.connection.run("failed_overview", calls, budget).await?.into_iter();
@@ -126,7 +126,7 @@ impl FailedQueue {
         if max == 0 {
             return Ok(Vec::new());
         }
-        let call = Call::new("LRANGE").arg(key).arg(from).arg(from.saturating_add(max - 1));
+        let call = Call::new("LRANGE").key(&key).arg(from).arg(from.saturating_add(max - 1));
         parse(self.connection.run_one("failed_range", call, budget).await?)
     }
 
@@ -141,7 +141,7 @@ impl FailedQueue {
 
     /// Removes an entry of the dead list that Kafka has acknowledged, by its bytes; false if it was not there any more.
     pub async fn unbury_published(&self, chat: &ChatId, bytes: &Bytes, budget: Duration) -> Result<bool, CacheError> {
-        let call = Call::new("LREM").arg(self.keys.failed_dead(chat)).arg(1).arg(&**bytes);
+        let call = Call::new("LREM").key(&self.keys.failed_dead(chat)).arg(1).arg(&**bytes);
         let removed: u64 = parse(self.connection.run_one("failed_unbury", call, budget).await?)?;
         Ok(removed > 0)
     }

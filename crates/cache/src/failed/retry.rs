@@ -7,7 +7,7 @@ use bytes::Bytes;
 use holdfast_message::{ChatId, Message, record};
 
 use super::entry::{DeadEntry, EntryError, QueueEntry};
-use super::{FailedQueue, Refusal};
+use super::{Cursor, FailedQueue, Refusal};
 use crate::CacheError;
 use crate::script::{Call, Script, parse};
 
@@ -85,10 +85,10 @@ pub struct QueueStats {
 }
 
 /// One bounded step of mending the index.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct RepairStep {
     /// Where to go on; `None`: the whole server has been seen.
-    pub next: Option<u64>,
+    pub next: Option<Cursor>,
     /// Chats that had a queue and were not in the index.
     pub added: usize,
 }
@@ -116,7 +116,7 @@ impl FailedQueue {
         if max == 0 {
             return Ok(Vec::new());
         }
-        let call = Call::new("LRANGE").arg(self.keys.failed(chat)).arg(0).arg(max - 1);
+        let call = Call::new("LRANGE").key(&self.keys.failed(chat)).arg(0).arg(max - 1);
         let entries: Vec<Bytes> = parse(self.connection.run_one("failed_heads", call, budget).await?)?;
         let head = |bytes: Bytes| Head { entry: QueueEntry::decode(&bytes), bytes };
         let heads: Vec<_> = entries.into_iter().map(head).collect();
@@ -167,7 +167,7 @@ impl FailedQueue {
     pub async fn peek(&self, chat: &ChatId, limit: usize, budget: Duration) -> Result<Peeked, CacheError> {
         let key = self.keys.failed(chat);
         let from = -i64::try_from(limit).unwrap_or(i64::MAX).saturating_add(1);
-        let call = Call::new("LRANGE").arg(key).arg(from).arg(-1);
+        let call = Call::new("LRANGE").key(&key).arg(from).arg(-1);
         let mut entries: Vec<Bytes> = parse(self.connection.run_one("failed_peek", call, budget).await?)?;
         let more = entries.len() > limit;
         entries.drain(..entries.len().saturating_sub(limit));
@@ -180,7 +180,7 @@ impl FailedQueue {
 
     /// Whether no chat has anything queued. A push that has not been answered yet may be under way.
     pub async fn index_is_empty(&self, budget: Duration) -> Result<bool, CacheError> {
-        let call = Call::new("EXISTS").arg(self.keys.failed_index());
+        let call = Call::new("EXISTS").key(&self.keys.failed_index());
         let exists: u8 = parse(self.connection.run_one("failed_index", call, budget).await?)?;
         Ok(exists == 0)
     }
@@ -191,7 +191,7 @@ impl FailedQueue {
         let deadline = tokio::time::Instant::now() + budget;
         let left = || deadline.saturating_duration_since(tokio::time::Instant::now());
         let index = self.keys.failed_index();
-        let members = Call::new("ZRANGE").arg(&index).arg(0).arg(max_chats);
+        let members = Call::new("ZRANGE").key(&index).arg(0).arg(max_chats);
         let mut members: Vec<String> = parse(self.connection.run_one("failed_stats", members, budget).await?)?;
         let partial = members.len() > max_chats;
         members.truncate(max_chats);
@@ -201,7 +201,7 @@ impl FailedQueue {
             let calls = chunk
                 .iter()
                 .map(|chat| self.keys.failed(chat))
-                .flat_map(|key| [Call::new("LLEN").arg(&key), Call::new("LINDEX").arg(&key).arg(0)]);
+                .flat_map(|key| [Call::new("LLEN").key(&key), Call::new("LINDEX").key(&key).arg(0)]);
             let mut answers = self.connection.run("failed_stats", calls.collect(), left()).await?.into_iter();
             while let (Some(len), Some(head)) = (answers.next(), answers.next()) {
                 stats.messages += parse::<u64>(len?)?;
@@ -213,13 +213,11 @@ impl FailedQueue {
         Ok(stats)
     }
 
-    /// Looks at about so many of the server's keys from `cursor` (at first 0), and adds queues that the index lacks: those whose
-    /// gateway died between the two steps of a push.
-    pub async fn repair_index(&self, cursor: u64, keys: usize, budget: Duration) -> Result<RepairStep, CacheError> {
+    /// Looks at about so many of a server's keys from `cursor` (at first one of [`FailedQueue::cursors`]), and adds queues that the
+    /// index lacks: those whose gateway died between the two steps of a push.
+    pub async fn repair_index(&self, cursor: Cursor, keys: usize, budget: Duration) -> Result<RepairStep, CacheError> {
         let deadline = tokio::time::Instant::now() + budget;
-        let scan =
-            Call::new("SCAN").arg(cursor).arg("MATCH").arg(self.keys.failed_pattern()).arg("COUNT").arg(keys.max(1));
-        let (next, found): (u64, Vec<String>) = parse(self.connection.run_one("failed_scan", scan, budget).await?)?;
+        let (next, found) = self.scan(cursor, keys, deadline).await?;
         let chats: Vec<_> = found.iter().filter_map(|key| self.keys.chat_of_failed(key)).collect();
         let mut added = 0;
         if !chats.is_empty() {
@@ -230,7 +228,7 @@ impl FailedQueue {
             let left = deadline.saturating_duration_since(tokio::time::Instant::now());
             added = parse(self.connection.run_one("failed_restore", call, left).await?)?;
         }
-        Ok(RepairStep { next: (next != 0).then_some(next), added })
+        Ok(RepairStep { next, added })
     }
 
     /// Entries of a chat's dead list, oldest first, from an index on, at most so many.
@@ -244,7 +242,7 @@ impl FailedQueue {
         if max == 0 {
             return Ok(Vec::new());
         }
-        let call = Call::new("LRANGE").arg(self.keys.failed_dead(chat)).arg(from).arg(from.saturating_add(max - 1));
+        let call = Call::new("LRANGE").key(&self.keys.failed_dead(chat)).arg(from).arg(from.saturating_add(max - 1));
         let entries: Vec<Bytes> = parse(self.connection.run_one("failed_dead", call, budget).await?)?;
         Ok(entries.iter().map(|bytes| DeadEntry::decode(bytes)).collect())
     }

@@ -113,7 +113,9 @@ impl LockServer for Line {
 
 /// Those who believe that they own something.
 #[derive(Clone, Default)]
-struct Believers(Arc<Mutex<Vec<(Belief, claim::Owner<Line>)>>>);
+struct Believers(Arc<Mutex<Vec<Believer>>>);
+
+type Believer = (Belief, claim::Owner<Line>);
 
 impl Believers {
     fn add(&self, guard: &LockGuard<Line>) {

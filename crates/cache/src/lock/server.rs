@@ -30,7 +30,7 @@ pub trait LockServer: Clone + Send + Sync + 'static {
 impl LockServer for Client {
     async fn take(&self, key: &str, token: &str, ttl: Duration) -> Result<bool, CacheError> {
         let taken: Option<String> =
-            self.one("lock", Call::new("SET").arg(key).arg(token).arg("NX").arg("PX").arg(millis(ttl))).await?;
+            self.one("lock", Call::new("SET").key(key).arg(token).arg("NX").arg("PX").arg(millis(ttl))).await?;
         Ok(taken.is_some())
     }
 

@@ -1,6 +1,6 @@
 #!lua
 -- Lets one user's event through if fewer than a limit were let through within a window.
--- KEYS: the user's counts. ARGV: 1 limit, 2 window in ms. Answers {1 or 0, ms until asking again may help}.
+-- KEYS: the user's counts. ARGV: 1 limit, 2 window in ms, 3 the least life of the counts in ms. Answers {1 or 0, ms until asking again may help}.
 -- The value is the width of a cell in ms, then cell:count for each cell of the window with a count.
 -- A cell that lies only partly in the window counts as a whole, so no window ever sees more than the limit.
 -- A cell of the future was counted before the clock went back. One that lies a window ahead or more is dropped: a step back keeps
@@ -42,5 +42,5 @@ else
 end
 local parts = { tostring(width) }
 for _, cell in ipairs(cells) do parts[#parts + 1] = string.format('%.0f:%d', cell[1], cell[2]) end
-redis.call('SET', KEYS[1], table.concat(parts, ' '), 'PX', window + width)
+redis.call('SET', KEYS[1], table.concat(parts, ' '), 'PX', math.max(window + width, tonumber(ARGV[3])))
 return { 1, 0 }

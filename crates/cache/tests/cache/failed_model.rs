@@ -150,7 +150,8 @@ impl World {
             }
             Step::Crash(retrier) => self.retriers[retrier] = Retrier::default(),
             Step::RepairIndex => {
-                self.queue.repair_index(0, 10_000, BUDGET).await.unwrap();
+                let start = self.queue.cursors(BUDGET).await.unwrap().remove(0);
+                self.queue.repair_index(start, 10_000, BUDGET).await.unwrap();
                 self.orphaned.clear();
             }
             Step::Wait => tokio::time::sleep(Duration::from_millis(3)).await,

@@ -3,10 +3,16 @@
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests, too")]
 
 mod channels;
+mod client;
+mod cluster;
+mod cluster_loss;
+mod cluster_move;
 mod connection;
 mod failed;
 mod failed_durability;
 mod failed_model;
+mod lock;
+mod presence;
 mod rate_limit;
 mod recent;
 mod recent_epoch;

@@ -7,7 +7,7 @@ use holdfast_cache::event::Position;
 use holdfast_cache::recent::{Added, Attempt, RecentPage, RecentSettings};
 use holdfast_cache::{CacheMetrics, Connection, Keys, Origin, RecentList};
 use holdfast_message::{ChatId, Message, MessageId, UserId};
-use holdfast_testkit::{Redis, RedisOptions, Role, unique};
+use holdfast_testkit::{Redis, RedisCluster, RedisOptions, Role, unique};
 use tokio::sync::OnceCell;
 
 /// Far more than any call takes, so that no test rests on speed.
@@ -26,6 +26,38 @@ pub(crate) async fn server(role: Role, args: &[&str]) -> Redis {
 pub(crate) fn connect(url: &str) -> Connection {
     let metrics = CacheMetrics::register(&prometheus::Registry::new()).unwrap();
     Connection::open("test", url, metrics).unwrap()
+}
+
+pub(crate) async fn cluster(role: Role) -> RedisCluster {
+    RedisCluster::of(role).await.unwrap()
+}
+
+pub(crate) fn connect_cluster(cluster: &RedisCluster) -> Connection {
+    let metrics = CacheMetrics::register(&prometheus::Registry::new()).unwrap();
+    Connection::open_at("test", &cluster.url(), Some(&cluster.addresses()), metrics).unwrap()
+}
+
+/// As many chats on each of the three masters, master by master.
+pub(crate) async fn chats_on_each(cluster: &RedisCluster, count: usize) -> [Vec<ChatId>; 3] {
+    let mut chats = [const { Vec::new() }; 3];
+    while chats.iter().any(|chats| chats.len() < count) {
+        let chat = chat();
+        let slot = cluster.slot_of(&Keys::default().failed(&chat)).await.unwrap();
+        let owner = &mut chats[cluster.owner_of(slot).await.unwrap()];
+        if owner.len() < count {
+            owner.push(chat);
+        }
+    }
+    chats
+}
+
+/// Waits until something is so.
+pub(crate) async fn until(what: &str, is: impl AsyncFn() -> bool) {
+    let started = tokio::time::Instant::now();
+    while !is().await {
+        assert!(started.elapsed() < Duration::from_secs(30), "not within 30 s: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 /// A connection of the test's own.
@@ -65,8 +97,12 @@ pub(crate) fn messages(chat: &ChatId, count: u32) -> Vec<Message> {
 }
 
 pub(crate) fn list(url: &str, max: usize, window: usize) -> RecentList {
+    list_on(connect(url), max, window)
+}
+
+pub(crate) fn list_on(connection: Connection, max: usize, window: usize) -> RecentList {
     let settings = RecentSettings { max, window, ..RecentSettings::default() };
-    RecentList::new(connect(url), Keys::default(), settings, Origin(7))
+    RecentList::new(connection, Keys::default(), settings, Origin(7))
 }
 
 pub(crate) async fn add(list: &RecentList, message: &Message) -> Position {

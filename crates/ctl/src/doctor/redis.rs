@@ -1,7 +1,7 @@
 //! Both roles of Redis: the queue, which must keep what it is given, and the cache, which must make room.
 
 use holdfast_cache::failed::Durability;
-use holdfast_cache::inspect::ServerFacts;
+use holdfast_cache::inspect::{self, Server, ServerFacts};
 use holdfast_cache::{CacheError, Connection};
 use holdfast_service::clock::unix_ms;
 
@@ -11,6 +11,8 @@ use crate::check::{Check, Status, known};
 
 /// A server's facts, and this machine's clock before and after it was asked.
 struct Asked {
+    /// As in `redis queue`, with the address of a cluster's node.
+    name: String,
     facts: ServerFacts,
     before: i64,
     after: i64,
@@ -18,47 +20,94 @@ struct Asked {
 
 /// Looks at both.
 pub async fn check(cache: &Connection, queue: &Connection, durability: Durability) -> Vec<Check> {
-    let (cache, queue) = tokio::join!(ask(cache), ask(queue));
+    let (cache, queue) = tokio::join!(ask(cache, "redis cache"), ask(queue, "redis queue"));
     let mut checks = Vec::new();
-    let one_server = match (&cache, &queue) {
-        (Ok(cache), Ok(queue)) => Some(cache.facts.run_id == queue.facts.run_id),
-        _ => None,
-    };
-    match &queue {
-        Ok(asked) => checks.extend(judge_queue(&asked.facts, durability)),
-        Err(error) => checks.push(unreachable("redis queue", error, "start it, or correct REDIS_QUEUE_URL")),
+    checks.extend(queue.unserved());
+    for asked in &queue.servers {
+        match asked {
+            Ok(asked) => checks.extend(judge_queue(&asked.name, &asked.facts, durability)),
+            Err((name, error)) => checks.push(unreachable(name, error, "start it, or correct REDIS_QUEUE_URL")),
+        }
     }
-    if let Some(one_server) = one_server {
-        let found = if one_server { "one server" } else { "two servers" };
-        checks.push(Check::ok("redis: queue and cache", found, "two servers").unless(
-            !one_server,
+    let is_both = |asked: &Asked| queue.up().any(|other| other.facts.run_id == asked.facts.run_id);
+    let shared = cache.up().filter(|asked| is_both(asked)).count();
+    if cache.up().next().is_some() && queue.up().next().is_some() {
+        let found = if shared == 0 { "servers of their own" } else { "the same server" };
+        checks.push(Check::ok("redis: queue and cache", found, "servers of their own").unless(
+            shared == 0,
             Status::Warning,
             "give the queue a server of its own (REDIS_QUEUE_URL): a cache that fills the memory makes the queue refuse",
         ));
     }
-    match &cache {
-        Ok(asked) if one_server != Some(true) => checks.push(judge_cache(&asked.facts)),
-        Ok(_) => {}
-        Err(error) => checks.push(unreachable("redis cache", error, "start it, or correct REDIS_URL")),
+    if shared == 0 {
+        checks.extend(cache.unserved());
     }
-    for (name, asked) in [("redis queue", &queue), ("redis cache", &cache)] {
-        if let Ok(Asked { facts, before, after }) = asked {
-            checks.push(clock(name, *before, facts.clock, *after));
+    for asked in &cache.servers {
+        match asked {
+            Ok(asked) if is_both(asked) => {}
+            Ok(asked) => checks.push(judge_cache(&asked.name, &asked.facts)),
+            Err((name, error)) => checks.push(unreachable(name, error, "start it, or correct REDIS_URL")),
         }
+    }
+    for Asked { name, facts, before, after } in queue.up().chain(cache.up()) {
+        checks.push(clock(name, *before, facts.clock, *after));
     }
     checks
 }
 
-async fn ask(connection: &Connection) -> Result<Asked, CacheError> {
-    // Connected first, so that it is not part of what is measured.
-    connection.ping(BUDGET / 2).await?;
-    let before = unix_ms();
-    let facts = ServerFacts::read(connection, BUDGET).await?;
-    Ok(Asked { facts, before, after: unix_ms() })
+/// What a role's servers said.
+struct Role {
+    name: &'static str,
+    servers: Vec<Result<Asked, (String, CacheError)>>,
+    /// Whether a cluster's masters have every slot between them.
+    whole: bool,
 }
 
-fn judge_queue(facts: &ServerFacts, durability: Durability) -> Vec<Check> {
-    let name = |what: &str| format!("redis queue: {what}");
+impl Role {
+    fn up(&self) -> impl Iterator<Item = &Asked> {
+        self.servers.iter().filter_map(|asked| asked.as_ref().ok())
+    }
+
+    fn unserved(&self) -> Option<Check> {
+        let mend = "repair the cluster (redis-cli --cluster check): keys of such slots can't be read or written";
+        let check = Check::ok(format!("{}: slots", self.name), "not all are served", "all are served");
+        (!self.whole).then(|| check.with(Status::Wrong, mend))
+    }
+}
+
+async fn ask(connection: &Connection, name: &'static str) -> Role {
+    let servers = match inspect::servers(connection, BUDGET / 2).await {
+        Ok(servers) => servers,
+        Err(error) => return Role { name, servers: vec![Err((name.to_owned(), error))], whole: true },
+    };
+    let whole = inspect::covers_every_slot(connection, BUDGET / 2).await.unwrap_or(true);
+    let mut asked = Vec::with_capacity(servers.len());
+    for server in &servers {
+        // The name of a role's only server is the role.
+        let name = match server.address() {
+            Some(address) if connection.is_cluster() => format!("{name} {address}"),
+            _ => name.to_owned(),
+        };
+        asked.push(ask_one(server).await.map_err(|error| (name.clone(), error)).map(|(before, facts, after)| Asked {
+            name,
+            facts,
+            before,
+            after,
+        }));
+    }
+    Role { name, servers: asked, whole }
+}
+
+async fn ask_one(server: &Server) -> Result<(i64, ServerFacts, i64), CacheError> {
+    // Connected first, so that it is not part of what is measured.
+    server.ping(BUDGET / 2).await?;
+    let before = unix_ms();
+    let facts = server.facts(BUDGET).await?;
+    Ok((before, facts, unix_ms()))
+}
+
+fn judge_queue(server: &str, facts: &ServerFacts, durability: Durability) -> Vec<Check> {
+    let name = |what: &str| format!("{server}: {what}");
     let mut checks = vec![
         known(name("appendonly"), facts.aof.clone(), "yes", |aof, check| {
             check.unless(aof == "yes", Status::Wrong, "appendonly yes, or gateways refuse to queue")
@@ -94,9 +143,9 @@ fn judge_queue(facts: &ServerFacts, durability: Durability) -> Vec<Check> {
     checks
 }
 
-fn judge_cache(facts: &ServerFacts) -> Check {
+fn judge_cache(server: &str, facts: &ServerFacts) -> Check {
     known(
-        "redis cache: maxmemory-policy".into(),
+        format!("{server}: maxmemory-policy"),
         facts.policy.clone(),
         "allkeys-lru, with a maxmemory",
         |policy, mut check| {
@@ -124,8 +173,9 @@ mod tests {
 
     #[test]
     fn what_a_queue_does_not_tell_is_wrong_unless_the_operator_vouches_for_it() {
-        let worst =
-            |durability| judge_queue(&ServerFacts::default(), durability).iter().map(|check| check.status).max();
+        let worst = |durability| {
+            judge_queue("redis queue", &ServerFacts::default(), durability).iter().map(|check| check.status).max()
+        };
         assert_eq!(worst(Durability::Checked), Some(Status::Wrong));
         assert_eq!(worst(Durability::Assumed), Some(Status::Unknown));
     }
@@ -133,7 +183,7 @@ mod tests {
     #[test]
     fn a_replica_is_no_queue() {
         let facts = ServerFacts { role: Some("slave".into()), ..ServerFacts::default() };
-        let checks = judge_queue(&facts, Durability::Assumed);
+        let checks = judge_queue("redis queue", &facts, Durability::Assumed);
         assert!(checks.iter().any(|check| check.name.ends_with("role") && check.status == Status::Wrong));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use holdfast_testkit::{Kafka, KafkaOptions, Mongo, MongoOptions, Redis, RedisOptions, Role, free_port};
+use holdfast_testkit::{Kafka, KafkaOptions, Mongo, MongoOptions, Redis, RedisCluster, RedisOptions, Role, free_port};
 use mongodb::bson::{Document, doc};
 use serde_json::Value;
 
@@ -106,6 +106,39 @@ async fn a_queue_that_may_lose_messages_is_wrong() {
         let checks = examine(&world.clone().set("REDIS_QUEUE_URL", queue.url()), 1).await;
         assert_status(&checks, &format!("redis queue: {name}"), status);
     }
+}
+
+#[tokio::test]
+async fn every_master_of_a_cluster_is_looked_at() {
+    let cluster = RedisCluster::of(Role::Queue).await.unwrap();
+    cluster.ask::<()>(1, &["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]).await.unwrap();
+    let world = World::with_topics().await;
+    let queue = world.clone().set("REDIS_QUEUE_CLUSTER_NODES", cluster.addresses()[0].clone());
+    let checks = examine(&queue.set("REDIS_QUEUE_URL", cluster.url()), 1).await;
+    for (index, address) in cluster.addresses().iter().enumerate() {
+        let status = if index == 1 { "wrong" } else { "ok" };
+        assert_status(&checks, &format!("redis queue {address}: maxmemory-policy"), status);
+        assert_status(&checks, &format!("redis queue {address}: appendonly"), "ok");
+        assert_status(&checks, &format!("redis queue {address}: clock"), "ok");
+    }
+    assert_status(&checks, "redis: queue and cache", "ok");
+
+    let both = world.set("REDIS_URL", cluster.url()).set("REDIS_QUEUE_URL", "").set("REDIS_CLUSTER_ENABLED", "true");
+    let checks = examine(&both, 1).await;
+    assert_status(&checks, "redis: queue and cache", "warning");
+    cluster.ask::<()>(2, &["CLUSTER", "DELSLOTS", "16383"]).await.unwrap();
+    // Any node may be asked; each has to have forgotten the slot.
+    for node in 0..2 {
+        cluster.ask::<()>(node, &["CLUSTER", "DELSLOTS", "16383"]).await.unwrap();
+    }
+    assert_status(&examine(&both, 1).await, "redis queue: slots", "wrong");
+    cluster.node(2).kill9().await.unwrap();
+    let checks = examine(&both, 3).await;
+    let address = &cluster.addresses()[2];
+    assert!(
+        checks.get(&format!("redis queue {address}")).is_some_and(|check| check["status"] == "unreachable")
+            || checks["redis queue: slots"]["status"] == "wrong"
+    );
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use holdfast_bench::client::{Client, ConnectError};
+use holdfast_gateway::asyncapi;
 use holdfast_gateway::event::client;
 use holdfast_testkit::{free_port, request, unique};
 use serde_json::{Value, json};
@@ -30,14 +31,16 @@ async fn each_event_but_a_send_is_limited_by_its_name_over_all_gateways() {
     let (first, _) = gateways[0].connect(&alice).await;
     let (second, _) = gateways[1].connect(&alice).await;
     let (other, _) = gateways[0].connect(&bob).await;
+    let described = asyncapi::description();
     for event in client::ALL.into_iter().filter(|event| *event != client::SEND_MESSAGE) {
+        let payload = &described["components"]["messages"][event]["examples"][0]["payload"];
         for socket in [&first, &second] {
-            assert!(!is_limited(&socket.emit_with_ack(event, &json!({})).await.unwrap()), "{event}");
+            assert!(!is_limited(&socket.emit_with_ack(event, payload).await.unwrap()), "{event}");
         }
         for socket in [&first, &second] {
-            assert!(is_limited(&socket.emit_with_ack(event, &json!({})).await.unwrap()), "{event}");
+            assert!(is_limited(&socket.emit_with_ack(event, payload).await.unwrap()), "{event}");
         }
-        assert!(!is_limited(&other.emit_with_ack(event, &json!({})).await.unwrap()), "{event}");
+        assert!(!is_limited(&other.emit_with_ack(event, payload).await.unwrap()), "{event}");
     }
     assert_eq!(limited(&gateways[1], "events").await, (client::ALL.len() - 1) as f64);
     for _ in 0..5 {

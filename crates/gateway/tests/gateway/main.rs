@@ -2,12 +2,21 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "the helpers of tests are tests, too")]
 
+mod asyncapi;
 mod behind;
+mod breakers;
+mod cluster;
 mod described;
+mod groups;
 mod limits;
+mod outsiders;
+mod people;
+mod presence;
+mod relations;
 mod relist;
 mod repeats;
 mod rest;
 mod resync;
 mod store_away;
 mod support;
+mod typing;

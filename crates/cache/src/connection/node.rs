@@ -1,0 +1,375 @@
+//! One multiplexed connection to one server: lazy, reconnecting in the background.
+//!
+//! A connection is replaced when its stream ends (noticed at once, also while idle, because RESP3 clients are told), when the
+//! server says that it is a replica now, and when a call that ran late stays unanswered for two seconds more: a peer that vanished
+//! without a word would otherwise be waited for until TCP gives up.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{
+    AsyncConnectionConfig, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion, PushInfo, PushKind,
+    Value,
+};
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::slot::Address;
+use crate::CacheError;
+use crate::script::{Call, Script};
+
+/// How long one attempt to connect may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How much longer than its deadline a call may stay unanswered before the connection counts as dead.
+const SILENCE: Duration = Duration::from_secs(2);
+/// Commands that may wait to be written; more wait in their callers, within their deadlines.
+const WRITE_QUEUE: usize = 1024;
+
+/// Counts the connections of this process, so that each has a number of its own.
+static GENERATIONS: AtomicU64 = AtomicU64::new(0);
+
+/// One server. Cheap to clone; all clones share the one connection.
+#[derive(Clone)]
+pub(crate) struct Node {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    /// For logs: the role, and the address if there are several.
+    name: Arc<str>,
+    address: Option<Address>,
+    client: redis::Client,
+    status: watch::Sender<Status>,
+}
+
+enum Status {
+    /// Not connected, and nobody is trying.
+    Idle,
+    Connecting {
+        /// At least one attempt has failed since the last connection.
+        failed: bool,
+    },
+    Up(Live),
+}
+
+/// One established connection. Calls on it go to this one server process or fail.
+#[derive(Clone)]
+pub(crate) struct Live {
+    raw: MultiplexedConnection,
+    /// No other connection of this process has the same.
+    pub(crate) generation: u64,
+    shared: Weak<Shared>,
+    watched: Arc<AtomicBool>,
+}
+
+/// How to reach an address: with RESP3 and without Nagle's algorithm. `rediss://` means TLS; user and password lie in the URL.
+pub(super) fn settings(url: &str) -> Result<ConnectionInfo, CacheError> {
+    // redis-rs repeats the URL's parts in no error, so no password gets into a log.
+    let info = url.into_connection_info().map_err(|error| CacheError::Address(error.to_string()))?;
+    if matches!(info.addr(), ConnectionAddr::TcpTls { .. }) {
+        // An error means that the process has chosen a provider already.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+    }
+    let redis = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
+    let tcp = info.tcp_settings().clone().set_nodelay(true);
+    Ok(info.set_redis_settings(redis).set_tcp_settings(tcp))
+}
+
+/// The settings of every connection: no clock but the caller's.
+pub(crate) fn connection_config() -> AsyncConnectionConfig {
+    AsyncConnectionConfig::new()
+        .set_response_timeout(None)
+        .set_connection_timeout(Some(CONNECT_TIMEOUT))
+        .set_pipeline_buffer_size(WRITE_QUEUE)
+}
+
+/// Waits between attempts to connect: doubling, with jitter, from 25..50 ms to 0.5..1 s.
+pub(crate) fn connect_backoff(attempt: u32) -> Duration {
+    let most = 50_u64.saturating_mul(1 << attempt.min(5)).min(1000);
+    Duration::from_millis(fastrand::u64(most / 2..=most))
+}
+
+impl Node {
+    /// A server that is connected to when it is first needed.
+    pub(super) fn open(name: &str, info: ConnectionInfo) -> Result<Self, CacheError> {
+        let address = Address::of(info.addr());
+        let client = redis::Client::open(info).map_err(|error| CacheError::Address(error.to_string()))?;
+        Ok(Self::with(name.into(), address, client))
+    }
+
+    fn with(name: Arc<str>, address: Option<Address>, client: redis::Client) -> Self {
+        let (status, _) = watch::channel(Status::Idle);
+        Self { shared: Arc::new(Shared { name, address, client, status }) }
+    }
+
+    /// Another connection to the same server, for calls that block theirs.
+    pub(crate) fn another(&self) -> Self {
+        let shared = &self.shared;
+        Self::with(shared.name.clone(), shared.address.clone(), shared.client.clone())
+    }
+
+    /// Its name in logs and reports.
+    pub(crate) fn name(&self) -> &Arc<str> {
+        &self.shared.name
+    }
+
+    /// Where it is; `None`: a socket file.
+    pub(crate) fn address(&self) -> Option<&Address> {
+        self.shared.address.as_ref()
+    }
+
+    pub(crate) fn client(&self) -> &redis::Client {
+        &self.shared.client
+    }
+
+    /// Starts connecting, unless that is being done or done.
+    pub(crate) fn wake(&self) {
+        Shared::connect(&self.shared);
+    }
+
+    /// Whether there is a connection now. It may break at the next moment.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.generation().is_some()
+    }
+
+    /// Which connection there is now.
+    pub(crate) fn generation(&self) -> Option<u64> {
+        match &*self.shared.status.borrow() {
+            Status::Up(live) => Some(live.generation),
+            _ => None,
+        }
+    }
+
+    /// The established connection, waited for until the deadline.
+    pub(crate) async fn live(&self, deadline: Instant) -> Result<Live, CacheError> {
+        self.live_unless(deadline, |_| false).await
+    }
+
+    /// The established connection, waited for until the deadline, or until an attempt has failed: a server that is known to be away
+    /// costs its callers nothing.
+    pub(crate) async fn live_or_away(&self, deadline: Instant) -> Result<Live, CacheError> {
+        self.live_unless(deadline, |status| matches!(status, Status::Connecting { failed: true })).await
+    }
+
+    async fn live_unless(&self, deadline: Instant, hopeless: impl Fn(&Status) -> bool) -> Result<Live, CacheError> {
+        let mut status = self.shared.status.subscribe();
+        let wait = async {
+            loop {
+                match &*status.borrow_and_update() {
+                    Status::Up(live) => return Some(live.clone()),
+                    status if hopeless(status) => return None,
+                    _ => {}
+                }
+                Shared::connect(&self.shared);
+                // The sender lives in `self`.
+                status.changed().await.ok()?;
+            }
+        };
+        match timeout_at(deadline, wait).await {
+            Ok(Some(live)) => Ok(live),
+            _ => Err(CacheError::Unavailable { maybe_applied: false, reason: "not connected".into() }),
+        }
+    }
+}
+
+impl fmt::Debug for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.shared.name)
+    }
+}
+
+impl Shared {
+    /// Starts connecting, unless that is being done or done.
+    fn connect(shared: &Arc<Self>) {
+        let started = shared.status.send_if_modified(|status| {
+            let idle = matches!(status, Status::Idle);
+            if idle {
+                *status = Status::Connecting { failed: false };
+            }
+            idle
+        });
+        if started {
+            tokio::spawn(Self::keep_trying(Arc::downgrade(shared)));
+        }
+    }
+
+    async fn keep_trying(shared: Weak<Self>) {
+        for attempt in 0_u32.. {
+            let Some(this) = shared.upgrade() else { return };
+            let generation = GENERATIONS.fetch_add(1, Ordering::Relaxed);
+            let (name, client) = (this.name.clone(), this.client.clone());
+            drop(this);
+            let told = shared.clone();
+            let config = connection_config().set_push_sender(move |info: PushInfo| {
+                if info.kind == PushKind::Disconnection
+                    && let Some(shared) = told.upgrade()
+                {
+                    Self::lost(&shared, generation);
+                }
+                Ok::<(), redis::aio::SendError>(())
+            });
+            match client.get_multiplexed_async_connection_with_config(&config).await {
+                Ok(raw) => {
+                    let Some(this) = shared.upgrade() else { return };
+                    let live = Live { raw, generation, shared: shared.clone(), watched: Arc::default() };
+                    this.status.send_replace(Status::Up(live));
+                    if attempt > 0 {
+                        tracing::info!(server = &*name, "redis is reachable");
+                    }
+                    return;
+                }
+                Err(error) => {
+                    if attempt == 0 {
+                        tracing::warn!(server = &*name, %error, "redis is not reachable, trying on");
+                    }
+                    let Some(this) = shared.upgrade() else { return };
+                    this.status.send_replace(Status::Connecting { failed: true });
+                    drop(this);
+                    tokio::time::sleep(connect_backoff(attempt)).await;
+                }
+            }
+        }
+    }
+
+    /// Gives a connection up and makes another.
+    fn lost(shared: &Arc<Self>, generation: u64) {
+        let was_up = shared.status.send_if_modified(|status| {
+            let this_one = matches!(status, Status::Up(live) if live.generation == generation);
+            if this_one {
+                *status = Status::Idle;
+            }
+            this_one
+        });
+        if was_up {
+            Self::connect(shared);
+        }
+    }
+}
+
+impl Live {
+    /// Gives this connection up; the next call gets another.
+    pub(crate) fn give_up(&self) {
+        if let Some(shared) = self.shared.upgrade() {
+            Shared::lost(&shared, self.generation);
+        }
+    }
+
+    /// Sends calls as one pipeline on this connection. Scripts that the server does not know are loaded and called again.
+    pub(crate) async fn run(
+        &self,
+        calls: &[Call],
+        deadline: Instant,
+    ) -> Result<Vec<Result<Value, CacheError>>, CacheError> {
+        let calls: Vec<_> = calls.iter().map(Sent::plainly).collect();
+        let answers = self.send(&calls, deadline).await?;
+        Ok(answers
+            .into_iter()
+            .map(|answer| {
+                if matches!(&answer, Value::ServerError(error) if error.code() == "READONLY") {
+                    self.give_up();
+                }
+                answered(answer)
+            })
+            .collect())
+    }
+
+    /// As [`Live::run`], with the server's errors as it answered them.
+    pub(crate) async fn send(&self, calls: &[Sent<'_>], deadline: Instant) -> Result<Vec<Value>, CacheError> {
+        let mut answers = self.exec(calls, &[], deadline).await?;
+        let unknown: Vec<usize> = (0..calls.len()).filter(|&index| is_no_script(&answers[index])).collect();
+        if !unknown.is_empty() {
+            // An unknown script did nothing, so its call may be repeated.
+            let again: Vec<_> = unknown.iter().map(|&index| calls[index]).collect();
+            let mut scripts: Vec<&Script> = Vec::new();
+            for script in again.iter().filter_map(|sent| sent.call.script) {
+                if !scripts.iter().any(|loaded| loaded.sha() == script.sha()) {
+                    scripts.push(script);
+                }
+            }
+            for (index, answer) in unknown.into_iter().zip(self.exec(&again, &scripts, deadline).await?) {
+                answers[index] = answer;
+            }
+        }
+        Ok(answers)
+    }
+
+    /// Loads scripts and makes calls, in one round trip. The answers are the calls'.
+    async fn exec(&self, calls: &[Sent<'_>], scripts: &[&Script], deadline: Instant) -> Result<Vec<Value>, CacheError> {
+        if calls.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut pipeline = redis::Pipeline::with_capacity(scripts.len() + calls.len());
+        for script in scripts {
+            pipeline.cmd("SCRIPT").arg("LOAD").arg(script.source());
+        }
+        for sent in calls {
+            if sent.asking {
+                pipeline.cmd("ASKING");
+            }
+            pipeline.add_command(sent.call.cmd.clone());
+        }
+        let mut answers = self.exchange(pipeline, deadline).await?.into_iter().skip(scripts.len());
+        let own = |sent: &Sent<'_>| {
+            if sent.asking {
+                answers.next();
+            }
+            answers.next().ok_or_else(|| CacheError::unexpected("fewer answers than calls"))
+        };
+        calls.iter().map(own).collect()
+    }
+
+    async fn exchange(&self, pipeline: redis::Pipeline, deadline: Instant) -> Result<Vec<Value>, CacheError> {
+        let mut raw = self.raw.clone();
+        let count = pipeline.len();
+        let mut answer = Box::pin(async move { raw.send_packed_commands(&pipeline, 0, count).await });
+        match timeout_at(deadline, &mut answer).await {
+            Ok(Ok(values)) => Ok(values),
+            Ok(Err(error)) => {
+                self.give_up();
+                Err(CacheError::Unavailable { maybe_applied: true, reason: error.to_string() })
+            }
+            Err(_) => {
+                if !self.watched.swap(true, Ordering::Relaxed) {
+                    let live = self.clone();
+                    tokio::spawn(async move {
+                        if timeout(SILENCE, answer).await.is_err() {
+                            live.give_up();
+                        }
+                        live.watched.store(false, Ordering::Relaxed);
+                    });
+                }
+                Err(CacheError::Unavailable { maybe_applied: true, reason: "no answer in time".into() })
+            }
+        }
+    }
+}
+
+/// A call, and whether the node is to serve it although it has been given the slot only in part.
+#[derive(Clone, Copy)]
+pub(crate) struct Sent<'a> {
+    pub(crate) call: &'a Call,
+    pub(crate) asking: bool,
+}
+
+impl<'a> Sent<'a> {
+    pub(crate) fn plainly(call: &'a Call) -> Self {
+        Self { call, asking: false }
+    }
+}
+
+/// An answer, or the error that it is.
+pub(super) fn answered(answer: Value) -> Result<Value, CacheError> {
+    match answer {
+        Value::ServerError(error) => {
+            Err(CacheError::Refused(format!("{} {}", error.code(), error.details().unwrap_or_default())))
+        }
+        value => Ok(value),
+    }
+}
+
+fn is_no_script(answer: &Value) -> bool {
+    matches!(answer, Value::ServerError(error) if error.code() == "NOSCRIPT")
+}

@@ -1,0 +1,32 @@
+//! Noticing that servers have lost what they held, by the epochs of lists that nobody writes to.
+
+use std::time::Duration;
+
+use holdfast_message::ChatId;
+use tokio::time::Instant;
+
+use super::RecentList;
+use crate::CacheError;
+
+/// Groups that no user can make, for groups' ids are random. So many that each of a cluster's masters has one of them.
+fn canaries() -> impl Iterator<Item = ChatId> {
+    (0..4096).filter_map(|number| ChatId::parse(&format!("g_00000000-0000-0000-0000-{number:012x}")).ok())
+}
+
+impl RecentList {
+    /// Names what the servers hold. Another name says that some lists may have begun a new epoch: a server was restarted, replaced or
+    /// flushed, or keys have another master now.
+    pub async fn incarnation(&self, budget: Duration) -> Result<String, CacheError> {
+        let deadline = Instant::now() + budget;
+        let layout = self.connection.layout(deadline).await?;
+        let canaries = canaries().map(|canary| (self.keys.recent(&canary), canary));
+        let canaries = self.connection.one_on_each(canaries, deadline).await?;
+        let left = deadline.saturating_duration_since(Instant::now());
+        let mut name = format!("{layout:x}");
+        for page in self.read_batch(&canaries.iter().collect::<Vec<_>>(), left).await {
+            name.push(' ');
+            name.push_str(&page?.position.epoch);
+        }
+        Ok(name)
+    }
+}

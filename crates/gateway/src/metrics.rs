@@ -9,6 +9,10 @@ use crate::live::Dropped;
 pub const MESSAGES: &str = "holdfast_gateway_messages_total";
 /// Requests refused, by code.
 pub const REJECTED: &str = "holdfast_gateway_rejected_total";
+/// What was refused because it was too much, by the limit.
+pub const LIMITED: &str = "holdfast_gateway_limited_total";
+/// Times that a client was disconnected because it took no notice of being refused.
+pub const ABUSIVE: &str = "holdfast_gateway_abusive_sockets_total";
 /// Seconds from a send's arrival to its answer.
 pub const ACK: &str = "holdfast_gateway_ack_seconds";
 /// Seconds from a send's arrival to its emission to the sockets of this gateway.
@@ -76,11 +80,33 @@ pub enum Outcome {
     Rejected,
 }
 
+/// Which limit refused something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limited {
+    /// Messages of a user.
+    Messages,
+    /// Other events of a user.
+    Events,
+    /// Events of a connection.
+    SocketEvents,
+    /// Bytes of a connection.
+    SocketBytes,
+    /// Connections of a user.
+    UserSockets,
+    /// Connections from an address.
+    AddressSockets,
+    /// Handshakes from an address.
+    Handshakes,
+}
+
 /// The gateway's metrics, all there from the start.
 #[derive(Clone)]
 pub struct Metrics {
     messages: [IntCounter; 5],
     rejected: IntCounterVec,
+    limited: [IntCounter; 7],
+    /// [`ABUSIVE`].
+    pub abusive: IntCounter,
     /// [`ACK`].
     pub ack: Histogram,
     /// [`DELIVERY`].
@@ -137,6 +163,7 @@ impl Metrics {
         let messages = r.counters(MESSAGES, "Sends, by how they ended.", "outcome")?;
         let rejected = r.counters(REJECTED, "Requests refused, by code.", "code")?;
         Code::ALL.iter().for_each(|code| drop(rejected.with_label_values(&[code.as_str()])));
+        let limited = r.counters(LIMITED, "What was refused because it was too much, by the limit.", "limit")?;
         let history = r.counters(HISTORY, "History pages, by source.", "source")?;
         ["cache", "store", "merged"].iter().for_each(|source| drop(history.with_label_values(&[source])));
         let live_dropped = r.counters(LIVE_DROPPED, "Live events that did not reach other gateways.", "reason")?;
@@ -149,6 +176,17 @@ impl Metrics {
             messages: ["kafka", "failed_queue", "refused", "duplicate", "rejected"]
                 .map(|outcome| messages.with_label_values(&[outcome])),
             rejected,
+            limited: [
+                "messages",
+                "events",
+                "socket_events",
+                "socket_bytes",
+                "user_sockets",
+                "address_sockets",
+                "handshakes",
+            ]
+            .map(|limit| limited.with_label_values(&[limit])),
+            abusive: r.counter(ABUSIVE, "Clients disconnected because they took no notice of being refused.")?,
             ack: r.seconds(ACK, "From a send's arrival to its answer.")?,
             delivery: r.seconds(DELIVERY, "From a send's arrival to its emission to this gateway's sockets.")?,
             publish: r.seconds(PUBLISH, "From handing a message to Kafka's client to its report.")?,
@@ -199,6 +237,11 @@ impl Metrics {
     /// Counts a refusal.
     pub fn refused(&self, code: Code) {
         self.rejected.with_label_values(&[code.as_str()]).inc();
+    }
+
+    /// Counts what a limit refused.
+    pub fn limited(&self, limit: Limited) {
+        self.limited[limit as usize].inc();
     }
 
     /// Counts live events that did not reach other gateways.

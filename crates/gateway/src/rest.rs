@@ -2,7 +2,7 @@
 //!
 //! A positive answer has the fields of the socket's answer without `ok` ([`crate::answer`]); a refusal is a problem document
 //! (RFC 9457) with `code` and `retryable`. Every route is described where it is written, and the whole is served
-//! as OpenAPI at `/api-docs/openapi.json`.
+//! as OpenAPI at `/api-docs/openapi.json`. What is said over sockets is described in [`crate::asyncapi`].
 //!
 //! # A new route
 //!
@@ -25,11 +25,12 @@ mod relations;
 use std::any::Any;
 use std::sync::Arc;
 
-use axum::Router;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::StatusCode;
 use axum::middleware::map_response_with_state;
 use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{Components, OpenApi, Paths};
@@ -37,9 +38,10 @@ use utoipa::{Modify, OpenApi as _};
 use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter};
 use utoipa_swagger_ui::{self as swagger, SwaggerUi};
 
-use self::problem::{Document, Problem};
-use crate::Gateway;
+use self::problem::Document;
+pub use self::problem::Problem;
 use crate::error::{Code, Refusal};
+use crate::{Gateway, asyncapi};
 
 /// The largest body and packet, in bytes. Far more than any message needs, so that one that is too long is answered, not cut off.
 pub const MAX_BODY: usize = 1_000_000;
@@ -52,6 +54,7 @@ pub fn router(gateway: Arc<Gateway>) -> Router {
     let (routes, description) = described().split_for_parts();
     routes
         .merge(rendered(description))
+        .route("/api-docs/asyncapi.json", get(async || Json(asyncapi::description())))
         .method_not_allowed_fallback(async || {
             let refusal = Refusal::new(Code::Validation, "the resource has no such method");
             Problem::with_status(StatusCode::METHOD_NOT_ALLOWED, refusal)
@@ -61,6 +64,11 @@ pub fn router(gateway: Arc<Gateway>) -> Router {
         .layer(map_response_with_state(gateway.clone(), count))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(gateway)
+}
+
+/// The description of every route.
+pub fn description() -> OpenApi {
+    described().into_openapi()
 }
 
 fn described() -> Routes {

@@ -162,7 +162,7 @@ mod tests {
     fn typical(number: u32, words: usize) -> Message {
         let content: String = "we could meet at the old station at seven, if that is not too early for you, and walk from there to the river ".chars().cycle().skip(number as usize).take(words * 6).collect();
         let mut message =
-            message("alice.anderson:bob.brown", if number % 2 == 0 { "alice.anderson" } else { "bob.brown" });
+            message("alice.anderson:bob.brown", if number.is_multiple_of(2) { "alice.anderson" } else { "bob.brown" });
         message.id = MessageId::from_bytes(std::array::from_fn(|byte| {
             (number as u8).wrapping_mul(31).wrapping_add(byte as u8 * 17)
         }));

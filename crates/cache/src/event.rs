@@ -60,7 +60,7 @@ impl LiveEvent {
     pub const ALL: [Self; 4] = [Self::Typing, Self::MessagesRead, Self::Presence, Self::UnreadCount];
 
     /// Its name on the wire, among gateways and to clients.
-    pub fn name(self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         match self {
             Self::Typing => "typing",
             Self::MessagesRead => "messagesRead",

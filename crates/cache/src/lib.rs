@@ -9,7 +9,8 @@
 //! 4. [`channels`]: hearing what other gateways announce, and knowing when something may have been missed.
 //! 5. [`announce`]: telling them of what nobody keeps; [`groups`]: that a group has changed.
 //! 6. [`failed`]: the failed queue, which is durable or refuses.
-//! 7. [`breaker`]: not asking again and again what does not answer. It knows no Redis; Kafka's callers use it too.
+//! 7. [`presence`]: who is online.
+//! 8. [`breaker`]: not asking again and again what does not answer. It knows no Redis; Kafka's callers use it too.
 //!
 //! What is not part of that journey stands on [`client`], typed operations behind the breaker, with the values of [`codec`]; [`lock`] says
 //! who should do what only one need do.
@@ -34,6 +35,7 @@ pub mod inspect;
 pub mod keys;
 pub mod lock;
 pub mod metrics;
+pub mod presence;
 pub mod rate_limit;
 pub mod recent;
 

@@ -96,6 +96,7 @@ impl<S: LockServer> Locks<S> {
                 return Ok(None);
             }
         }
+        // The server counts from when it took the first of them, which was later than this. If that took a whole life, others have it.
         let belief = Belief::until(asked + believed(self.settings.ttl));
         Ok(belief.is_held().then(|| LockGuard::new(claim, belief, Active::new(&self.active, wanted.len()))))
     }

@@ -137,6 +137,22 @@ pub struct Resumed {
     pub missed: Option<Vec<(u64, Message)>>,
 }
 
+/// What became of taking a message back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TakenBack {
+    /// It is a tombstone, and the chat's channels know.
+    Done,
+    /// It stays: another attempt listed it, or it is known to be durable.
+    Kept {
+        /// Its place in the live stream, if it has one.
+        position: Option<Position>,
+        /// As of when it is listed.
+        timestamp: i64,
+    },
+    /// The list has no entry of it: it was trimmed, or never added.
+    Absent,
+}
+
 /// The recent lists of all chats. Cheap to clone.
 #[derive(Clone)]
 pub struct RecentList {
@@ -166,10 +182,15 @@ impl RecentList {
         added(self.connection.run_one("recent_add", self.add_call(message, attempt), budget).await?)
     }
 
-    /// Turns the entry that `attempt` made into a tombstone, and tells the chat's channels that the message failed. If another attempt
-    /// made the entry, or there is none, it says `false`: a message whose entry was trimmed is forgotten, so that it may be listed
-    /// anew, and should this attempt's addition arrive yet, it adds nothing.
-    pub async fn tombstone(&self, message: &Message, attempt: Attempt, budget: Duration) -> Result<bool, CacheError> {
+    /// Turns the entry that `attempt` made into a tombstone, and tells the chat's channels that the message failed; unless another
+    /// attempt made the entry or it is durable, or there is none. A message whose entry was trimmed is forgotten, so that it may be
+    /// listed anew, and should this attempt's addition arrive yet, it adds nothing.
+    pub async fn tombstone(
+        &self,
+        message: &Message,
+        attempt: Attempt,
+        budget: Duration,
+    ) -> Result<TakenBack, CacheError> {
         tombstoned(self.connection.run_one("recent_tombstone", self.tombstone_call(message, attempt), budget).await?)
     }
 
@@ -178,7 +199,7 @@ impl RecentList {
         &self,
         attempts: &[(&Message, Attempt)],
         budget: Duration,
-    ) -> Vec<Result<bool, CacheError>> {
+    ) -> Vec<Result<TakenBack, CacheError>> {
         let calls = attempts.iter().map(|(message, attempt)| self.tombstone_call(message, *attempt)).collect();
         self.batch("recent_tombstone", calls, budget, |_, value| tombstoned(value)).await
     }
@@ -358,8 +379,14 @@ fn live(entry: ListedEntry) -> Option<(u64, Message)> {
     }
 }
 
-fn tombstoned(value: Value) -> Result<bool, CacheError> {
-    Ok(parse::<i64>(value)? == 1)
+fn tombstoned(value: Value) -> Result<TakenBack, CacheError> {
+    let (verdict, epoch, seq, timestamp): (String, String, Option<u64>, Option<i64>) = parse(value)?;
+    let position = seq.map(|seq| Position { epoch: epoch.into(), seq });
+    Ok(match (verdict.as_str(), timestamp) {
+        ("done", _) => TakenBack::Done,
+        ("kept", Some(timestamp)) => TakenBack::Kept { position, timestamp },
+        _ => TakenBack::Absent,
+    })
 }
 
 fn added(value: Value) -> Result<Added, CacheError> {

@@ -131,16 +131,15 @@ pub async fn run(case: &Case, seed: u64) -> Result<(Row, History)> {
     finish(case.name, scene, healing).await
 }
 
-/// Random faults back to back under one load, for so long.
+/// Random ones of these faults back to back under one load, for so long.
 ///
 /// # Errors
 /// As [`run`].
-pub async fn soak(length: Duration, seed: u64, mut tell: impl FnMut(&str)) -> Result<(Row, History)> {
+pub async fn soak(cases: &[&Case], length: Duration, seed: u64, mut tell: impl FnMut(&str)) -> Result<(Row, History)> {
     let options = RigOptions { workers: 2, ..RigOptions::default() };
     let mut scene = Scene::start(options, seed).await?;
     let started = Instant::now();
     let mut slowest = Duration::ZERO;
-    let cases: Vec<_> = CASES.iter().filter(|case| case.soak).collect();
     while started.elapsed() < length {
         let calm = 1.0 + 2.0 * scene.rng.f64();
         scene.rest(calm).await;

@@ -37,8 +37,8 @@ struct Run {
     /// What random choices are made from.
     #[arg(long)]
     seed: Option<u64>,
-    /// Instead of single cases: random faults back to back, for so many minutes.
-    #[arg(long, value_name = "MINUTES", conflicts_with_all = ["cases", "quick"])]
+    /// Instead of one case after another: random ones of them back to back under one load, for so many minutes.
+    #[arg(long, value_name = "MINUTES", conflicts_with = "quick")]
     soak: Option<f64>,
     /// How many cases run at once.
     #[arg(long, default_value_t = 1)]
@@ -112,13 +112,14 @@ async fn run(options: Run) -> Result<()> {
         std::fs::create_dir_all(folder).with_context(|| format!("can't create {}", folder.display()))?;
     }
     println!("seed {seed}\n\n{}", Row::header());
+    let cases = chosen(&options)?;
     let outcomes = match options.soak {
         Some(minutes) => {
             let length = Duration::from_secs_f64(minutes * 60.0);
-            let outcome = faults::soak(length, seed, |line| eprintln!("{line}")).await;
+            let outcome = faults::soak(&cases, length, seed, |line| eprintln!("{line}")).await;
             vec![told("soak", outcome, options.histories.as_deref())]
         }
-        None => cases(&options, seed).await?,
+        None => each(&options, cases, seed).await?,
     };
     let broken = outcomes.iter().filter(|kept| !**kept).count();
     println!("\nseed {seed}: {} of {} kept the promise", outcomes.len() - broken, outcomes.len());
@@ -126,18 +127,29 @@ async fn run(options: Run) -> Result<()> {
     Ok(())
 }
 
-async fn cases(options: &Run, seed: u64) -> Result<Vec<bool>> {
-    let known = |name: &String| CASES.iter().any(|case| case.name == name);
-    if let Some(unknown) = options.cases.iter().find(|name| !known(name)) {
+/// The cases that were asked for.
+fn chosen(options: &Run) -> Result<Vec<&'static Case>> {
+    let known = |name: &String| CASES.iter().find(|case| case.name == name);
+    if let Some(unknown) = options.cases.iter().find(|name| known(name).is_none()) {
         bail!("there is no case {unknown}; `list` names them");
     }
+    if options.soak.is_some()
+        && let Some(name) = options.cases.iter().find(|name| known(name).is_some_and(|case| !case.soak))
+    {
+        bail!("{name} wants a system of its own, so it can't be part of a soak");
+    }
     let asked = |case: &&Case| match &options.cases[..] {
+        [] if options.soak.is_some() => case.soak,
         [] => case.quick || !options.quick,
         names => names.iter().any(|name| name == case.name),
     };
+    Ok(CASES.iter().filter(asked).collect())
+}
+
+async fn each(options: &Run, cases: Vec<&'static Case>, seed: u64) -> Result<Vec<bool>> {
     let at_once = Arc::new(Semaphore::new(options.jobs.max(1)));
     let mut tasks = tokio::task::JoinSet::new();
-    for case in CASES.iter().filter(asked) {
+    for case in cases {
         // Taken here, so that they begin in their order.
         let permit = Arc::clone(&at_once).acquire_owned().await?;
         let histories = options.histories.clone();

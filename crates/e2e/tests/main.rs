@@ -7,5 +7,6 @@ mod docs;
 mod faults;
 mod journey;
 mod modes;
+mod presence;
 mod repeats;
 mod resume;

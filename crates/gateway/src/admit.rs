@@ -116,6 +116,9 @@ impl Admission {
 
 impl Limits {
     async fn decide(&self, users: &[&UserId]) -> Vec<Decision> {
+        if users.is_empty() {
+            return Vec::new();
+        }
         let Ok(permit) = self.breaker.acquire(Instant::now()) else {
             return users.iter().map(|user| self.local.check(user, Instant::now())).collect();
         };

@@ -63,6 +63,10 @@ pub struct MessageShape {
     epoch: Option<String>,
 }
 
+/// The answer to what is done once it is answered.
+#[derive(Serialize, ToSchema)]
+pub struct Done {}
+
 /// The answer to a send. Only once the message is durable.
 #[derive(Serialize, ToSchema)]
 pub struct Sent<'a> {

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
+use dashmap::mapref::multiple::RefMulti;
 use holdfast_cache::channels::Subscription;
 use holdfast_cache::event::LiveEvent;
 use holdfast_cache::keys::Channel;
@@ -178,6 +179,15 @@ impl Sockets {
                 connected.missed(&self.metrics);
             }
         }
+    }
+
+    /// Every socket here, and whose it is.
+    pub fn all(&self) -> Vec<(UserId, Sid)> {
+        let of_user = |entry: RefMulti<'_, UserId, Vec<Arc<Connected>>>| {
+            let sockets = entry.value().iter().map(|connected| (entry.key().clone(), connected.socket.id));
+            sockets.collect::<Vec<_>>()
+        };
+        self.users.iter().flat_map(of_user).collect()
     }
 
     /// Closes every socket that the user has here now. One whose buffer is full takes the news as soon as there is room, and is

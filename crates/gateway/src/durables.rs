@@ -31,9 +31,9 @@ impl Durables {
         self.0.get(id).map(|durable| durable.timestamp)
     }
 
-    /// Whether Kafka has acknowledged it.
-    pub fn in_kafka(&self, id: &MessageId) -> bool {
-        self.0.get(id).is_some_and(|durable| durable.by == Durability::Kafka)
+    /// What made it durable here; Kafka, once it has acknowledged a copy.
+    pub fn by(&self, id: &MessageId) -> Option<Durability> {
+        self.0.get(id).map(|durable| durable.by)
     }
 
     /// Takes note of a copy. The first one's time stays, and Kafka's acknowledgement once it is there.
@@ -72,9 +72,9 @@ mod tests {
     fn the_first_time_and_kafkas_acknowledgement_stay() {
         let durables = Durables::new(100);
         durables.note(id(1), 10, Durability::FailedQueue);
-        assert!(!durables.in_kafka(&id(1)));
+        assert_eq!(durables.by(&id(1)), Some(Durability::FailedQueue));
         durables.note(id(1), 20, Durability::Kafka);
         durables.note(id(1), 30, Durability::FailedQueue);
-        assert_eq!((durables.timestamp(&id(1)), durables.in_kafka(&id(1))), (Some(10), true));
+        assert_eq!((durables.timestamp(&id(1)), durables.by(&id(1))), (Some(10), Some(Durability::Kafka)));
     }
 }

@@ -9,12 +9,19 @@ pub mod client {
     /// What was missed of the live streams.
     pub const RESUME: &str = "resume";
 
+    /// Whether one types.
+    pub const TYPING: &str = "typing";
+    /// Who is online.
+    pub const PRESENCE: &str = "presence";
+
     /// All of them.
-    pub const ALL: [&str; 3] = [SEND_MESSAGE, HISTORY, RESUME];
+    pub const ALL: [&str; 5] = [SEND_MESSAGE, HISTORY, RESUME, TYPING, PRESENCE];
 }
 
 /// What the gateway emits.
 pub mod server {
+    use crate::live::LiveEvent;
+
     /// A new message.
     pub const NEW_MESSAGE: &str = "newMessage";
     /// A message that nothing durable took, shown before.
@@ -26,6 +33,11 @@ pub mod server {
     /// A group has changed, or whether one belongs to it.
     pub const CHAT_UPDATED: &str = "chatUpdated";
 
+    /// Somebody types, or does no more.
+    pub const TYPING: &str = LiveEvent::Typing.name();
+    /// Somebody came online, or has gone.
+    pub const PRESENCE: &str = LiveEvent::Presence.name();
+
     /// All of them.
-    pub const ALL: [&str; 5] = [NEW_MESSAGE, MESSAGE_FAILED, RESUMED, RESYNC, CHAT_UPDATED];
+    pub const ALL: [&str; 7] = [NEW_MESSAGE, MESSAGE_FAILED, RESUMED, RESYNC, CHAT_UPDATED, TYPING, PRESENCE];
 }

@@ -20,14 +20,14 @@ use serde_json::{Value, json};
 use socketioxide::adapter::LocalAdapter;
 use socketioxide::extract::{AckSender, Event, SocketRef, TryData};
 use socketioxide::handler::{FromMessageParts, Value as Packet};
-use socketioxide::socket::{DisconnectReason, Socket};
+use socketioxide::socket::{DisconnectReason, Sid, Socket};
 use socketioxide::{ParserError, SendError, SocketError};
 use tokio::sync::oneshot;
 use utoipa::ToSchema;
 
 use crate::Gateway;
 use crate::admit::Act;
-use crate::answer::{HistoryPage, Missed, Positive, Sent};
+use crate::answer::{Done, HistoryPage, Missed, Positive, Sent};
 use crate::auth::Identity;
 use crate::deliver::Holding;
 use crate::error::{Code, Refusal};
@@ -35,7 +35,9 @@ use crate::event::{client, server};
 use crate::history::{Page, read_cursor, read_limit};
 use crate::metrics::Outcome;
 use crate::pipeline::Answer;
+use crate::presence::PresenceRequest;
 use crate::resume::{Resume, ResumeRequest};
+use crate::typing::TypingRequest;
 
 /// How long a socket's subscription and the reading may take before `resume` recovers nothing.
 const RESUME_WITHIN: Duration = Duration::from_secs(3);
@@ -184,6 +186,9 @@ fn listen(gateway: &Arc<Gateway>, socket: &SocketRef, user: UserId) {
     let on_send = gateway.clone();
     socket.on(client::SEND_MESSAGE, move |socket: SocketRef, ack: Ack, TryData(request): TryData<SendRequest>| {
         // Nothing before the submission may wait: this part runs in the order of arrival.
+        let ceased = request.as_ref().ok().and_then(|SendRequest { friend_id, chat_id, .. }| {
+            on_send.typing.sends(socket.id, &identify(&socket).ok()?, friend_id.as_deref(), chat_id.as_deref())
+        });
         let submitted = ack.wanted().and_then(|()| on_send.submit(&identify(&socket)?, request.map_err(malformed)?));
         let gateway = on_send.clone();
         async move {
@@ -195,6 +200,9 @@ fn listen(gateway: &Arc<Gateway>, socket: &SocketRef, user: UserId) {
                 }
             };
             gateway.acknowledge(&ack, answer.as_ref().map(Sent::from).as_ref().map_err(|refusal| *refusal)).await;
+            if let Some(ceased) = ceased {
+                ceased.await;
+            }
         }
     });
     let on_history = gateway.clone();
@@ -217,6 +225,32 @@ fn listen(gateway: &Arc<Gateway>, socket: &SocketRef, user: UserId) {
             Err(refusal) => on_resume.acknowledge::<()>(&ack, Err(&refusal)).await,
         }
     });
+    let on_typing = gateway.clone();
+    socket.on(client::TYPING, move |socket: SocketRef, ack: Ack, TryData(request): TryData<TypingRequest>| {
+        let request = ack.wanted().and_then(|()| Ok((identify(&socket)?, request.map_err(malformed)?)));
+        // In the order of arrival, as far as nobody has to be asked.
+        let heard = request.map(|(user, request)| on_typing.typing.hear(socket.id, user, &request));
+        let gateway = on_typing.clone();
+        async move {
+            let told = match heard {
+                Ok(heard) => gateway.within_deadline(heard).await,
+                Err(refusal) => Err(refusal),
+            };
+            gateway.acknowledge(&ack, told.as_ref().map(|()| &Done {})).await;
+        }
+    });
+    let on_presence = gateway.clone();
+    socket.on(
+        client::PRESENCE,
+        async move |socket: SocketRef, ack: Ack, TryData(request): TryData<PresenceRequest>| {
+            let request = ack.wanted().and_then(|()| Ok((identify(&socket)?, request.map_err(malformed)?)));
+            let answer = match request {
+                Ok((user, request)) => on_presence.within_deadline(on_presence.presence.answer(&user, &request)).await,
+                Err(refusal) => Err(refusal),
+            };
+            on_presence.acknowledge(&ack, answer.as_ref()).await;
+        },
+    );
     let on_other = gateway.clone();
     socket.on_fallback(async move |Event(event): Event, ack: Ack| {
         tracing::debug!(event = event.chars().take(64).collect::<String>(), "an unknown event");
@@ -224,7 +258,8 @@ fn listen(gateway: &Arc<Gateway>, socket: &SocketRef, user: UserId) {
     });
     let on_disconnect = gateway.clone();
     socket.on_disconnect(async move |socket: SocketRef, _: DisconnectReason| {
-        on_disconnect.sockets.remove(&user, socket.id);
+        on_disconnect.gone(&user, socket.id);
+        on_disconnect.typing.left(socket.id).await;
     });
 }
 
@@ -237,9 +272,10 @@ pub async fn connected(gateway: Arc<Gateway>, socket: SocketRef) {
     let confirmed = subscription.confirmation();
     gateway.sockets.add(&user, socket.clone(), subscription);
     gateway.rooms.connected(&user, confirmed);
+    gateway.presence.joined(&user, socket.id);
     // It may have disconnected before it was added.
     if !socket.connected() {
-        gateway.sockets.remove(&user, socket.id);
+        gateway.gone(&user, socket.id);
         return;
     }
     if let Some(Offsets(offsets)) = socket.extensions.remove::<Offsets>() {
@@ -261,6 +297,18 @@ fn identify(socket: &SocketRef) -> Result<UserId, Refusal> {
 }
 
 impl Gateway {
+    /// A socket has gone. May be said more than once.
+    fn gone(&self, user: &UserId, socket: Sid) {
+        self.sockets.remove(user, socket);
+        self.presence.left(user, socket);
+    }
+
+    /// An answer, no later than the deadline.
+    async fn within_deadline<T>(&self, answer: impl Future<Output = Result<T, Refusal>>) -> Result<T, Refusal> {
+        let late = |_| Err(Refusal::unavailable("no answer within the deadline"));
+        tokio::time::timeout(self.send_deadline, answer).await.unwrap_or_else(late)
+    }
+
     /// What a socket has missed. Its live events wait until the caller has given the answer and drops what comes with it.
     async fn resume_socket(
         &self,
@@ -290,6 +338,10 @@ impl Gateway {
             return Err(Refusal::unavailable("this gateway is shutting down"));
         }
         let draft = request.draft(user)?;
+        // Whatever is not known yet of a direct chat, who its members are is.
+        if !draft.chat().is_group() && draft.chat().other(user).is_none() {
+            return Err(Refusal::new(Code::Forbidden, "not a member of this chat"));
+        }
         let stamp = self.stamps.next(user, draft.chat());
         let message = draft.stamp(stamp);
         self.pipeline.submit(message, TraceParent::random(fastrand::u128(..), fastrand::u64(..)))

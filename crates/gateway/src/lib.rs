@@ -17,7 +17,7 @@
 //! From Kafka on, the worker's crate tells the rest. [`history`] is the way back: from the recent list, the failed queue and MongoDB
 //! to a client ([`stored`] is how requests ask MongoDB); [`resume`] the short way, for a client that was away for a moment.
 //!
-//! [`live`] tells clients, on every gateway, of what nobody keeps.
+//! [`live`] tells clients, on every gateway, of what nobody keeps: who types ([`typing`]), who is online ([`presence`]).
 //!
 //! A positive answer promises that the message is, or will be, in MongoDB exactly once. It does not promise that anybody saw it. A
 //! gateway that is killed between 4 and 6 leaves a message that others saw and whose sender was never answered; unless the sender
@@ -37,10 +37,12 @@ pub mod groups;
 pub mod health;
 pub mod history;
 pub mod ingress;
+pub mod kept;
 pub mod live;
 pub mod members;
 pub mod metrics;
 pub mod pipeline;
+pub mod presence;
 pub mod publish;
 pub mod relations;
 pub mod relist;
@@ -53,6 +55,7 @@ pub mod rooms;
 pub mod server;
 pub mod stamps;
 pub mod stored;
+pub mod typing;
 
 use std::time::Duration;
 
@@ -88,6 +91,10 @@ pub struct Gateway {
     pub rooms: rooms::Rooms,
     /// Tells clients of what nobody keeps.
     pub live: live::Live,
+    /// Who is online.
+    pub presence: presence::Presence,
+    /// Who types.
+    pub typing: typing::Typing,
     /// What this gateway hears from others.
     pub channels: Channels,
     /// Counters.

@@ -36,6 +36,10 @@ pub const LAGGING: &str = "holdfast_gateway_lagging_sockets_total";
 pub const LIVE_DROPPED: &str = "holdfast_gateway_live_dropped_total";
 /// Live events that wait to be published.
 pub const LIVE_WAITING: &str = "holdfast_gateway_live_waiting";
+/// What sockets did, or what others are to be told of it, that was dropped, by reason.
+pub const PRESENCE_DROPPED: &str = "holdfast_gateway_presence_dropped_total";
+/// What sockets did, and what others are to be told of it, that waits.
+pub const PRESENCE_WAITING: &str = "holdfast_gateway_presence_waiting";
 /// Sends in progress.
 pub const IN_FLIGHT: &str = "holdfast_gateway_sends_in_flight";
 /// History pages, by source.
@@ -96,6 +100,9 @@ pub struct Metrics {
     live_dropped: IntCounterVec,
     /// [`LIVE_WAITING`].
     pub live_waiting: IntGauge,
+    presence_dropped: IntCounterVec,
+    /// [`PRESENCE_WAITING`].
+    pub presence_waiting: IntGauge,
     /// [`IN_FLIGHT`].
     pub in_flight: IntGauge,
     history: IntCounterVec,
@@ -122,6 +129,10 @@ impl Metrics {
         ["cache", "store", "merged"].iter().for_each(|source| drop(history.with_label_values(&[source])));
         let live_dropped = r.counters(LIVE_DROPPED, "Live events that did not reach other gateways.", "reason")?;
         Dropped::ALL.iter().for_each(|reason| drop(live_dropped.with_label_values(&[reason.as_str()])));
+        let presence_dropped =
+            r.counters(PRESENCE_DROPPED, "Connections, or news of them, that presence missed.", "reason")?;
+        let reasons = [Dropped::Full, Dropped::Unavailable];
+        reasons.iter().for_each(|reason| drop(presence_dropped.with_label_values(&[reason.as_str()])));
         Ok(Self {
             messages: ["kafka", "failed_queue", "refused", "duplicate", "rejected"]
                 .map(|outcome| messages.with_label_values(&[outcome])),
@@ -146,6 +157,9 @@ impl Metrics {
             lagging: r.counter(LAGGING, "Times that a socket's buffer was full.")?,
             live_dropped,
             live_waiting: r.gauge(LIVE_WAITING, "Live events that wait to be published.")?,
+            presence_dropped,
+            presence_waiting: r
+                .gauge(PRESENCE_WAITING, "Connections, and news of them, that presence has to see to.")?,
             in_flight: r.gauge(IN_FLIGHT, "Sends in progress.")?,
             history,
             repaired: r.counter(REPAIRED, "Messages that a verification found missing in a recent list.")?,
@@ -169,6 +183,11 @@ impl Metrics {
     /// Counts live events that did not reach other gateways.
     pub fn live_dropped(&self, reason: Dropped, count: usize) {
         self.live_dropped.with_label_values(&[reason.as_str()]).inc_by(count as u64);
+    }
+
+    /// Counts what presence missed.
+    pub fn presence_dropped(&self, reason: Dropped) {
+        self.presence_dropped.with_label_values(&[reason.as_str()]).inc();
     }
 
     /// Counts a history page.

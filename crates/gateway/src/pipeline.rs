@@ -141,6 +141,11 @@ impl Pipeline {
         !self.entrance.is_closed()
     }
 
+    /// Waits until the path works no more.
+    pub async fn ended(&self) {
+        self.entrance.closed().await;
+    }
+
     /// Waits until no send is in progress. No new ones may be submitted meanwhile.
     pub async fn drained(&self, max_in_flight: usize) {
         let _ = self.slots.acquire_many(u32::try_from(max_in_flight).unwrap_or(u32::MAX)).await;
@@ -287,6 +292,9 @@ impl Stages {
 
     /// Asks the recent list to take a batch; `None` where it did not answer.
     async fn list(&self, batch: &[Send]) -> Vec<Option<Added>> {
+        if batch.is_empty() {
+            return Vec::new();
+        }
         let Ok(permit) = self.cache_breaker.acquire(Instant::now()) else {
             return batch.iter().map(|_| None).collect();
         };
@@ -394,9 +402,9 @@ impl Stages {
 
     /// Nothing durable took it: takes back what this attempt has shown, and says so.
     async fn refuse(&self, send: Send, shown: Shown, cause: NotDurable) {
-        if self.publish.has_acknowledged(&send.message) {
+        if let Some(durability) = self.publish.durability(&send.message) {
             // A repeat of it, under way at the same time, became durable.
-            let (position, durability) = (None, Durability::Kafka);
+            let position = None;
             let accepted = Accepted { message: send.message.clone(), position, durability, duplicate: true };
             return self.answer(send, Ok(accepted), Outcome::Duplicate);
         }

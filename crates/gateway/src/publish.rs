@@ -86,9 +86,9 @@ impl Publish {
         self.durable.timestamp(&message.id)
     }
 
-    /// Whether this process has Kafka's acknowledgement of a message.
-    pub fn has_acknowledged(&self, message: &Message) -> bool {
-        self.durable.in_kafka(&message.id)
+    /// What made a copy of a message durable, if this process has done so.
+    pub fn durability(&self, message: &Message) -> Option<Durability> {
+        self.durable.by(&message.id)
     }
 
     fn remember(&self, message: &Message, by: Durability) -> Durability {
@@ -101,7 +101,7 @@ impl Publish {
 
     /// Hands a message to Kafka's client before it returns, so that the order of calls is the order in the log.
     pub fn begin(&self, message: &Arc<Message>, trace: TraceParent, uncached: bool, repeat: bool) -> Pending {
-        let state = if repeat && self.has_acknowledged(message) {
+        let state = if repeat && self.durability(message) == Some(Durability::Kafka) {
             State::Acknowledged
         } else if let Ok(permit) = self.breaker.acquire(Instant::now()) {
             let (value, traceparent) = (record::encode(message), trace.to_string());

@@ -40,6 +40,7 @@ impl From<&Relationship> for Relation {
 /// How a user stands with another, as the user may know it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
+#[schema(as = FriendshipStatus)]
 pub enum Friendship {
     /// Nobody has asked.
     None,

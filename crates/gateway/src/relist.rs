@@ -1,7 +1,7 @@
 //! What the recent list has to hear of later: additions that it missed, and entries that have to be taken back.
 //!
 //! Takes durable messages from the pipeline when the cache was slow or away, or when another attempt had listed them, which must not
-//! take them back; and refused ones, which must be. Makes the calls once the cache answers a probe. Probes come every second,
+//! take them back; and refused ones, which must be, unless they became durable elsewhere ([`crate::kept`]). Makes the calls once the cache answers a probe. Probes come every second,
 //! however long the breaker in front of live sends stays open. The queue is bounded: when it is full the oldest addition is dropped
 //! and counted, and the worker or the next verification mends the list instead. What still waits when the gateway has to end is
 //! counted as dropped too; what was not taken back by then stays listed, and is logged.
@@ -10,12 +10,13 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use holdfast_cache::recent::{Attempt, RecentList};
+use holdfast_cache::recent::{Attempt, RecentList, TakenBack};
 use holdfast_cache::{Breaker, CacheError, Connection};
 use holdfast_message::Message;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use crate::kept::Kept;
 use crate::metrics::Metrics;
 
 /// Calls that may wait.
@@ -33,6 +34,8 @@ pub struct Lists {
     pub take_back: RecentList,
     /// Their origin is not: an addition is new to its own sockets too, which have no seq for it, or had it taken back.
     pub add: RecentList,
+    /// Hears of what could not be taken back.
+    pub kept: Kept,
 }
 
 #[derive(Clone)]
@@ -128,7 +131,21 @@ impl Relist {
         let attempts = calls.iter().map(|call| (&*call.message, call.take_back.unwrap_or(Attempt::DURABLE)));
         let attempts: Vec<_> = attempts.collect();
         let results: Vec<Result<(), CacheError>> = if calls[0].take_back.is_some() {
-            lists.take_back.tombstone_batch(&attempts, BUDGET).await.into_iter().map(|done| done.map(drop)).collect()
+            let results = lists.take_back.tombstone_batch(&attempts, BUDGET).await;
+            let mut absent = Vec::new();
+            for ((message, _), taken_back) in attempts.iter().zip(results.iter().flatten()) {
+                match taken_back {
+                    TakenBack::Done => {}
+                    TakenBack::Kept { position, timestamp } => {
+                        lists.kept.listed(message, position.as_ref(), *timestamp);
+                    }
+                    TakenBack::Absent => absent.push(message.id),
+                }
+            }
+            if !absent.is_empty() {
+                lists.kept.perhaps(absent);
+            }
+            results.into_iter().map(|done| done.map(drop)).collect()
         } else {
             lists.add.add_batch(&attempts, BUDGET).await.into_iter().map(|added| added.map(drop)).collect()
         };

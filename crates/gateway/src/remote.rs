@@ -13,19 +13,27 @@ use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 
 use crate::deliver::Sockets;
+use crate::presence::Presence;
 use crate::rooms::Rooms;
 
 /// Over how long clients are told to `resync` after a gap in what the gateway heard.
 const SPREAD: Duration = Duration::from_secs(3);
 
 /// Serves the queue of what is heard until it ends.
-pub async fn run(mut heard: mpsc::Receiver<ChannelEvent>, own: Origin, sockets: Sockets, rooms: Rooms) {
+pub async fn run(
+    mut heard: mpsc::Receiver<ChannelEvent>,
+    own: Origin,
+    sockets: Sockets,
+    rooms: Rooms,
+    presence: Presence,
+) {
     while let Some(event) = heard.recv().await {
         match event {
             ChannelEvent::Heard { event, .. } if event.origin() == own => {}
             ChannelEvent::Heard { channel, event } => hear(&channel, event, &sockets, &rooms),
             ChannelEvent::Resubscribed => {
                 tracing::info!("subscriptions were made anew; telling clients to resync");
+                presence.renew();
                 let (sockets, rooms) = (sockets.clone(), rooms.clone());
                 // Who belongs where may have changed meanwhile, too.
                 tokio::spawn(async move { tokio::join!(rooms.recheck(), sockets.resync_all(SPREAD)) });

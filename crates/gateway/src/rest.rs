@@ -16,6 +16,7 @@
 mod extract;
 mod groups;
 mod messages;
+mod presence;
 mod problem;
 mod relations;
 
@@ -64,6 +65,7 @@ fn described() -> Routes {
     OpenApiRouter::with_openapi(Description::openapi())
         .merge(messages::routes())
         .merge(groups::routes())
+        .merge(presence::routes())
         .merge(relations::routes())
 }
 
@@ -97,6 +99,7 @@ async fn count(State(gateway): Shared, response: Response) -> Response {
     tags(
         (name = "messages", description = "Sending, and history"),
         (name = "groups", description = "Chats of more than two"),
+        (name = "presence", description = "Who is online"),
         (name = "friends", description = "Who may write to whom"),
     )
 )]

@@ -9,9 +9,13 @@ use axum::serve::ListenerExt;
 use holdfast_cache::channels::ChannelSettings;
 use holdfast_cache::failed::FailedQueueSettings;
 use holdfast_cache::groups::GroupChanges;
+use holdfast_cache::presence::{Online, PresenceSettings};
 use holdfast_cache::rate_limit::{Limit, LocalLimiter, RateLimiter};
 use holdfast_cache::recent::RecentSettings;
-use holdfast_cache::{Announcer, Breaker, CacheMetrics, Channels, Connection, FailedQueue, Keys, Origin, RecentList};
+use holdfast_cache::{
+    Announcer, Breaker, CacheMetrics, Channels, Client, ClientSettings, Connection, FailedQueue, Keys, Origin,
+    RecentList,
+};
 use holdfast_kafka::{Admin, AdminError, KafkaSettings, Publisher};
 use holdfast_service::ops;
 use holdfast_service::settings::Profile;
@@ -35,10 +39,12 @@ use crate::groups::Groups;
 use crate::health::{Breakers, GatewayHealth, Probed};
 use crate::history::{History, Sources};
 use crate::ingress::{self, Handshake};
+use crate::kept::Kept;
 use crate::live::Live;
 use crate::members::Membership;
 use crate::metrics::Metrics;
 use crate::pipeline::{Pipeline, Stages};
+use crate::presence::{Company, Presence};
 use crate::publish::Publish;
 use crate::relations::Relations;
 use crate::relist::{Lists, Relist};
@@ -47,7 +53,8 @@ use crate::retry::Retry;
 use crate::rooms::Rooms;
 use crate::stamps::Stamps;
 use crate::stored::Stored;
-use crate::{Gateway, dev, remote, rest};
+use crate::typing::Typing;
+use crate::{Gateway, dev, presence, remote, rest};
 
 /// Packets that wait for a slow client before it is told to resync instead. socketioxide's 128 are fewer than a burst may have.
 const SOCKET_BUFFER: usize = 1024;
@@ -125,6 +132,30 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
     let sockets = Sockets::new(metrics.clone());
     let announcer = Announcer::new(cache.clone(), keys.clone(), origin);
     let (live, outbox) = Live::new(sockets.clone(), announcer, metrics.clone());
+    let online = Online::new(
+        cache.clone(),
+        keys.clone(),
+        // What expires is announced within the setting's time, one sweep later.
+        PresenceSettings { life: layout.cache_presence_ttl.0 - presence::SWEEP, grace: presence::GRACE },
+    );
+    let (presence, keeper, teller) = Presence::new(
+        online,
+        (cache_breaker.clone(), own.redis_budget.0),
+        origin,
+        sockets.clone(),
+        (
+            Company { stored: stored.clone(), membership: membership.clone(), relations: relations.clone() },
+            live.clone(),
+        ),
+        metrics.clone(),
+    );
+    let operations = ClientSettings {
+        budget: own.redis_budget.0,
+        batch_size: layout.cache_batch_size,
+        max_latency: layout.cache_max_latency.0,
+    };
+    let client = Client::new(cache.clone(), cache_breaker.clone(), operations);
+    let typing = Typing::new(live.clone(), admission.clone(), (client, keys.clone()), layout.cache_typing_ttl.0);
     let relist = Relist::new(metrics.clone());
     let (channels, heard) =
         Channels::start(cache.clone(), keys.clone(), &format!("{:016x}", origin.0), ChannelSettings::default());
@@ -149,7 +180,7 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
         recent: healed.clone(),
         cache_breaker: cache_breaker.clone(),
         failed: failed.clone(),
-        store: stored,
+        store: stored.clone(),
         verify_after: own.recent_verify.0,
         recent_max: sizes.max,
         failed_empty_at: std::sync::Mutex::default(),
@@ -171,6 +202,8 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
         sockets: sockets.clone(),
         rooms: rooms.clone(),
         live,
+        presence: presence.clone(),
+        typing: typing.clone(),
         channels,
         metrics: metrics.clone(),
         send_deadline: own.send_deadline.0,
@@ -187,14 +220,21 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
     // Everything that runs beside the requests, until the end.
     let beside = Beside::default();
     let ended = beside.ended.clone();
+    beside.run("pipeline", {
+        let (pipeline, ended) = (pipeline.clone(), ended.clone());
+        async move { ended.run_until_cancelled(pipeline.ended()).await }
+    });
     beside.run(
         "remote",
-        ended.clone().run_until_cancelled_owned(remote::run(heard, origin, sockets.clone(), rooms.clone())),
+        ended.clone().run_until_cancelled_owned(remote::run(heard, origin, sockets.clone(), rooms.clone(), presence)),
     );
     beside.run("rooms", rooms.run(group_changes, ended.clone()));
     beside.run("sockets", sockets.clone().mend_lagging(ended.clone()));
     beside.run("live", outbox.run(cache_breaker.clone(), own.redis_budget.0, ended.clone()));
-    let lists = Lists { take_back: recent, add: healed };
+    beside.run("presence", keeper.run(layout.cache_presence_ttl.0, ended.clone()));
+    beside.run("presence events", teller.run(ended.clone()));
+    beside.run("typing", typing.run(ended.clone()));
+    let lists = Lists { take_back: recent, add: healed, kept: Kept::new(sockets.clone(), stored.clone()) };
     beside.run("relist", relist.clone().run(lists, cache.clone(), cache_breaker.clone(), ended.clone()));
     beside.run("retry", Retry::new(failed.clone(), publisher.clone(), own.replay_rate, metrics).run(ended.clone()));
     beside.tasks.spawn(prepare(kafka, publisher.clone(), store.clone(), ended.clone()));

@@ -1,5 +1,7 @@
 //! The settings that both services share.
 
+use std::time::Duration;
+
 use crate::settings::{List, Millis, Seconds, Secret, Source};
 
 crate::settings! {
@@ -69,7 +71,7 @@ crate::settings! {
         cache_warmup_enabled: bool = "CACHE_WARMUP_ENABLED", "false";
         /// Seconds that a cached profile lives.
         cache_profile_ttl: Seconds = "CACHE_PROFILE_TTL", "86400";
-        /// Seconds that a connection counts as present without a heartbeat.
+        /// Seconds that a connection counts as online without a heartbeat, of which its gateway sends three in that time.
         cache_presence_ttl: Seconds = "CACHE_PRESENCE_TTL", "90";
         /// Seconds that a user counts as typing without saying so again.
         cache_typing_ttl: Seconds = "CACHE_TYPING_TTL", "5";
@@ -95,9 +97,10 @@ impl CacheSettings {
             "RESEND_WINDOW_MESSAGES must be at least RECENT_MAX_MESSAGES",
         );
         source.require((1..=10_000).contains(&self.cache_batch_size), "CACHE_BATCH_SIZE must be from 1 to 10000");
+        let presence = self.cache_presence_ttl.0;
+        source.require(presence >= Duration::from_secs(3), "CACHE_PRESENCE_TTL must be at least 3");
         for (name, life) in [
             ("CACHE_PROFILE_TTL", self.cache_profile_ttl),
-            ("CACHE_PRESENCE_TTL", self.cache_presence_ttl),
             ("CACHE_TYPING_TTL", self.cache_typing_ttl),
             ("CACHE_STALE_MARKER_TTL", self.cache_stale_marker_ttl),
             ("CACHE_LOCK_DEFAULT_TTL", self.cache_lock_default_ttl),

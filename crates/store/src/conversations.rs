@@ -7,12 +7,14 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
-use holdfast_message::{ChatId, Message, id::Members};
+use futures_util::TryStreamExt;
+use holdfast_message::{ChatId, Message, UserId, id::Members};
 use mongodb::bson::{Bson, Document, RawDocumentBuf, doc};
 use tokio::time::Instant;
 
 use crate::bson::Writer;
 use crate::groups::is_duplicate;
+use crate::history::batch;
 use crate::insert::number;
 use crate::{Group, Store, StoreError, document, server_limit, within};
 
@@ -45,6 +47,30 @@ impl Store {
             touched.later += later.len();
         }
         Ok(touched)
+    }
+
+    /// Those with whom a user has a direct chat, out of the user's newest so many conversations, newest first. What was sent a moment
+    /// ago may not count yet.
+    pub async fn partners(&self, user: &UserId, conversations: usize) -> Result<Vec<UserId>, StoreError> {
+        let deadline = Instant::now() + self.read_timeout;
+        let collection = self.db.collection::<Document>("conversations");
+        let query = collection
+            .find(doc! { "members": user.as_str() })
+            .sort(doc! { "lastTimestamp": -1, "_id": -1 })
+            .projection(doc! { "_id": 1 })
+            .limit(i64::try_from(conversations).unwrap_or(i64::MAX))
+            .batch_size(batch(conversations))
+            .max_time(server_limit(self.read_timeout));
+        within(deadline, async {
+            let mut partners = Vec::new();
+            let mut cursor = query.await?;
+            while let Some(stored) = cursor.try_next().await? {
+                let chat = stored.get_str("_id").ok().and_then(|id| ChatId::parse(id).ok());
+                partners.extend(chat.and_then(|chat| chat.other(user)));
+            }
+            Ok(partners)
+        })
+        .await
     }
 
     /// A group's conversation lists these members, unless it lists those of a later version of the group. A new group's is as new as

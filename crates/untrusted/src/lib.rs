@@ -51,7 +51,10 @@ static TOKENS: LazyLock<Verifier> = LazyLock::new(|| {
 });
 
 /// Values with texts, nothing and numbers.
-static VALUES: LazyLock<Codec<(String, Option<String>, Vec<i64>)>> = LazyLock::new(|| {
+/// A value with parts of every kind.
+type Parts = (String, Option<String>, Vec<i64>);
+
+static VALUES: LazyLock<Codec<Parts>> = LazyLock::new(|| {
     let metrics = CacheMetrics::register(&Registry::new()).expect("metrics");
     Codec::new("fuzzed", 1, &metrics)
 });

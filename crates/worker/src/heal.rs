@@ -2,7 +2,8 @@
 //! their recipients. Those that are present it keeps from being taken back by a gateway whose own attempt at them failed.
 //!
 //! A list may lack a message that the gateway could not add (its record is marked `uncached`), and whatever the cache lost when
-//! it restarted: then every message stamped within [`AROUND_A_CHANGE`] of that moment is offered. A restart is seen by the epoch
+//! it restarted: then every message stamped within [`AROUND_A_CHANGE`] of that moment is offered, whether it is received after that or was
+//! received shortly before: somebody may have read history while neither the cache nor the store had it. A restart is seen by the epoch
 //! of a list that nobody writes to: the cache begins a new one for every list when its run id has changed, and also when it was
 //! flushed, which the run id alone would not show. Each master of a cluster has such a list, and a slot that gets another master counts
 //! as a restart.
@@ -11,9 +12,10 @@
 //! not fit is counted and skipped.
 //! Verification on read heals what this misses.
 
+use std::collections::VecDeque;
 use std::future::Future;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use holdfast_cache::RecentList;
@@ -32,6 +34,10 @@ pub const AROUND_A_CHANGE: i64 = 60_000;
 const WAITING: usize = 10_000;
 /// What they may take together, in bytes of memory.
 const WAITING_BYTES: usize = 16 << 20;
+/// Messages that are remembered in case the cache turns out to have lost them; the oldest make room.
+const LATELY: usize = 5000;
+/// What they may take together, in bytes of memory.
+const LATELY_BYTES: usize = 8 << 20;
 /// Messages in one round trip.
 const BATCH: usize = 100;
 /// How long the cache may be asked to take one batch before it is given up.
@@ -68,7 +74,25 @@ impl Recent for CachedLists {
 pub struct Healer {
     offers: Offers<Message>,
     changed_at: Arc<AtomicI64>,
+    lately: Arc<Mutex<Lately>>,
     metrics: Metrics,
+}
+
+/// What was received lately and not offered.
+#[derive(Debug, Default)]
+struct Lately {
+    messages: VecDeque<Message>,
+    bytes: usize,
+}
+
+impl Lately {
+    fn remember(&mut self, message: Message) {
+        self.bytes += message.size();
+        self.messages.push_back(message);
+        while self.messages.len() > LATELY || self.bytes > LATELY_BYTES {
+            self.bytes -= self.messages.pop_front().map_or(self.bytes, |oldest| oldest.size());
+        }
+    }
 }
 
 impl Healer {
@@ -76,26 +100,52 @@ impl Healer {
     pub fn start<R: Recent>(recent: Arc<R>, state: Arc<State>, metrics: Metrics, stop: CancellationToken) -> Self {
         let (offers, taken) = side_queue::channel(WAITING, WAITING_BYTES);
         let changed_at = Arc::new(AtomicI64::new(i64::MIN));
-        tokio::spawn(stop.clone().run_until_cancelled_owned(watch(
-            Arc::clone(&recent),
-            state,
-            Arc::clone(&changed_at),
-        )));
-        tokio::spawn(stop.run_until_cancelled_owned(add(recent, taken, metrics.clone())));
-        Self { offers, changed_at, metrics }
+        let healer = Self { offers, changed_at, lately: Arc::default(), metrics: metrics.clone() };
+        tokio::spawn(stop.clone().run_until_cancelled_owned(watch(Arc::clone(&recent), state, healer.clone())));
+        tokio::spawn(stop.run_until_cancelled_owned(add(recent, taken, metrics)));
+        healer
     }
 
-    /// Offers a message if a list may lack it. Never waits.
+    /// Offers a message if a list may lack it, now or by what is found out soon. Never waits.
     pub fn offer(&self, message: &Message, uncached: bool) {
+        // Held, so that a change is noticed before this message or finds it remembered.
+        let mut lately = self.lately();
+        if uncached || self.is_around_a_change(message) {
+            drop(lately);
+            self.put(message.clone());
+        } else {
+            lately.remember(message.clone());
+        }
+    }
+
+    /// The cache lost its data: what was received before that was noticed is offered, as is what comes.
+    fn changed(&self) {
+        let messages = {
+            let mut lately = self.lately();
+            self.changed_at.store(unix_ms(), Ordering::Relaxed);
+            std::mem::take(&mut *lately).messages
+        };
+        messages.into_iter().filter(|message| self.is_around_a_change(message)).for_each(|message| self.put(message));
+    }
+
+    fn is_around_a_change(&self, message: &Message) -> bool {
         let changed_at = self.changed_at.load(Ordering::Relaxed);
-        let around = message.timestamp.checked_sub(changed_at).is_some_and(|apart| apart.abs() <= AROUND_A_CHANGE);
-        if (uncached || around) && !self.offers.offer(message.clone(), message.size()) {
+        message.timestamp.checked_sub(changed_at).is_some_and(|apart| apart.abs() <= AROUND_A_CHANGE)
+    }
+
+    fn put(&self, message: Message) {
+        let size = message.size();
+        if !self.offers.offer(message, size) {
             self.metrics.heal_skipped.inc();
         }
     }
+
+    fn lately(&self) -> MutexGuard<'_, Lately> {
+        self.lately.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
-async fn watch<R: Recent>(recent: Arc<R>, state: Arc<State>, changed_at: Arc<AtomicI64>) {
+async fn watch<R: Recent>(recent: Arc<R>, state: Arc<State>, healer: Healer) {
     let mut known: Option<String> = None;
     loop {
         let answer = recent.incarnation().await;
@@ -103,7 +153,7 @@ async fn watch<R: Recent>(recent: Arc<R>, state: Arc<State>, changed_at: Arc<Ato
         if let Ok(incarnation) = answer {
             if known.as_ref().is_some_and(|known| *known != incarnation) {
                 tracing::warn!("the cache restarted or was flushed: healing its lists");
-                changed_at.store(unix_ms(), Ordering::Relaxed);
+                healer.changed();
             }
             known = Some(incarnation);
         }

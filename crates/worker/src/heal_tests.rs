@@ -47,20 +47,23 @@ async fn only_uncached_messages_and_those_around_a_restart_are_offered() {
     tokio::time::sleep(Duration::from_secs(5)).await;
     let stamped = |number: u8, timestamp: i64| Message { timestamp, ..message(number) };
     healer.offer(&stamped(1, unix_ms()), false);
+    healer.offer(&stamped(6, unix_ms() - AROUND_A_CHANGE - 5000), false);
     healer.offer(&stamped(2, 5), true);
     healer.offer(&stamped(2, 5), true);
     settled(&metrics, 2).await;
     assert_eq!((metrics.healed.get(), metrics.heal_present.get()), (1, 1));
 
+    // Of what was received before the change was noticed, the first is within the minute.
     *lists.incarnation.lock().unwrap() = "another".into();
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    settled(&metrics, 3).await;
+    assert!(lists.added.lock().unwrap().contains(&message(1).id));
     let now = unix_ms();
     healer.offer(&stamped(3, now - AROUND_A_CHANGE - 5000), false);
     healer.offer(&stamped(4, now - AROUND_A_CHANGE + 5000), false);
     healer.offer(&stamped(5, now + AROUND_A_CHANGE - 5000), false);
-    settled(&metrics, 4).await;
+    settled(&metrics, 5).await;
     let added = lists.added.lock().unwrap().clone();
-    assert_eq!(added, [2, 4, 5].map(|number| message(number).id).into());
+    assert_eq!(added, [1, 2, 4, 5].map(|number| message(number).id).into());
 }
 
 #[tokio::test(start_paused = true)]
@@ -88,4 +91,19 @@ async fn large_messages_are_bounded_in_bytes() {
         healer.offer(&large, true);
     }
     assert_eq!(metrics.heal_skipped.get(), 3);
+}
+
+#[test]
+fn what_is_remembered_is_bounded_in_messages_and_in_bytes() {
+    let mut lately = Lately::default();
+    for _ in 0..LATELY + 3 {
+        lately.remember(message(1));
+    }
+    assert_eq!((lately.messages.len(), lately.bytes), (LATELY, LATELY * message(1).size()));
+    let large = Message { content: "x".repeat(16_000), ..message(2) };
+    for _ in 0..LATELY {
+        lately.remember(large.clone());
+    }
+    assert!(lately.bytes <= LATELY_BYTES);
+    assert_eq!(lately.bytes, lately.messages.iter().map(Message::size).sum::<usize>());
 }

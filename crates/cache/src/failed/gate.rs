@@ -9,8 +9,9 @@ use crate::CacheError;
 use crate::connection::Live;
 use crate::inspect::ServerFacts;
 
-/// What a push needs to be able to wait for a disk that is synced every second. With less, `everysec` is taken at its word.
-const SYNC_WITHIN: Duration = Duration::from_millis(1500);
+/// What a push needs to be able to wait for a disk that is synced every second: for the sync that others wait for, then for its own. With
+/// less, `everysec` is taken at its word.
+const SYNC_WITHIN: Duration = Duration::from_millis(2500);
 /// Settings may change under a living connection: they are read again after this long.
 const MAX_AGE: Duration = Duration::from_secs(30);
 

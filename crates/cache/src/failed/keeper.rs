@@ -95,7 +95,7 @@ impl Keeper {
         }
         if gate.everysec && !self.warned.swap(true, Ordering::Relaxed) {
             tracing::warn!(
-                "the queue server syncs its file every second: a power failure may take the last second's messages; appendfsync always, or Redis 7.2 and a FAILED_QUEUE_TIMEOUT_MS of 1500, keep them"
+                "the queue server syncs its file every second: a power failure may take the last second's messages; appendfsync always, or Redis 7.2 and a FAILED_QUEUE_TIMEOUT_MS of 2500, keep them"
             );
         }
         *self.gate.lock().unwrap_or_else(PoisonError::into_inner) = Some(gate.clone());

@@ -1,5 +1,6 @@
 -- Adds a message if absent, as the next of the stream, and announces it. One that is known to be durable is kept from being taken
--- back, whether or not it was absent.
+-- back, whether or not it was absent; and announced now if a repair had put it in below what is announced: whoever read history
+-- before that repair has yet to learn of it.
 -- ARGV: 3 list max, 4 ids max, 5 id, 6 its bytes, 7 attempt, 8 timestamp, 9 rest, 10 publication prefix, 11… channels.
 -- Answers {'new' | 'own' | 'repeat', epoch, seq or nil, original timestamp}.
 local id, attempt, ts, rest = ARGV[5], tonumber(ARGV[7]), ARGV[8], ARGV[9]
@@ -7,7 +8,15 @@ local original = redis.call('ZSCORE', IDS, id)
 if original then
   local entry, index, bytes = find(ARGV[6])
   local verdict = 'repeat'
-  if entry and attempt == DURABLE then
+  if entry and attempt == DURABLE and not entry[2] then
+    redis.call('LREM', LIST, 1, bytes)
+    local stored = string.sub(bytes, #ENTRY + #NIL + 1)
+    append(id, ARGV[6], entry[5], stored)
+    keep_alive()
+    save()
+    publish_message(ARGV[10], stored, 11, #ARGV)
+    return { 'new', head.epoch, head.seq, original }
+  elseif entry and attempt == DURABLE then
     keep(entry, index, bytes)
   elseif entry and entry[4] == attempt then
     verdict = 'own'

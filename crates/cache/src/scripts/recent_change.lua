@@ -2,6 +2,7 @@
 
 -- Gives all keys their whole life, together; but not anew within a hundredth of it, unless one was just made.
 local function keep_alive()
+  if head.n == 0 and head.m == 0 then return end
   if head.n > 1 and head.m > 1 and now - head.alive < tonumber(ARGV[2]) * 10 then return end
   for _, key in ipairs(KEYS) do redis.call('EXPIRE', key, ARGV[2]) end
   head.alive = now

@@ -79,5 +79,6 @@ if not head.epoch or not head.seq or stored[2] ~= run
   head = { epoch = ARGV[1], run = run, seq = 0, floor_id = '', trimmed_ts = 0, trimmed_id = '', verified_at = 0, n = 0,
     m = 0, alive = 0, top_id = '', void = '' }
   save()
-  redis.call('EXPIRE', HEAD, ARGV[2])
+  -- Whoever asks after chats that hold nothing fills the cache for minutes only; what is added gives the whole life.
+  redis.call('EXPIRE', HEAD, math.min(tonumber(ARGV[2]), 600))
 end

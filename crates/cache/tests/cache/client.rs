@@ -167,14 +167,14 @@ async fn many_keys_go_in_batches_and_keep_their_order() {
 #[tokio::test]
 async fn a_frozen_server_costs_its_budget_and_then_nothing() {
     let server = server(Role::Cache, &[]).await;
-    let settings = ClientSettings::default();
+    let settings = ClientSettings { max_latency: BUDGET, ..ClientSettings::default() };
     let (client, breaker, _) = client_of(&server.url(), settings);
     client.within(BUDGET).set("k", b"v", MINUTE).await.unwrap();
     server.freeze().unwrap();
     for _ in 0..BreakerSettings::default().failure_threshold {
         let began = Instant::now();
         assert!(client.get("k").await.unwrap_err().is_unavailable());
-        assert!(began.elapsed() >= settings.budget && began.elapsed() < settings.budget * 20, "{:?}", began.elapsed());
+        assert!(began.elapsed() >= settings.budget && began.elapsed() < BUDGET, "{:?}", began.elapsed());
     }
     assert_eq!(breaker.state(), BreakerState::Open);
     server.thaw().unwrap();
@@ -190,12 +190,15 @@ async fn a_frozen_server_costs_its_budget_and_then_nothing() {
 #[tokio::test]
 async fn one_deadline_holds_for_all_batches() {
     let server = server(Role::Cache, &[]).await;
-    let (client, breaker, _) = client_of(&server.url(), ClientSettings { batch_size: 10, ..Default::default() });
+    let (client, breaker, _) = client_of(
+        &server.url(),
+        ClientSettings { batch_size: 10, budget: Duration::from_millis(500), max_latency: BUDGET },
+    );
     client.within(BUDGET).set("k", b"v", MINUTE).await.unwrap();
     server.freeze().unwrap();
     let (began, keys) = (Instant::now(), vec!["k"; 1000]);
     let found = client.get_many(&keys).await;
-    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    assert!(began.elapsed() < BUDGET, "a hundred batches would take as many budgets, if each had its own");
     assert_eq!(found.len(), 1000);
     assert!(found.iter().all(|result| result.as_ref().is_err_and(CacheError::is_unavailable)));
     assert_eq!(breaker.state(), BreakerState::Closed, "it was asked once");

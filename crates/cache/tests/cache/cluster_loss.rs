@@ -121,7 +121,7 @@ async fn a_replica_takes_over_with_all_that_was_accepted() {
     let connection = connect_cluster(&cluster);
     let queue = FailedQueue::new(connection.clone(), Keys::default(), settings);
     let list = list_on(connection, 100, 1000);
-    let mut accepted = vec![0; 3];
+    let mut accepted = [0; 3];
     for number in 0..20 {
         for (master, chats) in chats.iter().enumerate() {
             assert_eq!(queue.push(&chats[0], &entry(number)).await, PushOutcome::Accepted);

@@ -12,6 +12,7 @@ mod failed;
 mod failed_durability;
 mod failed_model;
 mod lock;
+mod presence;
 mod rate_limit;
 mod recent;
 mod recent_epoch;

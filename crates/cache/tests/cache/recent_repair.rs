@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use holdfast_cache::RecentList;
-use holdfast_cache::recent::{Attempt, Floor, RecentPage, Repair, Repaired};
+use holdfast_cache::recent::{Added, Attempt, Floor, RecentPage, Repair, Repaired, TakenBack};
 use holdfast_message::{ChatId, HistoryKey, Message};
 
 use crate::support::{BUDGET, add, add_all, cache_url, chat, list, message, messages, numbers, read};
@@ -53,6 +53,24 @@ async fn what_is_missing_above_the_floor_arrives_late_and_is_announced() {
     let page = read(&list, &chat).await;
     assert_eq!((numbers(&page), page.position.seq), (vec![1, 2, 4, 3], 4));
     assert_eq!(repair(&list, &page, &all, None).await, done(0, 0));
+}
+
+#[tokio::test]
+async fn what_a_repair_put_in_unannounced_is_announced_once_it_is_offered_as_durable() {
+    let (list, chat) = fresh(100).await;
+    let all = messages(&chat, 4);
+    add_all(&list, &all[3..]).await;
+    let page = read(&list, &chat).await;
+    assert_eq!(repair(&list, &page, &all, None).await, done(0, 3));
+
+    let heal = async || list.add(&all[1], Attempt::DURABLE, BUDGET).await.unwrap();
+    let Added::New(position) = heal().await else { panic!("not announced") };
+    assert_eq!(position.seq, 2);
+    assert!(matches!(heal().await, Added::Repeat { seq: Some(2), .. }));
+    let page = read(&list, &chat).await;
+    assert_eq!((numbers(&page), page.floor), (vec![1, 3, 4, 2], Floor::Whole));
+    // What the sender's own attempt finds is left where it is.
+    assert!(matches!(list.add(&all[0], Attempt(7), BUDGET).await.unwrap(), Added::Repeat { seq: None, .. }));
 }
 
 #[tokio::test]
@@ -146,7 +164,7 @@ async fn a_tombstone_that_the_store_knows_better_is_listed_anew() {
     let page = read(&list, &chat).await;
     assert_eq!((numbers(&page), page.position.seq), (vec![1, 2, 3], 4));
     assert_eq!(
-        list.tombstone(&all[2], Attempt(9), BUDGET).await,
+        list.tombstone(&all[2], Attempt(9), BUDGET).await.map(|it| it == TakenBack::Done),
         Ok(false),
         "the failed attempt takes nothing with it"
     );

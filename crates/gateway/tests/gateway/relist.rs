@@ -7,9 +7,13 @@ use holdfast_cache::breaker::BreakerSettings;
 use holdfast_cache::entry::Listed;
 use holdfast_cache::recent::{Attempt, RecentSettings};
 use holdfast_cache::{Breaker, CacheMetrics, Connection, Keys, Origin, RecentList};
+use holdfast_gateway::deliver::Sockets;
+use holdfast_gateway::kept::Kept;
 use holdfast_gateway::metrics::Metrics;
 use holdfast_gateway::relist::{Lists, Relist};
+use holdfast_gateway::stored::Stored;
 use holdfast_message::{ChatId, Message, MessageId, UserId};
+use holdfast_store::{Store, StoreSettings};
 use holdfast_testkit::{Proxy, Redis};
 use prometheus::Registry;
 use tokio_util::sync::CancellationToken;
@@ -45,7 +49,10 @@ async fn ghost() -> (Redis, Proxy, RecentList, Relist, Metrics) {
     let relist = Relist::new(metrics.clone());
     relist.take_back(message, attempt);
     let breaker = Breaker::new("redis", BreakerSettings::default(), None);
-    let lists = Lists { take_back: recent.clone(), add: recent.clone() };
+    let stored =
+        Stored::new(Store::new(StoreSettings::new("mongodb://127.0.0.1:1", "chat")).await.unwrap(), breaker.clone());
+    let kept = Kept::new(Sockets::new(metrics.clone()), stored);
+    let lists = Lists { take_back: recent.clone(), add: recent.clone(), kept };
     tokio::spawn(relist.clone().run(lists, cache, breaker, CancellationToken::new()));
     (server, line, recent, relist, metrics)
 }

@@ -6,7 +6,8 @@ use anyhow::Result;
 use holdfast_bench::client::{Client, Events};
 use holdfast_gateway::Config;
 use holdfast_service::settings::Source;
-use holdfast_testkit::{http_get, shared, token, unique};
+use holdfast_store::{Store, StoreSettings};
+use holdfast_testkit::{Response, http_get, request, shared, token, unique};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -71,6 +72,12 @@ impl Gateway {
         token(user, SECRET, Duration::from_secs(3600))
     }
 
+    /// What a user gets by a `GET`.
+    pub(crate) async fn get(&self, user: &str, path: &str) -> Response {
+        let token = format!("authorization: Bearer {}", self.token(user));
+        request(&self.url, "GET", path, &[token], "").await.unwrap()
+    }
+
     /// The operators' port.
     pub(crate) fn ops_url(&self) -> String {
         format!("http://{}", self.ops)
@@ -94,6 +101,12 @@ impl Drop for Gateway {
     fn drop(&mut self) {
         self.ended.abort();
     }
+}
+
+/// What is stored under these settings.
+pub(crate) async fn store(settings: &[(String, String)]) -> Store {
+    let value = |name: &str| settings.iter().find(|(other, _)| other == name).unwrap().1.as_str();
+    Store::new(StoreSettings::new(value("MONGO_URL"), value("MONGO_DB"))).await.unwrap()
 }
 
 /// Sends a message, and gives it back as it was answered.

@@ -1,0 +1,209 @@
+//! Who is online: every connected device, until it expires.
+//!
+//! A device is a member of one sorted set, scored by when it counts as connected no more, and of one of its user's own, by which a
+//! look-up finds it. Heartbeats push that time out. A gateway that dies leaves nothing behind but devices that expire; a server
+//! that lost its data learns of them all with the next heartbeats. A device that leaves counts as connected for a moment yet, so that a
+//! user who reconnects was never gone. Every gateway sweeps what has expired; the one whose sweep removes a user's last device
+//! learns that the user has gone, and nobody else does.
+//!
+//! All times are the server's. What is remembered of a user who has gone is when they were last seen, for a week.
+
+use std::fmt;
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use holdfast_message::UserId;
+use redis::Value;
+
+use crate::CacheError;
+use crate::connection::Connection;
+use crate::event::Origin;
+use crate::keys::Keys;
+use crate::script::{Call, Script, parse};
+
+static JOIN: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/presence_join.lua")));
+static LEAVE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/presence_leave.lua")));
+static EXPIRED: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/presence_expired.lua")));
+static SWEEP: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/presence_sweep.lua")));
+static LOOK: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/presence_look.lua")));
+
+/// How long it is remembered when a user was last seen.
+const REMEMBER: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// How long devices count as connected.
+#[derive(Debug, Clone, Copy)]
+pub struct PresenceSettings {
+    /// After the last heartbeat.
+    pub life: Duration,
+    /// After they left.
+    pub grace: Duration,
+}
+
+/// One connection of a user. Its text is the sorted sets' member.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Device {
+    /// Whose.
+    pub user: UserId,
+    text: String,
+}
+
+impl Device {
+    /// The device behind a socket of a gateway.
+    pub fn new(user: UserId, gateway: Origin, socket: &impl fmt::Display) -> Self {
+        let text = format!("{user}:{:016x}:{socket}", gateway.0);
+        Self { user, text }
+    }
+
+    /// What is no device is given back.
+    fn parse(text: String) -> Result<Self, String> {
+        match text.split_once(':').map(|(user, _)| UserId::parse(user)) {
+            Some(Ok(user)) => Ok(Self { user, text }),
+            _ => Err(text),
+        }
+    }
+}
+
+/// What a device did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// It connected.
+    Joined(Device),
+    /// It has gone.
+    Left(Device),
+}
+
+/// A user came online, or has gone: seen by nobody else.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// Who.
+    pub user: UserId,
+    /// Whether they are there.
+    pub online: bool,
+    /// Unix epoch milliseconds: when they came, or when they were last there.
+    pub last_seen: i64,
+}
+
+/// What is known of a user.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// Whether any device is connected.
+    pub online: bool,
+    /// When they were last there, in Unix epoch milliseconds: now, if they are.
+    pub last_seen: Option<i64>,
+}
+
+/// Who is online, over all gateways. Cheap to clone.
+#[derive(Clone)]
+pub struct Online {
+    connection: Connection,
+    keys: Keys,
+    settings: PresenceSettings,
+}
+
+impl Online {
+    /// As the cache server has it.
+    pub fn new(connection: Connection, keys: Keys, settings: PresenceSettings) -> Self {
+        Self { connection, keys, settings }
+    }
+
+    /// Takes what devices did, in order, as one pipeline; tells who came online by it.
+    pub async fn apply(&self, steps: &[Step], budget: Duration) -> Result<Vec<Change>, CacheError> {
+        let call = |step: &Step| match step {
+            Step::Joined(device) => self.join(std::slice::from_ref(device), true),
+            Step::Left(device) => {
+                let call = LEAVE.call(&[&self.keys.online(), &self.keys.devices(&device.user)]);
+                call.arg(&device.text).arg(millis(self.settings.grace)).arg(millis(REMEMBER))
+            }
+        };
+        let answers = self.connection.run("presence_apply", steps.iter().map(call).collect(), budget).await?;
+        let mut came = Vec::new();
+        for (step, answer) in steps.iter().zip(answers) {
+            match (step, answer) {
+                (Step::Joined(device), Ok(answer)) => came.extend(arrivals(std::slice::from_ref(device), answer)?),
+                (Step::Left(_), Ok(_)) => {}
+                (_, Err(error)) if error.is_transient() => return Err(error),
+                // Heartbeats and expiry make good for it.
+                (Step::Joined(device) | Step::Left(device), Err(error)) => {
+                    tracing::debug!(user = %device.user, %error, "a device's coming or going was refused");
+                }
+            }
+        }
+        Ok(came)
+    }
+
+    /// A heartbeat of devices that are still connected. Tells who came online by it: of whom others believed that they had gone.
+    pub async fn refresh(&self, devices: &[Device], budget: Duration) -> Result<Vec<Change>, CacheError> {
+        arrivals(devices, self.connection.run_one("presence_refresh", self.join(devices, false), budget).await?)
+    }
+
+    /// Forgets at most so many expired devices, and tells who has gone with their last one. `None`: nothing had expired.
+    pub async fn sweep(&self, most: usize, budget: Duration) -> Result<Option<Vec<Change>>, CacheError> {
+        let (online, life) = (self.keys.online(), millis(self.settings.life));
+        let call = EXPIRED.call(&[&online]).arg(life).arg(most);
+        let expired: Vec<String> = parse(self.connection.run_one("presence_expired", call, budget).await?)?;
+        if expired.is_empty() {
+            return Ok(None);
+        }
+        let (devices, strange): (Vec<_>, Vec<_>) = expired.into_iter().map(Device::parse).partition(Result::is_ok);
+        let devices: Vec<_> = devices.into_iter().flatten().collect();
+        if !strange.is_empty() {
+            let call =
+                Call::new("ZREM").key(&online).arg(strange.into_iter().filter_map(Result::err).collect::<Vec<_>>());
+            self.connection.run_one("presence_sweep", call, budget).await?;
+        }
+        if devices.is_empty() {
+            return Ok(Some(Vec::new()));
+        }
+        let call = self.of_devices(&SWEEP, &devices).arg(life).arg(millis(REMEMBER)).arg(texts(&devices));
+        let answer: Vec<i64> = parse(self.connection.run_one("presence_sweep", call, budget).await?)?;
+        let change = |pair: &[i64]| {
+            let device = devices.get(usize::try_from(pair[0]).ok()?)?;
+            Some(Change { user: device.user.clone(), online: false, last_seen: pair[1] })
+        };
+        Ok(Some(answer.chunks_exact(2).filter_map(change).collect()))
+    }
+
+    /// What is known of each of these users, in their order, in one round trip.
+    pub async fn look(&self, users: &[UserId], budget: Duration) -> Result<Vec<Seen>, CacheError> {
+        if users.is_empty() {
+            return Ok(Vec::new());
+        }
+        let keys: Vec<_> = users.iter().map(|user| self.keys.devices(user)).collect();
+        let call = LOOK.call(&keys.iter().map(String::as_str).collect::<Vec<_>>()).arg(millis(self.settings.life));
+        let answer: Vec<i64> = parse(self.connection.run_one("presence_look", call, budget).await?)?;
+        if answer.len() != 2 * users.len() {
+            return Err(CacheError::unexpected("not an answer for each user"));
+        }
+        let seen = |pair: &[i64]| Seen { online: pair[0] == 1, last_seen: Some(pair[1]).filter(|at| *at > 0) };
+        Ok(answer.chunks_exact(2).map(seen).collect())
+    }
+
+    fn join(&self, devices: &[Device], fresh: bool) -> Call {
+        let call = self.of_devices(&JOIN, devices).arg(millis(self.settings.life)).arg(millis(REMEMBER));
+        call.arg(fresh).arg(texts(devices))
+    }
+
+    /// A call with the keys of these devices and of their users.
+    fn of_devices(&self, script: &'static Script, devices: &[Device]) -> Call {
+        let users = devices.iter().map(|device| self.keys.devices(&device.user));
+        let keys: Vec<_> = std::iter::once(self.keys.online()).chain(users).collect();
+        script.call(&keys.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+}
+
+fn texts(devices: &[Device]) -> Vec<&str> {
+    devices.iter().map(|device| device.text.as_str()).collect()
+}
+
+/// The users who came online, of an answer that begins with the time.
+fn arrivals(devices: &[Device], answer: Value) -> Result<Vec<Change>, CacheError> {
+    let answer: Vec<i64> = parse(answer)?;
+    let Some((now, indexes)) = answer.split_first() else { return Err(CacheError::unexpected("no time")) };
+    let device = |index: &i64| devices.get(usize::try_from(*index).ok()?);
+    let change = |device: &Device| Change { user: device.user.clone(), online: true, last_seen: *now };
+    Ok(indexes.iter().filter_map(device).map(change).collect())
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).max(1)
+}

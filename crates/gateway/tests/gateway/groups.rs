@@ -1,0 +1,249 @@
+//! Groups: their rules over REST, and that a group is a chat like any other for whoever belongs to it, on every gateway.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use holdfast_testkit::{Mongo, Proxy, unique};
+use serde_json::{Value, json};
+
+use crate::described::Description;
+use crate::people::{Person, SOON, ask, refused};
+use crate::support::{Gateway, settings, until, with};
+
+/// Who is what in a group, as it was answered.
+fn roles(group: &Value) -> BTreeSet<(String, String)> {
+    let text = |member: &Value, field: &str| member[field].as_str().unwrap().to_owned();
+    let members = group["members"].as_array().unwrap().iter();
+    members.map(|member| (text(member, "userId"), text(member, "role"))).collect()
+}
+
+fn these<'a>(members: impl IntoIterator<Item = (&'a str, &'a str)>) -> BTreeSet<(String, String)> {
+    members.into_iter().map(|(user, role)| (user.to_owned(), role.to_owned())).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_is_made_changed_and_ended_as_its_roles_allow() {
+    let gateway = Gateway::start(settings(&[]).await).await;
+    let description = Description::served(&gateway.url).await;
+    let [alice, bob, carol, dora] = ["alice", "bob", "carol", "dora"].map(unique);
+    let (a, b, c, d) = (alice.as_str(), bob.as_str(), carol.as_str(), dora.as_str());
+    let new = json!({ "name": " sailors ", "members": [b, b, a] });
+    let key = ["idempotency-key: one"];
+    let made = ask(&gateway, a, "POST", "/api/chats", new.clone(), &key).await;
+    description.check("POST", "/api/chats", &made);
+    assert_eq!((made.status, &made.body["name"]), (201, &json!("sailors")));
+    assert_eq!(roles(&made.body), these([(a, "owner"), (b, "member")]));
+    let again = ask(&gateway, a, "POST", "/api/chats", new, &key).await;
+    assert_eq!((again.status, &again.body), (200, &made.body), "a repeat makes no other group");
+    let other = ask(&gateway, b, "POST", "/api/chats", json!({ "name": "x" }), &key).await;
+    assert_ne!(other.body["chatId"], made.body["chatId"], "keys are each user's own");
+
+    let group = format!("/api/chats/{}", made.body["chatId"].as_str().unwrap());
+    let member = |user: &str| format!("{group}/members/{user}");
+    let (chat, members) = ("/api/chats/{chatId}", "/api/chats/{chatId}/members/{userId}");
+    for (status, actor, method, template, path, body) in [
+        (200, b, "GET", chat, group.clone(), Value::Null),
+        (404, c, "GET", chat, group.clone(), Value::Null),
+        (403, b, "PATCH", chat, group.clone(), json!({ "name": "mine" })),
+        (400, a, "PATCH", chat, group.clone(), json!({ "name": "\u{7}" })),
+        (200, a, "PATCH", chat, group.clone(), json!({ "name": "rowers" })),
+        (404, c, "PATCH", chat, group.clone(), json!({ "name": "mine" })),
+        (403, b, "PUT", members, member(c), json!({})),
+        (404, c, "PUT", members, member(c), json!({})),
+        (200, a, "PUT", members, member(c), json!({})),
+        (400, a, "PUT", members, member("a:b"), json!({})),
+        (400, a, "PUT", members, member(d), json!({ "role": "king" })),
+        (200, a, "PUT", members, member(b), json!({ "role": "admin" })),
+        (200, b, "PUT", members, member(d), json!({ "role": "member" })),
+        (403, b, "PUT", members, member(d), json!({ "role": "admin" })),
+        (403, c, "DELETE", members, member(d), Value::Null),
+        (403, b, "DELETE", members, member(a), Value::Null),
+        (204, b, "DELETE", members, member(d), Value::Null),
+        (404, b, "DELETE", members, member(d), Value::Null),
+        (403, b, "DELETE", chat, group.clone(), Value::Null),
+        (200, a, "PUT", members, member(c), json!({ "role": "owner" })),
+        (204, c, "DELETE", members, member(c), Value::Null),
+    ] {
+        let answer = ask(&gateway, actor, method, &path, body, &[]).await;
+        assert_eq!(answer.status, status, "{method} {path}: {answer:?}");
+        description.check(method, template, &answer);
+    }
+    // Carol gave her ownership up by leaving; the admin who has been there longest follows.
+    let left = ask(&gateway, a, "GET", &group, Value::Null, &[]).await;
+    assert_eq!((&left.body["name"], roles(&left.body)), (&json!("rowers"), these([(a, "owner"), (b, "admin")])));
+    assert_eq!(ask(&gateway, a, "DELETE", &group, Value::Null, &[]).await.status, 204);
+    assert_eq!(ask(&gateway, a, "GET", &group, Value::Null, &[]).await.status, 404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_made_at_once_are_all_made() {
+    let gateway = Gateway::start(settings(&[]).await).await;
+    let alice = Person::at(&gateway, "alice").await;
+    let chat = alice.group(&[]).await;
+    let users: Vec<_> = (0..6).map(|_| unique("user")).collect();
+    let puts = users.iter().map(async |user| {
+        let path = format!("/api/chats/{chat}/members/{user}");
+        // Whoever comes second too often is told to come again.
+        until("added", async || alice.rest("PUT", &path, json!({})).await.status == 200).await;
+    });
+    futures_util::future::join_all(puts).await;
+    let group = alice.rest("GET", &format!("/api/chats/{chat}"), Value::Null).await;
+    assert_eq!(roles(&group.body).len(), 7, "{group:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_is_a_chat_for_its_members_on_every_gateway() {
+    let settings = settings(&[]).await;
+    let (near, far) = (Gateway::start(settings.clone()).await, Gateway::start(settings.clone()).await);
+    let deaf = Gateway::start(with(&settings, "KAFKA_BROKERS", "127.0.0.1:1")).await;
+    let mut alice = Person::at(&near, "alice").await;
+    let (mut bob, mut carol) = (Person::at(&near, "bob").await, Person::at(&far, "carol").await);
+    let chat = alice.group(&[&bob.name, &carol.name]).await;
+    for person in [&mut alice, &mut bob, &mut carol] {
+        person.hears_of(&chat).await;
+    }
+    let first = alice.send(&chat, "hello all").await;
+    assert_eq!((&first["chatId"], &first["receiverId"]), (&json!(chat), &Value::Null));
+    let path = format!("/api/chats/{chat}/messages");
+    let sent = carol.rest("POST", &path, json!({ "content": "hello alice", "tempId": "t" })).await;
+    assert_eq!(sent.status, 201, "{sent:?}");
+    assert_eq!(carol.rest("POST", &path, json!({ "content": "hello alice", "tempId": "t" })).await.status, 200);
+    // Kafka is away for this one's gateway.
+    let kept = ask(&deaf, &bob.name, "POST", &path, json!({ "content": "kept" }), &[]).await;
+    assert_eq!((kept.status, &kept.body["durability"]), (201, &json!("failed-queue")), "{kept:?}");
+    for person in [&mut alice, &mut bob, &mut carol] {
+        person.hears("hello all").await;
+        person.hears("hello alice").await;
+        person.hears("kept").await;
+    }
+
+    let page = bob.emit("history", json!({ "chatId": chat })).await;
+    let contents: Vec<_> = page["messages"].as_array().unwrap().iter().map(|m| m["content"].clone()).collect();
+    assert_eq!(contents, ["kept", "hello alice", "hello all"], "{page}");
+    let request = json!({ "offsets": { &chat: { "epoch": first["epoch"], "seq": first["seq"] } } });
+    let missed = carol.emit("resume", request.clone()).await;
+    assert_eq!(missed["chats"][&chat]["recovered"], true, "{missed}");
+    assert_eq!(missed["chats"][&chat]["messages"].as_array().unwrap().len(), 2, "{missed}");
+    let auth = json!({ "token": far.token(&bob.name), "offsets": request["offsets"] });
+    let (_device, mut events) = holdfast_bench::client::Client::connect_with(&far.url, &auth).await.unwrap();
+    let resumed = events.next_named("resumed", SOON).await.unwrap();
+    assert_eq!(resumed["chats"][&chat]["messages"].as_array().unwrap().len(), 2, "{resumed}");
+    alice.send(&chat, "after the resume").await;
+    let live = events.next_named("newMessage", SOON).await.unwrap();
+    assert_eq!(live["content"], "after the resume");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_joins_and_who_goes_is_known_on_another_gateway_at_once() {
+    let settings = settings(&[]).await;
+    let (near, far) = (Gateway::start(settings.clone()).await, Gateway::start(settings).await);
+    let mut alice = Person::at(&near, "alice").await;
+    let (mut bob, mut carol) = (Person::at(&far, "bob").await, Person::at(&far, "carol").await);
+    let chat = alice.group(&[&carol.name]).await;
+    carol.hears_of(&chat).await;
+    refused(&bob.try_send(&chat, "let me in").await, "NOT_FOUND", false);
+
+    let member = format!("/api/chats/{chat}/members/{}", bob.name);
+    for round in 0..3 {
+        assert_eq!(alice.rest("PUT", &member, json!({})).await.status, 200);
+        bob.hears_of(&chat).await;
+        let here = format!("bob is here {round}");
+        alice.send(&chat, &here).await;
+        bob.hears(&here).await;
+        bob.send(&chat, "thanks").await;
+        bob.hears("thanks").await;
+
+        assert_eq!(alice.rest("DELETE", &member, Value::Null).await.status, 204);
+        bob.hears_of(&chat).await;
+        refused(&bob.try_send(&chat, "still here").await, "NOT_FOUND", false);
+        refused(&bob.emit("history", json!({ "chatId": chat })).await, "NOT_FOUND", false);
+        let offsets = json!({ "offsets": { &chat: { "epoch": "e", "seq": 0 } } });
+        let missed = bob.emit("resume", offsets).await;
+        assert_eq!(missed["chats"][&chat], json!({ "recovered": false, "epoch": null, "seq": null }));
+        alice.send(&chat, "bob is gone").await;
+        carol.send(&chat, "he is").await;
+        // What comes after it by the same way has come, and it has not.
+        alice.send(&direct(&alice.name, &bob.name), "sentinel").await;
+        bob.hears("sentinel").await;
+        for heard in [here.as_str(), "thanks", "bob is gone", "he is"] {
+            carol.hears(heard).await;
+        }
+    }
+    assert_eq!(alice.rest("DELETE", &format!("/api/chats/{chat}"), Value::Null).await.status, 204);
+    carol.hears_of(&chat).await;
+    refused(&carol.try_send(&chat, "anybody?").await, "NOT_FOUND", false);
+    until("no rooms are left", async || far.metric("holdfast_gateway_rooms").await == 0.0).await;
+    until("nor here", async || near.metric("holdfast_gateway_rooms").await == 0.0).await;
+    alice.hears_of(&chat).await;
+}
+
+fn direct(one: &str, other: &str) -> String {
+    if one < other { format!("{one}:{other}") } else { format!("{other}:{one}") }
+}
+
+/// Two gateways, of which the second has its own line to a MongoDB of this test's own.
+async fn with_a_line_to_the_store(more: &[(&'static str, &str)]) -> (Mongo, Proxy, Gateway, Gateway) {
+    let mongo = Mongo::start().await.unwrap();
+    let line = Proxy::start(mongo.port()).await.unwrap();
+    let url = mongo.url();
+    let own: Vec<_> = more.iter().copied().chain([("MONGO_URL", url.as_str())]).collect();
+    let settings = settings(&own).await;
+    let near = Gateway::start(settings.clone()).await;
+    let far = Gateway::start(with(&settings, "MONGO_URL", &mongo.url_at(line.port()))).await;
+    until("the store is reached", async || far.health("/dependencies/mongodb/up").await == true).await;
+    (mongo, line, near, far)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_store_members_go_on_and_a_removed_one_does_not() {
+    let (_mongo, line, near, far) = with_a_line_to_the_store(&[]).await;
+    let alice = Person::at(&near, "alice").await;
+    let (mut bob, mut carol) = (Person::at(&far, "bob").await, Person::at(&far, "carol").await);
+    let chat = alice.group(&[&bob.name, &carol.name]).await;
+    let unseen = alice.group(&[&bob.name]).await;
+    bob.hears_of(&chat).await;
+    carol.hears_of(&chat).await;
+    bob.send(&chat, "this gateway knows the group now").await;
+    bob.hears("this gateway knows the group now").await;
+
+    line.cut().await;
+    // Longer than a decision is taken for granted.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    bob.send(&chat, "on we go").await;
+    bob.hears("on we go").await;
+    refused(&bob.try_send(&unseen, "nobody knows").await, "UNAVAILABLE", true);
+    let direct = direct(&bob.name, &carol.name);
+    bob.send(&direct, "direct chats are open").await;
+    bob.hears("direct chats are open").await;
+    assert!(far.metric("holdfast_gateway_permitted_unknown_total").await > 0.0);
+
+    let member = format!("/api/chats/{chat}/members/{}", bob.name);
+    assert_eq!(alice.rest("DELETE", &member, Value::Null).await.status, 204);
+    bob.hears_of(&chat).await;
+    refused(&bob.try_send(&chat, "still in?").await, "UNAVAILABLE", true);
+    alice.send(&chat, "bob is gone").await;
+    carol.send(&direct, "sentinel").await;
+    bob.hears("sentinel").await;
+    line.heal().await.unwrap();
+    until("he is refused for good", async || bob.try_send(&chat, "?").await["error"]["code"] == "NOT_FOUND").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_connects_while_the_store_is_away_hears_their_groups_once_it_is_back() {
+    let (_mongo, line, near, far) = with_a_line_to_the_store(&[("MONGO_CB_RECOVERY_TIMEOUT", "500")]).await;
+    let alice = Person::at(&near, "alice").await;
+    let name = unique("bob");
+    let chat = alice.group(&[&name]).await;
+    line.cut().await;
+    let mut bob = Person::named(&far, &name).await;
+    // The store was asked in vain once the answer is there; direct chats are not held up by it.
+    let answer = bob.emit("resume", json!({ "offsets": {} })).await;
+    assert_eq!(answer, json!({ "ok": true, "chats": {} }));
+    alice.send(&chat, "he can't hear that").await;
+    line.heal().await.unwrap();
+    assert_eq!(bob.events.next_named("resync", SOON).await, Some(json!({})));
+    alice.send(&chat, "back again").await;
+    bob.hears("back again").await;
+    let page = bob.emit("history", json!({ "chatId": chat })).await;
+    assert_eq!(page["messages"].as_array().unwrap().len(), 2, "{page}");
+}

@@ -1,0 +1,100 @@
+//! Friends and blocks, and who may write to whom.
+
+use holdfast_testkit::{Mongo, Proxy, unique};
+use serde_json::{Value, json};
+
+use crate::described::Description;
+use crate::people::{Person, ask, refused};
+use crate::support::{Gateway, send, settings, until};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_who_both_ask_are_friends_and_either_ends_it() {
+    let gateway = Gateway::start(settings(&[]).await).await;
+    let description = Description::served(&gateway.url).await;
+    let (alice, bob) = (unique("alice"), unique("bob"));
+    let friends = async |method: &str, one: &str, other: &str| {
+        let answer = ask(&gateway, one, method, &format!("/api/friends/{other}"), Value::Null, &[]).await;
+        description.check(method, "/api/friends/{userId}", &answer);
+        (answer.status, answer.body["status"].as_str().unwrap_or_default().to_owned())
+    };
+    let is = |status: &str| (200, status.to_owned());
+    let gone = (204, String::new());
+    assert_eq!(friends("GET", &alice, &bob).await, is("none"));
+    assert_eq!(friends("PUT", &alice, &bob).await, is("requested"));
+    assert_eq!(friends("PUT", &alice, &bob).await, is("requested"));
+    assert_eq!(friends("GET", &bob, &alice).await, is("incoming"));
+    assert_eq!(friends("DELETE", &bob, &alice).await, gone, "declined");
+    assert_eq!(friends("GET", &alice, &bob).await, is("none"));
+    assert_eq!(friends("PUT", &alice, &bob).await, is("requested"));
+    assert_eq!(friends("PUT", &bob, &alice).await, is("friends"));
+    assert_eq!(friends("GET", &alice, &bob).await, is("friends"));
+    assert_eq!(friends("DELETE", &alice, &bob).await, gone);
+    assert_eq!(friends("GET", &bob, &alice).await, is("none"));
+    assert_eq!(friends("GET", &bob, &bob).await.0, 400);
+    assert_eq!(friends("PUT", &bob, "a%2A").await.0, 400);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_block_holds_both_ways_until_whoever_made_it_ends_it_and_groups_go_on() {
+    let settings = settings(&[]).await;
+    let (near, far) = (Gateway::start(settings.clone()).await, Gateway::start(settings).await);
+    let (mut alice, bob) = (Person::at(&near, "alice").await, Person::at(&far, "bob").await);
+    let group = alice.group(&[&bob.name]).await;
+    for (one, other) in [(&alice, &bob), (&bob, &alice)] {
+        assert_eq!(one.rest("PUT", &format!("/api/friends/{}", other.name), Value::Null).await.status, 200);
+        send(&one.client, &other.name, "before").await;
+    }
+    let block = |user: &str| format!("/api/blocks/{user}");
+    assert_eq!(alice.rest("PUT", &block(&bob.name), Value::Null).await.status, 204);
+    let direct = async |one: &Person<'_>, other: &str| {
+        one.emit("sendMessage", json!({ "friendId": other, "content": "x" })).await
+    };
+    refused(&direct(&alice, &bob.name).await, "FORBIDDEN", false);
+    // Another gateway knows it within moments.
+    until("far, too", async || direct(&bob, &alice.name).await["error"]["code"] == "FORBIDDEN").await;
+    let page = bob.emit("history", json!({ "friendId": alice.name })).await;
+    assert_eq!(page["ok"], true, "what was written stays readable: {page}");
+    bob.send(&group, "in the group").await;
+    while alice.events.next_named("newMessage", crate::people::SOON).await.unwrap()["content"] != "in the group" {}
+
+    let asked = bob.rest("PUT", &format!("/api/friends/{}", alice.name), Value::Null).await;
+    assert_eq!((asked.status, &asked.body["code"]), (403, &json!("FORBIDDEN")));
+    let status = bob.rest("GET", &format!("/api/friends/{}", alice.name), Value::Null).await;
+    assert_eq!(status.body["status"], "none", "a block ends friendship");
+    let added = bob.rest("POST", "/api/chats", json!({ "name": "x", "members": [alice.name] })).await;
+    assert_eq!(added.status, 403, "{added:?}");
+    let own = bob.group(&[]).await;
+    let added = bob.rest("PUT", &format!("/api/chats/{own}/members/{}", alice.name), json!({})).await;
+    assert_eq!(added.status, 403, "{added:?}");
+
+    assert_eq!(bob.rest("DELETE", &block(&alice.name), Value::Null).await.status, 204);
+    refused(&direct(&bob, &alice.name).await, "FORBIDDEN", false);
+    assert_eq!(alice.rest("DELETE", &block(&bob.name), Value::Null).await.status, 204);
+    assert_eq!(direct(&alice, &bob.name).await["ok"], true);
+    until("far, too", async || direct(&bob, &alice.name).await["ok"] == true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_only_friends_write_strangers_do_not_and_nobody_does_unknown() {
+    let mongo = Mongo::start().await.unwrap();
+    let line = Proxy::start(mongo.port()).await.unwrap();
+    let url = mongo.url_at(line.port());
+    let own = [("PERMISSIONS", "friends"), ("MONGO_URL", url.as_str()), ("MONGO_CB_RECOVERY_TIMEOUT", "500")];
+    let gateway = Gateway::start(settings(&own).await).await;
+    until("the store is reached", async || gateway.health("/dependencies/mongodb/up").await == true).await;
+    let (alice, bob) = (Person::at(&gateway, "alice").await, Person::at(&gateway, "bob").await);
+    let to_bob = json!({ "friendId": bob.name, "content": "x" });
+    refused(&alice.emit("sendMessage", to_bob.clone()).await, "FORBIDDEN", false);
+    let added = alice.rest("POST", "/api/chats", json!({ "name": "x", "members": [bob.name] })).await;
+    assert_eq!(added.status, 403, "{added:?}");
+    for (one, other) in [(&alice, &bob), (&bob, &alice)] {
+        assert_eq!(one.rest("PUT", &format!("/api/friends/{}", other.name), Value::Null).await.status, 200);
+    }
+    assert_eq!(alice.emit("sendMessage", to_bob.clone()).await["ok"], true);
+    let group = alice.group(&[&bob.name]).await;
+    line.cut().await;
+    refused(&alice.emit("sendMessage", json!({ "friendId": "carol", "content": "x" })).await, "UNAVAILABLE", true);
+    refused(&alice.try_send(&group, "unknown here yet").await, "UNAVAILABLE", true);
+    assert_eq!(alice.emit("sendMessage", to_bob).await["ok"], true, "what is known holds");
+    assert_eq!(gateway.metric("holdfast_gateway_permitted_unknown_total").await, 0.0);
+}

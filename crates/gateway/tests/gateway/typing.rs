@@ -1,0 +1,162 @@
+//! Who types is seen by the other members, on every gateway and device, and by nobody else.
+
+use std::time::Duration;
+
+use holdfast_bench::client::{Client, Events};
+use holdfast_message::{ChatId, UserId};
+use holdfast_store::groups::{Group, Member, Role};
+use holdfast_testkit::{Proxy, Redis, unique};
+use serde_json::{Value, json};
+
+use crate::support::{Gateway, send, settings, store, until};
+
+const SOON: Duration = Duration::from_secs(20);
+
+async fn say(client: &Client, whom: Value, typing: bool) -> Value {
+    let mut word = json!({ "typing": typing });
+    word.as_object_mut().unwrap().extend(whom.as_object().unwrap().clone());
+    client.emit_with_ack("typing", &word).await.unwrap()
+}
+
+/// The next words about this user.
+async fn heard(events: &mut Events, user: &str, count: usize) -> Vec<bool> {
+    let mut words = Vec::new();
+    while words.len() < count {
+        let event = events.next_named("typing", SOON).await.expect("a word in time");
+        if event["userId"] == user {
+            words.push(event["typing"].as_bool().unwrap());
+        }
+    }
+    words
+}
+
+/// Until this user's other gateway hears what is published.
+async fn hears(events: &mut Events, friend: &Client, user: &str) {
+    until("the subscription", async || {
+        send(friend, user, "hello").await;
+        events.next_named("newMessage", Duration::from_millis(300)).await.is_some()
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn typing_is_told_once_in_a_while_and_ends_by_a_word_a_message_silence_or_a_disconnect() {
+    let settings = settings(&[("CACHE_TYPING_TTL", "3")]).await;
+    let (near, far) = (Gateway::start(settings.clone()).await, Gateway::start(settings).await);
+    let (alice, bob) = (unique("alice"), unique("bob"));
+    let (writer, mut own) = near.connect(&alice).await;
+    let (_other_device, mut other) = far.connect(&alice).await;
+    let (_phone, mut phone) = near.connect(&bob).await;
+    let (_laptop, mut laptop) = far.connect(&bob).await;
+    hears(&mut laptop, &writer, &bob).await;
+    let to_bob = json!({ "friendId": bob });
+
+    for _ in 0..10 {
+        assert_eq!(say(&writer, to_bob.clone(), true).await, json!({ "ok": true }));
+    }
+    say(&writer, json!({ "chatId": format!("{alice}:{bob}") }), false).await;
+    // The end was told: this is no news.
+    say(&writer, to_bob.clone(), false).await;
+    say(&writer, to_bob.clone(), true).await;
+    send(&writer, &bob, "said").await;
+    say(&writer, to_bob.clone(), true).await;
+    for events in [&mut phone, &mut laptop] {
+        // The last word is followed by silence.
+        assert_eq!(heard(events, &alice, 6).await, [true, false, true, false, true, false]);
+    }
+    say(&writer, to_bob, true).await;
+    writer.kill();
+    for events in [&mut phone, &mut laptop] {
+        assert_eq!(heard(events, &alice, 2).await, [true, false]);
+    }
+    for events in [&mut own, &mut other] {
+        assert!(events.arrived().iter().all(|event| event.name != "typing"), "one's own devices are not told");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_types_into_a_chat_of_others() {
+    let gateway = Gateway::start(settings(&[]).await).await;
+    let (alice, bob, mallory) = (unique("alice"), unique("bob"), unique("mallory"));
+    let (writer, _events) = gateway.connect(&alice).await;
+    let (_bob, mut events) = gateway.connect(&bob).await;
+    let (intruder, _events) = gateway.connect(&mallory).await;
+    let of_others = format!("{alice}:{bob}");
+    let group = "g_00000000-0000-4000-8000-000000000000";
+    for (whom, code) in [
+        (json!({ "chatId": of_others }), "FORBIDDEN"),
+        (json!({ "friendId": bob, "chatId": of_others }), "VALIDATION"),
+        (json!({ "chatId": group }), "NOT_FOUND"),
+        (json!({}), "VALIDATION"),
+        (json!({ "friendId": "a:b" }), "VALIDATION"),
+        (json!({ "friendId": mallory }), "VALIDATION"),
+        (json!({ "friendId": bob, "typing": "yes" }), "VALIDATION"),
+    ] {
+        let answer = match whom.get("typing") {
+            Some(_) => intruder.emit_with_ack("typing", &whom).await.unwrap(),
+            None => say(&intruder, whom.clone(), true).await,
+        };
+        assert_eq!(answer["error"]["code"], code, "{whom}: {answer}");
+    }
+    say(&writer, json!({ "friendId": bob }), true).await;
+    let first = events.next_named("typing", SOON).await.unwrap();
+    assert_eq!(first, json!({ "chatId": of_others, "userId": alice, "typing": true }));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_other_members_of_a_group_see_who_types() {
+    let settings = settings(&[]).await;
+    let [alice, bob, carol] = ["alice", "bob", "carol"].map(|name| UserId::parse(&unique(name)).unwrap());
+    let chat = ChatId::parse(&format!("g_{}", "0f0e0d0c-0b0a-4000-8000-010203040506")).unwrap();
+    let member = |user: &UserId| Member { user: user.clone(), role: Role::Member, joined_at: 1 };
+    let group = Group {
+        chat: chat.clone(),
+        name: "friends".into(),
+        members: [&alice, &bob, &carol].map(member).into(),
+        created_by: alice.clone(),
+        created_at: 1,
+        version: 1,
+    };
+    assert!(store(&settings).await.create_group(&group).await.unwrap());
+    let (near, far) = (Gateway::start(settings.clone()).await, Gateway::start(settings).await);
+    let (writer, _events) = near.connect(alice.as_str()).await;
+    let (_other_device, mut own) = near.connect(alice.as_str()).await;
+    let (_bob, mut here) = near.connect(bob.as_str()).await;
+    let (there, mut elsewhere) = far.connect(carol.as_str()).await;
+    let whom = json!({ "chatId": chat.as_str() });
+    // They join their groups' rooms a moment after they connected.
+    until("everybody is in the room", async || {
+        say(&writer, whom.clone(), false).await;
+        say(&writer, whom.clone(), true).await;
+        let mut heard = true;
+        for events in [&mut here, &mut elsewhere] {
+            heard &= events.next_named("typing", Duration::from_millis(500)).await.is_some();
+        }
+        heard
+    })
+    .await;
+    assert!(own.arrived().iter().all(|event| event.name != "typing"));
+    say(&there, whom, true).await;
+    let told = own.next_named("typing", SOON).await.unwrap();
+    assert_eq!(told, json!({ "chatId": chat.as_str(), "userId": carol.as_str(), "typing": true }));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_cache_those_on_the_same_gateway_still_see_it_and_what_others_miss_is_counted() {
+    let cache = Redis::cache().await.unwrap();
+    let line = Proxy::start(cache.port()).await.unwrap();
+    let gateway = Gateway::start(settings(&[("REDIS_URL", &cache.url_at(line.port()))]).await).await;
+    let (alice, bob) = (unique("alice"), unique("bob"));
+    let (writer, _events) = gateway.connect(&alice).await;
+    let (_bob, mut events) = gateway.connect(&bob).await;
+    line.cut().await;
+    for typing in [true, false, true] {
+        assert_eq!(say(&writer, json!({ "friendId": bob }), typing).await, json!({ "ok": true }));
+    }
+    assert_eq!(heard(&mut events, &alice, 3).await, [true, false, true]);
+    until("counted", async || {
+        gateway.metric("holdfast_gateway_live_dropped_total{reason=\"unavailable\"}").await >= 3.0
+    })
+    .await;
+    assert_eq!(gateway.metric("holdfast_gateway_live_waiting").await, 0.0);
+}

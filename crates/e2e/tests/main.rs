@@ -5,6 +5,8 @@ mod broken;
 mod cache;
 mod docs;
 mod faults;
+mod groups;
+mod inbox;
 mod journey;
 mod modes;
 mod presence;

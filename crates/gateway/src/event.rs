@@ -9,13 +9,19 @@ pub mod client {
     /// What was missed of the live streams.
     pub const RESUME: &str = "resume";
 
+    /// Moves how far one has read.
+    pub const MARK_READ: &str = "markRead";
+    /// How much is unread.
+    pub const UNREAD: &str = "unread";
+    /// A page of one's chats.
+    pub const CONVERSATIONS: &str = "conversations";
     /// Whether one types.
     pub const TYPING: &str = "typing";
     /// Who is online.
     pub const PRESENCE: &str = "presence";
 
     /// All of them.
-    pub const ALL: [&str; 5] = [SEND_MESSAGE, HISTORY, RESUME, TYPING, PRESENCE];
+    pub const ALL: [&str; 8] = [SEND_MESSAGE, HISTORY, RESUME, MARK_READ, UNREAD, CONVERSATIONS, TYPING, PRESENCE];
 }
 
 /// What the gateway emits.

@@ -7,6 +7,8 @@
 //! moves from the failed queue through Kafka into MongoDB, never back, and while Kafka alone has it the list does; unless the worker is
 //! so far behind that the list had to let it go. A page that this may concern says that it is not complete.
 
+mod find;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};

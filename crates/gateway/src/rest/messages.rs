@@ -11,7 +11,7 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::extract::{Path, Payload, Query, User};
+use super::extract::{Path, Payload, Query, Sender, User};
 use super::problem::{Problem, Problems, ProblemsOfBody, ProblemsOfChat};
 use super::{Routes, Shared, also_at};
 use crate::Gateway;
@@ -93,7 +93,7 @@ struct IdempotencyKey {
 )]
 async fn send(
     State(gateway): Shared,
-    User(user): User,
+    Sender(user): Sender,
     headers: HeaderMap,
     body: Result<Payload<SendBody>, Problem>,
 ) -> Result<Response, Problem> {
@@ -114,7 +114,7 @@ async fn send(
 )]
 async fn send_to_chat(
     State(gateway): Shared,
-    User(user): User,
+    Sender(user): Sender,
     Path(chat): Path<String>,
     headers: HeaderMap,
     body: Result<Payload<SendBody>, Problem>,

@@ -58,7 +58,7 @@ impl ConversationsRequest {
 pub(super) fn listen(gateway: &Arc<Gateway>, socket: &SocketRef) {
     let on_read = gateway.clone();
     socket.on(client::MARK_READ, async move |socket: SocketRef, ack: Ack, TryData(request): TryData<ReadRequest>| {
-        let request = ack.wanted().and_then(|()| Ok((identify(&socket)?, request.map_err(malformed)?)));
+        let request = ack.wanted(&on_read).and_then(|()| Ok((identify(&socket)?, request.map_err(malformed)?)));
         let answer = match request {
             Ok((user, request)) => on_read.mark_read(&user, &request).await,
             Err(refusal) => Err(refusal),
@@ -67,7 +67,7 @@ pub(super) fn listen(gateway: &Arc<Gateway>, socket: &SocketRef) {
     });
     let on_unread = gateway.clone();
     socket.on(client::UNREAD, async move |socket: SocketRef, ack: Ack| {
-        let unread = match ack.wanted().and_then(|()| identify(&socket)) {
+        let unread = match ack.wanted(&on_unread).and_then(|()| identify(&socket)) {
             Ok(user) => on_unread.unread(&user).await,
             Err(refusal) => Err(refusal),
         };
@@ -79,7 +79,7 @@ pub(super) fn listen(gateway: &Arc<Gateway>, socket: &SocketRef) {
     socket.on(
         client::CONVERSATIONS,
         async move |socket: SocketRef, ack: Ack, TryData(request): TryData<ConversationsRequest>| {
-            let request = ack.wanted().and_then(|()| Ok((identify(&socket)?, request.map_err(malformed)?)));
+            let request = ack.wanted(&on_list).and_then(|()| Ok((identify(&socket)?, request.map_err(malformed)?)));
             let page = match request {
                 Ok((user, request)) => on_list.conversations(&user, &request).await,
                 Err(refusal) => Err(refusal),
@@ -95,6 +95,7 @@ impl Gateway {
     /// Moves how far a member has read a chat.
     pub async fn mark_read(&self, user: &UserId, request: &ReadRequest) -> Result<Read, Refusal> {
         let (chat, up_to) = request.read(user)?;
+        self.limits.pass(user, client::MARK_READ).await?;
         self.admission.permit(user, &chat, Act::Read).await?;
         let unread = self.within_deadline(self.inbox.mark_read(user, &chat, up_to)).await?;
         Ok(Read { unread })
@@ -102,12 +103,14 @@ impl Gateway {
 
     /// How much a user has not read.
     pub async fn unread(&self, user: &UserId) -> Result<Unread, Refusal> {
+        self.limits.pass(user, client::UNREAD).await?;
         self.within_deadline(self.inbox.unread(user)).await
     }
 
     /// A page of a user's chats.
     pub async fn conversations(&self, user: &UserId, request: &ConversationsRequest) -> Result<Page, Refusal> {
         let (before, limit) = request.read(self.history_default_limit)?;
+        self.limits.pass(user, client::CONVERSATIONS).await?;
         self.within_deadline(self.inbox.conversations(user, before.as_ref(), limit)).await
     }
 }

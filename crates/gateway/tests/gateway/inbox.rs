@@ -44,7 +44,7 @@ async fn what_is_durable_but_not_stored_is_unread_and_listed_and_can_be_read() {
     let read = ask(&of_bob, "markRead", json!({ "chatId": chat, "upTo": sent[2]["messageId"] })).await;
     assert_eq!(read, json!({ "ok": true, "unread": 2 }));
     let setting = |name: &str| settings.iter().find(|(other, _)| other == name).unwrap().1.clone();
-    let store = Store::new(StoreSettings::new(setting("MONGO_URL"), &setting("MONGO_DB"))).await.unwrap();
+    let store = Store::new(StoreSettings::new(setting("MONGO_URL"), setting("MONGO_DB"))).await.unwrap();
     let (bob, chat) = (UserId::parse(&bob).unwrap(), ChatId::parse(&chat).unwrap());
     let stored = store.read_states(&bob, std::slice::from_ref(&chat)).await.unwrap()[&chat];
     assert_eq!(stored.id.to_string(), sent[2]["messageId"].as_str().unwrap());

@@ -5,6 +5,7 @@ mod broken;
 mod cache;
 mod docs;
 mod faults;
+mod fuzz_api;
 mod journey;
 mod modes;
 mod presence;

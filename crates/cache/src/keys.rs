@@ -263,6 +263,11 @@ impl Keys {
         self.cached(value, "lease")
     }
 
+    /// The same, by the cached value's key.
+    pub(crate) fn lease_of(&self, value: &str) -> String {
+        format!("{value}{}lease", self.separator)
+    }
+
     /// A lock.
     pub fn lock(&self, name: &LockName) -> String {
         self.name("lock", name.as_str(), "")

@@ -6,6 +6,8 @@ mod cache;
 mod docs;
 mod faults;
 mod fuzz_api;
+mod groups;
+mod inbox;
 mod journey;
 mod modes;
 mod presence;

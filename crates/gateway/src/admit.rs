@@ -54,22 +54,21 @@ impl Admission {
     pub async fn permit(&self, user: &UserId, chat: &ChatId, act: Act) -> Result<(), Refusal> {
         match self.known(user, chat, act) {
             Some(verdict) => verdict,
-            None => self.verdict(&self.standing(chat).await, user),
+            None => self.verdict(&self.standing(chat).await, user, chat),
         }
     }
 
     /// The same, if it is known without asking anybody.
     pub fn known(&self, user: &UserId, chat: &ChatId, act: Act) -> Option<Result<(), Refusal>> {
         let standing = match chat.members() {
-            Members::Direct(first, second) if first != *user && second != *user => {
-                return Some(Err(Refusal::new(Code::Forbidden, "not a member of this chat")));
+            // A verdict on a stranger, and what was written stays readable for both, whatever is between them now.
+            Members::Direct(..) if act == Act::Read || chat.other(user).is_none() => {
+                return Some(chat.other(user).map(drop).ok_or_else(stranger));
             }
-            // What was written stays readable for both, whatever is between them now.
-            Members::Direct(..) if act == Act::Read => return Some(Ok(())),
             Members::Direct(..) => Standing::Direct(Some(self.relations.known(chat)?)),
             Members::Group => Standing::Group(self.membership.known(chat)?),
         };
-        Some(self.verdict(&standing, user))
+        Some(self.verdict(&standing, user, chat))
     }
 
     /// What the store says of a chat.
@@ -81,8 +80,9 @@ impl Admission {
     }
 
     /// Whether a user may write in a chat of which this is known. Who does not belong to a group does not learn that there is one.
-    pub fn verdict(&self, standing: &Standing, user: &UserId) -> Result<(), Refusal> {
+    pub fn verdict(&self, standing: &Standing, user: &UserId, chat: &ChatId) -> Result<(), Refusal> {
         match standing {
+            Standing::Direct(_) if chat.other(user).is_none() => Err(stranger()),
             Standing::Direct(relation) => self.relations.permits(*relation),
             Standing::Group(members) => {
                 let members = members.as_ref().map_err(Clone::clone)?;
@@ -103,4 +103,8 @@ impl Admission {
         };
         limit.decide(Kind::Message, users).await.into_iter().map(verdict).collect()
     }
+}
+
+fn stranger() -> Refusal {
+    Refusal::new(Code::Forbidden, "not a member of this chat")
 }

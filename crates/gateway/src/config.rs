@@ -15,6 +15,8 @@ use holdfast_service::settings::{
 };
 use ipnet::IpNet;
 
+use crate::decisions::BRIEFLY;
+
 /// When a message is shown to its receivers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeliveryMode {
@@ -108,7 +110,7 @@ holdfast_service::settings! {
         failed_queue_durability: QueueDurability = "FAILED_QUEUE_DURABILITY", "checked";
         /// `realtime-first`: receivers see a message before Kafka has it; `durable-first`: after.
         delivery_mode: DeliveryMode = "DELIVERY_MODE", "realtime-first";
-        /// Who may write to whom: `open`, everybody to everybody.
+        /// Who may write to whom unless one blocks the other: `open`, everybody to everybody; `friends`, friends to friends.
         permissions: Permissions = "PERMISSIONS", "open";
         /// Milliseconds within which every client event is answered.
         send_deadline: Millis = "SEND_DEADLINE_MS", "4000";
@@ -144,6 +146,12 @@ holdfast_service::settings! {
         history_default_limit: usize = "HISTORY_DEFAULT_LIMIT", "20";
         /// Messages a second that the retry service replays at most, so that live traffic comes first.
         replay_rate: u32 = "FAILED_QUEUE_REPLAY_RATE", "1000";
+        /// Seconds that a message that was looked up by its id is cached; 0: not at all.
+        message_cache_ttl: Seconds = "MESSAGE_CACHE_TTL_SECS", "5";
+        /// Seconds that a user's unread counts are cached.
+        unread_ttl: Seconds = "CACHE_UNREAD_TTL", "60";
+        /// Seconds that a user's list of conversations is cached.
+        conversations_ttl: Seconds = "CACHE_CONVLIST_TTL", "120";
         /// Failures within the monitoring period that open a breaker.
         cb_failure_threshold: usize = "CACHE_CB_FAILURE_THRESHOLD", "5";
         /// Milliseconds that the cache's breaker stays open before it lets calls probe.
@@ -253,14 +261,17 @@ impl Config {
 
 /// The ladder of deadlines, and what else must hold between settings.
 fn check(own: &GatewaySettings, source: &mut Source) {
-    // A send asks the cache twice, for the limit and for the list, and waits for one batch before its own.
-    let steps = own.redis_budget.0 * 3 + own.kafka_delivery_timeout.0 + REPORT_GRACE + own.failed_queue_timeout.0;
+    // A send asks the cache twice, for the limit and for the list, and waits for one batch before its own; and for the store, where
+    // it can do without.
+    let cache = own.redis_budget.0 * 3 + BRIEFLY;
+    let steps = cache + own.kafka_delivery_timeout.0 + REPORT_GRACE + own.failed_queue_timeout.0;
     source.require(
         own.send_deadline.0 >= steps,
         format!(
-            "SEND_DEADLINE_MS must be at least {}: KAFKA_DELIVERY_TIMEOUT_MS and {} ms for its report, FAILED_QUEUE_TIMEOUT_MS, and three times REDIS_BUDGET_MS",
+            "SEND_DEADLINE_MS must be at least {}: KAFKA_DELIVERY_TIMEOUT_MS and {} ms for its report, FAILED_QUEUE_TIMEOUT_MS, three times REDIS_BUDGET_MS, and {} ms for permissions",
             steps.as_millis(),
             REPORT_GRACE.as_millis(),
+            BRIEFLY.as_millis(),
         ),
     );
     source.require(
@@ -276,6 +287,10 @@ fn check(own: &GatewaySettings, source: &mut Source) {
     source.require(
         (own.message_limit, own.event_limit) == (0, 0) || own.window.0 > Duration::ZERO,
         "WINDOW_SECONDS must be above 0",
+    );
+    source.require(
+        own.unread_ttl.0 > Duration::ZERO && own.conversations_ttl.0 > Duration::ZERO,
+        "CACHE_UNREAD_TTL and CACHE_CONVLIST_TTL must be above 0",
     );
     source.require(own.replay_rate > 0, "FAILED_QUEUE_REPLAY_RATE must be above 0");
 }
@@ -314,6 +329,6 @@ mod tests {
         let SettingsError(errors) = read(&[SECRET, ("SEND_DEADLINE_MS", "3000"), ("PORT", "x")]).unwrap_err();
         assert_eq!(errors.len(), 1, "{errors:?}");
         let SettingsError(errors) = read(&[SECRET, ("SEND_DEADLINE_MS", "3000")]).unwrap_err();
-        assert!(errors[0].starts_with("SEND_DEADLINE_MS must be at least 3950"), "{errors:?}");
+        assert!(errors[0].starts_with("SEND_DEADLINE_MS must be at least 4000"), "{errors:?}");
     }
 }

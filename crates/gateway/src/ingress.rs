@@ -5,6 +5,8 @@
 //!
 //! Every event is answered within the deadline. A refusal never ends the connection.
 
+pub mod inbox;
+
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::fmt;
@@ -45,6 +47,8 @@ use crate::typing::TypingRequest;
 
 /// How long a socket's subscription and the reading may take before `resume` recovers nothing.
 const RESUME_WITHIN: Duration = Duration::from_secs(3);
+/// How long the newest page of history waits for the socket to hear what comes after it.
+const READY_WITHIN: Duration = Duration::from_secs(1);
 /// Between attempts to give an answer to a socket whose buffer is full.
 const ANSWER_AGAIN: Duration = Duration::from_millis(20);
 
@@ -252,7 +256,12 @@ fn listen(gateway: &Arc<Gateway>, socket: &SocketRef, user: UserId) {
     socket.on(client::HISTORY, async move |socket: SocketRef, ack: Ack, TryData(request): TryData<HistoryRequest>| {
         let request = ack.wanted(&on_history).and_then(|()| Ok((identify(&socket)?, request.map_err(malformed)?)));
         let page = match request {
-            Ok((user, request)) => on_history.history(&user, request).await,
+            Ok((user, request)) => {
+                if request.before.is_none() {
+                    on_history.ready(&user, &socket).await;
+                }
+                on_history.history(&user, request).await
+            }
             Err(refusal) => Err(refusal),
         };
         on_history.acknowledge(&ack, page.as_ref().map(HistoryPage::from).as_ref().map_err(|refusal| *refusal)).await;
@@ -272,6 +281,7 @@ fn listen(gateway: &Arc<Gateway>, socket: &SocketRef, user: UserId) {
             Err(refusal) => on_resume.acknowledge::<()>(&ack, Err(&refusal)).await,
         }
     });
+    inbox::listen(gateway, socket);
     let on_typing = gateway.clone();
     socket.on(client::TYPING, move |socket: SocketRef, ack: Ack, TryData(request): TryData<TypingRequest>| {
         let request = ack.wanted(&on_typing).and_then(|()| Ok((identify(&socket)?, request.map_err(malformed)?)));
@@ -409,6 +419,22 @@ impl Gateway {
         (Missed { chats }, holding)
     }
 
+    /// Waits until what is announced to the user and to their groups reaches a socket, so that nothing falls between what it reads
+    /// next and what it hears. If that takes long it is told to `resync` later.
+    async fn ready(&self, user: &UserId, socket: &SocketRef) {
+        if !self.channels.is_healthy() {
+            // Whoever hears nothing now is told when that is over.
+            return;
+        }
+        let ready = async {
+            self.sockets.subscribed(user, socket.id).await;
+            self.rooms.ready(user).await;
+        };
+        if tokio::time::timeout(READY_WITHIN, ready).await.is_err() {
+            self.rooms.not_ready(user);
+        }
+    }
+
     /// Checks and stamps a send, and puts it in line. Never waits.
     pub fn submit(&self, user: &UserId, request: SendRequest) -> Result<oneshot::Receiver<Answer>, Refusal> {
         if self.draining.is_cancelled() {
@@ -438,6 +464,7 @@ impl Gateway {
         self.limits.pass(user, client::HISTORY).await?;
         let (chat, before, limit) = request.read(user, self.history_default_limit)?;
         self.admission.permit(user, &chat, Act::Read).await?;
+        self.rooms.belongs(user, &chat);
         match tokio::time::timeout(self.send_deadline, self.history.page(&chat, before, limit)).await {
             Ok(page) => page,
             Err(_) => Err(Refusal::unavailable("history can't be read now")),

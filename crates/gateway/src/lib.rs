@@ -17,6 +17,9 @@
 //! From Kafka on, the worker's crate tells the rest. [`history`] is the way back: from the recent list, the failed queue and MongoDB
 //! to a client ([`stored`] is how requests ask MongoDB); [`resume`] the short way, for a client that was away for a moment.
 //!
+//! [`inbox`] is what users see of their chats: how much is unread, and which chats were written to last; it hears of what step 4
+//! listed, beside the journey.
+//!
 //! [`live`] tells clients, on every gateway, of what nobody keeps: who types ([`typing`]), who is online ([`presence`]).
 //!
 //! A positive answer promises that the message is, or will be, in MongoDB exactly once. It does not promise that anybody saw it. A
@@ -37,14 +40,17 @@ pub mod event;
 pub mod groups;
 pub mod health;
 pub mod history;
+pub mod inbox;
 pub mod ingress;
 pub mod kept;
 pub mod limit;
 pub mod live;
+pub mod lookup;
 pub mod members;
 pub mod metrics;
 pub mod pipeline;
 pub mod presence;
+pub mod profiles;
 pub mod publish;
 pub mod relations;
 pub mod relist;
@@ -81,6 +87,12 @@ pub struct Gateway {
     pub pipeline: pipeline::Pipeline,
     /// The read path.
     pub history: history::History,
+    /// Messages by id.
+    pub lookup: lookup::Lookup,
+    /// What users say of themselves.
+    pub profiles: profiles::Profiles,
+    /// What users see of their chats.
+    pub inbox: inbox::Inbox,
     /// What clients missed.
     pub resume: resume::Resume,
     /// Who belongs to which chats.

@@ -50,6 +50,12 @@ pub const IN_FLIGHT: &str = "holdfast_gateway_sends_in_flight";
 pub const HISTORY: &str = "holdfast_gateway_history_pages_total";
 /// Messages that a verification found missing in a recent list.
 pub const REPAIRED: &str = "holdfast_gateway_recent_repaired_total";
+/// Messages that wait to be told to the cached unread counts and lists of conversations.
+pub const INBOX_WAITING: &str = "holdfast_gateway_inbox_waiting";
+/// What these were not told because too many waited: they are right again at the end of their lives.
+pub const INBOX_DROPPED: &str = "holdfast_gateway_inbox_dropped_total";
+/// Times that a user's unread messages were counted anew.
+pub const INBOXES_COUNTED: &str = "holdfast_gateway_inboxes_counted_total";
 /// Messages that wait in the failed queue.
 pub const FAILED_MESSAGES: &str = "holdfast_failed_queue_messages";
 /// Age of the oldest of them.
@@ -134,6 +140,12 @@ pub struct Metrics {
     history: IntCounterVec,
     /// [`REPAIRED`].
     pub repaired: IntCounter,
+    /// [`INBOX_WAITING`].
+    pub inbox_waiting: IntGauge,
+    /// [`INBOX_DROPPED`].
+    pub inbox_dropped: IntCounter,
+    /// [`INBOXES_COUNTED`].
+    pub inboxes_counted: IntCounter,
     /// [`FAILED_MESSAGES`].
     pub failed_messages: IntGauge,
     /// [`FAILED_AGE`].
@@ -201,6 +213,15 @@ impl Metrics {
             in_flight: r.gauge(IN_FLIGHT, "Sends in progress.")?,
             history,
             repaired: r.counter(REPAIRED, "Messages that a verification found missing in a recent list.")?,
+            inbox_waiting: r.gauge(
+                INBOX_WAITING,
+                "Messages that wait to be told to the cached unread counts and lists of conversations.",
+            )?,
+            inbox_dropped: r.counter(
+                INBOX_DROPPED,
+                "What the cached unread counts and lists of conversations were not told because too many waited.",
+            )?,
+            inboxes_counted: r.counter(INBOXES_COUNTED, "Times that a user's unread messages were counted anew.")?,
             failed_messages: r.gauge(FAILED_MESSAGES, "Messages that wait in the failed queue.")?,
             failed_age: r.gauge(FAILED_AGE, "Age of the failed queue's oldest message.")?,
             replayed: r.counter(REPLAYED, "Messages that Kafka took from the failed queue.")?,

@@ -15,9 +15,11 @@
 
 mod extract;
 mod groups;
+mod inbox;
 mod messages;
 mod presence;
 mod problem;
+mod profiles;
 mod relations;
 
 use std::any::Any;
@@ -72,9 +74,11 @@ pub fn description() -> OpenApi {
 fn described() -> Routes {
     OpenApiRouter::with_openapi(Description::openapi())
         .merge(messages::routes())
+        .merge(inbox::routes())
         .merge(groups::routes())
         .merge(presence::routes())
         .merge(relations::routes())
+        .merge(profiles::routes())
 }
 
 /// The description, and a page that shows it. Both come from here: no other host is asked.
@@ -106,9 +110,11 @@ async fn count(State(gateway): Shared, response: Response) -> Response {
     modifiers(&Bearer),
     tags(
         (name = "messages", description = "Sending, and history"),
+        (name = "conversations", description = "Your chats, and what is unread"),
         (name = "groups", description = "Chats of more than two"),
         (name = "presence", description = "Who is online"),
         (name = "friends", description = "Who may write to whom"),
+        (name = "profiles", description = "What users say of themselves"),
     )
 )]
 struct Description;

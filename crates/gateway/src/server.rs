@@ -8,14 +8,16 @@ use anyhow::{Context, Result, anyhow};
 use axum::http::{HeaderName, header};
 use axum::middleware::from_fn_with_state;
 use axum::serve::ListenerExt;
+use holdfast_cache::aside::backend::Backend;
 use holdfast_cache::channels::ChannelSettings;
 use holdfast_cache::failed::FailedQueueSettings;
 use holdfast_cache::groups::GroupChanges;
+use holdfast_cache::inbox::InboxLife;
 use holdfast_cache::presence::{Online, PresenceSettings};
 use holdfast_cache::rate_limit::{Limit, RateLimiter};
 use holdfast_cache::recent::RecentSettings;
 use holdfast_cache::{
-    Announcer, Breaker, CacheMetrics, Channels, Client, ClientSettings, Connection, FailedQueue, Keys, Origin,
+    Announcer, Breaker, CacheMetrics, Channels, Client, ClientSettings, Connection, FailedQueue, Inboxes, Keys, Origin,
     RecentList,
 };
 use holdfast_kafka::{Admin, AdminError, KafkaSettings, Publisher};
@@ -40,16 +42,21 @@ use crate::deliver::Sockets;
 use crate::groups::Groups;
 use crate::health::{Breakers, GatewayHealth, Probed};
 use crate::history::{History, Sources};
+use crate::inbox::arrivals::{Arrivals, Told};
+use crate::inbox::tell::Counters;
+use crate::inbox::{Inbox, Parts};
 use crate::ingress::{self, Handshake};
 use crate::kept::Kept;
 use crate::limit::address::Handshakes;
 use crate::limit::meter::Rates;
 use crate::limit::{Limits, UserLimit};
 use crate::live::Live;
+use crate::lookup::Lookup;
 use crate::members::Membership;
 use crate::metrics::Metrics;
 use crate::pipeline::{Pipeline, Stages};
 use crate::presence::{Company, Presence};
+use crate::profiles::Profiles;
 use crate::publish::Publish;
 use crate::relations::Relations;
 use crate::relist::{Lists, Relist};
@@ -125,6 +132,14 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
         UserLimit::new(limit, shared, &cache_breaker, own.redis_budget.0)
     };
     let stored = Stored::new(store.clone(), mongo_breaker.clone());
+    let settings = ClientSettings {
+        budget: own.redis_budget.0,
+        batch_size: layout.cache_batch_size,
+        max_latency: layout.cache_max_latency.0,
+    };
+    let client = Client::new(cache.clone(), cache_breaker.clone(), settings);
+    let aside = Backend::start(client, keys.clone(), layout.cache_stale_marker_ttl.0);
+    let profiles = Profiles::new(&aside, stored.clone(), layout.cache_profile_ttl.0);
     let membership = Membership::new(stored.clone());
     let relations = Relations::new(stored.clone(), own.permissions, metrics.clone());
     let limits = Limits::new(own, user_limit(own.event_limit), metrics.clone());
@@ -136,8 +151,8 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
     let online = Online::new(
         cache.clone(),
         keys.clone(),
-        // What expires is announced within the setting's time, one sweep later.
-        PresenceSettings { life: layout.cache_presence_ttl.0 - presence::SWEEP, grace: presence::GRACE },
+        // What has expired is swept up to a second later, and is still to be told within the setting's time.
+        PresenceSettings { life: layout.cache_presence_ttl.0 - 2 * presence::SWEEP, grace: presence::GRACE },
     );
     let (presence, keeper, teller) = Presence::new(
         online,
@@ -161,7 +176,9 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
     let (channels, heard) =
         Channels::start(cache.clone(), keys.clone(), &format!("{:016x}", origin.0), ChannelSettings::default());
     let rooms = Rooms::new(sockets.clone(), channels.clone(), membership.clone(), metrics.clone());
-    let groups = Groups::new(stored.clone(), relations.clone(), rooms.clone());
+    let (arrivals, told_of) = Arrivals::new(metrics.clone());
+    let counters = Counters::new(sockets.clone());
+    let groups = Groups::new(stored.clone(), relations.clone(), rooms.clone(), arrivals.clone());
     let group_changes = GroupChanges::new(cache.clone(), keys.clone(), origin);
     let pipeline = Pipeline::start(
         Stages {
@@ -173,6 +190,8 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
             sockets: sockets.clone(),
             publish: Publish::new(publisher.clone(), kafka_breaker.clone(), failed.clone(), metrics.clone()),
             relist: relist.clone(),
+            arrivals: arrivals.clone(),
+            counters: counters.clone(),
             metrics: metrics.clone(),
         },
         own.max_sends_in_flight,
@@ -188,6 +207,22 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
         repairs: Sources::repair_slots(),
         metrics: metrics.clone(),
     });
+    let lookup = Lookup::new(&aside, stored.clone(), history.clone(), admission.clone(), own.message_cache_ttl.0);
+    let life = InboxLife { unread: own.unread_ttl.0, list: own.conversations_ttl.0 };
+    let inboxes = Inboxes::new(cache.clone(), keys.clone(), life);
+    let inbox = Inbox::new(Parts {
+        cached: inboxes.clone(),
+        recent: recent.clone(),
+        cache_breaker: cache_breaker.clone(),
+        store: stored.clone(),
+        history: history.clone(),
+        membership: membership.clone(),
+        presence: presence.clone(),
+        live: live.clone(),
+        metrics: metrics.clone(),
+    });
+    let told =
+        Told { cached: inboxes, breaker: cache_breaker.clone(), membership: membership.clone(), store: store.clone() };
     let resume = Resume { recent: recent.clone(), breaker: cache_breaker.clone(), admission: admission.clone() };
     let draining = CancellationToken::new();
     let gateway = Arc::new(Gateway {
@@ -197,6 +232,9 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
         limits,
         pipeline: pipeline.clone(),
         history,
+        lookup,
+        profiles: profiles.clone(),
+        inbox: inbox.clone(),
         resume,
         membership,
         groups,
@@ -228,17 +266,30 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
     });
     beside.run(
         "remote",
-        ended.clone().run_until_cancelled_owned(remote::run(heard, origin, sockets.clone(), rooms.clone(), presence)),
+        ended.clone().run_until_cancelled_owned(remote::run(
+            heard,
+            origin,
+            sockets.clone(),
+            rooms.clone(),
+            counters.clone(),
+            presence,
+        )),
     );
     beside.run("rooms", rooms.run(group_changes, ended.clone()));
     beside.run("sockets", sockets.clone().mend_lagging(ended.clone()));
     beside.run("live", outbox.run(cache_breaker.clone(), own.redis_budget.0, ended.clone()));
+    beside.run("arrivals", told_of.run(told, ended.clone()));
+    beside.run("counters", counters.run(inbox, ended.clone()));
     beside.run("presence", keeper.run(layout.cache_presence_ttl.0, ended.clone()));
     beside.run("presence events", teller.run(ended.clone()));
     beside.run("typing", typing.run(ended.clone()));
-    let lists = Lists { take_back: recent, add: healed, kept: Kept::new(sockets.clone(), stored.clone()) };
+    let kept = Kept::new(sockets.clone(), stored);
+    let lists = Lists { take_back: recent, add: healed, kept, arrivals };
     beside.run("relist", relist.clone().run(lists, cache.clone(), cache_breaker.clone(), ended.clone()));
     beside.run("retry", Retry::new(failed.clone(), publisher.clone(), own.replay_rate, metrics).run(ended.clone()));
+    if layout.cache_warmup_enabled {
+        beside.tasks.spawn(ended.clone().run_until_cancelled_owned(profiles.warm_up(store.clone())));
+    }
     beside.tasks.spawn(prepare(kafka, publisher.clone(), store.clone(), ended.clone()));
     beside.run("health", {
         let (health, ended) = (health.clone(), ended.clone());

@@ -134,7 +134,7 @@ impl Draft {
 
 /// An https address that shows who it leads to: a host, perhaps a port, no user and no password. Nobody fetches it here, and what a
 /// client makes of it must be no surprise: no backslash, which browsers read as a slash, and nothing that hides or turns text around.
-fn is_https(url: &str) -> bool {
+pub fn is_https(url: &str) -> bool {
     let Some((scheme, rest)) = url.split_once("://") else { return false };
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
     let (host, port) = match authority.rsplit_once(':') {

@@ -59,12 +59,13 @@ async fn what_a_frozen_master_was_sent_may_have_happened() {
     let cluster = cluster(Role::Cache).await;
     let list = list_on(connect_cluster(&cluster), 100, 1000);
     let chats = chats_on_each(&cluster, 1).await;
-    let first = message(&chats[0][0], 1, 5);
+    // Every node is connected to and knows the script: what it does not know it does not do.
     for chat in chats.iter().flatten() {
-        list.read(chat, BUDGET).await.unwrap();
+        list.add(&message(chat, 1, 5), Attempt(1), BUDGET).await.unwrap();
     }
+    let first = message(&chats[0][0], 2, 6);
     cluster.node(0).freeze().unwrap();
-    let other = message(&chats[2][0], 1, 5);
+    let other = message(&chats[2][0], 2, 6);
     let added = list.add_batch(&[(&first, Attempt(1)), (&other, Attempt(1))], SHORT).await;
     assert!(matches!(added[0], Err(CacheError::NodeUnavailable { maybe_applied: true, .. })), "{added:?}");
     assert!(matches!(added[1], Ok(Added::New(_))), "{added:?}");
@@ -120,7 +121,7 @@ async fn a_replica_takes_over_with_all_that_was_accepted() {
     let connection = connect_cluster(&cluster);
     let queue = FailedQueue::new(connection.clone(), Keys::default(), settings);
     let list = list_on(connection, 100, 1000);
-    let mut accepted = vec![0; 3];
+    let mut accepted = [0; 3];
     for number in 0..20 {
         for (master, chats) in chats.iter().enumerate() {
             assert_eq!(queue.push(&chats[0], &entry(number)).await, PushOutcome::Accepted);

@@ -4,7 +4,8 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use holdfast_message::UserId;
+use holdfast_message::json::{MessageJson, Position};
+use holdfast_message::{MessageId, UserId, draft};
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
@@ -14,7 +15,7 @@ use super::extract::{Path, Payload, Query, Sender, User};
 use super::problem::{Problem, Problems, ProblemsOfBody, ProblemsOfChat};
 use super::{Routes, Shared, also_at};
 use crate::Gateway;
-use crate::answer::{HistoryPage, Sent};
+use crate::answer::{HistoryPage, MessageShape, Sent};
 use crate::error::{Code, Refusal};
 use crate::ingress::{HistoryRequest, SendRequest};
 use crate::metrics::Outcome;
@@ -27,6 +28,7 @@ pub(super) fn routes() -> Routes {
         .routes(also_at("/api/messages/{friendId}", routes!(history_with_friend)))
         .routes(also_at("/messages/{friendId}", routes!(history_with_friend)))
         .routes(routes!(history_of_chat, send_to_chat))
+        .routes(routes!(read_message))
 }
 
 /// A send to a chat that the path or the body names.
@@ -50,6 +52,19 @@ struct PageQuery {
     /// The `nextCursor` of a page: the page after it.
     #[param(min_length = 1, nullable = false)]
     before: Option<String>,
+}
+
+/// Where a message is looked for.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(rename_all = "camelCase")]
+struct LookupQuery {
+    /// The other user of the message's chat. With a chat, a message is found that is not stored yet.
+    #[param(nullable = false)]
+    friend_id: Option<String>,
+    /// The message's chat.
+    #[param(nullable = false)]
+    chat_id: Option<String>,
 }
 
 /// The header that names a send.
@@ -155,6 +170,33 @@ async fn history_of_chat(
     Query(query): Query<PageQuery>,
 ) -> Result<Response, Problem> {
     history(&gateway, &user, HistoryRequest { chat_id: Some(chat), ..query.into() }).await
+}
+
+/// A message.
+///
+/// Whoever does not belong to its chat is told that there is no such message. A message that was sent moments ago may not be stored
+/// yet; it is found at once by those who name its chat.
+#[utoipa::path(
+    get, path = "/api/chat/message/{messageId}", operation_id = "readMessage", tag = "messages",
+    params(("messageId" = String, Path, description = "The message", format = "uuid"), LookupQuery),
+    responses((status = 200, description = "The message", body = MessageShape), Problems, ProblemsOfChat),
+)]
+async fn read_message(
+    State(gateway): Shared,
+    User(user): User,
+    Path(id): Path<String>,
+    Query(query): Query<LookupQuery>,
+) -> Result<Response, Problem> {
+    let id = MessageId::parse(&id).ok_or_else(|| Refusal::new(Code::Validation, "messageId: a UUID"))?;
+    let chat = match query {
+        LookupQuery { friend_id: None, chat_id: None } => None,
+        LookupQuery { friend_id, chat_id } => {
+            let chat = draft::target(&user, friend_id.as_deref(), chat_id.as_deref());
+            Some(chat.map_err(Refusal::from)?)
+        }
+    };
+    let message = gateway.lookup.message(&user, id, chat.as_ref()).await?;
+    Ok(Json(MessageJson { message: &message, position: Position::Absent }).into_response())
 }
 
 async fn history(gateway: &Gateway, user: &UserId, request: HistoryRequest) -> Result<Response, Problem> {

@@ -23,8 +23,11 @@ const EVENTS: &[(&str, Payload)] = &[
 /// The events that name none, or several (`resume` has a test of its own below).
 const OTHER_EVENTS: &[&str] = &["resume", "presence"];
 
+/// A method, a template and a body.
+type Route = (&'static str, &'static str, fn() -> Value);
+
 /// Every route that names a chat, with its body.
-const ROUTES: &[(&str, &str, fn() -> Value)] = &[
+const ROUTES: &[Route] = &[
     ("GET", "/api/chats/{chatId}", || Value::Null),
     ("PATCH", "/api/chats/{chatId}", || json!({ "name": "mine" })),
     ("DELETE", "/api/chats/{chatId}", || Value::Null),

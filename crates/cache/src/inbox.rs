@@ -153,7 +153,7 @@ impl Inboxes {
 
     /// Drops what is cached of these users, as one pipeline.
     pub async fn forget(&self, users: &[UserId], budget: Duration) -> Result<(), CacheError> {
-        let call = |user: &UserId| Call::new("DEL").key(self.keys.unread(user)).key(self.keys.conversations(user));
+        let call = |user: &UserId| Call::new("DEL").key(&self.keys.unread(user)).key(&self.keys.conversations(user));
         let answers = self.connection.run("inbox_forget", users.iter().map(call).collect(), budget).await?;
         answers.into_iter().try_for_each(|answer| answer.map(drop))
     }
@@ -210,7 +210,7 @@ impl Inboxes {
         users: &[UserId],
         budget: Duration,
     ) -> Result<Vec<Result<Option<UnreadCounts>, CacheError>>, CacheError> {
-        let calls = users.iter().map(|user| Call::new("HGETALL").key(self.keys.unread(user))).collect();
+        let calls = users.iter().map(|user| Call::new("HGETALL").key(&self.keys.unread(user))).collect();
         let answers = self.connection.run("inbox_unread", calls, budget).await?;
         Ok(answers.into_iter().map(|answer| Ok(unread_counts(parse(answer?)?))).collect())
     }

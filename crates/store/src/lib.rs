@@ -6,9 +6,8 @@
 //! 2. [`Store::page`], [`Store::get`], [`Store::stored`] ([`history`]): what the read path and verification ask.
 //! 3. [`Store::touch_conversations`] ([`conversations`]): a derived view that nothing waits for, and a user's list of chats by it.
 //! 4. [`Store::mark_read`] ([`read_states`]), [`Store::count_unread`] ([`unread`]): how far a user has read, and what they have not.
-//! 5. [`groups`]: who belongs to a group chat, changed by compare-and-set; [`relationships`]: friends and blocks.
-//! 6. [`users`]: profiles.
-//! 7. [`Store::copies`] and its like ([`inspect`]): what operators ask.
+//! 5. Who belongs to a group chat ([`groups`]), changed by compare-and-set; friends and blocks ([`relationships`]); profiles ([`users`]).
+//! 6. [`Store::copies`] and its like ([`inspect`]): what operators ask.
 //!
 //! Every call has a time limit of its own and ends within it, whatever the server does. Every error says what the caller must
 //! do ([`StoreError`]). No call ever changes or removes a stored message: the first stored copy wins.

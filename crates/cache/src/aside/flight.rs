@@ -267,7 +267,12 @@ impl<S: Source> Flights<S> {
     }
 
     /// Answers all who wait, and fills both levels. Gives the leases of what is not to be cached.
-    async fn land<'a>(&self, loaded: &'a [Loading<S>], mut values: HashMap<S::Key, S::Value>) -> Vec<(&'a str, Token)> {
+    async fn land<'a>(
+        &self,
+        loaded: &'a [Loading<S>],
+        mut values: HashMap<S::Key, S::Value>,
+        began: Instant,
+    ) -> Vec<(&'a str, Token)> {
         let (mut fills, mut unkept) = (Vec::new(), Vec::new());
         // Lives are counted from before the source was asked.
         let (now, took) = (Instant::now(), began.elapsed());

@@ -44,7 +44,7 @@ impl RecentList {
     ) -> Vec<Result<Option<Standing>, CacheError>> {
         type Answer = (Option<String>, Option<u64>, Option<String>, Option<Vec<u8>>);
         let call = |chat: &&ChatId| {
-            Call::new("HMGET").key(self.keys.recent_head(chat)).arg(&["epoch", "seq", "top_ts", "top_id"])
+            Call::new("HMGET").key(&self.keys.recent_head(chat)).arg(&["epoch", "seq", "top_ts", "top_id"])
         };
         self.batch("recent_standing", chats.iter().map(call).collect(), budget, |_, value| {
             let (epoch, seq, top_ts, top_id) = parse::<Answer>(value)?;

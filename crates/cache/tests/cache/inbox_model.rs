@@ -171,7 +171,7 @@ impl World {
                 let state = &mut self.chats[chat];
                 (state.epoch, state.seq) = (state.epoch + 1, 0);
             }
-            Step::Forget => self.inboxes.forget(&[self.user.clone()], BUDGET).await.unwrap(),
+            Step::Forget => self.inboxes.forget(std::slice::from_ref(&self.user), BUDGET).await.unwrap(),
         }
     }
 
@@ -201,7 +201,7 @@ impl World {
                         *left = Some(chats.iter().map(index).collect());
                         // A chat that has no list still can't be told from one that has lost it.
                         if chats.iter().any(|chat| self.chats[index(chat)].seq == 0) {
-                            self.inboxes.forget(&[self.user.clone()], BUDGET).await.unwrap();
+                            self.inboxes.forget(std::slice::from_ref(&self.user), BUDGET).await.unwrap();
                         }
                     }
                 }
@@ -217,7 +217,7 @@ impl World {
                 Some(before) => Reader::Before(chat, before),
                 None => {
                     // Whoever is counting may have counted with the old watermark.
-                    self.inboxes.forget(&[self.user.clone()], BUDGET).await.unwrap();
+                    self.inboxes.forget(std::slice::from_ref(&self.user), BUDGET).await.unwrap();
                     Reader::Done
                 }
             },

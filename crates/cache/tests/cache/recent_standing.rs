@@ -1,6 +1,6 @@
 //! What is asked of many lists at once.
 
-use holdfast_cache::recent::Attempt;
+use holdfast_cache::recent::{Attempt, TakenBack};
 use holdfast_message::{ChatId, HistoryKey, Message, MessageId, UserId};
 
 use crate::support::{BUDGET, add, add_all, cache_url, chat, list, message, messages, number_of, user};
@@ -47,7 +47,7 @@ async fn what_was_taken_back_is_neither_unread_nor_the_newest() {
     list.add(&all[2], attempt, BUDGET).await.unwrap();
     let newest = async || list.newest_batch(&[&chat], BUDGET).await.pop().unwrap().unwrap().map(|m| number_of(&m));
     assert_eq!(newest().await, Some(3));
-    assert!(list.tombstone(&all[2], attempt, BUDGET).await.unwrap());
+    assert_eq!(list.tombstone(&all[2], attempt, BUDGET).await, Ok(TakenBack::Done));
     assert_eq!(newest().await, Some(2));
     let second = all[0].receiver.clone().unwrap();
     let found = list.unread_batch(&second, &[(&chat, None)], BUDGET).await.pop().unwrap().unwrap();

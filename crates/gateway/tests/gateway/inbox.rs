@@ -56,7 +56,7 @@ async fn a_storm_of_readers_of_what_is_not_cached_counts_once() {
     let gateway = Gateway::start(settings(&[]).await).await;
     let (alice, bob) = (unique("alice"), unique("bob"));
     let (of_alice, _) = gateway.connect(&alice).await;
-    let (of_bob, _) = gateway.connect(&bob).await;
+    let _of_bob = gateway.connect(&bob).await;
     send(&of_alice, &bob, "hello").await;
     let counted = async || gateway.metric("holdfast_gateway_inboxes_counted_total").await;
     // Until the counter on arrival has had its turn, which counts too.

@@ -100,7 +100,6 @@ impl Gateway {
     pub async fn mark_read(&self, user: &UserId, request: &ReadRequest) -> Result<Read, Refusal> {
         self.limits.pass(user, client::MARK_READ).await?;
         let (chat, up_to) = request.read(user)?;
-        self.limits.pass(user, client::MARK_READ).await?;
         self.admission.permit(user, &chat, Act::Read).await?;
         let unread = self.within_deadline(self.inbox.mark_read(user, &chat, up_to)).await?;
         Ok(Read { unread })
@@ -116,7 +115,6 @@ impl Gateway {
     pub async fn conversations(&self, user: &UserId, request: &ConversationsRequest) -> Result<Page, Refusal> {
         self.limits.pass(user, client::CONVERSATIONS).await?;
         let (before, limit) = request.read(self.history_default_limit)?;
-        self.limits.pass(user, client::CONVERSATIONS).await?;
         self.within_deadline(self.inbox.conversations(user, before.as_ref(), limit)).await
     }
 }

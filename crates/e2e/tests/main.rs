@@ -5,6 +5,7 @@ mod broken;
 mod cache;
 mod docs;
 mod faults;
+mod fuzz_api;
 mod groups;
 mod inbox;
 mod journey;

@@ -9,15 +9,17 @@ use holdfast_message::record::{CONTENT_TYPE, SCHEMA_VERSION, header};
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
-use crate::answer::{Done, HistoryPage, MessageShape, Missed, Sent};
+use crate::answer::{Conversations, Done, HistoryPage, MessageShape, Missed, Read, Sent, UnreadMessages};
 use crate::error::{Code, Refusal};
 use crate::event::{client, server};
+use crate::ingress::inbox::{ConversationsRequest, ReadRequest};
 use crate::ingress::{Handshake, HistoryRequest, SendRequest};
 use crate::presence::{self, PresenceRequest, Presences};
 use crate::resume::ResumeRequest;
 use crate::typing::{self, TypingRequest};
 
 const UUID: &str = "9b0f2c61-5a7e-4a5c-8f0e-6f4f3a1d2c77";
+const MESSAGE: &str = "1b4e28ba-2fa1-51d2-883f-0016d3cca427";
 const EPOCH: &str = "5f3a9c1e77aa0b42";
 
 /// A message that nothing durable took, though it was shown. Provisional: a later `newMessage`, history or resume with that id wins.
@@ -45,6 +47,35 @@ struct Nothing {}
 struct OfChat {
     /// The chat.
     chat_id: String,
+}
+
+/// Somebody has read a chat.
+#[derive(ToSchema)]
+#[schema(rename_all = "camelCase")]
+#[expect(dead_code, reason = "a description")]
+struct MessagesRead {
+    /// Which.
+    chat_id: String,
+    /// Who.
+    user_id: String,
+    /// Up to which message.
+    #[schema(format = "uuid")]
+    up_to: String,
+}
+
+/// How much is unread; each count at most 999.
+#[derive(ToSchema)]
+#[schema(rename_all = "camelCase")]
+#[expect(dead_code, reason = "a description")]
+struct UnreadCount {
+    /// Of which chat.
+    chat_id: String,
+    /// In it.
+    #[schema(maximum = 999)]
+    count: usize,
+    /// In all chats.
+    #[schema(maximum = 999)]
+    total: usize,
 }
 
 /// The whole description.
@@ -144,6 +175,24 @@ fn client_events(socket: &mut Socket) {
         json!({ "userIds": ["bob"] }),
         json!({ "online": { "bob": true }, "lastSeen": { "bob": 1_767_225_600_000_i64 } }),
     );
+    socket.asked::<ReadRequest, Read>(
+        client::MARK_READ,
+        "Says up to where a chat is read. It only moves forward.",
+        json!({ "friendId": "bob", "upTo": MESSAGE }),
+        json!({ "unread": 0 }),
+    );
+    socket.asked::<Nothing, UnreadMessages<'_>>(
+        client::UNREAD,
+        "Asks how much is unread.",
+        json!({}),
+        json!({ "counts": { "alice:bob": 1 }, "total": 1 }),
+    );
+    socket.asked::<ConversationsRequest, Conversations<'_>>(
+        client::CONVERSATIONS,
+        "Asks for a page of one's chats, newest first.",
+        json!({ "limit": 20 }),
+        json!({ "conversations": [conversation()], "complete": true }),
+    );
 }
 
 fn server_events(socket: &mut Socket) {
@@ -174,13 +223,27 @@ fn server_events(socket: &mut Socket) {
         "Somebody who shares a chat came online, or has gone.",
         json!({ "userId": "bob", "online": true, "lastSeen": 1_767_225_600_000_i64 }),
     );
+    socket.told::<MessagesRead>(
+        server::MESSAGES_READ,
+        "Another member has read the chat.",
+        json!({ "chatId": "alice:bob", "userId": "bob", "upTo": MESSAGE }),
+    );
+    socket.told::<UnreadCount>(
+        server::UNREAD_COUNT,
+        "How much is unread, to one's own devices: on `markRead`, and at most once a second on arrival.",
+        json!({ "chatId": "alice:bob", "count": 1, "total": 3 }),
+    );
 }
 
 fn example_message() -> Value {
     json!({
-        "messageId": "1b4e28ba-2fa1-51d2-883f-0016d3cca427", "tempId": UUID, "chatId": "alice:bob", "senderId": "alice",
+        "messageId": MESSAGE, "tempId": UUID, "chatId": "alice:bob", "senderId": "alice",
         "receiverId": "bob", "content": "hello", "timestamp": 1_767_225_600_000_i64, "seq": 7, "epoch": EPOCH,
     })
+}
+
+fn conversation() -> Value {
+    json!({ "chatId": "alice:bob", "members": ["alice", "bob"], "lastMessage": example_message(), "unread": 1, "online": ["bob"] })
 }
 
 fn missed() -> Value {

@@ -43,7 +43,12 @@ pub mod server {
     pub const TYPING: &str = LiveEvent::Typing.name();
     /// Somebody came online, or has gone.
     pub const PRESENCE: &str = LiveEvent::Presence.name();
+    /// Somebody has read a chat up to a message.
+    pub const MESSAGES_READ: &str = LiveEvent::MessagesRead.name();
+    /// How much of a chat is unread.
+    pub const UNREAD_COUNT: &str = LiveEvent::UnreadCount.name();
 
     /// All of them.
-    pub const ALL: [&str; 7] = [NEW_MESSAGE, MESSAGE_FAILED, RESUMED, RESYNC, CHAT_UPDATED, TYPING, PRESENCE];
+    pub const ALL: [&str; 9] =
+        [NEW_MESSAGE, MESSAGE_FAILED, RESUMED, RESYNC, CHAT_UPDATED, TYPING, PRESENCE, MESSAGES_READ, UNREAD_COUNT];
 }

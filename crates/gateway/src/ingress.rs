@@ -3,12 +3,13 @@
 //! Takes what clients emit; gives the pipeline stamped messages in the order of arrival. socketioxide calls handlers in that order
 //! but spawns what they return, so a send is checked, stamped and queued before the handler's first `await`.
 //!
-//! Every event is answered within the deadline. A refusal never ends the connection.
+//! Every event is answered within the deadline. A refusal never ends the connection, but of a client that takes no notice of many
+//! ([`crate::limit::meter`]).
 
+mod ack;
 pub mod inbox;
 
 use std::collections::BTreeMap;
-use std::convert::Infallible;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -20,14 +21,13 @@ use holdfast_message::{ChatId, Draft, HistoryKey, UserId};
 use holdfast_service::trace::TraceParent;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use socketioxide::adapter::LocalAdapter;
-use socketioxide::extract::{AckSender, Event, SocketRef, TryData};
-use socketioxide::handler::{FromMessageParts, Value as Packet};
-use socketioxide::socket::{DisconnectReason, Sid, Socket};
+use socketioxide::extract::{Event, SocketRef, TryData};
+use socketioxide::socket::{DisconnectReason, Sid};
 use socketioxide::{ParserError, SendError, SocketError};
 use tokio::sync::oneshot;
 use utoipa::ToSchema;
 
+use self::ack::Ack;
 use crate::Gateway;
 use crate::admit::Act;
 use crate::answer::{Done, HistoryPage, Missed, Positive, Sent};
@@ -37,7 +37,6 @@ use crate::error::{Code, Refusal};
 use crate::event::{client, server};
 use crate::history::{Page, read_cursor, read_limit};
 use crate::limit::address::ClientAddress;
-use crate::limit::meter::{Meter, Verdict};
 use crate::limit::places::Place;
 use crate::metrics::{Limited, Outcome};
 use crate::pipeline::Answer;
@@ -51,9 +50,6 @@ const RESUME_WITHIN: Duration = Duration::from_secs(3);
 const READY_WITHIN: Duration = Duration::from_secs(1);
 /// Between attempts to give an answer to a socket whose buffer is full.
 const ANSWER_AGAIN: Duration = Duration::from_millis(20);
-
-/// What a client is told to wait that is about to be disconnected.
-const PAUSE: Duration = Duration::from_secs(10);
 
 /// What clients say in the handshake's `auth`. Unknown fields are ignored everywhere.
 #[derive(Debug, Default, Deserialize, ToSchema)]
@@ -139,63 +135,6 @@ pub struct NotLetIn(Code);
 impl fmt::Display for NotLetIn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.0.as_str())
-    }
-}
-
-/// The acknowledgement that the client waits for, if it does.
-struct Ack {
-    socket: Arc<Socket<LocalAdapter>>,
-    id: Option<i64>,
-    verdict: Verdict,
-}
-
-impl FromMessageParts<LocalAdapter> for Ack {
-    type Error = Infallible;
-    fn from_message_parts(
-        socket: &Arc<Socket<LocalAdapter>>,
-        packet: &mut Packet,
-        id: &Option<i64>,
-    ) -> Result<Self, Infallible> {
-        // Every handler asks for one, so every event is measured.
-        let meter = socket.req_parts().extensions.get::<Arc<Meter>>();
-        let verdict = meter.map_or(Verdict::Pass, |meter| meter.count(size(packet), Instant::now()));
-        Ok(Self { socket: socket.clone(), id: *id, verdict })
-    }
-}
-
-fn size(packet: &Packet) -> usize {
-    match packet {
-        Packet::Str(text, attached) => text.len() + attached.iter().flatten().map(|bytes| bytes.len()).sum::<usize>(),
-        Packet::Bytes(bytes) => bytes.len(),
-    }
-}
-
-impl Ack {
-    /// Refuses an event that nobody waits for the answer of, or that is too much for one connection.
-    fn wanted(&self, gateway: &Gateway) -> Result<(), Refusal> {
-        match self.verdict {
-            Verdict::Pass if self.id.is_none() => Err(ack_missing()),
-            Verdict::Pass => Ok(()),
-            Verdict::Refuse { limit, retry_after } => {
-                gateway.metrics.limited(limit);
-                Err(Refusal::rate_limited(retry_after))
-            }
-            Verdict::Disconnect { limit } => {
-                gateway.metrics.limited(limit);
-                // With a full buffer it stays until its next event.
-                if self.socket.connected() && self.socket.clone().disconnect().is_ok() {
-                    gateway.metrics.abusive.inc();
-                    tracing::info!(?limit, socket = %self.socket.id, "a client that took no notice was disconnected");
-                }
-                Err(Refusal::rate_limited(PAUSE))
-            }
-        }
-    }
-
-    fn send(&self, answer: &impl Serialize) -> Result<(), SendError> {
-        let Ok(sender) =
-            AckSender::from_message_parts(&self.socket, &mut Packet::Str(Default::default(), None), &self.id);
-        sender.send(answer)
     }
 }
 
@@ -496,10 +435,6 @@ impl Gateway {
 
 fn malformed(error: ParserError) -> Refusal {
     Refusal::new(Code::Validation, format!("the payload is not as described: {error}"))
-}
-
-fn ack_missing() -> Refusal {
-    Refusal::new(Code::Validation, "every event needs an acknowledgement callback")
 }
 
 fn no_identity() -> Refusal {

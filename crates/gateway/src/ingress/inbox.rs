@@ -6,6 +6,7 @@ use holdfast_message::draft::target;
 use holdfast_message::{ChatId, Invalid, MessageId, UserId};
 use serde::Deserialize;
 use socketioxide::extract::{SocketRef, TryData};
+use utoipa::ToSchema;
 
 use super::{Ack, identify, malformed};
 use crate::Gateway;
@@ -17,22 +18,25 @@ use crate::history::read_limit;
 use crate::inbox::Unread;
 use crate::inbox::list::{Page, Place};
 
-/// `markRead`.
-#[derive(Debug, Default, Deserialize)]
+/// Everything up to a message of the chat with `friendId`, or of `chatId`, is read.
+#[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ReadRequest {
     /// The other user.
+    #[schema(pattern = "^[A-Za-z0-9_.-]{1,64}$")]
     pub friend_id: Option<String>,
     /// Or the chat.
     pub chat_id: Option<String>,
     /// The last message that was read.
+    #[schema(format = "uuid", required, nullable = false)]
     pub up_to: Option<String>,
 }
 
-/// `conversations`.
-#[derive(Debug, Default, Deserialize)]
+/// A page of the user's chats.
+#[derive(Debug, Default, Deserialize, ToSchema)]
 pub struct ConversationsRequest {
     /// The most conversations.
+    #[schema(minimum = 1, maximum = 100)]
     pub limit: Option<usize>,
     /// A `nextCursor`.
     pub before: Option<String>,
@@ -94,8 +98,8 @@ pub(super) fn listen(gateway: &Arc<Gateway>, socket: &SocketRef) {
 impl Gateway {
     /// Moves how far a member has read a chat.
     pub async fn mark_read(&self, user: &UserId, request: &ReadRequest) -> Result<Read, Refusal> {
-        let (chat, up_to) = request.read(user)?;
         self.limits.pass(user, client::MARK_READ).await?;
+        let (chat, up_to) = request.read(user)?;
         self.admission.permit(user, &chat, Act::Read).await?;
         let unread = self.within_deadline(self.inbox.mark_read(user, &chat, up_to)).await?;
         Ok(Read { unread })
@@ -109,8 +113,8 @@ impl Gateway {
 
     /// A page of a user's chats.
     pub async fn conversations(&self, user: &UserId, request: &ConversationsRequest) -> Result<Page, Refusal> {
-        let (before, limit) = request.read(self.history_default_limit)?;
         self.limits.pass(user, client::CONVERSATIONS).await?;
+        let (before, limit) = request.read(self.history_default_limit)?;
         self.within_deadline(self.inbox.conversations(user, before.as_ref(), limit)).await
     }
 }

@@ -50,7 +50,7 @@ struct PageQuery {
     #[param(minimum = 1, maximum = 100, nullable = false)]
     limit: Option<usize>,
     /// The `nextCursor` of a page: the page after it.
-    #[param(nullable = false)]
+    #[param(min_length = 1, nullable = false)]
     before: Option<String>,
 }
 
@@ -104,7 +104,7 @@ async fn send(
 /// Send a message to a chat.
 #[utoipa::path(
     post, path = "/api/chats/{chatId}/messages", operation_id = "sendToChat", tag = "messages",
-    params(("chatId" = String, Path, description = "Two user ids in byte order joined by `:`, or a group's id"), IdempotencyKey),
+    params(("chatId" = String, Path, description = "Two user ids in byte order joined by `:`, or a group's id", pattern = "^([A-Za-z0-9_.-]{1,64}:[A-Za-z0-9_.-]{1,64}|g_[0-9a-f-]{36})$"), IdempotencyKey),
     request_body(content = SendBody, example = json!({ "content": "hello", "tempId": "9b0f2c61-5a7e-4a5c-8f0e-6f4f3a1d2c77" })),
     responses(
         (status = 201, description = "The message is durable", body = Sent<'static>),
@@ -160,7 +160,7 @@ async fn history_with_friend(
 /// The history of a chat, newest first.
 #[utoipa::path(
     get, path = "/api/chats/{chatId}/messages", operation_id = "historyOfChat", tag = "messages",
-    params(("chatId" = String, Path, description = "Two user ids in byte order joined by `:`, or a group's id"), PageQuery),
+    params(("chatId" = String, Path, description = "Two user ids in byte order joined by `:`, or a group's id", pattern = "^([A-Za-z0-9_.-]{1,64}:[A-Za-z0-9_.-]{1,64}|g_[0-9a-f-]{36})$"), PageQuery),
     responses((status = 200, description = "A page", body = HistoryPage<'static>), Problems, ProblemsOfChat),
 )]
 async fn history_of_chat(

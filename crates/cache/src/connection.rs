@@ -157,10 +157,8 @@ impl Connection {
             Err(error) => Err(error),
         };
         let result = result.and_then(|answer| answer.unwrap_or_else(|| Err(CacheError::unexpected("no answer"))));
-        if result.is_err()
-            && let Servers::Cluster(cluster) = &self.servers
-        {
-            cluster.refresh();
+        if result.is_err() {
+            self.look_again();
         }
         self.metrics.operation(op, result.as_ref().err().map_or("ok", CacheError::label), started.elapsed());
         result
@@ -185,6 +183,13 @@ impl Connection {
         match &self.servers {
             Servers::One(node) => Ok((Place { node: node.clone(), asking: false }, node.live(deadline).await?)),
             Servers::Cluster(cluster) => cluster.reach(slot_of(key.as_bytes()), deadline).await,
+        }
+    }
+
+    /// A node is not what it was taken for.
+    pub(crate) fn look_again(&self) {
+        if let Servers::Cluster(cluster) = &self.servers {
+            cluster.refresh();
         }
     }
 

@@ -170,8 +170,8 @@ impl FailedQueue {
     async fn try_push(&self, chat: &ChatId, entry: &QueueEntry, deadline: Instant) -> PushOutcome {
         let key = self.keys.failed(chat);
         let entry = entry.encode();
-        let mut known: Option<Place> = None;
-        for pause in 0_u64.. {
+        let (mut known, mut pause): (Option<Place>, _) = (None, Duration::ZERO);
+        loop {
             let found = match known.take() {
                 Some(place) => place.live(deadline).await.map(|live| (place, live)),
                 None => self.connection.reach(&key, deadline).await,
@@ -181,23 +181,28 @@ impl FailedQueue {
                 Err(error) => return PushOutcome::Refused(unreachable(error)),
             };
             let push = Call::new("RPUSH").key(&key).arg(&*entry);
-            let refused = match self.push_at(&place, &live, chat, push, deadline).await {
+            let refusal = match self.push_at(&place, &live, chat, push, deadline).await {
+                Pushed::Ended(PushOutcome::Refused(Refusal::Replica)) if self.connection.is_cluster() => {
+                    self.connection.look_again();
+                    Refusal::Replica
+                }
                 Pushed::Ended(outcome) => return outcome,
-                Pushed::Refused(answer) => answer,
+                Pushed::Refused(answer) => match self.connection.detour(&key, &place.node, &answer) {
+                    None => return PushOutcome::Refused(Refusal::Server(server_error(answer))),
+                    Some(Err(error)) => unreachable(error),
+                    Some(Ok(next)) => {
+                        known = next;
+                        Refusal::Unreachable("the chat's slot is on its way to another node".into())
+                    }
+                },
             };
-            known = match self.connection.detour(&key, &place.node, &refused) {
-                Some(Ok(next)) => next,
-                Some(Err(error)) => return PushOutcome::Refused(unreachable(error)),
-                None => return PushOutcome::Refused(Refusal::Server(server_error(refused))),
-            };
-            if pause > 0 {
-                tokio::time::sleep(Duration::from_millis(pause.min(20))).await;
-            }
+            // Nothing was done. The first redirect is followed at once.
+            tokio::time::sleep(pause).await;
             if Instant::now() >= deadline {
-                break;
+                return PushOutcome::Refused(refusal);
             }
+            pause = (pause * 2).clamp(Duration::from_millis(2), Duration::from_millis(50));
         }
-        PushOutcome::Refused(Refusal::Unreachable("the chat's slot is on its way to another node".into()))
     }
 
     /// Pushes on the connection that the gate was read on, or nowhere.
@@ -205,6 +210,10 @@ impl FailedQueue {
         let keeper = self.keepers.of(&place.node);
         let permitted = async {
             let gate = keeper.gate(live, deadline).await?;
+            if gate.verdict == Err(Refusal::Replica) {
+                // It may be made a master at any time.
+                keeper.forget();
+            }
             let fence = gate.verdict.clone()?;
             self.keepers.none_refuses()?;
             Ok((gate, fence))

@@ -141,6 +141,11 @@ impl Sockets {
         }
     }
 
+    /// Whether a user has sockets here.
+    pub fn has(&self, user: &UserId) -> bool {
+        self.users.contains_key(user)
+    }
+
     /// Which users here hear which groups.
     pub fn hearers(&self) -> &Hearers {
         &self.hearers

@@ -3,11 +3,15 @@
 //! Takes what clients emit; gives the pipeline stamped messages in the order of arrival. socketioxide calls handlers in that order
 //! but spawns what they return, so a send is checked, stamped and queued before the handler's first `await`.
 //!
-//! Every event is answered within the deadline. A refusal never ends the connection.
+//! Every event is answered within the deadline. A refusal never ends the connection, but of a client that takes no notice of many
+//! ([`crate::limit::meter`]).
+
+mod ack;
+pub mod inbox;
 
 use std::collections::BTreeMap;
-use std::convert::Infallible;
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,14 +21,13 @@ use holdfast_message::{ChatId, Draft, HistoryKey, UserId};
 use holdfast_service::trace::TraceParent;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use socketioxide::adapter::LocalAdapter;
-use socketioxide::extract::{AckSender, Event, SocketRef, TryData};
-use socketioxide::handler::{FromMessageParts, Value as Packet};
-use socketioxide::socket::{DisconnectReason, Sid, Socket};
+use socketioxide::extract::{Event, SocketRef, TryData};
+use socketioxide::socket::{DisconnectReason, Sid};
 use socketioxide::{ParserError, SendError, SocketError};
 use tokio::sync::oneshot;
 use utoipa::ToSchema;
 
+use self::ack::Ack;
 use crate::Gateway;
 use crate::admit::Act;
 use crate::answer::{Done, HistoryPage, Missed, Positive, Sent};
@@ -33,7 +36,9 @@ use crate::deliver::Holding;
 use crate::error::{Code, Refusal};
 use crate::event::{client, server};
 use crate::history::{Page, read_cursor, read_limit};
-use crate::metrics::Outcome;
+use crate::limit::address::ClientAddress;
+use crate::limit::places::Place;
+use crate::metrics::{Limited, Outcome};
 use crate::pipeline::Answer;
 use crate::presence::PresenceRequest;
 use crate::resume::{Resume, ResumeRequest};
@@ -46,11 +51,14 @@ const READY_WITHIN: Duration = Duration::from_secs(1);
 /// Between attempts to give an answer to a socket whose buffer is full.
 const ANSWER_AGAIN: Duration = Duration::from_millis(20);
 
-/// What clients say in the handshake. Unknown fields are ignored everywhere.
-#[derive(Debug, Default, Deserialize)]
+/// What clients say in the handshake's `auth`. Unknown fields are ignored everywhere.
+#[derive(Debug, Default, Deserialize, ToSchema)]
 pub struct Handshake {
+    /// A JWT.
+    #[schema(required, nullable = false)]
     token: Option<String>,
     /// As `resume`'s; the answer is the event `resumed`.
+    #[schema(value_type = Option<BTreeMap<String, crate::resume::Offset>>, nullable = false)]
     offsets: Option<Value>,
 }
 
@@ -120,43 +128,13 @@ impl HistoryRequest {
     }
 }
 
-/// What a `connect_error` carries.
+/// What a `connect_error` carries: the code.
 #[derive(Debug)]
-pub struct Unauthenticated;
+pub struct NotLetIn(Code);
 
-impl fmt::Display for Unauthenticated {
+impl fmt::Display for NotLetIn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(Code::Unauthenticated.as_str())
-    }
-}
-
-/// The acknowledgement that the client waits for, if it does.
-struct Ack {
-    socket: Arc<Socket<LocalAdapter>>,
-    id: Option<i64>,
-}
-
-impl FromMessageParts<LocalAdapter> for Ack {
-    type Error = Infallible;
-    fn from_message_parts(
-        socket: &Arc<Socket<LocalAdapter>>,
-        _: &mut Packet,
-        id: &Option<i64>,
-    ) -> Result<Self, Infallible> {
-        Ok(Self { socket: socket.clone(), id: *id })
-    }
-}
-
-impl Ack {
-    /// The request, unless nobody waits for its answer.
-    fn wanted(&self) -> Result<(), Refusal> {
-        if self.id.is_some() { Ok(()) } else { Err(ack_missing()) }
-    }
-
-    fn send(&self, answer: &impl Serialize) -> Result<(), SendError> {
-        let Ok(sender) =
-            AckSender::from_message_parts(&self.socket, &mut Packet::Str(Default::default(), None), &self.id);
-        sender.send(answer)
+        f.write_str(self.0.as_str())
     }
 }
 
@@ -165,9 +143,14 @@ pub async fn authenticate(
     gateway: Arc<Gateway>,
     socket: SocketRef,
     handshake: Result<Handshake, ParserError>,
-) -> Result<(), Unauthenticated> {
+) -> Result<(), NotLetIn> {
     let (token, offsets) = handshake.unwrap_or_default().into_parts();
-    match gateway.tokens.verify(&token) {
+    let identity = gateway.tokens.verify(&token).and_then(|identity| {
+        let places = gateway.places(&socket, &identity.user)?;
+        socket.extensions.insert(places);
+        Ok(identity)
+    });
+    match identity {
         Ok(identity) => {
             listen(&gateway, &socket, identity.user.clone());
             socket.extensions.insert(identity);
@@ -179,7 +162,7 @@ pub async fn authenticate(
         Err(refusal) => {
             gateway.metrics.refused(refusal.code);
             tracing::debug!(message = refusal.message, "a handshake was refused");
-            Err(Unauthenticated)
+            Err(NotLetIn(refusal.code))
         }
     }
 }
@@ -191,7 +174,8 @@ fn listen(gateway: &Arc<Gateway>, socket: &SocketRef, user: UserId) {
         let ceased = request.as_ref().ok().and_then(|SendRequest { friend_id, chat_id, .. }| {
             on_send.typing.sends(socket.id, &identify(&socket).ok()?, friend_id.as_deref(), chat_id.as_deref())
         });
-        let submitted = ack.wanted().and_then(|()| on_send.submit(&identify(&socket)?, request.map_err(malformed)?));
+        let submitted =
+            ack.wanted(&on_send).and_then(|()| on_send.submit(&identify(&socket)?, request.map_err(malformed)?));
         let gateway = on_send.clone();
         async move {
             let answer = match submitted {
@@ -209,7 +193,7 @@ fn listen(gateway: &Arc<Gateway>, socket: &SocketRef, user: UserId) {
     });
     let on_history = gateway.clone();
     socket.on(client::HISTORY, async move |socket: SocketRef, ack: Ack, TryData(request): TryData<HistoryRequest>| {
-        let request = ack.wanted().and_then(|()| Ok((identify(&socket)?, request.map_err(malformed)?)));
+        let request = ack.wanted(&on_history).and_then(|()| Ok((identify(&socket)?, request.map_err(malformed)?)));
         let page = match request {
             Ok((user, request)) => {
                 if request.before.is_none() {
@@ -223,7 +207,11 @@ fn listen(gateway: &Arc<Gateway>, socket: &SocketRef, user: UserId) {
     });
     let on_resume = gateway.clone();
     socket.on(client::RESUME, async move |socket: SocketRef, ack: Ack, TryData(request): TryData<ResumeRequest>| {
-        let request = ack.wanted().and_then(|()| Ok((identify(&socket)?, request.map_err(malformed)?)));
+        let request = ack.wanted(&on_resume).and_then(|()| Ok((identify(&socket)?, request.map_err(malformed)?)));
+        let request = match request {
+            Ok((user, request)) => on_resume.limits.pass(&user, client::RESUME).await.map(|()| (user, request)),
+            Err(refusal) => Err(refusal),
+        };
         match request {
             Ok((user, request)) => {
                 let (answer, _holding) = on_resume.resume_socket(&user, &socket, &request.offsets).await;
@@ -232,15 +220,22 @@ fn listen(gateway: &Arc<Gateway>, socket: &SocketRef, user: UserId) {
             Err(refusal) => on_resume.acknowledge::<()>(&ack, Err(&refusal)).await,
         }
     });
+    inbox::listen(gateway, socket);
     let on_typing = gateway.clone();
     socket.on(client::TYPING, move |socket: SocketRef, ack: Ack, TryData(request): TryData<TypingRequest>| {
-        let request = ack.wanted().and_then(|()| Ok((identify(&socket)?, request.map_err(malformed)?)));
+        let request = ack.wanted(&on_typing).and_then(|()| Ok((identify(&socket)?, request.map_err(malformed)?)));
         // In the order of arrival, as far as nobody has to be asked.
-        let heard = request.map(|(user, request)| on_typing.typing.hear(socket.id, user, &request));
+        let heard = request.map(|(user, request)| (user.clone(), on_typing.typing.hear(socket.id, user, &request)));
         let gateway = on_typing.clone();
         async move {
             let told = match heard {
-                Ok(heard) => gateway.within_deadline(heard).await,
+                Ok((user, heard)) => {
+                    let told = async {
+                        gateway.limits.pass(&user, client::TYPING).await?;
+                        heard.await
+                    };
+                    gateway.within_deadline(told).await
+                }
                 Err(refusal) => Err(refusal),
             };
             gateway.acknowledge(&ack, told.as_ref().map(|()| &Done {})).await;
@@ -250,9 +245,15 @@ fn listen(gateway: &Arc<Gateway>, socket: &SocketRef, user: UserId) {
     socket.on(
         client::PRESENCE,
         async move |socket: SocketRef, ack: Ack, TryData(request): TryData<PresenceRequest>| {
-            let request = ack.wanted().and_then(|()| Ok((identify(&socket)?, request.map_err(malformed)?)));
+            let request = ack.wanted(&on_presence).and_then(|()| Ok((identify(&socket)?, request.map_err(malformed)?)));
             let answer = match request {
-                Ok((user, request)) => on_presence.within_deadline(on_presence.presence.answer(&user, &request)).await,
+                Ok((user, request)) => {
+                    let answer = async {
+                        on_presence.limits.pass(&user, client::PRESENCE).await?;
+                        on_presence.presence.answer(&user, &request).await
+                    };
+                    on_presence.within_deadline(answer).await
+                }
                 Err(refusal) => Err(refusal),
             };
             on_presence.acknowledge(&ack, answer.as_ref()).await;
@@ -261,10 +262,13 @@ fn listen(gateway: &Arc<Gateway>, socket: &SocketRef, user: UserId) {
     let on_other = gateway.clone();
     socket.on_fallback(async move |Event(event): Event, ack: Ack| {
         tracing::debug!(event = event.chars().take(64).collect::<String>(), "an unknown event");
-        on_other.acknowledge::<()>(&ack, Err(&Refusal::new(Code::Validation, "no such event"))).await;
+        let no_such_event = || Refusal::new(Code::Validation, "no such event");
+        let refusal = ack.wanted(&on_other).err().unwrap_or_else(no_such_event);
+        on_other.acknowledge::<()>(&ack, Err(&refusal)).await;
     });
     let on_disconnect = gateway.clone();
     socket.on_disconnect(async move |socket: SocketRef, _: DisconnectReason| {
+        socket.extensions.remove::<Taken>();
         on_disconnect.gone(&user, socket.id);
         on_disconnect.typing.left(socket.id).await;
     });
@@ -297,6 +301,9 @@ pub async fn connected(gateway: Arc<Gateway>, socket: SocketRef) {
 #[derive(Clone)]
 struct Offsets(BTreeMap<String, Value>);
 
+/// The places that a connection takes, given back at its end.
+type Taken = (Place<UserId>, Option<Place<IpAddr>>);
+
 /// Whose socket it is, if their token is still valid.
 fn identify(socket: &SocketRef) -> Result<UserId, Refusal> {
     let identity = socket.extensions.get::<Identity>().ok_or_else(no_identity)?;
@@ -304,6 +311,18 @@ fn identify(socket: &SocketRef) -> Result<UserId, Refusal> {
 }
 
 impl Gateway {
+    /// A place for one more connection of this user, from this address.
+    fn places(&self, socket: &SocketRef, user: &UserId) -> Result<Taken, Refusal> {
+        let too_many = |limit| {
+            self.metrics.limited(limit);
+            Refusal::new(Code::RateLimited, "too many connections")
+        };
+        let of_user = self.limits.users.take(user).ok_or_else(|| too_many(Limited::UserSockets))?;
+        let Some(ClientAddress(address)) = socket.req_parts().extensions.get() else { return Ok((of_user, None)) };
+        let of_address = self.limits.addresses.take(address).ok_or_else(|| too_many(Limited::AddressSockets))?;
+        Ok((of_user, Some(of_address)))
+    }
+
     /// A socket has gone. May be said more than once.
     fn gone(&self, user: &UserId, socket: Sid) {
         self.sockets.remove(user, socket);
@@ -381,6 +400,7 @@ impl Gateway {
 
     /// A page of a chat's history, for one of its members.
     pub async fn history(&self, user: &UserId, request: HistoryRequest) -> Result<Page, Refusal> {
+        self.limits.pass(user, client::HISTORY).await?;
         let (chat, before, limit) = request.read(user, self.history_default_limit)?;
         self.admission.permit(user, &chat, Act::Read).await?;
         self.rooms.belongs(user, &chat);
@@ -415,10 +435,6 @@ impl Gateway {
 
 fn malformed(error: ParserError) -> Refusal {
     Refusal::new(Code::Validation, format!("the payload is not as described: {error}"))
-}
-
-fn ack_missing() -> Refusal {
-    Refusal::new(Code::Validation, "every event needs an acknowledgement callback")
 }
 
 fn no_identity() -> Refusal {

@@ -25,6 +25,8 @@ use crate::admit::{Act, Admission, Standing};
 use crate::config::DeliveryMode;
 use crate::deliver::Sockets;
 use crate::error::{Code, Refusal};
+use crate::inbox::arrivals::Arrivals;
+use crate::inbox::tell::Counters;
 use crate::metrics::{Metrics, Outcome};
 use crate::publish::{Durability, NotDurable, Publish};
 use crate::relist::Relist;
@@ -100,6 +102,10 @@ pub struct Stages {
     pub publish: Publish,
     /// Repeats for the recent list in the background.
     pub relist: Relist,
+    /// What users see of their chats hears of what is newly listed.
+    pub arrivals: Arrivals,
+    /// And the sockets here, of how much is unread.
+    pub counters: Counters,
     /// Counters.
     pub metrics: Metrics,
 }
@@ -338,12 +344,16 @@ impl Stages {
     /// The sockets of this gateway. Answers for how many users.
     fn deliver(&self, send: &Send, shown: &Shown) -> usize {
         let position = match shown {
-            Shown::Listed(position) => Position::At { epoch: &position.epoch, seq: position.seq },
+            Shown::Listed(position) => {
+                self.arrivals.arrived(&send.message, position);
+                Position::At { epoch: &position.epoch, seq: position.seq }
+            }
             Shown::Unlisted => Position::Unknown,
             Shown::Repeat { .. } | Shown::Later { .. } => return 0,
         };
         let audience = self.sockets.audience(&send.message.chat);
         self.sockets.message(&audience, &send.message, position);
+        self.counters.given(&audience, &send.message);
         self.metrics.delivery.observe(send.received.elapsed().as_secs_f64());
         audience.len()
     }
@@ -378,7 +388,10 @@ impl Stages {
             shown => shown,
         };
         let (position, duplicate) = match shown {
-            Shown::Listed(position) => (Some(position), false),
+            Shown::Listed(position) => {
+                self.arrivals.durable(&send.message, &position);
+                (Some(position), false)
+            }
             Shown::Repeat { epoch, seq } => {
                 // The attempt that has listed it may fail, and must not take it back.
                 self.relist.add(send.message.clone());

@@ -42,12 +42,16 @@ pub struct TypingRequest {
     pub typing: bool,
 }
 
-/// The event `typing`.
-#[derive(Serialize)]
+/// Whether somebody types.
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-struct Told<'a> {
+#[schema(as = TypingTold)]
+pub(crate) struct Told<'a> {
+    /// Where.
     chat_id: &'a str,
+    /// Who.
     user_id: &'a str,
+    /// False: they stopped, or said nothing for a while.
     typing: bool,
 }
 

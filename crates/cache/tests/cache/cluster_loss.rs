@@ -59,12 +59,13 @@ async fn what_a_frozen_master_was_sent_may_have_happened() {
     let cluster = cluster(Role::Cache).await;
     let list = list_on(connect_cluster(&cluster), 100, 1000);
     let chats = chats_on_each(&cluster, 1).await;
-    let first = message(&chats[0][0], 1, 5);
+    // Every node is connected to and knows the script: what it does not know it does not do.
     for chat in chats.iter().flatten() {
-        list.read(chat, BUDGET).await.unwrap();
+        list.add(&message(chat, 1, 5), Attempt(1), BUDGET).await.unwrap();
     }
+    let first = message(&chats[0][0], 2, 6);
     cluster.node(0).freeze().unwrap();
-    let other = message(&chats[2][0], 1, 5);
+    let other = message(&chats[2][0], 2, 6);
     let added = list.add_batch(&[(&first, Attempt(1)), (&other, Attempt(1))], SHORT).await;
     assert!(matches!(added[0], Err(CacheError::NodeUnavailable { maybe_applied: true, .. })), "{added:?}");
     assert!(matches!(added[1], Ok(Added::New(_))), "{added:?}");

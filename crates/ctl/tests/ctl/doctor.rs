@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use holdfast_testkit::{Kafka, KafkaOptions, Mongo, MongoOptions, Redis, RedisCluster, RedisOptions, Role, free_port};
+use holdfast_testkit::{
+    Folder, Kafka, KafkaOptions, Mongo, MongoOptions, Redis, RedisCluster, RedisOptions, Role, free_port,
+};
 use mongodb::bson::{Document, doc};
 use serde_json::Value;
 
@@ -139,6 +141,35 @@ async fn every_master_of_a_cluster_is_looked_at() {
         checks.get(&format!("redis queue {address}")).is_some_and(|check| check["status"] == "unreachable")
             || checks["redis queue: slots"]["status"] == "wrong"
     );
+}
+
+#[tokio::test]
+async fn a_redis_behind_tls_lets_its_user_in_and_nobody_else() {
+    let folder = Folder::temporary("tls").unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (certificate, key) = (path("certificate.pem"), path("key.pem"));
+    let made = tokio::process::Command::new("openssl")
+        .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost"])
+        .args(["-addext", "subjectAltName=DNS:localhost", "-addext", "basicConstraints=critical,CA:FALSE"])
+        .args(["-keyout", &key, "-out", &certificate])
+        .output()
+        .await
+        .unwrap();
+    assert!(made.status.success(), "{made:?}");
+    let port = free_port().unwrap().to_string();
+    let tls =
+        ["--tls-port", &port, "--tls-auth-clients", "no", "--tls-cert-file", &certificate, "--tls-key-file", &key];
+    let user = ["--tls-ca-cert-file", &certificate, "--user", "chat on >s3cret ~* &* +@all"];
+    let _queue = redis(Role::Queue, &[&tls[..], &user].concat()).await;
+    let url = |password: &str| format!("rediss://chat:{password}@localhost:{port}");
+    let world = World::with_topics().await.set("REDIS_QUEUE_URL", url("s3cret"));
+
+    let checks = examine(&world.clone().set("SSL_CERT_FILE", &certificate), 1).await;
+    assert_status(&checks, "redis queue: appendonly", "ok");
+    let strange = examine(&world.clone(), 3).await;
+    assert_status(&strange, "redis queue", "unreachable");
+    let wrong = world.set("SSL_CERT_FILE", &certificate).set("REDIS_QUEUE_URL", url("wrong"));
+    assert_status(&examine(&wrong, 3).await, "redis queue", "unreachable");
 }
 
 #[tokio::test]

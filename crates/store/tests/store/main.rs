@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod groups;
+mod reading;
 
 use std::time::{Duration, Instant};
 

@@ -1,6 +1,7 @@
 -- Messages have been listed that a user sees: counts what is unread, moves chats up; where either is known at all.
 -- ARGV: chat, timestamp, epoch, seq of each; of the user's own the epoch is ''.
 local MAX_WAITING = 2000 -- arrivals while the counting goes on; with more it begins anew
+local KNOWN_AFTER = 10000 -- milliseconds after which the store knows a new chat
 local state = redis.call('HGET', UNREAD, 'state')
 local listed = redis.call('EXISTS', LIST) == 1
 for i = 1, #ARGV, 4 do
@@ -16,8 +17,10 @@ for i = 1, #ARGV, 4 do
     elseif tonumber(seq) > base then
       redis.call('HSET', UNREAD, chat, (count + 1) .. ' ' .. epoch .. ' ' .. base)
     end
-  elseif state and epoch ~= '' then
+  elseif epoch ~= '' and (state or seq == '1') then
+    -- Nothing else may know yet that there is such a chat: whoever counts next finds it here.
     redis.call('HSET', UNREAD, '+' .. chat .. ' ' .. epoch .. ' ' .. seq, '')
+    if not state then redis.call('PEXPIRE', UNREAD, KNOWN_AFTER) end
   end
 end
-if state and state ~= 'ready' and redis.call('HLEN', UNREAD) > MAX_WAITING then forget() end
+if state ~= 'ready' and redis.call('HLEN', UNREAD) > MAX_WAITING then forget() end

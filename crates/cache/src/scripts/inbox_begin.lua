@@ -6,8 +6,10 @@ if state and listed then
   if state ~= 'ready' then return state end
   if redis.call('ZSCORE', LIST, '=') then return false end
 end
-forget()
+-- Without a state there can only be new chats, which are to be counted too.
+if state then forget() end
 redis.call('HSET', UNREAD, 'state', ARGV[1])
+redis.call('DEL', LIST)
 redis.call('ZADD', LIST, -3, '?')
 redis.call('PEXPIRE', UNREAD, ARGV[2])
 redis.call('PEXPIRE', LIST, ARGV[2])

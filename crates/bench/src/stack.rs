@@ -59,6 +59,8 @@ impl Stack {
                 ("JWT_SECRET", secret),
                 // All load comes from one address, and from users who write more than people do.
                 ("MESSAGE_LIMIT", "0"),
+                ("SOCKET_EVENTS_PER_SECOND", "0"),
+                ("SOCKET_BYTES_PER_SECOND", "0"),
                 ("MAX_SOCKETS_PER_ADDRESS", "0"),
                 ("HANDSHAKES_PER_SECOND_PER_ADDRESS", "0"),
             ]),

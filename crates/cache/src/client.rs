@@ -74,6 +74,14 @@ impl Client {
         Self { settings, ..self.clone() }
     }
 
+    pub(crate) fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    pub(crate) fn breaker(&self) -> &Breaker {
+        &self.breaker
+    }
+
     /// The metrics of its connection.
     pub fn metrics(&self) -> &CacheMetrics {
         self.connection.metrics()

@@ -91,6 +91,7 @@ impl Keys {
             Kind::Beacon(gateway) => self.beacon(gateway),
             Kind::Invalidations => self.invalidations(),
             Kind::RateLimit(user) => self.rate_limit(user),
+            Kind::EventLimit(user, event) => self.rate_limit_of(user, event),
             Kind::Online => self.online(),
             Kind::Devices(user) => self.devices(user),
             Kind::Typing(chat, user) => self.typing(chat, user),
@@ -119,6 +120,7 @@ impl Keys {
             Family::FailedDead => self.bare_name("failed", "*", "dead"),
             Family::FailedIndex => self.failed_index(),
             Family::RateLimit => one("ratelimit"),
+            Family::EventLimit => self.name("ratelimit", "*", "*"),
             Family::Online => self.online(),
             Family::Devices => self.name("devices", &self.online(), "*"),
             Family::Typing => self.name("typing", "*", "{*}"),
@@ -216,9 +218,14 @@ impl Keys {
         format!("{}invalidations", self.versioned)
     }
 
-    /// A user's rate limit.
+    /// A user's rate limit of messages.
     pub fn rate_limit(&self, user: &UserId) -> String {
         self.name("ratelimit", user.as_str(), "")
+    }
+
+    /// A user's rate limit of other events of one name, a word.
+    pub fn rate_limit_of(&self, user: &UserId, event: &str) -> String {
+        self.name("ratelimit", user.as_str(), event)
     }
 
     /// Who is connected.
@@ -254,6 +261,11 @@ impl Keys {
     /// Who may fill a cached value; of the value's cluster slot.
     pub fn lease(&self, value: &Cached) -> String {
         self.cached(value, "lease")
+    }
+
+    /// The same, by the cached value's key.
+    pub(crate) fn lease_of(&self, value: &str) -> String {
+        format!("{value}{}lease", self.separator)
     }
 
     /// A lock.
@@ -322,6 +334,7 @@ impl Keys {
             (None, "group", "") => Kind::Channel(Channel::Group(chat()?)),
             (None, "beacon", "") => Kind::Beacon(is_word(id).then(|| id.to_owned())?),
             (None, "ratelimit", "") => Kind::RateLimit(user()?),
+            (None, "ratelimit", event) => Kind::EventLimit(user()?, is_word(event).then(|| event.to_owned())?),
             (None, "convlist", "") => Kind::Conversations(user()?),
             (None, "unread", "") => Kind::Unread(user()?),
             (None, "lock", "") => Kind::Lock(LockName::parse(id).ok()?),

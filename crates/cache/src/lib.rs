@@ -9,18 +9,19 @@
 //! 4. [`channels`]: hearing what other gateways announce, and knowing when something may have been missed.
 //! 5. [`announce`]: telling them of what nobody keeps; [`groups`]: that a group has changed.
 //! 6. [`failed`]: the failed queue, which is durable or refuses.
-//! 7. [`presence`]: who is online.
+//! 7. [`presence`]: who is online; [`inbox`]: what users see of their chats, kept up by what is listed.
 //! 8. [`breaker`]: not asking again and again what does not answer. It knows no Redis; Kafka's callers use it too.
 //!
-//! What is not part of that journey stands on [`client`], typed operations behind the breaker, with the values of [`codec`]; [`lock`] says
-//! who should do what only one need do.
+//! What is not part of that journey stands on [`client`], typed operations behind the breaker, with the values of [`codec`]; [`aside`] keeps
+//! what a store has; [`lock`] says who should do what only one need do.
 //!
-//! Operators have [`control`] and [`inspect`].
+//! Operators have [`control`], [`inspect`] and [`sweep`].
 //!
 //! [`keys`] alone builds the names of keys and channels, [`entry`] and [`event`] alone the bytes of list entries and publications.
 //! Every script touches keys of one cluster slot only.
 
 pub mod announce;
+pub mod aside;
 pub mod breaker;
 pub mod channels;
 pub mod client;
@@ -31,6 +32,7 @@ pub mod entry;
 pub mod event;
 pub mod failed;
 pub mod groups;
+pub mod inbox;
 pub mod inspect;
 pub mod keys;
 pub mod lock;
@@ -38,12 +40,14 @@ pub mod metrics;
 pub mod presence;
 pub mod rate_limit;
 pub mod recent;
+pub mod sweep;
 
 mod error;
 mod msgpack;
 mod script;
 
 pub use announce::Announcer;
+pub use aside::Aside;
 pub use breaker::{Breaker, BreakerSettings};
 pub use channels::{ChannelEvent, Channels};
 pub use client::{Client, ClientSettings};
@@ -52,6 +56,7 @@ pub use connection::Connection;
 pub use error::CacheError;
 pub use event::{Event, LiveEvent, Origin};
 pub use failed::FailedQueue;
+pub use inbox::Inboxes;
 pub use keys::Keys;
 pub use lock::{LockGuard, Locks};
 pub use metrics::CacheMetrics;

@@ -13,6 +13,8 @@ mod operations;
 use hit_rate::HitRate;
 use operations::Operations;
 
+use crate::aside::AsideMetrics;
+
 /// Calls to Redis, by operation and result (`ok`, `refused`, `unavailable`, `unexpected`).
 pub const OPERATIONS: &str = "cache_operations_total";
 /// How long calls to Redis took, in seconds, by operation.
@@ -47,6 +49,7 @@ pub struct CacheMetrics {
     undecodable: IntCounterVec,
     pub(crate) channel_breaks: IntCounter,
     pub(crate) channel_dropped: IntCounter,
+    pub(crate) aside: AsideMetrics,
 }
 
 impl CacheMetrics {
@@ -81,6 +84,7 @@ impl CacheMetrics {
             undecodable: counters(UNDECODABLE, "Values of a version or shape that this build can't read", &["where"])?,
             channel_breaks: counter(CHANNEL_BREAKS, "Times that live events may have been missed")?,
             channel_dropped: counter(CHANNEL_DROPPED, "Events dropped because they were not taken fast enough")?,
+            aside: AsideMetrics::register(registry)?,
         };
         for place in ["recent", "failed", "channel"] {
             metrics.undecodable.with_label_values(&[place]);

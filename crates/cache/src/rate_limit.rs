@@ -1,4 +1,4 @@
-//! How much a user may send: at most so many events in any window of so many seconds, counted over all gateways.
+//! How much a user may do: at most so many events of one kind in any window of so many seconds, counted over all gateways.
 //!
 //! The count lies in Redis and is atomic there. [`LocalLimiter`] counts the same way in this process, for when Redis is away: then
 //! a user may send that much through each gateway.
@@ -8,6 +8,7 @@
 
 use std::collections::HashMap;
 use std::collections::VecDeque;
+use std::hash::Hash;
 use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -30,6 +31,15 @@ pub struct Limit {
     pub events: u32,
     /// The window's length, to the millisecond.
     pub window: Duration,
+}
+
+/// What is counted, each kind by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// Messages.
+    Message,
+    /// Other events of this name, a word.
+    Event(&'static str),
 }
 
 /// Whether an event may pass. One that may has been counted.
@@ -66,19 +76,23 @@ impl RateLimiter {
     }
 
     /// Counts one event.
-    pub async fn check(&self, user: &UserId, budget: Duration) -> Result<Decision, CacheError> {
-        self.check_batch(&[user], budget).await.pop().unwrap_or_else(|| Err(CacheError::unexpected("no answer")))
+    pub async fn check(&self, kind: Kind, user: &UserId, budget: Duration) -> Result<Decision, CacheError> {
+        self.check_batch(kind, &[user], budget).await.pop().unwrap_or_else(|| Err(CacheError::unexpected("no answer")))
     }
 
     /// Counts one event of each user, as one pipeline under one deadline; the results are in the order of `users`.
-    pub async fn check_batch(&self, users: &[&UserId], budget: Duration) -> Vec<Result<Decision, CacheError>> {
+    pub async fn check_batch(
+        &self,
+        kind: Kind,
+        users: &[&UserId],
+        budget: Duration,
+    ) -> Vec<Result<Decision, CacheError>> {
         if self.limit.events == 0 {
             return users.iter().map(|_| Ok(Decision::Allowed)).collect();
         }
         let window = self.limit.window.as_millis().max(1) as u64;
         let life = self.life.as_millis() as u64;
-        let call =
-            |user: &&UserId| CHECK.call(&[&self.keys.rate_limit(user)]).arg(self.limit.events).arg(window).arg(life);
+        let call = |user: &&UserId| CHECK.call(&[&self.key(kind, user)]).arg(self.limit.events).arg(window).arg(life);
         match self.connection.run("rate_limit", users.iter().map(call).collect(), budget).await {
             Err(error) => users.iter().map(|_| Err(error.clone())).collect(),
             Ok(answers) => answers
@@ -95,39 +109,48 @@ impl RateLimiter {
     }
 }
 
-/// The same limit in this process alone. It remembers so many users; when more are active at once, those who have been quiet
-/// longest are forgotten, and may send anew.
+impl RateLimiter {
+    fn key(&self, kind: Kind, user: &UserId) -> String {
+        match kind {
+            Kind::Message => self.keys.rate_limit(user),
+            Kind::Event(event) => self.keys.rate_limit_of(user, event),
+        }
+    }
+}
+
+/// The same limit in this process alone, of whoever a `K` names. It remembers so many of them; when more are active at once, those
+/// who have been quiet longest are forgotten, and begin anew.
 #[derive(Debug)]
-pub struct LocalLimiter {
+pub struct LocalLimiter<K> {
     limit: Limit,
     start: Instant,
-    /// Two generations: when the young one is full it becomes the old one, whose users are then forgotten.
-    users: Mutex<(HashMap<UserId, Cells>, HashMap<UserId, Cells>)>,
+    /// Two generations: when the young one is full it becomes the old one, which is then forgotten.
+    known: Mutex<(HashMap<K, Cells>, HashMap<K, Cells>)>,
     capacity: usize,
 }
 
-impl LocalLimiter {
-    /// Counts for at most so many users.
+impl<K: Clone + Eq + Hash> LocalLimiter<K> {
+    /// Counts for at most so many at once.
     pub fn new(limit: Limit, capacity: usize, now: Instant) -> Self {
-        Self { limit, start: now, users: Mutex::default(), capacity: (capacity / 2).max(1) }
+        Self { limit, start: now, known: Mutex::default(), capacity: (capacity / 2).max(1) }
     }
 
     /// Counts one event.
-    pub fn check(&self, user: &UserId, now: Instant) -> Decision {
+    pub fn check(&self, who: &K, now: Instant) -> Decision {
         if self.limit.events == 0 {
             return Decision::Allowed;
         }
-        let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
-        let (young, old) = &mut *users;
-        if !young.contains_key(user) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let (young, old) = &mut *known;
+        if !young.contains_key(who) {
             if young.len() >= self.capacity {
                 *old = std::mem::take(young);
             }
-            let cells = old.remove(user).unwrap_or_default();
-            young.insert(user.clone(), cells);
+            let cells = old.remove(who).unwrap_or_default();
+            young.insert(who.clone(), cells);
         }
         let now = now.saturating_duration_since(self.start).as_millis() as u64;
-        match young.get_mut(user) {
+        match young.get_mut(who) {
             Some(cells) => cells.check(self.limit, now),
             None => Decision::Allowed,
         }
@@ -198,14 +221,14 @@ mod tests {
         for n in 0..1000 {
             limiter.check(&user(&format!("u{n}")), start);
             assert_ne!(limiter.check(&alice, start), Decision::Allowed);
-            let users = limiter.users.lock().unwrap();
-            assert!(users.0.len() + users.1.len() <= 10);
+            let known = limiter.known.lock().unwrap();
+            assert!(known.0.len() + known.1.len() <= 10);
         }
     }
 
     #[test]
     fn a_limit_of_none_lets_everything_through() {
-        let limiter = LocalLimiter::new(Limit { events: 0, ..LIMIT }, 10, Instant::now());
+        let limiter: LocalLimiter<UserId> = LocalLimiter::new(Limit { events: 0, ..LIMIT }, 10, Instant::now());
         assert!((0..100).all(|_| limiter.check(&user("alice"), Instant::now()) == Decision::Allowed));
     }
 

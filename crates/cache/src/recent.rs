@@ -11,6 +11,7 @@
 
 mod incarnation;
 mod page;
+mod standing;
 
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -23,15 +24,10 @@ use crate::connection::Connection;
 use crate::entry::{self, Listed, ListedEntry};
 use crate::event::{self, Origin, Position};
 use crate::keys::{Channel, Keys};
-use crate::script::{Call, Script, parse};
+use crate::script::{Call, Script, parse, script};
 
 pub use page::{Alone, Floor, RecentPage};
-
-macro_rules! script {
-    ($flags:literal, $($file:literal),+) => {
-        LazyLock::new(|| Script::new(concat!($flags, "\n", $(include_str!(concat!("scripts/", $file))),+)))
-    };
-}
+pub use standing::{ListedUnread, Standing};
 
 static ADD: LazyLock<Script> = script!("#!lua", "recent_state.lua", "recent_change.lua", "recent_add.lua");
 static REPAIR: LazyLock<Script> = script!("#!lua", "recent_state.lua", "recent_change.lua", "recent_repair.lua");

@@ -3,6 +3,18 @@ use redis::{FromRedisValue, ToRedisArgs, Value};
 use crate::CacheError;
 use crate::connection::slot_of;
 
+/// A script made of files that lie in `scripts/`, with its flags.
+macro_rules! script {
+    ($flags:literal, $($file:literal),+) => {
+        std::sync::LazyLock::new(|| {
+            const SOURCE: &str =
+                concat!($flags, "\n", $(include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/scripts/", $file))),+);
+            $crate::script::Script::new(SOURCE)
+        })
+    };
+}
+pub(crate) use script;
+
 /// A Lua script, sent by its hash.
 pub(crate) struct Script {
     source: &'static str,

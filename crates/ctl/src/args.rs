@@ -54,6 +54,9 @@ pub enum Command {
     /// The dead-letter topic: records that can't be stored
     #[command(subcommand)]
     Dlq(DlqCommand),
+    /// The cache: what is kept of the stores for faster reads
+    #[command(subcommand)]
+    Cache(CacheCommand),
     /// Both topics
     #[command(subcommand)]
     Topics(TopicsCommand),
@@ -204,6 +207,57 @@ pub struct DlqReplay {
     pub yes: bool,
 }
 
+/// The cache.
+#[derive(Debug, Subcommand)]
+pub enum CacheCommand {
+    /// How many keys of each kind there are
+    Stats {
+        /// Look at so many keys at most
+        #[arg(long, default_value_t = 1_000_000)]
+        limit: u64,
+    },
+    /// Load profiles before they are asked for
+    Warm(CacheWarm),
+    /// Forget cached values, in Redis and in every gateway's memory
+    Invalidate(CacheInvalidate),
+}
+
+/// `cache warm`.
+#[derive(Debug, Clone, clap::Args)]
+#[command(group = ArgGroup::new("whose").required(true).multiple(true).args(["users", "active"]))]
+pub struct CacheWarm {
+    /// The users
+    #[arg(value_name = "USER", value_parser = user)]
+    pub users: Vec<UserId>,
+    /// Those who sent the last so many stored messages
+    #[arg(long, value_name = "MESSAGES")]
+    pub active: Option<u32>,
+    /// Change nothing, say what would be done
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// `cache invalidate`.
+#[derive(Debug, Clone, clap::Args)]
+#[command(group = ArgGroup::new("which").required(true).args(["keys", "pattern"]))]
+pub struct CacheInvalidate {
+    /// The keys, as chat:v1:profile:user:{alice}
+    #[arg(value_name = "KEY")]
+    pub keys: Vec<String>,
+    /// Every cached value whose key matches, as 'chat:v1:profile:*'
+    #[arg(long)]
+    pub pattern: Option<String>,
+    /// Forget so many at most
+    #[arg(long, default_value_t = 100_000)]
+    pub limit: u64,
+    /// Change nothing, say what would be done
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Don't ask
+    #[arg(long, short)]
+    pub yes: bool,
+}
+
 /// Both topics.
 #[derive(Debug, Clone, Subcommand)]
 pub enum TopicsCommand {
@@ -256,6 +310,9 @@ mod tests {
         assert!(Args::try_parse_from(["holdfastctl", "failed", "replay", "a:b", "--all"]).is_err());
         assert!(Args::try_parse_from(["holdfastctl", "dlq", "list", "--offset", "3"]).is_err());
         assert!(Args::try_parse_from(["holdfastctl", "failed", "show", "b:a"]).is_err(), "no chat");
+        assert!(Args::try_parse_from(["holdfastctl", "cache", "warm"]).is_err(), "nobody");
+        assert!(Args::try_parse_from(["holdfastctl", "cache", "warm", "alice", "--active", "9"]).is_ok());
+        assert!(Args::try_parse_from(["holdfastctl", "cache", "invalidate", "a", "--pattern", "b"]).is_err());
     }
 
     #[test]

@@ -36,6 +36,11 @@ pub fn disconnected(user: &str) {
     tracing::info!(target: TARGET, userId = user, who = who(), "disconnected");
 }
 
+/// Notes that cached values were forgotten: one by its key, or as many as matched a pattern.
+pub fn invalidated(what: &str, count: u64) {
+    tracing::info!(target: TARGET, what, count, who = who(), "invalidated");
+}
+
 fn who() -> String {
     std::env::var("USER").unwrap_or_else(|_| "unknown".into())
 }

@@ -4,6 +4,7 @@
 //! One module a command. Each takes its connections and an [`Output`] as arguments, and ends with a [`Verdict`]:
 //!
 //! * [`failed`]: the failed queue. [`dlq`]: the dead-letter topic. Both replay what they hold by the services' own way.
+//! * [`cache`]: what is kept of the stores.
 //! * [`topics`], [`lag`]: Kafka.
 //! * [`verify`]: what Kafka had against what MongoDB has.
 //! * [`doctor`]: every setting that the promise rests on.
@@ -14,6 +15,7 @@
 
 pub mod args;
 pub mod audit;
+pub mod cache;
 pub mod check;
 pub mod disconnect;
 pub mod dlq;
@@ -32,7 +34,7 @@ pub mod verify;
 use std::time::Duration;
 
 use anyhow::Result;
-use args::{Command, DlqCommand, FailedCommand, TopicsCommand};
+use args::{CacheCommand, Command, DlqCommand, FailedCommand, TopicsCommand};
 use exit::Verdict;
 use output::Output;
 use settings::Settings;
@@ -61,6 +63,16 @@ pub async fn run(command: Command, settings: &Settings, output: &mut Output<'_>)
         Command::Dlq(DlqCommand::Replay(args)) => {
             let (topics, store) = (settings.topics().await?, settings.store().await?);
             dlq::replay::run(&topics, &store, &args, output).await
+        }
+        Command::Cache(CacheCommand::Stats { limit }) => {
+            cache::stats(&settings.cache()?, &settings.keys()?, limit, output).await
+        }
+        Command::Cache(CacheCommand::Warm(args)) => {
+            let (redis, keys, store) = (settings.cache()?, settings.keys()?, settings.store().await?);
+            cache::warm(&redis, &keys, store, settings.layout.cache_profile_ttl.0, &args, output).await
+        }
+        Command::Cache(CacheCommand::Invalidate(args)) => {
+            cache::invalidate(&settings.cache()?, &settings.keys()?, &args, output).await
         }
         Command::Topics(TopicsCommand::Create { dry_run }) => {
             topics::create(&settings.admin()?, &settings.kafka(), dry_run, output).await

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use holdfast_service::ops;
 use holdfast_service::settings::{Setting, table};
 
@@ -68,4 +68,17 @@ fn metrics_are_documented_as_they_are() -> Result<()> {
         }
     }
     check("metrics.md", &text)
+}
+
+#[test]
+fn the_interface_is_described_as_it_is() -> Result<()> {
+    check("openapi.json", &format!("{}\n", holdfast_gateway::rest::description().to_pretty_json()?))?;
+    let events = holdfast_gateway::asyncapi::description();
+    check("asyncapi.json", &format!("{}\n", serde_json::to_string_pretty(&events)?))?;
+    let schema = Path::new(env!("CARGO_MANIFEST_DIR")).join("js/node_modules/@asyncapi/specs/schemas/3.0.0.json");
+    let schema = std::fs::read(&schema).context("run npm ci in crates/e2e/js")?;
+    let validator = jsonschema::validator_for(&serde_json::from_slice(&schema)?)?;
+    let errors: Vec<_> = validator.iter_errors(&events).map(|error| error.to_string()).collect();
+    ensure!(errors.is_empty(), "not AsyncAPI 3: {}", errors.join("\n"));
+    Ok(())
 }

@@ -1,19 +1,18 @@
 //! Permissions and limits, before anybody sees a message.
 //!
 //! Takes stamped messages from the pipeline; gives each a verdict. Who belongs to a chat is known from its id or from the store, whose
-//! last word is kept for a while ([`crate::members`]): a send whose chat is known waits for nobody. The limit is counted in the cache
-//! for all gateways together; while the cache is away, a limiter of the same size in this process stands in.
+//! last word is kept for a while ([`crate::members`]): a send whose chat is known waits for nobody.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use holdfast_cache::Breaker;
-use holdfast_cache::rate_limit::{Decision, LocalLimiter, RateLimiter};
+use holdfast_cache::rate_limit::{Decision, Kind};
 use holdfast_message::id::Members;
 use holdfast_message::{ChatId, UserId};
 
 use crate::error::{Code, Refusal};
+use crate::limit::UserLimit;
 use crate::members::{Membership, no_such_chat};
+use crate::metrics::{Limited, Metrics};
 use crate::relations::{Relation, Relations};
 
 /// What a user wants to do in a chat.
@@ -32,7 +31,8 @@ pub enum Act {
 pub struct Admission {
     membership: Membership,
     relations: Relations,
-    limits: Option<Arc<Limits>>,
+    limit: Option<Arc<UserLimit>>,
+    metrics: Metrics,
 }
 
 /// What the store said of a chat: enough for a verdict about any of its members.
@@ -44,44 +44,31 @@ pub enum Standing {
     Group(Result<Arc<[UserId]>, Refusal>),
 }
 
-/// The limit of sends per user, in the cache and beside it.
-pub struct Limits {
-    /// For all gateways together.
-    pub shared: RateLimiter,
-    /// While the cache is away.
-    pub local: LocalLimiter,
-    /// In front of the cache.
-    pub breaker: Breaker,
-    /// What the cache has for a batch.
-    pub budget: Duration,
-}
-
 impl Admission {
-    /// Without `limits`, users may send as much as they like.
-    pub fn new(membership: Membership, relations: Relations, limits: Option<Limits>) -> Self {
-        Self { membership, relations, limits: limits.map(Arc::new) }
+    /// Without `limit`, users may send as much as they like.
+    pub fn new(membership: Membership, relations: Relations, limit: Option<UserLimit>, metrics: Metrics) -> Self {
+        Self { membership, relations, limit: limit.map(Arc::new), metrics }
     }
 
     /// Whether a user may do this in a chat, as of now.
     pub async fn permit(&self, user: &UserId, chat: &ChatId, act: Act) -> Result<(), Refusal> {
         match self.known(user, chat, act) {
             Some(verdict) => verdict,
-            None => self.verdict(&self.standing(chat).await, user),
+            None => self.verdict(&self.standing(chat).await, user, chat),
         }
     }
 
     /// The same, if it is known without asking anybody.
     pub fn known(&self, user: &UserId, chat: &ChatId, act: Act) -> Option<Result<(), Refusal>> {
         let standing = match chat.members() {
-            Members::Direct(first, second) if first != *user && second != *user => {
-                return Some(Err(Refusal::new(Code::Forbidden, "not a member of this chat")));
+            // A verdict on a stranger, and what was written stays readable for both, whatever is between them now.
+            Members::Direct(..) if act == Act::Read || chat.other(user).is_none() => {
+                return Some(chat.other(user).map(drop).ok_or_else(stranger));
             }
-            // What was written stays readable for both, whatever is between them now.
-            Members::Direct(..) if act == Act::Read => return Some(Ok(())),
             Members::Direct(..) => Standing::Direct(Some(self.relations.known(chat)?)),
             Members::Group => Standing::Group(self.membership.known(chat)?),
         };
-        Some(self.verdict(&standing, user))
+        Some(self.verdict(&standing, user, chat))
     }
 
     /// What the store says of a chat.
@@ -93,8 +80,9 @@ impl Admission {
     }
 
     /// Whether a user may write in a chat of which this is known. Who does not belong to a group does not learn that there is one.
-    pub fn verdict(&self, standing: &Standing, user: &UserId) -> Result<(), Refusal> {
+    pub fn verdict(&self, standing: &Standing, user: &UserId, chat: &ChatId) -> Result<(), Refusal> {
         match standing {
+            Standing::Direct(_) if chat.other(user).is_none() => Err(stranger()),
             Standing::Direct(relation) => self.relations.permits(*relation),
             Standing::Group(members) => {
                 let members = members.as_ref().map_err(Clone::clone)?;
@@ -105,30 +93,18 @@ impl Admission {
 
     /// Whether each of these users may send now as far as the limit is concerned. What passes is counted.
     pub async fn limit(&self, users: &[&UserId]) -> Vec<Result<(), Refusal>> {
-        let Some(limits) = &self.limits else { return users.iter().map(|_| Ok(())).collect() };
+        let Some(limit) = &self.limit else { return users.iter().map(|_| Ok(())).collect() };
         let verdict = |decision| match decision {
             Decision::Allowed => Ok(()),
-            Decision::Limited { retry_after } => Err(Refusal::rate_limited(retry_after)),
+            Decision::Limited { retry_after } => {
+                self.metrics.limited(Limited::Messages);
+                Err(Refusal::rate_limited(retry_after))
+            }
         };
-        limits.decide(users).await.into_iter().map(verdict).collect()
+        limit.decide(Kind::Message, users).await.into_iter().map(verdict).collect()
     }
 }
 
-impl Limits {
-    async fn decide(&self, users: &[&UserId]) -> Vec<Decision> {
-        if users.is_empty() {
-            return Vec::new();
-        }
-        let Ok(permit) = self.breaker.acquire(Instant::now()) else {
-            return users.iter().map(|user| self.local.check(user, Instant::now())).collect();
-        };
-        let decisions = self.shared.check_batch(users, self.budget).await;
-        if decisions.iter().any(|decision| matches!(decision, Err(error) if error.is_unavailable())) {
-            permit.failure(Instant::now());
-        } else {
-            permit.success();
-        }
-        let local = |user: &&UserId| self.local.check(user, Instant::now());
-        users.iter().zip(decisions).map(|(user, decision)| decision.unwrap_or_else(|_| local(user))).collect()
-    }
+fn stranger() -> Refusal {
+    Refusal::new(Code::Forbidden, "not a member of this chat")
 }

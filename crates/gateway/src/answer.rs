@@ -2,6 +2,9 @@
 //!
 //! Over REST an answer is the body; over Socket.IO it goes with `ok: true` ([`Positive`]).
 
+use std::collections::BTreeMap;
+
+use holdfast_message::UserId;
 use holdfast_message::json::{MessageJson, Position};
 use holdfast_store::{Group, Member, Role};
 use serde::{Deserialize, Serialize};
@@ -9,6 +12,7 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use crate::history::{Page, Source, write_cursor};
+use crate::inbox::{self, Unread};
 use crate::pipeline::Accepted;
 use crate::publish::Durability;
 use crate::relations::Friendship;
@@ -134,6 +138,81 @@ impl<'a> From<&'a Page> for HistoryPage<'a> {
             complete: page.complete,
             epoch,
             seq: page.position.as_ref().map(|position| position.seq),
+        }
+    }
+}
+
+/// The answer to `markRead`.
+#[derive(Serialize, ToSchema)]
+pub struct Read {
+    /// How much of the chat is unread now, 999 at most.
+    #[schema(maximum = 999)]
+    pub unread: usize,
+}
+
+/// How much is unread.
+#[derive(Serialize, ToSchema)]
+pub struct UnreadMessages<'a> {
+    /// By chat, where there are any; each 999 at most.
+    counts: BTreeMap<&'a str, usize>,
+    /// Of all chats, 999 at most.
+    #[schema(maximum = 999)]
+    total: usize,
+}
+
+impl<'a> From<&'a Unread> for UnreadMessages<'a> {
+    fn from(unread: &'a Unread) -> Self {
+        let counts = unread.counts.iter().map(|(chat, count)| (chat.as_str(), *count)).collect();
+        Self { counts, total: unread.total }
+    }
+}
+
+/// A part of one's chats.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Conversations<'a> {
+    /// Newest first.
+    conversations: Vec<ConversationShape<'a>>,
+    /// Opaque; `before` of the next page. Absent at the end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    next_cursor: Option<String>,
+    /// False: something may be absent because the store could not be asked; ask again.
+    complete: bool,
+}
+
+/// One of one's chats.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = Conversation)]
+pub struct ConversationShape<'a> {
+    /// The chat: two user ids in byte order joined by `:`, or `g_` and a UUID.
+    chat_id: &'a str,
+    /// Who belongs to it; of a group, 100 at most.
+    members: Vec<&'a str>,
+    /// Null in a new group.
+    #[schema(value_type = Option<MessageShape>, required)]
+    last_message: Option<MessageJson<'a>>,
+    /// How much of it is unread, 999 at most; null if that can't be told now.
+    #[schema(required, maximum = 999)]
+    unread: Option<usize>,
+    /// Who of the other members is online.
+    online: Vec<&'a str>,
+}
+
+impl<'a> From<&'a inbox::list::Page> for Conversations<'a> {
+    fn from(page: &'a inbox::list::Page) -> Self {
+        let shape = |conversation: &'a inbox::list::Conversation| ConversationShape {
+            chat_id: conversation.chat.as_str(),
+            members: conversation.members.iter().map(UserId::as_str).collect(),
+            last_message: conversation.last.as_ref().map(|message| MessageJson { message, position: Position::Absent }),
+            unread: conversation.unread,
+            online: conversation.online.iter().map(UserId::as_str).collect(),
+        };
+        Self {
+            conversations: page.conversations.iter().map(shape).collect(),
+            next_cursor: page.next.as_ref().map(inbox::list::Place::write),
+            complete: page.complete,
         }
     }
 }

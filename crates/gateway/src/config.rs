@@ -13,6 +13,9 @@ use holdfast_service::servers::{CacheSettings, ServerSettings};
 use holdfast_service::settings::{
     CONFIG_FILE, Effective, List, Millis, PROFILE, Profile, Seconds, Secret, Setting, SettingsError, Source, Value,
 };
+use ipnet::IpNet;
+
+use crate::decisions::BRIEFLY;
 
 /// When a message is shown to its receivers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +46,19 @@ impl Value for QueueDurability {
             "assumed" => Ok(Self(Durability::Assumed)),
             _ => Err("must be checked or assumed".into()),
         }
+    }
+}
+
+/// Networks, as addresses with the length of their prefix.
+#[derive(Debug, Clone, Default)]
+pub struct Networks(pub Vec<IpNet>);
+
+impl Value for Networks {
+    fn parse(text: &str) -> Result<Self, String> {
+        let network = |text: &str| text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
+        let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+        let networks: Option<Vec<IpNet>> = parts.map(network).collect();
+        networks.map(Self).ok_or_else(|| "must be networks separated by commas, as 10.0.0.0/8,fd00::/8".into())
     }
 }
 
@@ -94,7 +110,7 @@ holdfast_service::settings! {
         failed_queue_durability: QueueDurability = "FAILED_QUEUE_DURABILITY", "checked";
         /// `realtime-first`: receivers see a message before Kafka has it; `durable-first`: after.
         delivery_mode: DeliveryMode = "DELIVERY_MODE", "realtime-first";
-        /// Who may write to whom: `open`, everybody to everybody.
+        /// Who may write to whom unless one blocks the other: `open`, everybody to everybody; `friends`, friends to friends.
         permissions: Permissions = "PERMISSIONS", "open";
         /// Milliseconds within which every client event is answered.
         send_deadline: Millis = "SEND_DEADLINE_MS", "4000";
@@ -108,14 +124,34 @@ holdfast_service::settings! {
         max_sends_in_flight: usize = "MAX_SENDS_IN_FLIGHT", "10000";
         /// Messages that a user may send in a window; 0 for no limit.
         message_limit: u32 = "MESSAGE_LIMIT", "0";
-        /// The window of `MESSAGE_LIMIT`, in seconds.
+        /// Other events of one name, and other REST requests, that a user may make in a window; 0 for no limit.
+        event_limit: u32 = "EVENT_LIMIT", "0";
+        /// The window of `MESSAGE_LIMIT` and `EVENT_LIMIT`, in seconds.
         window: Seconds = "WINDOW_SECONDS", "10";
+        /// Events a second that one connection may send, twice as many after a silence; 0 for no limit.
+        socket_events_per_second: u32 = "SOCKET_EVENTS_PER_SECOND", "1000";
+        /// Bytes of events a second that one connection may send, twice as many after a silence; 0 for no limit.
+        socket_bytes_per_second: u32 = "SOCKET_BYTES_PER_SECOND", "10000000";
+        /// Connections that a user may have at once on one gateway; 0 for no limit.
+        max_sockets_per_user: usize = "MAX_SOCKETS_PER_USER", "0";
+        /// Connections from one address (of IPv6: from one /64) at once on one gateway; 0 for no limit.
+        max_sockets_per_address: usize = "MAX_SOCKETS_PER_ADDRESS", "0";
+        /// Handshakes a second from one address (of IPv6: from one /64) on one gateway; 0 for no limit.
+        handshakes_per_second_per_address: u32 = "HANDSHAKES_PER_SECOND_PER_ADDRESS", "0";
+        /// Networks of proxies whose `X-Forwarded-For` is believed, as `10.0.0.0/8,fd00::/8`.
+        trusted_proxies: Networks = "TRUSTED_PROXIES", "";
         /// Seconds after which a recent list is compared with the store before it answers alone again.
         recent_verify: Seconds = "RECENT_VERIFY_SECS", "30";
         /// Messages of a history page without `limit`.
         history_default_limit: usize = "HISTORY_DEFAULT_LIMIT", "20";
         /// Messages a second that the retry service replays at most, so that live traffic comes first.
         replay_rate: u32 = "FAILED_QUEUE_REPLAY_RATE", "1000";
+        /// Seconds that a message that was looked up by its id is cached; 0: not at all.
+        message_cache_ttl: Seconds = "MESSAGE_CACHE_TTL_SECS", "5";
+        /// Seconds that a user's unread counts are cached.
+        unread_ttl: Seconds = "CACHE_UNREAD_TTL", "60";
+        /// Seconds that a user's list of conversations is cached.
+        conversations_ttl: Seconds = "CACHE_CONVLIST_TTL", "120";
         /// Failures within the monitoring period that open a breaker.
         cb_failure_threshold: usize = "CACHE_CB_FAILURE_THRESHOLD", "5";
         /// Milliseconds that the cache's breaker stays open before it lets calls probe.
@@ -225,14 +261,17 @@ impl Config {
 
 /// The ladder of deadlines, and what else must hold between settings.
 fn check(own: &GatewaySettings, source: &mut Source) {
-    // A send asks the cache twice, for the limit and for the list, and waits for one batch before its own.
-    let steps = own.redis_budget.0 * 3 + own.kafka_delivery_timeout.0 + REPORT_GRACE + own.failed_queue_timeout.0;
+    // A send asks the cache twice, for the limit and for the list, and waits for one batch before its own; and for the store, where
+    // it can do without.
+    let cache = own.redis_budget.0 * 3 + BRIEFLY;
+    let steps = cache + own.kafka_delivery_timeout.0 + REPORT_GRACE + own.failed_queue_timeout.0;
     source.require(
         own.send_deadline.0 >= steps,
         format!(
-            "SEND_DEADLINE_MS must be at least {}: KAFKA_DELIVERY_TIMEOUT_MS and {} ms for its report, FAILED_QUEUE_TIMEOUT_MS, and three times REDIS_BUDGET_MS",
+            "SEND_DEADLINE_MS must be at least {}: KAFKA_DELIVERY_TIMEOUT_MS and {} ms for its report, FAILED_QUEUE_TIMEOUT_MS, three times REDIS_BUDGET_MS, and {} ms for permissions",
             steps.as_millis(),
             REPORT_GRACE.as_millis(),
+            BRIEFLY.as_millis(),
         ),
     );
     source.require(
@@ -245,7 +284,14 @@ fn check(own: &GatewaySettings, source: &mut Source) {
     );
     source.require((1..=100).contains(&own.history_default_limit), "HISTORY_DEFAULT_LIMIT must be from 1 to 100");
     source.require(own.max_sends_in_flight > 0, "MAX_SENDS_IN_FLIGHT must be above 0");
-    source.require(own.message_limit == 0 || own.window.0 > Duration::ZERO, "WINDOW_SECONDS must be above 0");
+    source.require(
+        (own.message_limit, own.event_limit) == (0, 0) || own.window.0 > Duration::ZERO,
+        "WINDOW_SECONDS must be above 0",
+    );
+    source.require(
+        own.unread_ttl.0 > Duration::ZERO && own.conversations_ttl.0 > Duration::ZERO,
+        "CACHE_UNREAD_TTL and CACHE_CONVLIST_TTL must be above 0",
+    );
     source.require(own.replay_rate > 0, "FAILED_QUEUE_REPLAY_RATE must be above 0");
 }
 
@@ -267,10 +313,22 @@ mod tests {
     }
 
     #[test]
+    fn networks_are_addresses_or_prefixes() {
+        let Networks(networks) = Networks::parse("10.0.0.0/8, 192.0.2.1,fd00::/8").unwrap();
+        assert_eq!(
+            networks.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            ["10.0.0.0/8", "192.0.2.1/32", "fd00::/8"]
+        );
+        for wrong in ["10.0.0.0/33", "proxy", "10.0.0.0/8;fd00::/8"] {
+            assert!(Networks::parse(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
     fn a_broken_ladder_of_deadlines_is_refused_at_boot() {
         let SettingsError(errors) = read(&[SECRET, ("SEND_DEADLINE_MS", "3000"), ("PORT", "x")]).unwrap_err();
         assert_eq!(errors.len(), 1, "{errors:?}");
         let SettingsError(errors) = read(&[SECRET, ("SEND_DEADLINE_MS", "3000")]).unwrap_err();
-        assert!(errors[0].starts_with("SEND_DEADLINE_MS must be at least 3950"), "{errors:?}");
+        assert!(errors[0].starts_with("SEND_DEADLINE_MS must be at least 4000"), "{errors:?}");
     }
 }

@@ -141,6 +141,11 @@ impl Sockets {
         }
     }
 
+    /// Whether a user has sockets here.
+    pub fn has(&self, user: &UserId) -> bool {
+        self.users.contains_key(user)
+    }
+
     /// Which users here hear which groups.
     pub fn hearers(&self) -> &Hearers {
         &self.hearers
@@ -203,6 +208,17 @@ impl Sockets {
                     tokio::time::sleep(DISCONNECT_AGAIN).await;
                 }
             });
+        }
+    }
+
+    /// Waits until what other gateways announce to the user reaches a socket.
+    pub async fn subscribed(&self, user: &UserId, socket: Sid) {
+        let confirmation = self.users.get(user).and_then(|sockets| {
+            let connected = sockets.iter().find(|connected| connected.socket.id == socket)?;
+            Some(connected.subscription.confirmation())
+        });
+        if let Some(confirmation) = confirmation {
+            confirmation.await;
         }
     }
 

@@ -67,6 +67,7 @@ pub struct Refusal {
     pub retryable: bool,
     /// When a repeat makes sense, in milliseconds from now.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub retry_after_ms: Option<u64>,
 }
 
@@ -84,7 +85,7 @@ impl Refusal {
     /// Too many requests; when the next one may come.
     pub fn rate_limited(after: Duration) -> Self {
         let millis = u64::try_from(after.as_millis()).unwrap_or(u64::MAX).max(1);
-        Self { retryable: true, retry_after_ms: Some(millis), ..Self::new(Code::RateLimited, "too many messages") }
+        Self { retryable: true, retry_after_ms: Some(millis), ..Self::new(Code::RateLimited, "too many requests") }
     }
 }
 

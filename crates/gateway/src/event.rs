@@ -9,13 +9,19 @@ pub mod client {
     /// What was missed of the live streams.
     pub const RESUME: &str = "resume";
 
+    /// Moves how far one has read.
+    pub const MARK_READ: &str = "markRead";
+    /// How much is unread.
+    pub const UNREAD: &str = "unread";
+    /// A page of one's chats.
+    pub const CONVERSATIONS: &str = "conversations";
     /// Whether one types.
     pub const TYPING: &str = "typing";
     /// Who is online.
     pub const PRESENCE: &str = "presence";
 
     /// All of them.
-    pub const ALL: [&str; 5] = [SEND_MESSAGE, HISTORY, RESUME, TYPING, PRESENCE];
+    pub const ALL: [&str; 8] = [SEND_MESSAGE, HISTORY, RESUME, MARK_READ, UNREAD, CONVERSATIONS, TYPING, PRESENCE];
 }
 
 /// What the gateway emits.
@@ -37,7 +43,12 @@ pub mod server {
     pub const TYPING: &str = LiveEvent::Typing.name();
     /// Somebody came online, or has gone.
     pub const PRESENCE: &str = LiveEvent::Presence.name();
+    /// Somebody has read a chat up to a message.
+    pub const MESSAGES_READ: &str = LiveEvent::MessagesRead.name();
+    /// How much of a chat is unread.
+    pub const UNREAD_COUNT: &str = LiveEvent::UnreadCount.name();
 
     /// All of them.
-    pub const ALL: [&str; 7] = [NEW_MESSAGE, MESSAGE_FAILED, RESUMED, RESYNC, CHAT_UPDATED, TYPING, PRESENCE];
+    pub const ALL: [&str; 9] =
+        [NEW_MESSAGE, MESSAGE_FAILED, RESUMED, RESYNC, CHAT_UPDATED, TYPING, PRESENCE, MESSAGES_READ, UNREAD_COUNT];
 }

@@ -17,6 +17,7 @@ use uuid::Uuid;
 
 use self::rules::{Outcome, Wish};
 use crate::error::{Code, Refusal};
+use crate::inbox::arrivals::Arrivals;
 use crate::members::{MAX_GROUPS, MAX_MEMBERS, no_such_chat};
 use crate::relations::Relations;
 use crate::rooms::Rooms;
@@ -35,12 +36,13 @@ pub struct Groups {
     stored: Stored,
     relations: Relations,
     rooms: Rooms,
+    arrivals: Arrivals,
 }
 
 impl Groups {
     /// Groups in this store.
-    pub fn new(stored: Stored, relations: Relations, rooms: Rooms) -> Self {
-        Self { stored, relations, rooms }
+    pub fn new(stored: Stored, relations: Relations, rooms: Rooms, arrivals: Arrivals) -> Self {
+        Self { stored, relations, rooms, arrivals }
     }
 
     /// Makes a group of which `creator` is the owner. With a `key`, every repeat finds the group that the first one made; the
@@ -136,7 +138,9 @@ impl Groups {
     }
 
     async fn changed(&self, group: &Group, joined: Vec<UserId>, left: Vec<UserId>) {
+        let moved = joined.iter().chain(&left).cloned().collect();
         self.rooms.changed(GroupChange { chat: group.chat.clone(), joined, left });
+        self.arrivals.moved(moved);
         // Derived; whoever reads conversations mends it.
         if let Err(error) = self.stored.ask(async |store| store.set_members(group).await).await {
             tracing::debug!(chat_id = %group.chat, %error, "a group's conversation does not know its members yet");

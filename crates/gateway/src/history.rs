@@ -7,6 +7,8 @@
 //! moves from the failed queue through Kafka into MongoDB, never back, and while Kafka alone has it the list does; unless the worker is
 //! so far behind that the list had to let it go. A page that this may concern says that it is not complete.
 
+mod find;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
@@ -128,6 +130,17 @@ impl History {
         let page = self.read(chat, before, limit).await?;
         self.sources.metrics.page(page.source.as_str());
         Ok(page)
+    }
+
+    /// A message of this chat that may not be stored yet: it is looked for where it is until then.
+    pub async fn unstored(&self, chat: &ChatId, id: MessageId) -> Option<Message> {
+        // In this order: it moves from the failed queue to Kafka, and while Kafka alone has it the list does.
+        let failed = self.sources.failed(chat).await;
+        if let Some(message) = failed.messages.into_iter().find(|message| message.id == id) {
+            return Some(message);
+        }
+        let listed = self.sources.listed(chat).await?;
+        listed.messages().find(|(_, message)| message.id == id).map(|(_, message)| message.clone())
     }
 
     async fn read(&self, chat: &ChatId, before: Option<HistoryKey>, limit: usize) -> Result<Page, Refusal> {

@@ -3,11 +3,15 @@
 //! Takes what clients emit; gives the pipeline stamped messages in the order of arrival. socketioxide calls handlers in that order
 //! but spawns what they return, so a send is checked, stamped and queued before the handler's first `await`.
 //!
-//! Every event is answered within the deadline. A refusal never ends the connection.
+//! Every event is answered within the deadline. A refusal never ends the connection, but of a client that takes no notice of many
+//! ([`crate::limit::meter`]).
+
+mod ack;
+pub mod inbox;
 
 use std::collections::BTreeMap;
-use std::convert::Infallible;
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,14 +21,13 @@ use holdfast_message::{ChatId, Draft, HistoryKey, UserId};
 use holdfast_service::trace::TraceParent;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use socketioxide::adapter::LocalAdapter;
-use socketioxide::extract::{AckSender, Event, SocketRef, TryData};
-use socketioxide::handler::{FromMessageParts, Value as Packet};
-use socketioxide::socket::{DisconnectReason, Sid, Socket};
+use socketioxide::extract::{Event, SocketRef, TryData};
+use socketioxide::socket::{DisconnectReason, Sid};
 use socketioxide::{ParserError, SendError, SocketError};
 use tokio::sync::oneshot;
 use utoipa::ToSchema;
 
+use self::ack::Ack;
 use crate::Gateway;
 use crate::admit::Act;
 use crate::answer::{Done, HistoryPage, Missed, Positive, Sent};
@@ -33,7 +36,9 @@ use crate::deliver::Holding;
 use crate::error::{Code, Refusal};
 use crate::event::{client, server};
 use crate::history::{Page, read_cursor, read_limit};
-use crate::metrics::Outcome;
+use crate::limit::address::ClientAddress;
+use crate::limit::places::Place;
+use crate::metrics::{Limited, Outcome};
 use crate::pipeline::Answer;
 use crate::presence::PresenceRequest;
 use crate::resume::{Resume, ResumeRequest};
@@ -41,14 +46,19 @@ use crate::typing::TypingRequest;
 
 /// How long a socket's subscription and the reading may take before `resume` recovers nothing.
 const RESUME_WITHIN: Duration = Duration::from_secs(3);
+/// How long the newest page of history waits for the socket to hear what comes after it.
+const READY_WITHIN: Duration = Duration::from_secs(1);
 /// Between attempts to give an answer to a socket whose buffer is full.
 const ANSWER_AGAIN: Duration = Duration::from_millis(20);
 
-/// What clients say in the handshake. Unknown fields are ignored everywhere.
-#[derive(Debug, Default, Deserialize)]
+/// What clients say in the handshake's `auth`. Unknown fields are ignored everywhere.
+#[derive(Debug, Default, Deserialize, ToSchema)]
 pub struct Handshake {
+    /// A JWT.
+    #[schema(required, nullable = false)]
     token: Option<String>,
     /// As `resume`'s; the answer is the event `resumed`.
+    #[schema(value_type = Option<BTreeMap<String, crate::resume::Offset>>, nullable = false)]
     offsets: Option<Value>,
 }
 
@@ -118,43 +128,13 @@ impl HistoryRequest {
     }
 }
 
-/// What a `connect_error` carries.
+/// What a `connect_error` carries: the code.
 #[derive(Debug)]
-pub struct Unauthenticated;
+pub struct NotLetIn(Code);
 
-impl fmt::Display for Unauthenticated {
+impl fmt::Display for NotLetIn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(Code::Unauthenticated.as_str())
-    }
-}
-
-/// The acknowledgement that the client waits for, if it does.
-struct Ack {
-    socket: Arc<Socket<LocalAdapter>>,
-    id: Option<i64>,
-}
-
-impl FromMessageParts<LocalAdapter> for Ack {
-    type Error = Infallible;
-    fn from_message_parts(
-        socket: &Arc<Socket<LocalAdapter>>,
-        _: &mut Packet,
-        id: &Option<i64>,
-    ) -> Result<Self, Infallible> {
-        Ok(Self { socket: socket.clone(), id: *id })
-    }
-}
-
-impl Ack {
-    /// The request, unless nobody waits for its answer.
-    fn wanted(&self) -> Result<(), Refusal> {
-        if self.id.is_some() { Ok(()) } else { Err(ack_missing()) }
-    }
-
-    fn send(&self, answer: &impl Serialize) -> Result<(), SendError> {
-        let Ok(sender) =
-            AckSender::from_message_parts(&self.socket, &mut Packet::Str(Default::default(), None), &self.id);
-        sender.send(answer)
+        f.write_str(self.0.as_str())
     }
 }
 
@@ -163,9 +143,14 @@ pub async fn authenticate(
     gateway: Arc<Gateway>,
     socket: SocketRef,
     handshake: Result<Handshake, ParserError>,
-) -> Result<(), Unauthenticated> {
+) -> Result<(), NotLetIn> {
     let (token, offsets) = handshake.unwrap_or_default().into_parts();
-    match gateway.tokens.verify(&token) {
+    let identity = gateway.tokens.verify(&token).and_then(|identity| {
+        let places = gateway.places(&socket, &identity.user)?;
+        socket.extensions.insert(places);
+        Ok(identity)
+    });
+    match identity {
         Ok(identity) => {
             listen(&gateway, &socket, identity.user.clone());
             socket.extensions.insert(identity);
@@ -177,7 +162,7 @@ pub async fn authenticate(
         Err(refusal) => {
             gateway.metrics.refused(refusal.code);
             tracing::debug!(message = refusal.message, "a handshake was refused");
-            Err(Unauthenticated)
+            Err(NotLetIn(refusal.code))
         }
     }
 }
@@ -189,7 +174,8 @@ fn listen(gateway: &Arc<Gateway>, socket: &SocketRef, user: UserId) {
         let ceased = request.as_ref().ok().and_then(|SendRequest { friend_id, chat_id, .. }| {
             on_send.typing.sends(socket.id, &identify(&socket).ok()?, friend_id.as_deref(), chat_id.as_deref())
         });
-        let submitted = ack.wanted().and_then(|()| on_send.submit(&identify(&socket)?, request.map_err(malformed)?));
+        let submitted =
+            ack.wanted(&on_send).and_then(|()| on_send.submit(&identify(&socket)?, request.map_err(malformed)?));
         let gateway = on_send.clone();
         async move {
             let answer = match submitted {
@@ -207,16 +193,25 @@ fn listen(gateway: &Arc<Gateway>, socket: &SocketRef, user: UserId) {
     });
     let on_history = gateway.clone();
     socket.on(client::HISTORY, async move |socket: SocketRef, ack: Ack, TryData(request): TryData<HistoryRequest>| {
-        let request = ack.wanted().and_then(|()| Ok((identify(&socket)?, request.map_err(malformed)?)));
+        let request = ack.wanted(&on_history).and_then(|()| Ok((identify(&socket)?, request.map_err(malformed)?)));
         let page = match request {
-            Ok((user, request)) => on_history.history(&user, request).await,
+            Ok((user, request)) => {
+                if request.before.is_none() {
+                    on_history.ready(&user, &socket).await;
+                }
+                on_history.history(&user, request).await
+            }
             Err(refusal) => Err(refusal),
         };
         on_history.acknowledge(&ack, page.as_ref().map(HistoryPage::from).as_ref().map_err(|refusal| *refusal)).await;
     });
     let on_resume = gateway.clone();
     socket.on(client::RESUME, async move |socket: SocketRef, ack: Ack, TryData(request): TryData<ResumeRequest>| {
-        let request = ack.wanted().and_then(|()| Ok((identify(&socket)?, request.map_err(malformed)?)));
+        let request = ack.wanted(&on_resume).and_then(|()| Ok((identify(&socket)?, request.map_err(malformed)?)));
+        let request = match request {
+            Ok((user, request)) => on_resume.limits.pass(&user, client::RESUME).await.map(|()| (user, request)),
+            Err(refusal) => Err(refusal),
+        };
         match request {
             Ok((user, request)) => {
                 let (answer, _holding) = on_resume.resume_socket(&user, &socket, &request.offsets).await;
@@ -225,27 +220,35 @@ fn listen(gateway: &Arc<Gateway>, socket: &SocketRef, user: UserId) {
             Err(refusal) => on_resume.acknowledge::<()>(&ack, Err(&refusal)).await,
         }
     });
+    inbox::listen(gateway, socket);
     let on_typing = gateway.clone();
-    socket.on(client::TYPING, move |socket: SocketRef, ack: Ack, TryData(request): TryData<TypingRequest>| {
-        let request = ack.wanted().and_then(|()| Ok((identify(&socket)?, request.map_err(malformed)?)));
-        // In the order of arrival, as far as nobody has to be asked.
-        let heard = request.map(|(user, request)| on_typing.typing.hear(socket.id, user, &request));
-        let gateway = on_typing.clone();
-        async move {
-            let told = match heard {
-                Ok(heard) => gateway.within_deadline(heard).await,
-                Err(refusal) => Err(refusal),
-            };
-            gateway.acknowledge(&ack, told.as_ref().map(|()| &Done {})).await;
-        }
+    socket.on(client::TYPING, async move |socket: SocketRef, ack: Ack, TryData(request): TryData<TypingRequest>| {
+        let request = ack.wanted(&on_typing).and_then(|()| Ok((identify(&socket)?, request.map_err(malformed)?)));
+        let told = match request {
+            Ok((user, request)) => {
+                let told = async {
+                    on_typing.limits.pass(&user, client::TYPING).await?;
+                    on_typing.typing.hear(socket.id, &user, &request).await
+                };
+                on_typing.within_deadline(told).await
+            }
+            Err(refusal) => Err(refusal),
+        };
+        on_typing.acknowledge(&ack, told.as_ref().map(|()| &Done {})).await;
     });
     let on_presence = gateway.clone();
     socket.on(
         client::PRESENCE,
         async move |socket: SocketRef, ack: Ack, TryData(request): TryData<PresenceRequest>| {
-            let request = ack.wanted().and_then(|()| Ok((identify(&socket)?, request.map_err(malformed)?)));
+            let request = ack.wanted(&on_presence).and_then(|()| Ok((identify(&socket)?, request.map_err(malformed)?)));
             let answer = match request {
-                Ok((user, request)) => on_presence.within_deadline(on_presence.presence.answer(&user, &request)).await,
+                Ok((user, request)) => {
+                    let answer = async {
+                        on_presence.limits.pass(&user, client::PRESENCE).await?;
+                        on_presence.presence.answer(&user, &request).await
+                    };
+                    on_presence.within_deadline(answer).await
+                }
                 Err(refusal) => Err(refusal),
             };
             on_presence.acknowledge(&ack, answer.as_ref()).await;
@@ -254,10 +257,13 @@ fn listen(gateway: &Arc<Gateway>, socket: &SocketRef, user: UserId) {
     let on_other = gateway.clone();
     socket.on_fallback(async move |Event(event): Event, ack: Ack| {
         tracing::debug!(event = event.chars().take(64).collect::<String>(), "an unknown event");
-        on_other.acknowledge::<()>(&ack, Err(&Refusal::new(Code::Validation, "no such event"))).await;
+        let no_such_event = || Refusal::new(Code::Validation, "no such event");
+        let refusal = ack.wanted(&on_other).err().unwrap_or_else(no_such_event);
+        on_other.acknowledge::<()>(&ack, Err(&refusal)).await;
     });
     let on_disconnect = gateway.clone();
     socket.on_disconnect(async move |socket: SocketRef, _: DisconnectReason| {
+        socket.extensions.remove::<Taken>();
         on_disconnect.gone(&user, socket.id);
         on_disconnect.typing.left(socket.id).await;
     });
@@ -290,6 +296,9 @@ pub async fn connected(gateway: Arc<Gateway>, socket: SocketRef) {
 #[derive(Clone)]
 struct Offsets(BTreeMap<String, Value>);
 
+/// The places that a connection takes, given back at its end.
+type Taken = (Place<UserId>, Option<Place<IpAddr>>);
+
 /// Whose socket it is, if their token is still valid.
 fn identify(socket: &SocketRef) -> Result<UserId, Refusal> {
     let identity = socket.extensions.get::<Identity>().ok_or_else(no_identity)?;
@@ -297,6 +306,18 @@ fn identify(socket: &SocketRef) -> Result<UserId, Refusal> {
 }
 
 impl Gateway {
+    /// A place for one more connection of this user, from this address.
+    fn places(&self, socket: &SocketRef, user: &UserId) -> Result<Taken, Refusal> {
+        let too_many = |limit| {
+            self.metrics.limited(limit);
+            Refusal::new(Code::RateLimited, "too many connections")
+        };
+        let of_user = self.limits.users.take(user).ok_or_else(|| too_many(Limited::UserSockets))?;
+        let Some(ClientAddress(address)) = socket.req_parts().extensions.get() else { return Ok((of_user, None)) };
+        let of_address = self.limits.addresses.take(address).ok_or_else(|| too_many(Limited::AddressSockets))?;
+        Ok((of_user, Some(of_address)))
+    }
+
     /// A socket has gone. May be said more than once.
     fn gone(&self, user: &UserId, socket: Sid) {
         self.sockets.remove(user, socket);
@@ -332,6 +353,22 @@ impl Gateway {
         (Missed { chats }, holding)
     }
 
+    /// Waits until what is announced to the user and to their groups reaches a socket, so that nothing falls between what it reads
+    /// next and what it hears. If that takes long it is told to `resync` later.
+    async fn ready(&self, user: &UserId, socket: &SocketRef) {
+        if !self.channels.is_healthy() {
+            // Whoever hears nothing now is told when that is over.
+            return;
+        }
+        let ready = async {
+            self.sockets.subscribed(user, socket.id).await;
+            self.rooms.ready(user).await;
+        };
+        if tokio::time::timeout(READY_WITHIN, ready).await.is_err() {
+            self.rooms.not_ready(user);
+        }
+    }
+
     /// Checks and stamps a send, and puts it in line. Never waits.
     pub fn submit(&self, user: &UserId, request: SendRequest) -> Result<oneshot::Receiver<Answer>, Refusal> {
         if self.draining.is_cancelled() {
@@ -358,8 +395,10 @@ impl Gateway {
 
     /// A page of a chat's history, for one of its members.
     pub async fn history(&self, user: &UserId, request: HistoryRequest) -> Result<Page, Refusal> {
+        self.limits.pass(user, client::HISTORY).await?;
         let (chat, before, limit) = request.read(user, self.history_default_limit)?;
         self.admission.permit(user, &chat, Act::Read).await?;
+        self.rooms.belongs(user, &chat);
         match tokio::time::timeout(self.send_deadline, self.history.page(&chat, before, limit)).await {
             Ok(page) => page,
             Err(_) => Err(Refusal::unavailable("history can't be read now")),
@@ -391,10 +430,6 @@ impl Gateway {
 
 fn malformed(error: ParserError) -> Refusal {
     Refusal::new(Code::Validation, format!("the payload is not as described: {error}"))
-}
-
-fn ack_missing() -> Refusal {
-    Refusal::new(Code::Validation, "every event needs an acknowledgement callback")
 }
 
 fn no_identity() -> Refusal {

@@ -5,7 +5,7 @@
 //! 1. [`ingress`] (Socket.IO) or [`rest`] takes a send, checks it against the limits of [`holdfast_message::Draft`], and gives it its
 //!    id and its time ([`stamps`]). All of that happens in the order of arrival.
 //! 2. [`pipeline`] takes it from there; [`pipeline::Pipeline::submit`] is the way in.
-//! 3. [`admit`]: permission ([`members`], [`relations`]) and rate limit. Nobody sees a message that fails them.
+//! 3. [`admit`]: permission ([`members`], [`relations`]) and rate limit ([`limit`]). Nobody sees a message that fails them.
 //! 4. The recent list takes it if absent, gives it its place in the live stream and announces it to the other gateways, in one call
 //!    ([`holdfast_cache::recent`]). Without the cache the journey goes on, and [`relist`] repeats the call later.
 //! 5. [`deliver`]: the sockets of this gateway. [`rooms`] keeps in step which of them hear which groups,
@@ -17,6 +17,9 @@
 //! From Kafka on, the worker's crate tells the rest. [`history`] is the way back: from the recent list, the failed queue and MongoDB
 //! to a client ([`stored`] is how requests ask MongoDB); [`resume`] the short way, for a client that was away for a moment.
 //!
+//! [`inbox`] is what users see of their chats: how much is unread, and which chats were written to last; it hears of what step 4
+//! listed, beside the journey.
+//!
 //! [`live`] tells clients, on every gateway, of what nobody keeps: who types ([`typing`]), who is online ([`presence`]).
 //!
 //! A positive answer promises that the message is, or will be, in MongoDB exactly once. It does not promise that anybody saw it. A
@@ -25,6 +28,7 @@
 
 pub mod admit;
 pub mod answer;
+pub mod asyncapi;
 pub mod auth;
 pub mod config;
 pub mod decisions;
@@ -36,13 +40,17 @@ pub mod event;
 pub mod groups;
 pub mod health;
 pub mod history;
+pub mod inbox;
 pub mod ingress;
 pub mod kept;
+pub mod limit;
 pub mod live;
+pub mod lookup;
 pub mod members;
 pub mod metrics;
 pub mod pipeline;
 pub mod presence;
+pub mod profiles;
 pub mod publish;
 pub mod relations;
 pub mod relist;
@@ -73,10 +81,18 @@ pub struct Gateway {
     pub stamps: stamps::Stamps,
     /// Permissions.
     pub admission: admit::Admission,
+    /// Every limit but that of messages.
+    pub limits: std::sync::Arc<limit::Limits>,
     /// The write path.
     pub pipeline: pipeline::Pipeline,
     /// The read path.
     pub history: history::History,
+    /// Messages by id.
+    pub lookup: lookup::Lookup,
+    /// What users say of themselves.
+    pub profiles: profiles::Profiles,
+    /// What users see of their chats.
+    pub inbox: inbox::Inbox,
     /// What clients missed.
     pub resume: resume::Resume,
     /// Who belongs to which chats.

@@ -18,7 +18,7 @@ use crate::stored::Stored;
 pub const MAX_MEMBERS: usize = 1000;
 /// The most groups of a user, and so the most channels that a user's sockets need.
 pub const MAX_GROUPS: u32 = 1000;
-/// What the store has to say who belongs to a chat: a send may wait for it.
+/// What the store has to say who belongs to a chat. A send to a group of which nothing is known waits for it: without, it is refused.
 pub const WITHIN: Duration = Duration::from_secs(1);
 /// How many members of all groups together are kept; about 50 MB.
 const KEPT: u64 = 500_000;
@@ -45,13 +45,15 @@ impl Membership {
         if let Members::Direct(first, second) = chat.members() {
             return Ok([first, second].into());
         }
-        let load = self.stored.ask_within(WITHIN, async |store| {
-            let Some(group) = store.group(chat).await? else { return Ok(None) };
-            let mut members: Vec<_> = group.members.into_iter().map(|member| member.user).collect();
-            members.sort_unstable();
-            Ok(Some(members.into()))
-        });
-        match self.rosters.get(chat, load).await {
+        let (stored, group) = (self.stored.clone(), chat.clone());
+        let load = async move {
+            let rosters = stored.ask_within(WITHIN, async |store| store.rosters(std::slice::from_ref(&group)).await);
+            Ok::<_, StoreError>(rosters.await?.remove(&group).map(|mut members| {
+                members.sort_unstable();
+                members.into()
+            }))
+        };
+        match self.rosters.get(chat, WITHIN, load).await {
             Ok(roster) => roster.ok_or_else(no_such_chat),
             Err(error) => Err(unknown(chat, &error)),
         }

@@ -9,6 +9,10 @@ use crate::live::Dropped;
 pub const MESSAGES: &str = "holdfast_gateway_messages_total";
 /// Requests refused, by code.
 pub const REJECTED: &str = "holdfast_gateway_rejected_total";
+/// What was refused because it was too much, by the limit.
+pub const LIMITED: &str = "holdfast_gateway_limited_total";
+/// Times that a client was disconnected because it took no notice of being refused.
+pub const ABUSIVE: &str = "holdfast_gateway_abusive_sockets_total";
 /// Seconds from a send's arrival to its answer.
 pub const ACK: &str = "holdfast_gateway_ack_seconds";
 /// Seconds from a send's arrival to its emission to the sockets of this gateway.
@@ -46,6 +50,12 @@ pub const IN_FLIGHT: &str = "holdfast_gateway_sends_in_flight";
 pub const HISTORY: &str = "holdfast_gateway_history_pages_total";
 /// Messages that a verification found missing in a recent list.
 pub const REPAIRED: &str = "holdfast_gateway_recent_repaired_total";
+/// Messages that wait to be told to the cached unread counts and lists of conversations.
+pub const INBOX_WAITING: &str = "holdfast_gateway_inbox_waiting";
+/// What these were not told because too many waited: they are right again at the end of their lives.
+pub const INBOX_DROPPED: &str = "holdfast_gateway_inbox_dropped_total";
+/// Times that a user's unread messages were counted anew.
+pub const INBOXES_COUNTED: &str = "holdfast_gateway_inboxes_counted_total";
 /// Messages that wait in the failed queue.
 pub const FAILED_MESSAGES: &str = "holdfast_failed_queue_messages";
 /// Age of the oldest of them.
@@ -70,11 +80,33 @@ pub enum Outcome {
     Rejected,
 }
 
+/// Which limit refused something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limited {
+    /// Messages of a user.
+    Messages,
+    /// Other events of a user.
+    Events,
+    /// Events of a connection.
+    SocketEvents,
+    /// Bytes of a connection.
+    SocketBytes,
+    /// Connections of a user.
+    UserSockets,
+    /// Connections from an address.
+    AddressSockets,
+    /// Handshakes from an address.
+    Handshakes,
+}
+
 /// The gateway's metrics, all there from the start.
 #[derive(Clone)]
 pub struct Metrics {
     messages: [IntCounter; 5],
     rejected: IntCounterVec,
+    limited: [IntCounter; 7],
+    /// [`ABUSIVE`].
+    pub abusive: IntCounter,
     /// [`ACK`].
     pub ack: Histogram,
     /// [`DELIVERY`].
@@ -108,6 +140,12 @@ pub struct Metrics {
     history: IntCounterVec,
     /// [`REPAIRED`].
     pub repaired: IntCounter,
+    /// [`INBOX_WAITING`].
+    pub inbox_waiting: IntGauge,
+    /// [`INBOX_DROPPED`].
+    pub inbox_dropped: IntCounter,
+    /// [`INBOXES_COUNTED`].
+    pub inboxes_counted: IntCounter,
     /// [`FAILED_MESSAGES`].
     pub failed_messages: IntGauge,
     /// [`FAILED_AGE`].
@@ -125,6 +163,7 @@ impl Metrics {
         let messages = r.counters(MESSAGES, "Sends, by how they ended.", "outcome")?;
         let rejected = r.counters(REJECTED, "Requests refused, by code.", "code")?;
         Code::ALL.iter().for_each(|code| drop(rejected.with_label_values(&[code.as_str()])));
+        let limited = r.counters(LIMITED, "What was refused because it was too much, by the limit.", "limit")?;
         let history = r.counters(HISTORY, "History pages, by source.", "source")?;
         ["cache", "store", "merged"].iter().for_each(|source| drop(history.with_label_values(&[source])));
         let live_dropped = r.counters(LIVE_DROPPED, "Live events that did not reach other gateways.", "reason")?;
@@ -137,6 +176,17 @@ impl Metrics {
             messages: ["kafka", "failed_queue", "refused", "duplicate", "rejected"]
                 .map(|outcome| messages.with_label_values(&[outcome])),
             rejected,
+            limited: [
+                "messages",
+                "events",
+                "socket_events",
+                "socket_bytes",
+                "user_sockets",
+                "address_sockets",
+                "handshakes",
+            ]
+            .map(|limit| limited.with_label_values(&[limit])),
+            abusive: r.counter(ABUSIVE, "Clients disconnected because they took no notice of being refused.")?,
             ack: r.seconds(ACK, "From a send's arrival to its answer.")?,
             delivery: r.seconds(DELIVERY, "From a send's arrival to its emission to this gateway's sockets.")?,
             publish: r.seconds(PUBLISH, "From handing a message to Kafka's client to its report.")?,
@@ -163,6 +213,15 @@ impl Metrics {
             in_flight: r.gauge(IN_FLIGHT, "Sends in progress.")?,
             history,
             repaired: r.counter(REPAIRED, "Messages that a verification found missing in a recent list.")?,
+            inbox_waiting: r.gauge(
+                INBOX_WAITING,
+                "Messages that wait to be told to the cached unread counts and lists of conversations.",
+            )?,
+            inbox_dropped: r.counter(
+                INBOX_DROPPED,
+                "What the cached unread counts and lists of conversations were not told because too many waited.",
+            )?,
+            inboxes_counted: r.counter(INBOXES_COUNTED, "Times that a user's unread messages were counted anew.")?,
             failed_messages: r.gauge(FAILED_MESSAGES, "Messages that wait in the failed queue.")?,
             failed_age: r.gauge(FAILED_AGE, "Age of the failed queue's oldest message.")?,
             replayed: r.counter(REPLAYED, "Messages that Kafka took from the failed queue.")?,
@@ -178,6 +237,11 @@ impl Metrics {
     /// Counts a refusal.
     pub fn refused(&self, code: Code) {
         self.rejected.with_label_values(&[code.as_str()]).inc();
+    }
+
+    /// Counts what a limit refused.
+    pub fn limited(&self, limit: Limited) {
+        self.limited[limit as usize].inc();
     }
 
     /// Counts live events that did not reach other gateways.

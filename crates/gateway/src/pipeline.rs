@@ -25,6 +25,8 @@ use crate::admit::{Act, Admission, Standing};
 use crate::config::DeliveryMode;
 use crate::deliver::Sockets;
 use crate::error::{Code, Refusal};
+use crate::inbox::arrivals::Arrivals;
+use crate::inbox::tell::Counters;
 use crate::metrics::{Metrics, Outcome};
 use crate::publish::{Durability, NotDurable, Publish};
 use crate::relist::Relist;
@@ -34,9 +36,6 @@ const MAX_BATCH: usize = 64;
 
 /// Users to whom a message is emitted before the sockets' writers get a turn.
 const EMITS_AT_ONCE: usize = 64;
-
-/// Chats that the store is asked about at once.
-const MAX_QUESTIONS: usize = 64;
 
 /// A positive answer: the message is durable.
 #[derive(Debug)]
@@ -103,6 +102,10 @@ pub struct Stages {
     pub publish: Publish,
     /// Repeats for the recent list in the background.
     pub relist: Relist,
+    /// What users see of their chats hears of what is newly listed.
+    pub arrivals: Arrivals,
+    /// And the sockets here, of how much is unread.
+    pub counters: Counters,
     /// Counters.
     pub metrics: Metrics,
 }
@@ -192,13 +195,11 @@ struct Waiting {
     admission: Admission,
     chats: HashMap<ChatId, Vec<Send>>,
     asked: JoinSet<(ChatId, Standing)>,
-    questions: Arc<Semaphore>,
 }
 
 impl Waiting {
     fn new(admission: Admission) -> Self {
-        let questions = Arc::new(Semaphore::new(MAX_QUESTIONS));
-        Self { admission, chats: HashMap::new(), asked: JoinSet::new(), questions }
+        Self { admission, chats: HashMap::new(), asked: JoinSet::new() }
     }
 
     /// Those on which there is a verdict now, in order; the others wait.
@@ -211,10 +212,9 @@ impl Waiting {
             } else if let Some(verdict) = self.admission.known(sender, chat, Act::Send) {
                 permitted.push((send, verdict));
             } else {
-                let (admission, questions, chat) = (self.admission.clone(), self.questions.clone(), chat.clone());
+                let (admission, chat) = (self.admission.clone(), chat.clone());
                 self.chats.insert(chat.clone(), vec![send]);
                 self.asked.spawn(async move {
-                    let _turn = questions.acquire().await;
                     let standing = admission.standing(&chat).await;
                     (chat, standing)
                 });
@@ -227,7 +227,7 @@ impl Waiting {
     fn answered(&mut self, chat: &ChatId, standing: &Standing) -> Vec<(Send, Result<(), Refusal>)> {
         let sends = self.chats.remove(chat).unwrap_or_default();
         let verdict = |send: Send| {
-            let verdict = self.admission.verdict(standing, &send.message.sender);
+            let verdict = self.admission.verdict(standing, &send.message.sender, chat);
             (send, verdict)
         };
         sends.into_iter().map(verdict).collect()
@@ -254,21 +254,26 @@ impl Stages {
     /// Verdicts and limits: refuses what must not go on, before anybody saw it.
     async fn admit(&self, batch: Vec<(Send, Result<(), Refusal>)>) -> Vec<Send> {
         // Only what is permitted counts against a limit.
-        let users: Vec<_> =
-            batch.iter().filter(|(_, verdict)| verdict.is_ok()).map(|(send, _)| &send.message.sender).collect();
+        let permitted = batch.iter().filter(|(_, verdict)| verdict.is_ok());
+        let users: Vec<_> = permitted.map(|(send, _)| &send.message.sender).collect();
         let mut limits = self.admission.limit(&users).await.into_iter();
         let mut admitted = Vec::with_capacity(batch.len());
         for (mut send, verdict) in batch {
-            match verdict.and_then(|()| limits.next().unwrap_or(Ok(()))) {
-                Ok(()) => {
-                    // A repeat keeps its time, whether or not the cache will know it.
-                    if let Some(original) = self.publish.original_timestamp(&send.message) {
-                        Arc::make_mut(&mut send.message).timestamp = original;
-                    }
-                    admitted.push(send);
-                }
-                Err(refusal) => self.answer(send, Err(refusal), Outcome::Rejected),
+            // A repeat keeps its time, whether or not the cache will know it.
+            let original = self.publish.original_timestamp(&send.message);
+            let verdict = match verdict {
+                Ok(()) => limits.next().unwrap_or(Ok(())),
+                // What is durable is answered as such, although it might not be sent any more.
+                Err(refusal) => original.map(drop).ok_or(refusal),
+            };
+            if let Err(refusal) = verdict {
+                self.answer(send, Err(refusal), Outcome::Rejected);
+                continue;
             }
+            if let Some(original) = original {
+                Arc::make_mut(&mut send.message).timestamp = original;
+            }
+            admitted.push(send);
         }
         admitted
     }
@@ -339,12 +344,16 @@ impl Stages {
     /// The sockets of this gateway. Answers for how many users.
     fn deliver(&self, send: &Send, shown: &Shown) -> usize {
         let position = match shown {
-            Shown::Listed(position) => Position::At { epoch: &position.epoch, seq: position.seq },
+            Shown::Listed(position) => {
+                self.arrivals.arrived(&send.message, position);
+                Position::At { epoch: &position.epoch, seq: position.seq }
+            }
             Shown::Unlisted => Position::Unknown,
             Shown::Repeat { .. } | Shown::Later { .. } => return 0,
         };
         let audience = self.sockets.audience(&send.message.chat);
         self.sockets.message(&audience, &send.message, position);
+        self.counters.given(&audience, &send.message);
         self.metrics.delivery.observe(send.received.elapsed().as_secs_f64());
         audience.len()
     }
@@ -379,7 +388,10 @@ impl Stages {
             shown => shown,
         };
         let (position, duplicate) = match shown {
-            Shown::Listed(position) => (Some(position), false),
+            Shown::Listed(position) => {
+                self.arrivals.durable(&send.message, &position);
+                (Some(position), false)
+            }
             Shown::Repeat { epoch, seq } => {
                 // The attempt that has listed it may fail, and must not take it back.
                 self.relist.add(send.message.clone());

@@ -74,12 +74,16 @@ pub struct Presences {
     pub last_seen: BTreeMap<String, i64>,
 }
 
-/// The event `presence`.
-#[derive(Serialize)]
+/// Whether somebody is online.
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-struct Told<'a> {
+#[schema(as = PresenceTold)]
+pub(crate) struct Told<'a> {
+    /// Who.
     user_id: &'a str,
+    /// Whether any of their devices is connected.
     online: bool,
+    /// When they were last there, in Unix epoch milliseconds.
     last_seen: i64,
 }
 

@@ -5,7 +5,8 @@
 //! friendship, or adds the other to a group. It looks like any other refusal, and is not told apart from missing friendship. In a group
 //! that both belong to it stops nothing: the group is everybody's.
 //!
-//! While the store is away and nothing is known of two users, `PERMISSIONS=open` lets them write, and counts it; `friends` does not.
+//! While the store is away, or slower than a send may wait, and nothing is known of two users, `PERMISSIONS=open` lets them write, and
+//! counts it; `friends` does not.
 
 use std::collections::{HashMap, HashSet};
 
@@ -13,7 +14,7 @@ use holdfast_message::{ChatId, UserId};
 use holdfast_store::{Relationship, Store, StoreError};
 
 use crate::config::Permissions;
-use crate::decisions::Decisions;
+use crate::decisions::{BRIEFLY, Decisions};
 use crate::error::{Code, Refusal};
 use crate::members;
 use crate::metrics::Metrics;
@@ -74,11 +75,17 @@ impl Relations {
 
     /// What is between the two users of a direct chat; `None` while that can't be told.
     pub async fn between(&self, pair: &ChatId) -> Option<Relation> {
-        let load = self.stored.ask_within(members::WITHIN, async |store| {
-            let found = store.relationships(std::slice::from_ref(pair)).await?;
-            Ok(found.get(pair).map(Relation::from).unwrap_or_default())
-        });
-        let read = self.kept.get(pair, load).await;
+        let (stored, chat) = (self.stored.clone(), pair.clone());
+        let load = async move {
+            let found = stored
+                .ask_within(members::WITHIN, async |store| store.relationships(std::slice::from_ref(&chat)).await);
+            Ok::<_, StoreError>(found.await?.get(&chat).map(Relation::from).unwrap_or_default())
+        };
+        let patience = match self.permissions {
+            Permissions::Open => BRIEFLY,
+            Permissions::Friends => members::WITHIN,
+        };
+        let read = self.kept.get(pair, patience, load).await;
         read.inspect_err(|error| tracing::debug!(chat_id = %pair, %error, "a relation is not known")).ok()
     }
 
@@ -145,31 +152,36 @@ impl Relations {
     /// A user ends a friendship, withdraws a request or declines one.
     pub async fn end(&self, user: &UserId, other: &UserId) -> Result<(), Refusal> {
         let pair = pair(user, other)?;
-        self.write(&pair, async |store| store.end_friendship(&pair).await).await
+        self.write(&pair, async |store| store.end_friendship(&pair).await).await.map(drop)
     }
 
-    /// A user blocks another, or does so no longer.
-    pub async fn block(&self, user: &UserId, other: &UserId, block: bool) -> Result<(), Refusal> {
+    /// A user blocks another.
+    pub async fn block(&self, user: &UserId, other: &UserId) -> Result<(), Refusal> {
         let pair = pair(user, other)?;
-        let change = self.write(&pair, async |store| match block {
-            true => store.block(&pair, user).await,
-            false => store.unblock(&pair, user).await,
-        });
-        change.await
+        self.write(&pair, async |store| store.block(&pair, user).await).await.map(drop)
+    }
+
+    /// A user blocks another no longer.
+    pub async fn unblock(&self, user: &UserId, other: &UserId) -> Result<(), Refusal> {
+        let pair = pair(user, other)?;
+        self.write(&pair, async |store| store.unblock(&pair, user).await).await.map(drop)
     }
 
     async fn read(&self, pairs: &[ChatId]) -> Result<HashMap<ChatId, Relationship>, Refusal> {
         self.stored.ask(async |store| store.relationships(pairs).await).await.map_err(unavailable)
     }
 
-    async fn write<T>(
+    async fn write(
         &self,
         pair: &ChatId,
-        call: impl AsyncFnOnce(&Store) -> Result<T, StoreError>,
-    ) -> Result<T, Refusal> {
+        call: impl AsyncFnOnce(&Store) -> Result<Option<Relationship>, StoreError>,
+    ) -> Result<Option<Relationship>, Refusal> {
         let written = self.stored.ask(call).await;
-        // After an error, too: it may be written.
-        self.kept.forget(pair);
+        match &written {
+            Ok(Some(relationship)) => self.kept.learn(pair, relationship.into()),
+            // After an error, too: it may be written.
+            Ok(None) | Err(_) => self.kept.forget(pair),
+        }
         written.map_err(unavailable)
     }
 }

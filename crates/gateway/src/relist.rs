@@ -10,12 +10,13 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use holdfast_cache::recent::{Attempt, RecentList, TakenBack};
+use holdfast_cache::recent::{Added, Attempt, RecentList, TakenBack};
 use holdfast_cache::{Breaker, CacheError, Connection};
 use holdfast_message::Message;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use crate::inbox::arrivals::Arrivals;
 use crate::kept::Kept;
 use crate::metrics::Metrics;
 
@@ -34,6 +35,8 @@ pub struct Lists {
     pub take_back: RecentList,
     /// Their origin is not: an addition is new to its own sockets too, which have no seq for it, or had it taken back.
     pub add: RecentList,
+    /// Either makes other what users see of their chats.
+    pub arrivals: Arrivals,
     /// Hears of what could not be taken back.
     pub kept: Kept,
 }
@@ -130,7 +133,8 @@ impl Relist {
         }
         let attempts = calls.iter().map(|call| (&*call.message, call.take_back.unwrap_or(Attempt::DURABLE)));
         let attempts: Vec<_> = attempts.collect();
-        let results: Vec<Result<(), CacheError>> = if calls[0].take_back.is_some() {
+        // Whether each has changed its list.
+        let results: Vec<Result<bool, CacheError>> = if calls[0].take_back.is_some() {
             let results = lists.take_back.tombstone_batch(&attempts, BUDGET).await;
             let mut absent = Vec::new();
             for ((message, _), taken_back) in attempts.iter().zip(results.iter().flatten()) {
@@ -145,14 +149,24 @@ impl Relist {
             if !absent.is_empty() {
                 lists.kept.perhaps(absent);
             }
-            results.into_iter().map(|done| done.map(drop)).collect()
+            let is_done = |taken_back| matches!(taken_back, TakenBack::Done);
+            results.into_iter().map(|done| done.map(is_done)).collect()
         } else {
-            lists.add.add_batch(&attempts, BUDGET).await.into_iter().map(|added| added.map(drop)).collect()
+            let added = lists.add.add_batch(&attempts, BUDGET).await;
+            let is_new = |(added, call): (Added, &Call)| match added {
+                Added::New(position) => {
+                    lists.arrivals.durable(&call.message, &position);
+                    true
+                }
+                Added::Own(_) | Added::Repeat { .. } => false,
+            };
+            added.into_iter().zip(&calls).map(|(added, call)| added.map(|added| is_new((added, call)))).collect()
         };
         let (mut unavailable, mut again) = (None, Vec::new());
         for (call, result) in calls.into_iter().zip(results) {
             match result {
-                Ok(()) => {}
+                Ok(true) => lists.arrivals.changed(&call.message.chat),
+                Ok(false) => {}
                 // What is not taken back stays listed: that is tried for ever.
                 Err(error) if error.is_transient() || call.take_back.is_some() => {
                     again.push(call);

@@ -13,6 +13,7 @@ use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 
 use crate::deliver::Sockets;
+use crate::inbox::tell::Counters;
 use crate::presence::Presence;
 use crate::rooms::Rooms;
 
@@ -25,12 +26,13 @@ pub async fn run(
     own: Origin,
     sockets: Sockets,
     rooms: Rooms,
+    counters: Counters,
     presence: Presence,
 ) {
     while let Some(event) = heard.recv().await {
         match event {
             ChannelEvent::Heard { event, .. } if event.origin() == own => {}
-            ChannelEvent::Heard { channel, event } => hear(&channel, event, &sockets, &rooms),
+            ChannelEvent::Heard { channel, event } => hear(&channel, event, &sockets, &rooms, &counters),
             ChannelEvent::Resubscribed => {
                 tracing::info!("subscriptions were made anew; telling clients to resync");
                 presence.renew();
@@ -42,11 +44,13 @@ pub async fn run(
     }
 }
 
-fn hear(channel: &Channel, event: Event, sockets: &Sockets, rooms: &Rooms) {
+fn hear(channel: &Channel, event: Event, sockets: &Sockets, rooms: &Rooms, counters: &Counters) {
     match event {
         Event::Message { position, message, .. } => {
             let position = Position::At { epoch: &position.epoch, seq: position.seq };
-            sockets.message(&sockets.hearing(channel), &message, position);
+            let audience = sockets.hearing(channel);
+            sockets.message(&audience, &message, position);
+            counters.given(&audience, &message);
         }
         Event::Failed { message_id, temp_id, chat, .. } => {
             sockets.failed(&sockets.hearing(channel), message_id, temp_id.as_deref(), &chat);

@@ -2,7 +2,7 @@
 //!
 //! A positive answer has the fields of the socket's answer without `ok` ([`crate::answer`]); a refusal is a problem document
 //! (RFC 9457) with `code` and `retryable`. Every route is described where it is written, and the whole is served
-//! as OpenAPI at `/api-docs/openapi.json`.
+//! as OpenAPI at `/api-docs/openapi.json`. What is said over sockets is described in [`crate::asyncapi`].
 //!
 //! # A new route
 //!
@@ -15,19 +15,22 @@
 
 mod extract;
 mod groups;
+mod inbox;
 mod messages;
 mod presence;
 mod problem;
+mod profiles;
 mod relations;
 
 use std::any::Any;
 use std::sync::Arc;
 
-use axum::Router;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::StatusCode;
 use axum::middleware::map_response_with_state;
 use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{Components, OpenApi, Paths};
@@ -35,9 +38,10 @@ use utoipa::{Modify, OpenApi as _};
 use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter};
 use utoipa_swagger_ui::{self as swagger, SwaggerUi};
 
-use self::problem::{Document, Problem};
-use crate::Gateway;
+use self::problem::Document;
+pub use self::problem::Problem;
 use crate::error::{Code, Refusal};
+use crate::{Gateway, asyncapi};
 
 /// The largest body and packet, in bytes. Far more than any message needs, so that one that is too long is answered, not cut off.
 pub const MAX_BODY: usize = 1_000_000;
@@ -50,6 +54,7 @@ pub fn router(gateway: Arc<Gateway>) -> Router {
     let (routes, description) = described().split_for_parts();
     routes
         .merge(rendered(description))
+        .route("/api-docs/asyncapi.json", get(async || Json(asyncapi::description())))
         .method_not_allowed_fallback(async || {
             let refusal = Refusal::new(Code::Validation, "the resource has no such method");
             Problem::with_status(StatusCode::METHOD_NOT_ALLOWED, refusal)
@@ -61,12 +66,19 @@ pub fn router(gateway: Arc<Gateway>) -> Router {
         .with_state(gateway)
 }
 
+/// The description of every route.
+pub fn description() -> OpenApi {
+    described().into_openapi()
+}
+
 fn described() -> Routes {
     OpenApiRouter::with_openapi(Description::openapi())
         .merge(messages::routes())
+        .merge(inbox::routes())
         .merge(groups::routes())
         .merge(presence::routes())
         .merge(relations::routes())
+        .merge(profiles::routes())
 }
 
 /// The description, and a page that shows it. Both come from here: no other host is asked.
@@ -98,9 +110,11 @@ async fn count(State(gateway): Shared, response: Response) -> Response {
     modifiers(&Bearer),
     tags(
         (name = "messages", description = "Sending, and history"),
+        (name = "conversations", description = "Your chats, and what is unread"),
         (name = "groups", description = "Chats of more than two"),
         (name = "presence", description = "Who is online"),
         (name = "friends", description = "Who may write to whom"),
+        (name = "profiles", description = "What users say of themselves"),
     )
 )]
 struct Description;

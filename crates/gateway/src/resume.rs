@@ -14,6 +14,7 @@ use holdfast_message::json::{MessageJson, Position};
 use holdfast_message::{ChatId, UserId};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use utoipa::ToSchema;
 
 use crate::admit::{Act, Admission};
 
@@ -30,12 +31,24 @@ const CHECKS: usize = 16;
 /// What the cache has for one round trip.
 const BUDGET: Duration = Duration::from_millis(250);
 
-/// `resume`, and `offsets` in the handshake.
-#[derive(Debug, Default, Deserialize)]
+/// What a client has of the live streams. At most 1,000 chats are recovered.
+#[derive(Debug, Default, Deserialize, ToSchema)]
 pub struct ResumeRequest {
     /// By chat, the highest seq up to which the client has everything.
     #[serde(default)]
+    #[schema(value_type = BTreeMap<String, Offset>)]
     pub offsets: BTreeMap<String, Value>,
+}
+
+// Describes what `offset_of` reads.
+/// A position in a chat's live stream.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "a description")]
+pub(crate) struct Offset {
+    /// The stream's epoch.
+    epoch: String,
+    /// The highest seq up to which the client has everything.
+    seq: u64,
 }
 
 /// Reads what was missed. Cheap to clone.

@@ -1,19 +1,23 @@
 //! From settings to a running gateway, and its end.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use axum::http::{HeaderName, header};
+use axum::middleware::from_fn_with_state;
 use axum::serve::ListenerExt;
+use holdfast_cache::aside::backend::Backend;
 use holdfast_cache::channels::ChannelSettings;
 use holdfast_cache::failed::FailedQueueSettings;
 use holdfast_cache::groups::GroupChanges;
+use holdfast_cache::inbox::InboxLife;
 use holdfast_cache::presence::{Online, PresenceSettings};
-use holdfast_cache::rate_limit::{Limit, LocalLimiter, RateLimiter};
+use holdfast_cache::rate_limit::{Limit, RateLimiter};
 use holdfast_cache::recent::RecentSettings;
 use holdfast_cache::{
-    Announcer, Breaker, CacheMetrics, Channels, Client, ClientSettings, Connection, FailedQueue, Keys, Origin,
+    Announcer, Breaker, CacheMetrics, Channels, Client, ClientSettings, Connection, FailedQueue, Inboxes, Keys, Origin,
     RecentList,
 };
 use holdfast_kafka::{Admin, AdminError, KafkaSettings, Publisher};
@@ -31,20 +35,28 @@ use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::{DefaultPredicate, Predicate, SizeAbove};
 use tower_http::cors::{AllowOrigin, Any, CorsLayer};
 
-use crate::admit::{Admission, Limits};
+use crate::admit::Admission;
 use crate::auth::Verifier;
 use crate::config::Config;
 use crate::deliver::Sockets;
 use crate::groups::Groups;
 use crate::health::{Breakers, GatewayHealth, Probed};
 use crate::history::{History, Sources};
+use crate::inbox::arrivals::{Arrivals, Told};
+use crate::inbox::tell::Counters;
+use crate::inbox::{Inbox, Parts};
 use crate::ingress::{self, Handshake};
 use crate::kept::Kept;
+use crate::limit::address::Handshakes;
+use crate::limit::meter::Rates;
+use crate::limit::{Limits, UserLimit};
 use crate::live::Live;
+use crate::lookup::Lookup;
 use crate::members::Membership;
 use crate::metrics::Metrics;
 use crate::pipeline::{Pipeline, Stages};
 use crate::presence::{Company, Presence};
+use crate::profiles::Profiles;
 use crate::publish::Publish;
 use crate::relations::Relations;
 use crate::relist::{Lists, Relist};
@@ -60,8 +72,6 @@ use crate::{Gateway, dev, presence, remote, rest};
 const SOCKET_BUFFER: usize = 1024;
 /// Bytes from which an answer is worth compressing: less fits into a packet anyway.
 const COMPRESS_ABOVE: u64 = 1024;
-/// Users that the local rate limiter remembers.
-const LOCAL_LIMITS: usize = 100_000;
 /// How long Kafka's administration may take for one request.
 const ADMIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the last answers have to leave before connections are closed.
@@ -116,27 +126,33 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
         keys.clone(),
         FailedQueueSettings { timeout: own.failed_queue_timeout.0, durability: own.failed_queue_durability.0 },
     );
+    let user_limit = |events| {
+        let limit = Limit { events, window: own.window.0 };
+        let shared = RateLimiter::new(cache.clone(), keys.clone(), limit).living(layout.cache_rate_limit_ttl.0);
+        UserLimit::new(limit, shared, &cache_breaker, own.redis_budget.0)
+    };
     let stored = Stored::new(store.clone(), mongo_breaker.clone());
+    let settings = ClientSettings {
+        budget: own.redis_budget.0,
+        batch_size: layout.cache_batch_size,
+        max_latency: layout.cache_max_latency.0,
+    };
+    let client = Client::new(cache.clone(), cache_breaker.clone(), settings);
+    let aside = Backend::start(client, keys.clone(), layout.cache_stale_marker_ttl.0);
+    let profiles = Profiles::new(&aside, stored.clone(), layout.cache_profile_ttl.0);
     let membership = Membership::new(stored.clone());
-    let limits = (own.message_limit > 0).then(|| {
-        let limit = Limit { events: own.message_limit, window: own.window.0 };
-        Limits {
-            shared: RateLimiter::new(cache.clone(), keys.clone(), limit).living(layout.cache_rate_limit_ttl.0),
-            local: LocalLimiter::new(limit, LOCAL_LIMITS, std::time::Instant::now()),
-            breaker: cache_breaker.clone(),
-            budget: own.redis_budget.0,
-        }
-    });
     let relations = Relations::new(stored.clone(), own.permissions, metrics.clone());
-    let admission = Admission::new(membership.clone(), relations.clone(), limits);
+    let limits = Limits::new(own, user_limit(own.event_limit), metrics.clone());
+    let admission =
+        Admission::new(membership.clone(), relations.clone(), user_limit(own.message_limit), metrics.clone());
     let sockets = Sockets::new(metrics.clone());
     let announcer = Announcer::new(cache.clone(), keys.clone(), origin);
     let (live, outbox) = Live::new(sockets.clone(), announcer, metrics.clone());
     let online = Online::new(
         cache.clone(),
         keys.clone(),
-        // What expires is announced within the setting's time, one sweep later.
-        PresenceSettings { life: layout.cache_presence_ttl.0 - presence::SWEEP, grace: presence::GRACE },
+        // What has expired is swept up to a second later, and is still to be told within the setting's time.
+        PresenceSettings { life: layout.cache_presence_ttl.0 - 2 * presence::SWEEP, grace: presence::GRACE },
     );
     let (presence, keeper, teller) = Presence::new(
         online,
@@ -160,7 +176,9 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
     let (channels, heard) =
         Channels::start(cache.clone(), keys.clone(), &format!("{:016x}", origin.0), ChannelSettings::default());
     let rooms = Rooms::new(sockets.clone(), channels.clone(), membership.clone(), metrics.clone());
-    let groups = Groups::new(stored.clone(), relations.clone(), rooms.clone());
+    let (arrivals, told_of) = Arrivals::new(metrics.clone());
+    let counters = Counters::new(sockets.clone());
+    let groups = Groups::new(stored.clone(), relations.clone(), rooms.clone(), arrivals.clone());
     let group_changes = GroupChanges::new(cache.clone(), keys.clone(), origin);
     let pipeline = Pipeline::start(
         Stages {
@@ -172,6 +190,8 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
             sockets: sockets.clone(),
             publish: Publish::new(publisher.clone(), kafka_breaker.clone(), failed.clone(), metrics.clone()),
             relist: relist.clone(),
+            arrivals: arrivals.clone(),
+            counters: counters.clone(),
             metrics: metrics.clone(),
         },
         own.max_sends_in_flight,
@@ -187,14 +207,34 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
         repairs: Sources::repair_slots(),
         metrics: metrics.clone(),
     });
+    let lookup = Lookup::new(&aside, stored.clone(), history.clone(), admission.clone(), own.message_cache_ttl.0);
+    let life = InboxLife { unread: own.unread_ttl.0, list: own.conversations_ttl.0 };
+    let inboxes = Inboxes::new(cache.clone(), keys.clone(), life);
+    let inbox = Inbox::new(Parts {
+        cached: inboxes.clone(),
+        recent: recent.clone(),
+        cache_breaker: cache_breaker.clone(),
+        store: stored.clone(),
+        history: history.clone(),
+        membership: membership.clone(),
+        presence: presence.clone(),
+        live: live.clone(),
+        metrics: metrics.clone(),
+    });
+    let told =
+        Told { cached: inboxes, breaker: cache_breaker.clone(), membership: membership.clone(), store: store.clone() };
     let resume = Resume { recent: recent.clone(), breaker: cache_breaker.clone(), admission: admission.clone() };
     let draining = CancellationToken::new();
     let gateway = Arc::new(Gateway {
         tokens: Verifier::new(own).map_err(|error| anyhow!(error))?,
         stamps: Stamps::default(),
         admission,
+        limits,
         pipeline: pipeline.clone(),
         history,
+        lookup,
+        profiles: profiles.clone(),
+        inbox: inbox.clone(),
         resume,
         membership,
         groups,
@@ -226,17 +266,30 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
     });
     beside.run(
         "remote",
-        ended.clone().run_until_cancelled_owned(remote::run(heard, origin, sockets.clone(), rooms.clone(), presence)),
+        ended.clone().run_until_cancelled_owned(remote::run(
+            heard,
+            origin,
+            sockets.clone(),
+            rooms.clone(),
+            counters.clone(),
+            presence,
+        )),
     );
     beside.run("rooms", rooms.run(group_changes, ended.clone()));
     beside.run("sockets", sockets.clone().mend_lagging(ended.clone()));
     beside.run("live", outbox.run(cache_breaker.clone(), own.redis_budget.0, ended.clone()));
+    beside.run("arrivals", told_of.run(told, ended.clone()));
+    beside.run("counters", counters.run(inbox, ended.clone()));
     beside.run("presence", keeper.run(layout.cache_presence_ttl.0, ended.clone()));
     beside.run("presence events", teller.run(ended.clone()));
     beside.run("typing", typing.run(ended.clone()));
-    let lists = Lists { take_back: recent, add: healed, kept: Kept::new(sockets.clone(), stored.clone()) };
+    let kept = Kept::new(sockets.clone(), stored);
+    let lists = Lists { take_back: recent, add: healed, kept, arrivals };
     beside.run("relist", relist.clone().run(lists, cache.clone(), cache_breaker.clone(), ended.clone()));
     beside.run("retry", Retry::new(failed.clone(), publisher.clone(), own.replay_rate, metrics).run(ended.clone()));
+    if layout.cache_warmup_enabled {
+        beside.tasks.spawn(ended.clone().run_until_cancelled_owned(profiles.warm_up(store.clone())));
+    }
     beside.tasks.spawn(prepare(kafka, publisher.clone(), store.clone(), ended.clone()));
     beside.run("health", {
         let (health, ended) = (health.clone(), ended.clone());
@@ -254,6 +307,7 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
             }
         });
         let closed = closed.clone();
+        let app = app.into_make_service_with_connect_info::<SocketAddr>();
         async move { axum::serve(clients, app).with_graceful_shutdown(closed.cancelled_owned()).await }
     });
 
@@ -340,6 +394,10 @@ fn app(gateway: Arc<Gateway>, config: &Config) -> (SocketIo, axum::Router) {
             ingress::authenticate(guard.clone(), socket, handshake)
         }),
     );
+    let own = &config.own;
+    let rates = Rates { events: own.socket_events_per_second, bytes: own.socket_bytes_per_second };
+    let per_second = own.handshakes_per_second_per_address;
+    let handshakes = Handshakes::new(per_second, &own.trusted_proxies.0, rates, gateway.metrics.clone());
     let mut routes = rest::router(gateway);
     if config.profile == Profile::Development {
         routes = dev::router(&config.own).merge(routes);
@@ -348,6 +406,7 @@ fn app(gateway: Arc<Gateway>, config: &Config) -> (SocketIo, axum::Router) {
         // Inside: polling clients would pay for it with every packet.
         .layer(CompressionLayer::new().compress_when(DefaultPredicate::new().and(SizeAbove::new(COMPRESS_ABOVE))))
         .layer(layer)
+        .layer(from_fn_with_state(handshakes, Handshakes::guard))
         .layer(cors(&config.own.cors_origins.0))
         .layer(CatchPanicLayer::new());
     (io, app)

@@ -132,10 +132,27 @@ impl Draft {
     }
 }
 
-fn is_https(url: &str) -> bool {
-    let Some(rest) = url.strip_prefix("https://") else { return false };
-    let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    !host.is_empty() && !url.chars().any(|c| c.is_control() || c.is_whitespace())
+/// An https address that shows who it leads to: a host, perhaps a port, no user and no password. Nobody fetches it here, and what a
+/// client makes of it must be no surprise: no backslash, which browsers read as a slash, and nothing that hides or turns text around.
+pub fn is_https(url: &str) -> bool {
+    let Some((scheme, rest)) = url.split_once("://") else { return false };
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let (host, port) = match authority.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
+        _ => (authority, None),
+    };
+    scheme.eq_ignore_ascii_case("https")
+        && !host.is_empty()
+        && port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port > 0) && !port.starts_with('+'))
+        && !authority.contains('@')
+        && !url
+            .chars()
+            .any(|c| c.is_control() || c.is_whitespace() || is_invisible(c) || matches!(c, '\\' | '<' | '>' | '"'))
+}
+
+/// Marks of direction and of no width.
+fn is_invisible(c: char) -> bool {
+    matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }
 
 #[cfg(test)]
@@ -159,6 +176,69 @@ mod tests {
         }
         for url in ["http://example.org/a.png", "https://", "javascript:alert(1)", "https://a b"] {
             assert_eq!(draft(None, "x", Some(url)).unwrap_err().field, "imageUrl", "{url}");
+        }
+    }
+
+    #[test]
+    fn an_image_lies_at_an_https_address_that_shows_who_it_leads_to() {
+        let longest = format!("https://example.org/{}", "x".repeat(MAX_IMAGE_URL - 20));
+        for url in [
+            "https://example.org/a.png",
+            "HTTPS://EXAMPLE.ORG",
+            "https://example.org:8443/a?b=c#d",
+            "https://[2001:db8::1]/a",
+            "https://[2001:db8::1]:8443/a",
+            "https://192.0.2.1/a.png",
+            "https://bücher.example/ä.png?x=1",
+            "https://example.org/a@b:c",
+            longest.as_str(),
+        ] {
+            assert!(draft(None, "x", Some(url)).is_ok(), "{url}");
+        }
+        for url in [
+            "http://example.org/a.png",
+            "//example.org/a.png",
+            "example.org/a.png",
+            "https:/example.org",
+            "https:example.org",
+            "https://",
+            "https:///a.png",
+            "https://?a",
+            "https://:8443/a",
+            "https://example.org:/a",
+            "https://example.org:0/a",
+            "https://example.org:65536/a",
+            "https://example.org:+443/a",
+            "https://user@example.org/a",
+            "https://user:password@example.org/a",
+            "https://example.org\\@other.example/a",
+            "https://example.org/a b",
+            "https://example.org/a\n",
+            "https://example.org/\u{202e}gnp.a",
+            "https://exa\u{200b}mple.org/a",
+            "https://example.org/\"><script>",
+            "javascript:alert(1)//https://example.org",
+            "data:image/png;base64,AAAA",
+            "file:///etc/passwd",
+            "ftp://example.org/a",
+            " https://example.org",
+            &format!("{longest}x"),
+        ] {
+            assert_eq!(draft(None, "x", Some(url)).unwrap_err().field, "imageUrl", "{url}");
+        }
+    }
+
+    #[test]
+    fn a_public_id_is_printable_and_not_too_long() {
+        let with = |id: &str| {
+            let (alice, chat) = (UserId::parse("alice").unwrap(), ChatId::parse("alice:bob").unwrap());
+            Draft::new(alice, chat, None, "x".into(), None, Some(id.into()))
+        };
+        for id in ["", "folder/sample_1", &"x".repeat(MAX_PUBLIC_ID), "ä ö"] {
+            assert!(with(id).is_ok(), "{id}");
+        }
+        for id in ["a\nb", "a\u{0}", "\u{85}", &"x".repeat(MAX_PUBLIC_ID + 1), &"ä".repeat(MAX_PUBLIC_ID / 2 + 1)] {
+            assert_eq!(with(id).unwrap_err().field, "publicId", "{id}");
         }
     }
 

@@ -98,7 +98,7 @@ impl CacheSettings {
         );
         source.require((1..=10_000).contains(&self.cache_batch_size), "CACHE_BATCH_SIZE must be from 1 to 10000");
         let presence = self.cache_presence_ttl.0;
-        source.require(presence >= Duration::from_secs(3), "CACHE_PRESENCE_TTL must be at least 3");
+        source.require(presence >= Duration::from_secs(5), "CACHE_PRESENCE_TTL must be at least 5");
         for (name, life) in [
             ("CACHE_PROFILE_TTL", self.cache_profile_ttl),
             ("CACHE_TYPING_TTL", self.cache_typing_ttl),

@@ -2,13 +2,14 @@
 //!
 //! A list of chats by last message can't be read from `messages` cheaply, so it is kept beside them. It may lag or miss a
 //! message: nothing waits for it, and whoever reads it mends it. A direct chat's `members` follow from its id; a group's are
-//! written by whoever makes the group.
+//! written by whoever makes the group, with the group's own time for `lastTimestamp` until it has a message.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
 use futures_util::TryStreamExt;
 use holdfast_message::{ChatId, Message, UserId, id::Members};
+use mongodb::action::Find;
 use mongodb::bson::{Bson, Document, RawDocumentBuf, doc};
 use tokio::time::Instant;
 
@@ -18,8 +19,13 @@ use crate::history::batch;
 use crate::insert::number;
 use crate::{Group, Store, StoreError, document, server_limit, within};
 
+/// The name of the index that a user's conversations are read by.
+pub(crate) const INDEX: &str = "members_1_lastTimestamp_-1__id_-1";
+
 /// The most chats in one command.
 const MAX_CHATS: usize = 1000;
+/// The most chats in one query.
+const MAX_CHATS_READ: usize = 100;
 const DUPLICATE_KEY: i64 = 11000;
 
 /// What [`Store::touch_conversations`] did.
@@ -33,7 +39,95 @@ pub struct Touched {
     pub failed: usize,
 }
 
+/// A chat of a user's list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Conversation {
+    /// The chat.
+    pub chat: ChatId,
+    /// When its last message was sent, as far as the view knows; of a group without one, when it was made.
+    pub last_timestamp: i64,
+}
+
+/// A place in a user's list: conversations are newest first, and by id where two are as new.
+pub type ConversationKey<'a> = (i64, &'a ChatId);
+
 impl Store {
+    /// The user's newest conversations before a place, which itself is not among them.
+    pub async fn conversations(
+        &self,
+        user: &UserId,
+        before: Option<ConversationKey<'_>>,
+        limit: usize,
+    ) -> Result<Vec<Conversation>, StoreError> {
+        let deadline = Instant::now() + self.read_timeout;
+        let last = before.map_or(i64::MAX, |(timestamp, _)| timestamp);
+        let mut filter = doc! { "members": user.as_str(), "lastTimestamp": { "$lte": last } };
+        if let Some((timestamp, chat)) = before {
+            let earlier = doc! { "lastTimestamp": { "$lt": timestamp } };
+            filter.insert("$or", vec![earlier, doc! { "_id": { "$lt": chat.as_str() } }]);
+        }
+        let query = self.conversations.find(filter).sort(doc! { "lastTimestamp": -1, "_id": -1 });
+        let query = query.limit(i64::try_from(limit).unwrap_or(i64::MAX)).batch_size(batch(limit));
+        self.found(query, deadline).await
+    }
+
+    /// The conversations among these chats.
+    pub async fn conversations_of(&self, chats: &[ChatId]) -> Result<Vec<Conversation>, StoreError> {
+        let deadline = Instant::now() + self.read_timeout;
+        let ids: Vec<_> = chats.iter().map(ChatId::as_str).collect();
+        let query = self.conversations.find(doc! { "_id": { "$in": ids } }).batch_size(batch(chats.len()));
+        self.found(query, deadline).await
+    }
+
+    async fn found(&self, query: Find<'_, RawDocumentBuf>, deadline: Instant) -> Result<Vec<Conversation>, StoreError> {
+        let query = query.projection(doc! { "lastTimestamp": 1 }).max_time(server_limit(self.read_timeout));
+        within(deadline, async {
+            let mut found = Vec::new();
+            let mut cursor = query.await?;
+            while let Some(stored) = cursor.try_next().await? {
+                let chat = stored.get_str("_id").ok().and_then(|text| ChatId::parse(text).ok());
+                if let (Some(chat), Ok(last_timestamp)) = (chat, stored.get_i64("lastTimestamp")) {
+                    found.push(Conversation { chat, last_timestamp });
+                }
+            }
+            Ok(found)
+        })
+        .await
+    }
+
+    /// The newest stored message of each of these chats, of the messages themselves: the view may lag behind them.
+    pub async fn newest_of(&self, chats: &[ChatId]) -> Result<HashMap<ChatId, Message>, StoreError> {
+        let deadline = Instant::now() + self.read_timeout;
+        let newest = |chat: &ChatId| -> Vec<Document> {
+            vec![
+                doc! { "$match": { "chatId": chat.as_str(), "timestamp": { "$lte": i64::MAX } } },
+                doc! { "$sort": { "timestamp": -1, "_id": -1 } },
+                doc! { "$limit": 1_i64 },
+            ]
+        };
+        let mut found = HashMap::with_capacity(chats.len());
+        for chats in chats.chunks(MAX_CHATS_READ) {
+            let mut branches = chats.iter().map(newest);
+            let Some(mut pipeline) = branches.next() else { break };
+            pipeline.extend(
+                branches.map(|branch| doc! { "$unionWith": { "coll": self.messages.name(), "pipeline": branch } }),
+            );
+            let left = deadline.saturating_duration_since(Instant::now());
+            let query = self.messages.aggregate(pipeline).max_time(server_limit(left)).with_type::<RawDocumentBuf>();
+            within(deadline, async {
+                let mut cursor = query.await?;
+                while let Some(stored) = cursor.try_next().await? {
+                    if let Some(message) = self.decode(&stored) {
+                        found.insert(message.chat.clone(), message);
+                    }
+                }
+                Ok(())
+            })
+            .await?;
+        }
+        Ok(found)
+    }
+
     /// Lets each chat's conversation show the latest of these messages, unless it shows a later one. Repeating it changes nothing.
     pub async fn touch_conversations(&self, messages: &[Message]) -> Result<Touched, StoreError> {
         let deadline = Instant::now() + self.write_timeout;
@@ -173,7 +267,7 @@ fn command(chats: &[&Message], deadline: Instant) -> Result<RawDocumentBuf, Stor
     writer.finish()
 }
 
-/// By timestamp, then by id, so that every order of arrival ends with the same last message. A conversation that has none yet,
+/// By timestamp, then by id, so that every order of arrival ends with the same last message. A conversation that shows none yet,
 /// as a new group's, is older than any.
 fn older_than(message: &Message, writer: &mut Writer) {
     writer.begin_array("$or");
@@ -189,7 +283,7 @@ fn older_than(message: &Message, writer: &mut Writer) {
     writer.end();
     writer.end();
     writer.begin_element(2);
-    writer.begin_document("lastTimestamp");
+    writer.begin_document("lastMessage");
     writer.bool("$exists", false);
     writer.end();
     writer.end();

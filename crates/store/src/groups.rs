@@ -3,6 +3,8 @@
 //! A group changes as a whole. Whoever changes it has read it, and writes it only if its `version` is still the one that was read
 //! ([`Store::replace_group`]), so that no change is lost and no rule about the whole group is broken by two changes at once.
 
+use std::collections::HashMap;
+
 use futures_util::TryStreamExt;
 use holdfast_message::{ChatId, UserId};
 use mongodb::bson::{Document, doc};
@@ -11,6 +13,7 @@ use mongodb::options::IndexOptions;
 use mongodb::{Collection, IndexModel};
 use tokio::time::Instant;
 
+use crate::history::batch;
 use crate::{Store, StoreError, server_limit, within};
 
 /// The index by which a user's groups are found.
@@ -113,6 +116,30 @@ impl Store {
         })
     }
 
+    /// Who belongs to each of these groups. What is no group is not in the answer.
+    pub async fn rosters(&self, chats: &[ChatId]) -> Result<HashMap<ChatId, Vec<UserId>>, StoreError> {
+        let deadline = Instant::now() + self.read_timeout;
+        let ids: Vec<_> = chats.iter().map(ChatId::as_str).collect();
+        let groups = self.groups();
+        let query = groups
+            .find(doc! { "_id": { "$in": ids } })
+            .projection(doc! { "members.userId": 1 })
+            .batch_size(batch(chats.len()))
+            .max_time(server_limit(self.read_timeout));
+        within(deadline, async {
+            let mut found = HashMap::new();
+            let mut cursor = query.await?;
+            while let Some(stored) = cursor.try_next().await? {
+                let members = stored.get_array("members").map(Vec::as_slice).unwrap_or_default().iter();
+                let members = members.filter_map(|member| user(member.as_document()?, "userId")).collect();
+                let chat = stored.get_str("_id").ok().and_then(|id| ChatId::parse(id).ok());
+                found.extend(chat.map(|chat| (chat, members)));
+            }
+            Ok(found)
+        })
+        .await
+    }
+
     /// The groups that a user belongs to, at most `limit` of them.
     pub async fn groups_of(&self, user: &UserId, limit: u32) -> Result<Vec<ChatId>, StoreError> {
         let deadline = Instant::now() + self.read_timeout;
@@ -185,7 +212,6 @@ fn members(group: &Group) -> Vec<Document> {
 }
 
 fn decode(stored: &Document) -> Option<Group> {
-    let user = |document: &Document, field| UserId::parse(document.get_str(field).ok()?).ok();
     let member = |member: &mongodb::bson::Bson| {
         let member = member.as_document()?;
         Some(Member {
@@ -202,6 +228,10 @@ fn decode(stored: &Document) -> Option<Group> {
         created_at: stored.get_i64("createdAt").ok()?,
         version: stored.get_i64("version").ok()?,
     })
+}
+
+fn user(document: &Document, field: &str) -> Option<UserId> {
+    UserId::parse(document.get_str(field).ok()?).ok()
 }
 
 pub(crate) fn is_duplicate(error: &Error) -> bool {

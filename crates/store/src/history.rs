@@ -134,7 +134,7 @@ impl Store {
         .await
     }
 
-    fn decode(&self, stored: &RawDocumentBuf) -> Option<Message> {
+    pub(crate) fn decode(&self, stored: &RawDocumentBuf) -> Option<Message> {
         let document: &RawDocument = stored;
         match document::decode(document) {
             Ok(message) => Some(message),

@@ -4,9 +4,10 @@
 //!
 //! 1. [`Store::insert`] ([`insert`]): the worker's flush. One unordered insert keyed by `_id`, and one outcome per message.
 //! 2. [`Store::page`], [`Store::get`], [`Store::stored`] ([`history`]): what the read path and verification ask.
-//! 3. [`Store::touch_conversations`] ([`conversations`]): a derived view that nothing waits for.
-//! 4. [`groups`]: who belongs to a group chat, changed by compare-and-set; [`relationships`]: friends and blocks.
-//! 5. [`Store::copies`] and its like ([`inspect`]): what operators ask.
+//! 3. [`Store::touch_conversations`] ([`conversations`]): a derived view that nothing waits for, and a user's list of chats by it.
+//! 4. [`Store::mark_read`] ([`read_states`]), [`Store::count_unread`] ([`unread`]): how far a user has read, and what they have not.
+//! 5. Who belongs to a group chat ([`groups`]), changed by compare-and-set; friends and blocks ([`relationships`]); profiles ([`users`]).
+//! 6. [`Store::copies`] and its like ([`inspect`]): what operators ask.
 //!
 //! Every call has a time limit of its own and ends within it, whatever the server does. Every error says what the caller must
 //! do ([`StoreError`]). No call ever changes or removes a stored message: the first stored copy wins.
@@ -19,7 +20,10 @@ pub mod groups;
 pub mod history;
 pub mod insert;
 pub mod inspect;
+pub mod read_states;
 pub mod relationships;
+pub mod unread;
+pub mod users;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -31,13 +35,16 @@ use mongodb::options::{Acknowledgment, ClientOptions, IndexOptions, ReadConcern,
 use mongodb::{Client, Collection, Database, IndexModel};
 use tokio::time::Instant;
 
-pub use conversations::Touched;
+pub use conversations::{Conversation, Touched};
 pub use error::{StoreError, is_passing};
 pub use groups::{Group, Member, Role};
 pub use history::Page;
 pub use insert::{BatchFailed, Written};
 pub use inspect::{IndexReport, ServerReport, StoredCopy};
+pub use read_states::{ReadState, ReadStates};
 pub use relationships::Relationship;
+pub use unread::Unread;
+pub use users::Profile;
 
 /// Where the store is and how long its calls may take.
 #[derive(Clone)]
@@ -78,6 +85,8 @@ impl StoreSettings {
 pub struct Store {
     db: Database,
     messages: Collection<RawDocumentBuf>,
+    conversations: Collection<RawDocumentBuf>,
+    read_states: Collection<RawDocumentBuf>,
     write_timeout: Duration,
     read_timeout: Duration,
     undecodable: Arc<AtomicU64>,
@@ -109,6 +118,8 @@ impl Store {
         let db = Client::with_options(options)?.database(&settings.db);
         Ok(Self {
             messages: db.collection("messages"),
+            conversations: db.collection("conversations"),
+            read_states: db.collection("readStates"),
             db,
             write_timeout: settings.write_timeout,
             read_timeout: settings.read_timeout,
@@ -122,16 +133,20 @@ impl Store {
     }
 
     /// Makes the indexes that are missing: `{ chatId: 1, timestamp: -1, _id: -1 }` of `messages`, which every page is read
-    /// by, and `{ members.userId: 1 }` of `groups`. The uniqueness of a message rests on the primary key and needs none.
+    /// by, and `{ members: 1, lastTimestamp: -1, _id: -1 }` of `conversations`, which a user's chats are listed by, and
+    /// `{ members.userId: 1 }` of `groups`. The uniqueness of a message rests on the primary key and needs none.
     ///
     /// Building an index of a large collection takes longer than this call may: the server goes on, and a later call joins.
     pub async fn ensure_indexes(&self) -> Result<(), StoreError> {
-        let index = IndexModel::builder()
-            .keys(doc! { "chatId": 1, "timestamp": -1, "_id": -1 })
-            .options(IndexOptions::builder().name(history::INDEX.to_owned()).build())
-            .build();
+        let index = |keys, name: &str| {
+            let options = IndexOptions::builder().name(name.to_owned()).build();
+            IndexModel::builder().keys(keys).options(options).build()
+        };
+        let pages = index(doc! { "chatId": 1, "timestamp": -1, "_id": -1 }, history::INDEX);
+        let lists = index(doc! { "members": 1, "lastTimestamp": -1, "_id": -1 }, conversations::INDEX);
         let deadline = Instant::now() + self.write_timeout;
-        within(deadline, self.messages.create_index(index)).await?;
+        within(deadline, self.messages.create_index(pages)).await?;
+        within(deadline, self.conversations.create_index(lists)).await?;
         self.ensure_group_indexes(deadline).await
     }
 

@@ -65,23 +65,23 @@ impl Store {
         self.change(unblocked, doc! { "$addToSet": { "asked": user.as_str() } }).await
     }
 
-    /// Ends a friendship, withdraws a request or declines one.
-    pub async fn end_friendship(&self, pair: &ChatId) -> Result<(), StoreError> {
+    /// Ends a friendship, withdraws a request or declines one. Answers what is between the two then, as do the others.
+    pub async fn end_friendship(&self, pair: &ChatId) -> Result<Option<Relationship>, StoreError> {
         let nobody: [&str; 0] = [];
-        self.change(doc! { "_id": pair.as_str() }, doc! { "$set": { "asked": &nobody[..] } }).await.map(drop)
+        self.change(doc! { "_id": pair.as_str() }, doc! { "$set": { "asked": &nobody[..] } }).await
     }
 
     /// One of a pair blocks the other, which ends a friendship.
-    pub async fn block(&self, pair: &ChatId, user: &UserId) -> Result<(), StoreError> {
+    pub async fn block(&self, pair: &ChatId, user: &UserId) -> Result<Option<Relationship>, StoreError> {
         let nobody: [&str; 0] = [];
         let change = doc! { "$addToSet": { "blockedBy": user.as_str() }, "$set": { "asked": &nobody[..] } };
-        self.change(doc! { "_id": pair.as_str() }, change).await.map(drop)
+        self.change(doc! { "_id": pair.as_str() }, change).await
     }
 
     /// One of a pair blocks the other no longer.
-    pub async fn unblock(&self, pair: &ChatId, user: &UserId) -> Result<(), StoreError> {
+    pub async fn unblock(&self, pair: &ChatId, user: &UserId) -> Result<Option<Relationship>, StoreError> {
         let change = doc! { "$pull": { "blockedBy": user.as_str() } };
-        self.change(doc! { "_id": pair.as_str() }, change).await.map(drop)
+        self.change(doc! { "_id": pair.as_str() }, change).await
     }
 
     /// Changes or makes a pair's document. `None`: it is there, and the filter does not meet it.

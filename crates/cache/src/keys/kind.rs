@@ -30,8 +30,10 @@ pub enum Kind {
     Beacon(String),
     /// The channel on which processes tell each other what they invalidated.
     Invalidations,
-    /// A user's rate limit.
+    /// A user's rate limit of messages.
     RateLimit(UserId),
+    /// A user's rate limit of other events of one name.
+    EventLimit(UserId, String),
     /// Who is connected.
     Online,
     /// A user's connections: which there are, and when they were last seen.
@@ -160,6 +162,7 @@ pub enum Family {
     FailedDead,
     FailedIndex,
     RateLimit,
+    EventLimit,
     Online,
     Devices,
     Typing,
@@ -175,7 +178,7 @@ pub enum Family {
 
 impl Family {
     /// All of them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Recent,
         Self::RecentIds,
         Self::RecentHead,
@@ -183,6 +186,7 @@ impl Family {
         Self::FailedDead,
         Self::FailedIndex,
         Self::RateLimit,
+        Self::EventLimit,
         Self::Online,
         Self::Devices,
         Self::Typing,
@@ -206,6 +210,7 @@ impl Family {
             Self::FailedDead => "failed-dead",
             Self::FailedIndex => "failed-index",
             Self::RateLimit => "ratelimit",
+            Self::EventLimit => "eventlimit",
             Self::Online => "online",
             Self::Devices => "devices",
             Self::Typing => "typing",
@@ -243,6 +248,7 @@ impl Kind {
             Self::FailedIndex => Family::FailedIndex,
             Self::Channel(_) | Self::Beacon(_) | Self::Invalidations => return None,
             Self::RateLimit(_) => Family::RateLimit,
+            Self::EventLimit(..) => Family::EventLimit,
             Self::Online => Family::Online,
             Self::Devices(_) => Family::Devices,
             Self::Typing(..) => Family::Typing,

@@ -26,6 +26,7 @@ fn the_names_are_the_contracts() {
     assert_eq!(keys.failed_index(), "chat:failed:index");
     assert_eq!(keys.channel(&Channel::User(alice.clone())), "chat:v1:user:{alice}");
     assert_eq!(keys.rate_limit(&alice), "chat:v1:ratelimit:{alice}");
+    assert_eq!(keys.rate_limit_of(&alice, "history"), "chat:v1:ratelimit:{alice}:history");
     assert_eq!(keys.beacon("7f"), "chat:v1:beacon:{7f}");
     assert_eq!(keys.invalidations(), "chat:v1:invalidations");
     assert_eq!(keys.online(), "chat:v1:online");
@@ -193,6 +194,7 @@ fn kind() -> impl Strategy<Value = Kind> {
         "[0-9a-f]{1,16}".prop_map(Kind::Beacon),
         Just(Kind::Invalidations),
         user_id().prop_map(Kind::RateLimit),
+        (user_id(), "[A-Za-z0-9]{1,32}").prop_map(|(user, event)| Kind::EventLimit(user, event)),
         Just(Kind::Online),
         user_id().prop_map(Kind::Devices),
         (chat_id(), user_id()).prop_map(|(chat, user)| Kind::Typing(chat, user)),

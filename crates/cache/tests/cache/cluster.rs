@@ -8,7 +8,7 @@ use holdfast_cache::channels::ChannelSettings;
 use holdfast_cache::event::Event;
 use holdfast_cache::failed::{Durability, FailedQueueSettings, FinishAs, PushOutcome, QueueEntry, Refusal, Taken};
 use holdfast_cache::keys::Channel;
-use holdfast_cache::rate_limit::{Decision, Limit, RateLimiter};
+use holdfast_cache::rate_limit::{Decision, Kind, Limit, RateLimiter};
 use holdfast_cache::recent::{Added, Attempt, Floor, Repair, Repaired, TakenBack};
 use holdfast_cache::{
     CacheError, CacheMetrics, ChannelEvent, Channels, Connection, FailedQueue, Keys, control, inspect,
@@ -81,7 +81,7 @@ async fn a_limit_holds_for_each_user_wherever_the_count_lies() {
     let users: Vec<_> = (0..30).map(|_| user()).collect();
     let users: Vec<_> = users.iter().collect();
     for round in 0..5 {
-        let decisions = limiters[round % 2].check_batch(&users, BUDGET).await;
+        let decisions = limiters[round % 2].check_batch(Kind::Message, &users, BUDGET).await;
         assert!(decisions.iter().all(|decision| (*decision == Ok(Decision::Allowed)) == (round < 3)), "{decisions:?}");
     }
     for master in 0..3 {

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests, too")]
 
+mod aside;
+mod aside_model;
 mod channels;
 mod client;
 mod cluster;
@@ -11,6 +13,7 @@ mod connection;
 mod failed;
 mod failed_durability;
 mod failed_model;
+mod inbox_model;
 mod lock;
 mod presence;
 mod rate_limit;
@@ -18,4 +21,5 @@ mod recent;
 mod recent_epoch;
 mod recent_model;
 mod recent_repair;
+mod recent_standing;
 mod support;

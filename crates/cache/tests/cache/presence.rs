@@ -6,7 +6,7 @@ use holdfast_message::UserId;
 use holdfast_testkit::{Role, unique};
 use redis::aio::MultiplexedConnection;
 
-use crate::support::{BUDGET, cache_url, connect, raw, server, user};
+use crate::support::{BUDGET, cache_url, cluster, connect, connect_cluster, raw, server, user};
 
 /// Presence under keys of its own, as a gateway keeps it.
 fn online(url: &str, prefix: &str, life: u64, grace: u64) -> Online {
@@ -75,7 +75,7 @@ async fn the_first_device_brings_a_user_online_and_only_the_last_takes_them_away
 #[tokio::test]
 async fn who_reconnects_at_once_was_never_gone() {
     let (url, alice) = (cache_url().await, user());
-    let online = online(&url, &unique("p"), 60_000, 300);
+    let online = online(&url, &unique("p"), 60_000, 2_000);
     assert_eq!(joined(&online, &device(&alice, "first")).await.len(), 1);
     left(&online, &device(&alice, "first")).await;
     assert_eq!(joined(&online, &device(&alice, "second")).await, []);
@@ -165,6 +165,27 @@ async fn expiry_from_before_the_clock_went_back_is_bounded_and_what_is_no_device
     }
     assert_eq!(gone[0].user, alice);
     assert_eq!(online.sweep(100, BUDGET).await, Ok(None));
+}
+
+#[tokio::test]
+async fn on_a_cluster_presence_lies_in_one_slot_and_is_found_from_everywhere() {
+    let cluster = cluster(Role::Cache).await;
+    let settings = PresenceSettings { life: Duration::from_secs(60), grace: Duration::from_millis(50) };
+    let gateways = [(); 2].map(|()| Online::new(connect_cluster(&cluster), Keys::default(), settings));
+    let users: Vec<_> = (0..100).map(|_| user()).collect();
+    let devices: Vec<_> = users.iter().map(|user| device(user, "a")).collect();
+    let steps: Vec<_> = devices.iter().cloned().map(Step::Joined).collect();
+    assert_eq!(gateways[0].apply(&steps, BUDGET).await.unwrap().len(), 100);
+    assert_eq!(gateways[0].refresh(&devices, BUDGET).await, Ok(Vec::new()));
+    assert!(gateways[1].look(&users, BUDGET).await.unwrap().iter().all(|seen| seen.online));
+    gateways[0].apply(&devices.into_iter().map(Step::Left).collect::<Vec<_>>(), BUDGET).await.unwrap();
+    let mut gone = 0;
+    while gone < 100 {
+        gone += swept(&gateways[1]).await.len();
+    }
+    assert!(
+        gateways[0].look(&users, BUDGET).await.unwrap().iter().all(|seen| !seen.online && seen.last_seen.is_some())
+    );
 }
 
 #[tokio::test]

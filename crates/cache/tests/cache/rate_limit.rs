@@ -1,7 +1,7 @@
 use std::time::{Duration, Instant};
 
 use holdfast_cache::Keys;
-use holdfast_cache::rate_limit::{Decision, Limit, LocalLimiter, RateLimiter};
+use holdfast_cache::rate_limit::{Decision, Kind, Limit, LocalLimiter, RateLimiter};
 
 use crate::support::{BUDGET, cache_url, connect, raw, user};
 
@@ -11,15 +11,23 @@ async fn a_limit_holds_over_all_gateways_and_each_user_alone() {
     let limit = Limit { events: 10, window: Duration::from_secs(60) };
     let limiters: Vec<_> = (0..4).map(|_| RateLimiter::new(connect(&url), Keys::default(), limit)).collect();
     let (alice, bob) = (user(), user());
-    let tries = (0..40).map(|number| limiters[number % 4].check(&alice, BUDGET));
+    let tries = (0..40).map(|number| limiters[number % 4].check(Kind::Message, &alice, BUDGET));
     let decisions = futures_util::future::join_all(tries).await;
     let allowed = decisions.iter().filter(|decision| **decision == Ok(Decision::Allowed)).count();
     assert_eq!(allowed, 10);
-    let Ok(Decision::Limited { retry_after }) = limiters[0].check(&alice, BUDGET).await else { panic!() };
+    let Ok(Decision::Limited { retry_after }) = limiters[0].check(Kind::Message, &alice, BUDGET).await else {
+        panic!()
+    };
     assert!((50_000..=66_000).contains(&retry_after.as_millis()), "{retry_after:?}");
-    let both = limiters[0].check_batch(&[&alice, &bob], BUDGET).await;
+    let both = limiters[0].check_batch(Kind::Message, &[&alice, &bob], BUDGET).await;
     assert!(matches!(both[0], Ok(Decision::Limited { .. })));
     assert_eq!(both[1], Ok(Decision::Allowed));
+    // What else they do is counted by itself, by its name.
+    for event in ["history", "typing"] {
+        let answers = limiters[0].check_batch(Kind::Event(event), &[&alice; 11], BUDGET).await;
+        assert!(answers[..10].iter().all(|answer| *answer == Ok(Decision::Allowed)), "{event}: {answers:?}");
+        assert!(matches!(answers[10], Ok(Decision::Limited { .. })), "{event}: {answers:?}");
+    }
 }
 
 #[tokio::test]
@@ -28,11 +36,11 @@ async fn waiting_as_told_helps_and_the_count_expires() {
     let limit = Limit { events: 3, window: Duration::from_millis(400) };
     let limiter = RateLimiter::new(connect(&url), Keys::default(), limit);
     let alice = user();
-    let batch = limiter.check_batch(&[&alice, &alice, &alice, &alice], BUDGET).await;
+    let batch = limiter.check_batch(Kind::Message, &[&alice, &alice, &alice, &alice], BUDGET).await;
     let Ok(Decision::Limited { retry_after }) = batch[3] else { panic!("{batch:?}") };
     assert!(retry_after <= Duration::from_millis(440), "{retry_after:?}");
     tokio::time::sleep(retry_after).await;
-    assert_eq!(limiter.check(&alice, BUDGET).await, Ok(Decision::Allowed));
+    assert_eq!(limiter.check(Kind::Message, &alice, BUDGET).await, Ok(Decision::Allowed));
     let key = Keys::default().rate_limit(&alice);
     let ttl: i64 = redis::cmd("PTTL").arg(key).query_async(&mut raw(&url).await).await.unwrap();
     assert!((1..=420).contains(&ttl), "{ttl}");
@@ -47,7 +55,7 @@ async fn no_window_sees_more_than_the_limit() {
     let started = Instant::now();
     while started.elapsed() < Duration::from_millis(600) {
         let asked = Instant::now();
-        if limiter.check(&alice, BUDGET).await == Ok(Decision::Allowed) {
+        if limiter.check(Kind::Message, &alice, BUDGET).await == Ok(Decision::Allowed) {
             passed.push((asked, Instant::now()));
         }
     }
@@ -66,8 +74,8 @@ async fn a_garbled_count_starts_anew() {
     let alice = user();
     let key = Keys::default().rate_limit(&alice);
     let _: () = redis::cmd("SET").arg(key).arg("gar:bage 1:2:3").query_async(&mut raw(&url).await).await.unwrap();
-    assert_eq!(limiter.check(&alice, BUDGET).await, Ok(Decision::Allowed));
-    assert!(matches!(limiter.check(&alice, BUDGET).await, Ok(Decision::Limited { .. })));
+    assert_eq!(limiter.check(Kind::Message, &alice, BUDGET).await, Ok(Decision::Allowed));
+    assert!(matches!(limiter.check(Kind::Message, &alice, BUDGET).await, Ok(Decision::Limited { .. })));
 }
 
 #[tokio::test]
@@ -84,9 +92,9 @@ async fn a_clock_that_went_back_keeps_nobody_waiting_for_longer_than_two_windows
         let _: () =
             redis::cmd("SET").arg(Keys::default().rate_limit(user)).arg(count).query_async(&mut raw).await.unwrap();
     }
-    assert_eq!(limiter.check(&alice, BUDGET).await, Ok(Decision::Allowed));
-    assert!(matches!(limiter.check(&alice, BUDGET).await, Ok(Decision::Limited { .. })));
-    let Ok(Decision::Limited { retry_after }) = limiter.check(&bob, BUDGET).await else { panic!() };
+    assert_eq!(limiter.check(Kind::Message, &alice, BUDGET).await, Ok(Decision::Allowed));
+    assert!(matches!(limiter.check(Kind::Message, &alice, BUDGET).await, Ok(Decision::Limited { .. })));
+    let Ok(Decision::Limited { retry_after }) = limiter.check(Kind::Message, &bob, BUDGET).await else { panic!() };
     assert!(retry_after <= Duration::from_secs(120), "{retry_after:?}");
 }
 

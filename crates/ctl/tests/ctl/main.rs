@@ -2,6 +2,7 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "the helpers of tests are tests, too")]
 
+mod cache;
 mod disconnect;
 mod dlq;
 mod doctor;

@@ -127,7 +127,12 @@ impl Hearers {
         self.users.get(user).map(|here| here.mark)
     }
 
-    /// The store did not answer; it will be asked again.
+    /// Whether a user has sockets here that should hear a group and don't, although the store was asked.
+    pub fn lacks(&self, user: &UserId, chat: &ChatId) -> bool {
+        self.users.get(user).is_some_and(|here| *here.looked.borrow() == Looked::Done && !here.groups.contains(chat))
+    }
+
+    /// The store did not answer, or not soon enough; it will be asked again, or is being asked.
     pub fn in_vain(&self, user: &UserId) {
         if let Some(here) = self.users.get(user) {
             here.looked.send_if_modified(|looked| {

@@ -4,17 +4,18 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use holdfast_message::UserId;
+use holdfast_message::json::{MessageJson, Position};
+use holdfast_message::{MessageId, UserId, draft};
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::extract::{Path, Payload, Query, User};
+use super::extract::{Path, Payload, Query, Sender, User};
 use super::problem::{Problem, Problems, ProblemsOfBody, ProblemsOfChat};
 use super::{Routes, Shared, also_at};
 use crate::Gateway;
-use crate::answer::{HistoryPage, Sent};
+use crate::answer::{HistoryPage, MessageShape, Sent};
 use crate::error::{Code, Refusal};
 use crate::ingress::{HistoryRequest, SendRequest};
 use crate::metrics::Outcome;
@@ -27,6 +28,7 @@ pub(super) fn routes() -> Routes {
         .routes(also_at("/api/messages/{friendId}", routes!(history_with_friend)))
         .routes(also_at("/messages/{friendId}", routes!(history_with_friend)))
         .routes(routes!(history_of_chat, send_to_chat))
+        .routes(routes!(read_message))
 }
 
 /// A send to a chat that the path or the body names.
@@ -48,8 +50,21 @@ struct PageQuery {
     #[param(minimum = 1, maximum = 100, nullable = false)]
     limit: Option<usize>,
     /// The `nextCursor` of a page: the page after it.
-    #[param(nullable = false)]
+    #[param(min_length = 1, nullable = false)]
     before: Option<String>,
+}
+
+/// Where a message is looked for.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(rename_all = "camelCase")]
+struct LookupQuery {
+    /// The other user of the message's chat. With a chat, a message is found that is not stored yet.
+    #[param(nullable = false)]
+    friend_id: Option<String>,
+    /// The message's chat.
+    #[param(nullable = false)]
+    chat_id: Option<String>,
 }
 
 /// The header that names a send.
@@ -78,7 +93,7 @@ struct IdempotencyKey {
 )]
 async fn send(
     State(gateway): Shared,
-    User(user): User,
+    Sender(user): Sender,
     headers: HeaderMap,
     body: Result<Payload<SendBody>, Problem>,
 ) -> Result<Response, Problem> {
@@ -89,7 +104,7 @@ async fn send(
 /// Send a message to a chat.
 #[utoipa::path(
     post, path = "/api/chats/{chatId}/messages", operation_id = "sendToChat", tag = "messages",
-    params(("chatId" = String, Path, description = "Two user ids in byte order joined by `:`, or a group's id"), IdempotencyKey),
+    params(("chatId" = String, Path, description = "Two user ids in byte order joined by `:`, or a group's id", pattern = "^([A-Za-z0-9_.-]{1,64}:[A-Za-z0-9_.-]{1,64}|g_[0-9a-f-]{36})$"), IdempotencyKey),
     request_body(content = SendBody, example = json!({ "content": "hello", "tempId": "9b0f2c61-5a7e-4a5c-8f0e-6f4f3a1d2c77" })),
     responses(
         (status = 201, description = "The message is durable", body = Sent<'static>),
@@ -99,7 +114,7 @@ async fn send(
 )]
 async fn send_to_chat(
     State(gateway): Shared,
-    User(user): User,
+    Sender(user): Sender,
     Path(chat): Path<String>,
     headers: HeaderMap,
     body: Result<Payload<SendBody>, Problem>,
@@ -145,7 +160,7 @@ async fn history_with_friend(
 /// The history of a chat, newest first.
 #[utoipa::path(
     get, path = "/api/chats/{chatId}/messages", operation_id = "historyOfChat", tag = "messages",
-    params(("chatId" = String, Path, description = "Two user ids in byte order joined by `:`, or a group's id"), PageQuery),
+    params(("chatId" = String, Path, description = "Two user ids in byte order joined by `:`, or a group's id", pattern = "^([A-Za-z0-9_.-]{1,64}:[A-Za-z0-9_.-]{1,64}|g_[0-9a-f-]{36})$"), PageQuery),
     responses((status = 200, description = "A page", body = HistoryPage<'static>), Problems, ProblemsOfChat),
 )]
 async fn history_of_chat(
@@ -155,6 +170,33 @@ async fn history_of_chat(
     Query(query): Query<PageQuery>,
 ) -> Result<Response, Problem> {
     history(&gateway, &user, HistoryRequest { chat_id: Some(chat), ..query.into() }).await
+}
+
+/// A message.
+///
+/// Whoever does not belong to its chat is told that there is no such message. A message that was sent moments ago may not be stored
+/// yet; it is found at once by those who name its chat.
+#[utoipa::path(
+    get, path = "/api/chat/message/{messageId}", operation_id = "readMessage", tag = "messages",
+    params(("messageId" = String, Path, description = "The message", format = "uuid"), LookupQuery),
+    responses((status = 200, description = "The message", body = MessageShape), Problems, ProblemsOfChat),
+)]
+async fn read_message(
+    State(gateway): Shared,
+    User(user): User,
+    Path(id): Path<String>,
+    Query(query): Query<LookupQuery>,
+) -> Result<Response, Problem> {
+    let id = MessageId::parse(&id).ok_or_else(|| Refusal::new(Code::Validation, "messageId: a UUID"))?;
+    let chat = match query {
+        LookupQuery { friend_id: None, chat_id: None } => None,
+        LookupQuery { friend_id, chat_id } => {
+            let chat = draft::target(&user, friend_id.as_deref(), chat_id.as_deref());
+            Some(chat.map_err(Refusal::from)?)
+        }
+    };
+    let message = gateway.lookup.message(&user, id, chat.as_ref()).await?;
+    Ok(Json(MessageJson { message: &message, position: Position::Absent }).into_response())
 }
 
 async fn history(gateway: &Gateway, user: &UserId, request: HistoryRequest) -> Result<Response, Problem> {

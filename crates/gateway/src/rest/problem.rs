@@ -14,7 +14,7 @@ use crate::error::{Code, Refusal};
 
 /// A refusal on its way to a client. It is counted by the router, by the code that the response carries with it.
 #[derive(Debug)]
-pub(super) struct Problem {
+pub struct Problem {
     status: StatusCode,
     refusal: Refusal,
 }

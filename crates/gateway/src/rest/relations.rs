@@ -77,7 +77,7 @@ async fn delete_friend(
     responses((status = 204, description = "Blocked"), Problems, ProblemsOfChat),
 )]
 async fn put_block(State(gateway): Shared, User(user): User, Path(other): Path<String>) -> Result<StatusCode, Problem> {
-    gateway.relations.block(&user, &parse_user("userId", &other)?, true).await?;
+    gateway.relations.block(&user, &parse_user("userId", &other)?).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -92,6 +92,6 @@ async fn delete_block(
     User(user): User,
     Path(other): Path<String>,
 ) -> Result<StatusCode, Problem> {
-    gateway.relations.block(&user, &parse_user("userId", &other)?, false).await?;
+    gateway.relations.unblock(&user, &parse_user("userId", &other)?).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -1,28 +1,10 @@
 //! While the worker is behind, history says what it can't show.
 
-use holdfast_message::{ChatId, Message, MessageId, UserId};
 use holdfast_store::{Store, StoreSettings};
 use holdfast_testkit::{shared, unique};
 use serde_json::{Value, json};
 
-use crate::support::{Gateway, send, settings};
-
-/// A message as it was answered.
-fn message(answered: &Value) -> Message {
-    let text = |name: &str| answered[name].as_str().unwrap();
-    let (chat, sender) = (ChatId::parse(text("chatId")).unwrap(), UserId::parse(text("senderId")).unwrap());
-    Message {
-        id: MessageId::parse(text("messageId")).unwrap(),
-        temp_id: None,
-        receiver: chat.other(&sender),
-        chat,
-        sender,
-        content: text("content").into(),
-        image_url: None,
-        public_id: None,
-        timestamp: answered["timestamp"].as_i64().unwrap(),
-    }
-}
+use crate::support::{Gateway, message, send, settings};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_page_over_what_only_the_log_has_is_not_complete() {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use holdfast_testkit::{Mongo, Proxy, unique};
+use holdfast_testkit::{Mongo, Proxy, Redis, unique};
 use serde_json::{Value, json};
 
 use crate::described::Description;
@@ -246,4 +246,54 @@ async fn who_connects_while_the_store_is_away_hears_their_groups_once_it_is_back
     bob.hears("back again").await;
     let page = bob.emit("history", json!({ "chatId": chat })).await;
     assert_eq!(page["messages"].as_array().unwrap().len(), 2, "{page}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_was_cut_off_from_the_news_learns_it_when_the_line_is_back() {
+    let cache = Redis::cache().await.unwrap();
+    let (to_near, to_far) = (Proxy::start(cache.port()).await.unwrap(), Proxy::start(cache.port()).await.unwrap());
+    let settings = settings(&[]).await;
+    let near = Gateway::start(with(&settings, "REDIS_URL", &cache.url_at(to_near.port()))).await;
+    let far = Gateway::start(with(&settings, "REDIS_URL", &cache.url_at(to_far.port()))).await;
+    let alice = Person::at(&near, "alice").await;
+    let mut bob = Person::at(&far, "bob").await;
+    let chat = alice.group(&[]).await;
+    let member = format!("/api/chats/{chat}/members/{}", bob.name);
+    let put = async || assert_eq!(alice.rest("PUT", &member, json!({})).await.status, 200);
+    let delete = async || assert_eq!(alice.rest("DELETE", &member, Value::Null).await.status, 204);
+    put().await;
+    bob.hears_of(&chat).await;
+
+    for line in [&to_near, &to_far] {
+        // First whoever changes the group can't say so, then whoever is concerned does not hear it.
+        line.cut().await;
+        delete().await;
+        line.heal().await.unwrap();
+        bob.hears_of(&chat).await;
+        refused(&bob.try_send(&chat, "still in?").await, "NOT_FOUND", false);
+        line.cut().await;
+        put().await;
+        line.heal().await.unwrap();
+        bob.hears_of(&chat).await;
+        bob.send(&chat, "in again").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_falls_between_the_first_page_of_a_fresh_connection_and_what_it_hears() {
+    let settings = settings(&[]).await;
+    let (near, far) = (Gateway::start(settings.clone()).await, Gateway::start(settings).await);
+    let alice = Person::at(&near, "alice").await;
+    let name = unique("bob");
+    let chat = alice.group(&[&name]).await;
+    for round in 0..10 {
+        let mut bob = Person::named(&far, &name).await;
+        let page = bob.emit("history", json!({ "chatId": chat })).await;
+        assert_eq!(page["messages"].as_array().unwrap().len(), round, "{page}");
+        let content = format!("round {round}");
+        alice.send(&chat, &content).await;
+        bob.hears(&content).await;
+        drop(bob);
+        until("he is gone", async || far.metric("holdfast_gateway_sockets").await == 0.0).await;
+    }
 }

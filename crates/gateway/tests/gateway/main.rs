@@ -2,14 +2,18 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "the helpers of tests are tests, too")]
 
+mod asyncapi;
 mod behind;
 mod breakers;
 mod cluster;
 mod described;
 mod groups;
+mod inbox;
+mod limits;
 mod outsiders;
 mod people;
 mod presence;
+mod profiles;
 mod relations;
 mod relist;
 mod repeats;

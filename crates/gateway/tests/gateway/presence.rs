@@ -105,7 +105,7 @@ async fn partners_on_any_gateway_see_a_user_come_and_go_and_nothing_of_a_reconne
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cache_that_lost_everything_learns_who_is_there_and_nobody_is_told_otherwise() {
     let cache = Redis::cache().await.unwrap();
-    let settings = settings(&[("REDIS_URL", &cache.url()), ("CACHE_PRESENCE_TTL", "12")]).await;
+    let settings = settings(&[("REDIS_URL", &cache.url()), ("CACHE_PRESENCE_TTL", "21")]).await;
     let (alice, bob) = (unique("alice"), unique("bob"));
     acquaint(&settings, &alice, &bob).await;
     let gateway = Gateway::start(settings).await;

@@ -44,12 +44,16 @@ async fn a_block_holds_both_ways_until_whoever_made_it_ends_it_and_groups_go_on(
         assert_eq!(one.rest("PUT", &format!("/api/friends/{}", other.name), Value::Null).await.status, 200);
         send(&one.client, &other.name, "before").await;
     }
+    let first = json!({ "friendId": bob.name, "content": "x", "tempId": "before the block" });
+    let sent = alice.emit("sendMessage", first.clone()).await;
     let block = |user: &str| format!("/api/blocks/{user}");
     assert_eq!(alice.rest("PUT", &block(&bob.name), Value::Null).await.status, 204);
     let direct = async |one: &Person<'_>, other: &str| {
         one.emit("sendMessage", json!({ "friendId": other, "content": "x" })).await
     };
     refused(&direct(&alice, &bob.name).await, "FORBIDDEN", false);
+    let again = alice.emit("sendMessage", first).await;
+    assert_eq!((&again["duplicate"], &again["message"]["messageId"]), (&json!(true), &sent["message"]["messageId"]));
     // Another gateway knows it within moments.
     until("far, too", async || direct(&bob, &alice.name).await["error"]["code"] == "FORBIDDEN").await;
     let page = bob.emit("history", json!({ "friendId": alice.name })).await;
@@ -97,4 +101,28 @@ async fn where_only_friends_write_strangers_do_not_and_nobody_does_unknown() {
     refused(&alice.try_send(&group, "unknown here yet").await, "UNAVAILABLE", true);
     assert_eq!(alice.emit("sendMessage", to_bob).await["ok"], true, "what is known holds");
     assert_eq!(gateway.metric("holdfast_gateway_permitted_unknown_total").await, 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stranger_does_not_slip_in_behind_a_question_that_the_store_has_yet_to_answer() {
+    let mongo = Mongo::start().await.unwrap();
+    let line = Proxy::start(mongo.port()).await.unwrap();
+    let url = mongo.url_at(line.port());
+    let gateway = Gateway::start(settings(&[("PERMISSIONS", "friends"), ("MONGO_URL", url.as_str())]).await).await;
+    until("the store is reached", async || gateway.health("/dependencies/mongodb/up").await == true).await;
+    let (alice, bob) = (Person::at(&gateway, "alice").await, Person::at(&gateway, "bob").await);
+    let mallory = Person::at(&gateway, "mallory").await;
+    for (one, other) in [(&alice, &bob), (&bob, &alice)] {
+        assert_eq!(one.rest("PUT", &format!("/api/friends/{}", other.name), Value::Null).await.status, 200);
+    }
+    let chat = format!("{}:{}", alice.name, bob.name);
+    for _ in 0..3 {
+        // What was known is asked anew.
+        tokio::time::sleep(std::time::Duration::from_millis(2100)).await;
+        line.latency(std::time::Duration::from_millis(30));
+        let (sent, strange) = tokio::join!(alice.try_send(&chat, "hello"), mallory.try_send(&chat, "hello"));
+        line.latency(std::time::Duration::ZERO);
+        assert_eq!(sent["ok"], true, "{sent}");
+        refused(&strange, "FORBIDDEN", false);
+    }
 }

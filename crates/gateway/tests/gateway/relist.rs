@@ -8,6 +8,7 @@ use holdfast_cache::entry::Listed;
 use holdfast_cache::recent::{Attempt, RecentSettings};
 use holdfast_cache::{Breaker, CacheMetrics, Connection, Keys, Origin, RecentList};
 use holdfast_gateway::deliver::Sockets;
+use holdfast_gateway::inbox::arrivals::Arrivals;
 use holdfast_gateway::kept::Kept;
 use holdfast_gateway::metrics::Metrics;
 use holdfast_gateway::relist::{Lists, Relist};
@@ -52,7 +53,8 @@ async fn ghost() -> (Redis, Proxy, RecentList, Relist, Metrics) {
     let stored =
         Stored::new(Store::new(StoreSettings::new("mongodb://127.0.0.1:1", "chat")).await.unwrap(), breaker.clone());
     let kept = Kept::new(Sockets::new(metrics.clone()), stored);
-    let lists = Lists { take_back: recent.clone(), add: recent.clone(), kept };
+    let (arrivals, _) = Arrivals::new(metrics.clone());
+    let lists = Lists { take_back: recent.clone(), add: recent.clone(), arrivals, kept };
     tokio::spawn(relist.clone().run(lists, cache, breaker, CancellationToken::new()));
     (server, line, recent, relist, metrics)
 }

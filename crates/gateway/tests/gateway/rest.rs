@@ -5,7 +5,7 @@ use std::io::Read as _;
 use holdfast_testkit::{Response, request, unique};
 use serde_json::{Value, json};
 
-use crate::described::Description;
+use crate::described::{Description, filled};
 use crate::support::{Gateway, settings};
 
 struct User {
@@ -29,11 +29,6 @@ impl User {
         let headers: Vec<_> = self.headers.iter().cloned().chain([header.to_owned()]).collect();
         request(&gateway.url, "GET", path, &headers, "").await.unwrap()
     }
-}
-
-/// A path with something in the place of each parameter.
-fn filled(path: &str) -> String {
-    path.split('/').map(|part| if part.starts_with('{') { "someone" } else { part }).collect::<Vec<_>>().join("/")
 }
 
 #[tokio::test(flavor = "multi_thread")]

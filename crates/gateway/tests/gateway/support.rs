@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use holdfast_bench::client::{Client, Events};
 use holdfast_gateway::Config;
+use holdfast_message::{ChatId, Message, MessageId, UserId};
 use holdfast_service::settings::Source;
 use holdfast_store::{Store, StoreSettings};
 use holdfast_testkit::{Response, http_get, request, shared, token, unique};
@@ -114,6 +115,23 @@ pub(crate) async fn send(client: &Client, friend: &str, content: &str) -> Value 
     let answer = client.emit_with_ack("sendMessage", &json!({ "friendId": friend, "content": content })).await.unwrap();
     assert_eq!(answer["ok"], true, "{answer}");
     answer["message"].clone()
+}
+
+/// A message as it was answered.
+pub(crate) fn message(answered: &Value) -> Message {
+    let text = |name: &str| answered[name].as_str().unwrap();
+    let (chat, sender) = (ChatId::parse(text("chatId")).unwrap(), UserId::parse(text("senderId")).unwrap());
+    Message {
+        id: MessageId::parse(text("messageId")).unwrap(),
+        temp_id: None,
+        receiver: chat.other(&sender),
+        chat,
+        sender,
+        content: text("content").into(),
+        image_url: None,
+        public_id: None,
+        timestamp: answered["timestamp"].as_i64().unwrap(),
+    }
 }
 
 /// Waits until `holds`, a minute at most.

@@ -104,6 +104,25 @@ async fn nobody_types_into_a_chat_of_others() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_limit_refuses_is_not_told() {
+    let gateway = Gateway::start(settings(&[("EVENT_LIMIT", "1"), ("WINDOW_SECONDS", "60")]).await).await;
+    let (alice, bob, carol) = (unique("alice"), unique("bob"), unique("carol"));
+    let (writer, _events) = gateway.connect(&alice).await;
+    let (_carol, mut events) = gateway.connect(&carol).await;
+    assert_eq!(say(&writer, json!({ "friendId": bob }), true).await, json!({ "ok": true }));
+    let refused = say(&writer, json!({ "friendId": carol }), true).await;
+    assert_eq!(refused["error"]["code"], "RATE_LIMITED", "{refused}");
+    send(&writer, &carol, "the sentinel").await;
+    loop {
+        let event = events.next().await.unwrap();
+        assert_ne!(event.name, "typing", "{event:?}");
+        if event.name == "newMessage" {
+            break;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn all_other_members_of_a_group_see_who_types() {
     let settings = settings(&[]).await;
     let [alice, bob, carol] = ["alice", "bob", "carol"].map(|name| UserId::parse(&unique(name)).unwrap());

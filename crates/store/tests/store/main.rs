@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod groups;
+mod reading;
+
 use std::time::{Duration, Instant};
 
 use holdfast_message::{ChatId, Message, MessageId, UserId};

@@ -1,0 +1,276 @@
+//! What users see of their chats, cached: how much is unread, and which chats were written to last.
+//!
+//! Both are derived, from the store and the recent lists, by whoever finds them missing; live a fixed while; and are kept up by
+//! arrivals as long as they live. They may be dropped at any time ([`Inboxes::forget`]).
+//!
+//! A counting and the arrivals meanwhile must neither lose nor double a message. So a counting begins by saying so in the cache, from
+//! where on arrivals leave their positions; each chat is counted together with the position of its live stream; and what is
+//! committed is the count plus those arrivals that lie behind that position. Later arrivals are compared with it, too.
+//!
+//! The scripts begin with `scripts/inbox_state.lua`, which says what the keys hold.
+
+use std::collections::HashMap;
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use holdfast_message::{ChatId, UserId};
+
+use crate::CacheError;
+use crate::connection::Connection;
+use crate::event::Position;
+use crate::keys::Keys;
+use crate::script::{Call, Script, parse, script};
+
+static ARRIVED: LazyLock<Script> = script!("#!lua", "inbox_state.lua", "inbox_arrived.lua");
+static BEGIN: LazyLock<Script> = script!("#!lua", "inbox_state.lua", "inbox_begin.lua");
+static COMMIT: LazyLock<Script> = script!("#!lua", "inbox_state.lua", "inbox_commit.lua");
+static COUNTED: LazyLock<Script> = script!("#!lua", "inbox_state.lua", "inbox_counted.lua");
+static PAGE: LazyLock<Script> = script!("#!lua flags=no-writes", "inbox_state.lua", "inbox_page.lua");
+
+/// The epoch of a chat that has no list.
+const NO_LIST: &str = "-";
+/// How long a counting may take before what it is kept for is forgotten.
+const COUNTING: Duration = Duration::from_secs(10);
+
+/// How long each part lives after it was made.
+#[derive(Debug, Clone, Copy)]
+pub struct InboxLife {
+    /// Unread counts.
+    pub unread: Duration,
+    /// Lists of conversations.
+    pub list: Duration,
+}
+
+impl Default for InboxLife {
+    fn default() -> Self {
+        Self { unread: Duration::from_secs(60), list: Duration::from_secs(120) }
+    }
+}
+
+/// How much of a chat is unread, as of a position of its live stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Count {
+    /// Messages.
+    pub unread: usize,
+    /// Every message up to here has been considered; none: the chat had no list.
+    pub at: Option<Position>,
+}
+
+/// A chat as it was counted.
+#[derive(Debug, Clone)]
+pub struct CountedChat {
+    /// The chat.
+    pub chat: ChatId,
+    /// How much of it is unread.
+    pub count: Count,
+    /// When its last message was sent.
+    pub last_timestamp: i64,
+    /// Whether an arrival that the count includes may still be told: then the position is remembered although nothing is unread.
+    pub live: bool,
+}
+
+/// A message that was newly listed, as one of those who see it.
+#[derive(Debug, Clone)]
+pub struct Arrival {
+    /// The chat.
+    pub chat: ChatId,
+    /// When the message was sent.
+    pub timestamp: i64,
+    /// Its position, for those for whom it is unread; none for its sender.
+    pub unread: Option<Position>,
+}
+
+/// A counting that has begun.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Counting(String);
+
+/// What [`Inboxes::commit`] did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Committed {
+    /// It is cached.
+    Done,
+    /// It was forgotten or replaced meanwhile; nothing is cached.
+    Overtaken,
+    /// Messages have arrived in chats that were not counted, or had no list then; to be committed with their counts as they are now.
+    Unknown(Vec<ChatId>),
+}
+
+/// Cached unread counts, of every chat that has unread messages and some others.
+#[derive(Debug, Clone, Default)]
+pub struct UnreadCounts {
+    counts: HashMap<ChatId, (usize, String)>,
+}
+
+impl UnreadCounts {
+    /// Of one chat.
+    pub fn of(&self, chat: &ChatId) -> usize {
+        self.counts.get(chat).map_or(0, |(count, _)| *count)
+    }
+
+    /// All chats with unread messages.
+    pub fn iter(&self) -> impl Iterator<Item = (&ChatId, usize)> {
+        self.counts.iter().map(|(chat, (count, _))| (chat, *count)).filter(|(_, count)| *count > 0)
+    }
+}
+
+/// A part of a cached list of conversations.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListPage {
+    /// Chats and when their last messages were sent, newest first.
+    pub chats: Vec<(ChatId, i64)>,
+    /// Whether the store knows older ones than the whole list holds.
+    pub older_stored: bool,
+}
+
+/// The caches of all users. Cheap to clone.
+#[derive(Clone)]
+pub struct Inboxes {
+    connection: Connection,
+    keys: Keys,
+    life: InboxLife,
+}
+
+impl Inboxes {
+    /// On the cache server.
+    pub fn new(connection: Connection, keys: Keys, life: InboxLife) -> Self {
+        Self { connection, keys, life }
+    }
+
+    /// Tells what is cached of these users of messages, as one pipeline. Each message must be told once.
+    pub async fn arrived(&self, arrivals: &[(UserId, Vec<Arrival>)], budget: Duration) -> Result<(), CacheError> {
+        let call = |(user, arrivals): &(UserId, Vec<Arrival>)| {
+            arrivals.iter().fold(self.call(&ARRIVED, user), |call, arrival| {
+                let call = call.arg(arrival.chat.as_str()).arg(arrival.timestamp);
+                match &arrival.unread {
+                    Some(position) => call.arg(&*position.epoch).arg(position.seq),
+                    None => call.arg("").arg(""),
+                }
+            })
+        };
+        let answers = self.connection.run("inbox_arrived", arrivals.iter().map(call).collect(), budget).await?;
+        answers.into_iter().try_for_each(|answer| answer.map(drop))
+    }
+
+    /// Drops what is cached of these users, as one pipeline.
+    pub async fn forget(&self, users: &[UserId], budget: Duration) -> Result<(), CacheError> {
+        let call = |user: &UserId| Call::new("DEL").key(&self.keys.unread(user)).key(&self.keys.conversations(user));
+        let answers = self.connection.run("inbox_forget", users.iter().map(call).collect(), budget).await?;
+        answers.into_iter().try_for_each(|answer| answer.map(drop))
+    }
+
+    /// Begins a counting, or joins one; `None` if one has been finished.
+    pub async fn begin(&self, user: &UserId, budget: Duration) -> Result<Option<Counting>, CacheError> {
+        let call = self.call(&BEGIN, user).arg(format!("{:016x}", fastrand::u64(..))).arg(COUNTING.as_millis() as u64);
+        let token: Option<String> = parse(self.connection.run_one("inbox_begin", call, budget).await?)?;
+        Ok(token.map(Counting))
+    }
+
+    /// Caches what was counted since [`Inboxes::begin`]. `older_stored`: the store knows older chats than these.
+    pub async fn commit(
+        &self,
+        user: &UserId,
+        counting: &Counting,
+        chats: &[CountedChat],
+        older_stored: bool,
+        budget: Duration,
+    ) -> Result<Committed, CacheError> {
+        let (unread, list) = (millis(self.life.unread), millis(self.life.list));
+        let mut call = self.call(&COMMIT, user).arg(&counting.0).arg(unread).arg(list);
+        call = call.arg(if older_stored { -2 } else { -1 }).arg(chats.len());
+        for CountedChat { chat, count, live, .. } in chats {
+            call = call.arg(chat.as_str()).arg(count.unread);
+            call = match &count.at {
+                Some(position) => call.arg(&*position.epoch).arg(position.seq),
+                None => call.arg(NO_LIST).arg(0),
+            };
+            call = call.arg(i32::from(*live));
+        }
+        for chat in chats {
+            call = call.arg(chat.chat.as_str()).arg(chat.last_timestamp);
+        }
+        let answer: Vec<String> = parse(self.connection.run_one("inbox_commit", call, budget).await?)?;
+        Ok(match answer.split_first() {
+            Some((verdict, _)) if verdict == "done" => Committed::Done,
+            Some((verdict, chats)) if verdict == "unknown" => {
+                Committed::Unknown(chats.iter().filter_map(|text| ChatId::parse(text).ok()).collect())
+            }
+            _ => Committed::Overtaken,
+        })
+    }
+
+    /// The user's unread counts, if they are cached.
+    pub async fn unread(&self, user: &UserId, budget: Duration) -> Result<Option<UnreadCounts>, CacheError> {
+        let mut results = self.unread_batch(std::slice::from_ref(user), budget).await?;
+        results.pop().unwrap_or_else(|| Err(CacheError::unexpected("no answer")))
+    }
+
+    /// The unread counts of several users, as one pipeline; the results are in the order of `users`.
+    pub async fn unread_batch(
+        &self,
+        users: &[UserId],
+        budget: Duration,
+    ) -> Result<Vec<Result<Option<UnreadCounts>, CacheError>>, CacheError> {
+        let calls = users.iter().map(|user| Call::new("HGETALL").key(&self.keys.unread(user))).collect();
+        let answers = self.connection.run("inbox_unread", calls, budget).await?;
+        Ok(answers.into_iter().map(|answer| Ok(unread_counts(parse(answer?)?))).collect())
+    }
+
+    /// Corrects one chat's count, which was read as part of `before`; `false`: something has arrived meanwhile, or nothing is cached.
+    pub async fn counted(
+        &self,
+        user: &UserId,
+        chat: &ChatId,
+        before: &UnreadCounts,
+        count: &Count,
+        budget: Duration,
+    ) -> Result<bool, CacheError> {
+        let before = before.counts.get(chat).map_or("", |(_, value)| value);
+        let now = match &count.at {
+            Some(position) => format!("{} {} {}", count.unread, position.epoch, position.seq),
+            None => format!("{} {NO_LIST} 0", count.unread),
+        };
+        let call = self.call(&COUNTED, user).arg(chat.as_str()).arg(before).arg(now);
+        Ok(parse::<u8>(self.connection.run_one("inbox_counted", call, budget).await?)? == 1)
+    }
+
+    /// The newest `limit` chats of the user's list before a place (timestamp and chat), if it is cached.
+    pub async fn page(
+        &self,
+        user: &UserId,
+        before: Option<(i64, &ChatId)>,
+        limit: usize,
+        budget: Duration,
+    ) -> Result<Option<ListPage>, CacheError> {
+        let call = self.call(&PAGE, user).arg(limit);
+        let call = match before {
+            Some((timestamp, chat)) => call.arg(timestamp).arg(chat.as_str()),
+            None => call.arg("").arg(""),
+        };
+        let answer: Option<Vec<String>> = parse(self.connection.run_one("inbox_page", call, budget).await?)?;
+        let Some(answer) = answer else { return Ok(None) };
+        let Some((ready, chats)) = answer.split_first() else { return Ok(None) };
+        let chat = |pair: &[String]| Some((ChatId::parse(&pair[0]).ok()?, pair[1].parse().ok()?));
+        let chats = chats.chunks_exact(2).filter_map(chat).collect();
+        Ok(Some(ListPage { chats, older_stored: ready == "-2" }))
+    }
+
+    fn call(&self, script: &'static Script, user: &UserId) -> Call {
+        script.call(&[&self.keys.unread(user), &self.keys.conversations(user)])
+    }
+}
+
+fn millis(life: Duration) -> u64 {
+    u64::try_from(life.as_millis()).unwrap_or(u64::MAX).max(1)
+}
+
+/// What a hash says, if it is a finished one.
+fn unread_counts(mut fields: HashMap<String, String>) -> Option<UnreadCounts> {
+    if fields.remove("state")? != "ready" {
+        return None;
+    }
+    let count = |(chat, value): (String, String)| {
+        let count = value.split(' ').next()?.parse().ok()?;
+        Some((ChatId::parse(&chat).ok()?, (count, value)))
+    };
+    Some(UnreadCounts { counts: fields.into_iter().filter_map(count).collect() })
+}

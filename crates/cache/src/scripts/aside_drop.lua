@@ -1,0 +1,8 @@
+-- Invalidates an entry: drops it and the lease of whoever loads it now, and tells every process, in one step.
+--
+-- KEYS: the entry, its lease. ARGV: the channel, what to say there. Answers 1 if there was an entry.
+
+local dropped = redis.call('UNLINK', KEYS[1])
+redis.call('DEL', KEYS[2])
+redis.call('PUBLISH', ARGV[1], ARGV[2])
+return dropped

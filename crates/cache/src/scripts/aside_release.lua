@@ -1,0 +1,14 @@
+-- Gives a lease back without a fill.
+--
+-- KEYS: the entry, its lease. ARGV: token, ms that nobody is to be given the lease for (0: the next to ask gets it). Answers 1 if it
+-- was the caller's.
+
+if redis.call('GET', KEYS[2]) ~= ARGV[1] then
+  return 0
+end
+if ARGV[2] == '0' then
+  redis.call('DEL', KEYS[2])
+else
+  redis.call('SET', KEYS[2], '', 'PX', ARGV[2])
+end
+return 1

@@ -1,0 +1,26 @@
+-- Messages have been listed that a user sees: counts what is unread, moves chats up; where either is known at all.
+-- ARGV: chat, timestamp, epoch, seq of each; of the user's own the epoch is ''.
+local MAX_WAITING = 2000 -- arrivals while the counting goes on; with more it begins anew
+local KNOWN_AFTER = 10000 -- milliseconds after which the store knows a new chat
+local state = redis.call('HGET', UNREAD, 'state')
+local listed = redis.call('EXISTS', LIST) == 1
+for i = 1, #ARGV, 4 do
+  local chat, ts, epoch, seq = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
+  if listed then redis.call('ZADD', LIST, 'GT', ts, chat) end
+  if state == 'ready' and epoch ~= '' then
+    local count, from, base = counted(redis.call('HGET', UNREAD, chat))
+    if not count then
+      redis.call('HSET', UNREAD, chat, '1 ' .. epoch .. ' 0')
+    elseif from ~= epoch then
+      forget() -- positions of two epochs can't be compared, and without a list there was none
+      return
+    elseif tonumber(seq) > base then
+      redis.call('HSET', UNREAD, chat, (count + 1) .. ' ' .. epoch .. ' ' .. base)
+    end
+  elseif epoch ~= '' and (state or seq == '1') then
+    -- Nothing else may know yet that there is such a chat: whoever counts next finds it here.
+    redis.call('HSET', UNREAD, '+' .. chat .. ' ' .. epoch .. ' ' .. seq, '')
+    if not state then redis.call('PEXPIRE', UNREAD, KNOWN_AFTER) end
+  end
+end
+if state ~= 'ready' and redis.call('HLEN', UNREAD) > MAX_WAITING then forget() end

@@ -1,0 +1,47 @@
+//! schemathesis asks a gateway whatever its description allows, and what it does not; nothing may come back that is not described.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+
+use anyhow::{Context, Result, ensure};
+use holdfast_e2e::{Backends, Stack, StackOptions};
+use holdfast_testkit::{shared, unique};
+use tokio::process::Command;
+
+/// As `scripts/servers --tests` installs it.
+const VERSION: &str = "4.32.5";
+/// How long it asks, in seconds, unless `HOLDFAST_FUZZ_API_SECONDS` says otherwise.
+const SECONDS: &str = "45";
+
+fn schemathesis() -> Result<PathBuf> {
+    let home = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache"));
+    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(home).map(|dir| dir.join("holdfast"));
+    let cache = std::env::var_os("HOLDFAST_CACHE").map(PathBuf::from).or(cache).context("no cache folder")?;
+    let program = cache.join(format!("tools/schemathesis-{VERSION}/bin/schemathesis"));
+    ensure!(program.exists(), "{} is missing; scripts/servers --tests installs it", program.display());
+    Ok(program)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn schemathesis_finds_nothing() -> Result<()> {
+    let stack = Stack::start(&Backends::from(shared().await), StackOptions::default()).await?;
+    let seconds = std::env::var("HOLDFAST_FUZZ_API_SECONDS").unwrap_or_else(|_| SECONDS.into());
+    let folder = std::env::temp_dir().join(unique("schemathesis"));
+    std::fs::create_dir_all(&folder)?;
+    let mut command = Command::new(schemathesis()?);
+    command.current_dir(&folder).kill_on_drop(true).stdin(Stdio::null());
+    command.args(["run", &format!("{}/api-docs/openapi.json", stack.url())]);
+    command.args(["--header", &format!("Authorization: Bearer {}", stack.token("fuzzer"))]);
+    // Some rules no schema can state: that cursors come from answers, that two names of one thing agree.
+    command.args(["--checks", "all", "--exclude-checks", "positive_data_acceptance"]);
+    command.args(["--max-time", &seconds, "--continue-on-failure", "--no-color"]);
+    let output = command.output().await?;
+    std::fs::remove_dir_all(&folder)?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    ensure!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
+    // It asked enough to be believed.
+    let generated = text.lines().find(|line| line.contains(" generated"));
+    let generated = generated.and_then(|line| line.trim().split(' ').next()?.parse::<u32>().ok());
+    ensure!(generated.is_some_and(|cases| cases >= 100), "{text}");
+    Ok(())
+}

@@ -1,0 +1,203 @@
+//! What users see of their chats: how much is unread, and which chats were written to last.
+//!
+//! The watermarks in the store are the truth about what is read, and the messages about what there is; counts and lists are
+//! derived. They are kept in the cache for a while ([`holdfast_cache::inbox`]) and kept up there by what is newly listed
+//! ([`arrivals`]); who finds them missing counts anew ([`count`]), from the recent lists, which hold what is durable but not stored
+//! yet, and the store, *read in that order*. [`read`] moves a watermark, [`list`] makes a page of conversations, [`tell`] lets
+//! clients know.
+//!
+//! While the store is away, counts and lists are those that are cached, or unknown.
+
+pub mod arrivals;
+pub mod count;
+pub mod list;
+pub mod read;
+pub mod tell;
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use holdfast_cache::inbox::{Committed, Inboxes, UnreadCounts};
+use holdfast_cache::{Breaker, CacheError, RecentList};
+use holdfast_message::{ChatId, UserId};
+use holdfast_store::StoreError;
+use holdfast_store::unread::MAX_UNREAD;
+use tokio::sync::Mutex;
+
+use self::count::Counted;
+use crate::error::{Code, Refusal};
+use crate::history::History;
+use crate::live::Live;
+use crate::members::Membership;
+use crate::metrics::Metrics;
+use crate::presence::Presence;
+use crate::stored::Stored;
+
+/// What the cache has for one round trip of a reading, as for a page of history.
+const BUDGET: Duration = Duration::from_millis(250);
+/// How many users' countings may be told apart. Those of one user are made one after the other, so that a storm makes one.
+const STRIPES: usize = 256;
+/// How often a counting that was overtaken by messages of unknown chats, or a correction by arrivals, is made anew.
+const ATTEMPTS: usize = 3;
+
+/// What users see of their chats. Cheap to clone.
+#[derive(Clone)]
+pub struct Inbox {
+    parts: Arc<Parts>,
+    turns: Arc<Vec<Mutex<()>>>,
+    hasher: RandomState,
+}
+
+/// What it is made of.
+pub struct Parts {
+    /// What is cached.
+    pub cached: Inboxes,
+    /// What is listed.
+    pub recent: RecentList,
+    /// In front of both.
+    pub cache_breaker: Breaker,
+    /// What is stored.
+    pub store: Stored,
+    /// Where a message is looked for that is read.
+    pub history: History,
+    /// Who belongs to which chats.
+    pub membership: Membership,
+    /// Who is online.
+    pub presence: Presence,
+    /// Tells other devices and members.
+    pub live: Live,
+    /// Counters.
+    pub metrics: Metrics,
+}
+
+/// Unread messages, each count at most [`MAX_UNREAD`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unread {
+    /// By chat, where there are any.
+    pub counts: Vec<(ChatId, usize)>,
+    /// Of all chats.
+    pub total: usize,
+}
+
+impl Unread {
+    fn of(counts: impl Iterator<Item = (ChatId, usize)>) -> Self {
+        let mut counts: Vec<_> = counts.map(|(chat, count)| (chat, count.min(MAX_UNREAD))).collect();
+        counts.retain(|(_, count)| *count > 0);
+        counts.sort_unstable();
+        let total = counts.iter().map(|(_, count)| count).sum::<usize>().min(MAX_UNREAD);
+        Self { counts, total }
+    }
+
+    /// Of one chat.
+    pub fn of_chat(&self, chat: &ChatId) -> usize {
+        self.counts.iter().find(|(other, _)| other == chat).map_or(0, |(_, count)| *count)
+    }
+}
+
+impl From<&UnreadCounts> for Unread {
+    fn from(counts: &UnreadCounts) -> Self {
+        Self::of(counts.iter().map(|(chat, count)| (chat.clone(), count)))
+    }
+}
+
+impl From<&Counted> for Unread {
+    fn from(counted: &Counted) -> Self {
+        Self::of(counted.chats.iter().map(|chat| (chat.chat.clone(), chat.count.unread)))
+    }
+}
+
+impl Inbox {
+    /// Of these parts.
+    pub fn new(parts: Parts) -> Self {
+        let turns = (0..STRIPES).map(|_| Mutex::default()).collect();
+        Self { parts: Arc::new(parts), turns: Arc::new(turns), hasher: RandomState::new() }
+    }
+
+    /// What a user has not read.
+    pub async fn unread(&self, user: &UserId) -> Result<Unread, Refusal> {
+        for _ in 0..ATTEMPTS {
+            if let Some(Some(counts)) = self.cache(self.parts.cached.unread(user, BUDGET)).await {
+                return Ok(Unread::from(&counts));
+            }
+            if let Some(counted) = self.count_anew(user).await? {
+                return Ok(Unread::from(&counted));
+            }
+        }
+        Ok(Unread::from(&self.count_all(user).await?))
+    }
+
+    /// Drops what is cached of these users: what they see has changed otherwise than by a message or a reading.
+    pub async fn forget(&self, users: &[UserId]) {
+        for users in users.chunks(arrivals::USERS_AT_ONCE) {
+            self.cache(self.parts.cached.forget(users, BUDGET)).await;
+        }
+    }
+
+    /// Counts all of a user's chats and caches that; `None`: somebody else just has.
+    async fn count_anew(&self, user: &UserId) -> Result<Option<Counted>, Refusal> {
+        let _turn = self.turns[self.hasher.hash_one(user) as usize % STRIPES].lock().await;
+        let cached = &self.parts.cached;
+        // From here on arrivals are kept. Without the cache the count is as of now, and nobody keeps it.
+        let counting = match self.cache(cached.begin(user, BUDGET)).await {
+            Some(None) => return Ok(None),
+            Some(counting) => counting,
+            None => None,
+        };
+        self.parts.metrics.inboxes_counted.inc();
+        let mut counted = self.count_all(user).await?;
+        let Some(counting) = counting else { return Ok(Some(counted)) };
+        for _ in 0..ATTEMPTS {
+            let commit = cached.commit(user, &counting, &counted.chats, counted.older_stored, BUDGET);
+            match self.cache(commit).await {
+                // A chat that is so new that the store does not know it, or whose list is.
+                Some(Committed::Unknown(chats)) => {
+                    let (again, mut kept): (Vec<_>, _) =
+                        counted.chats.into_iter().partition(|known| chats.contains(&known.chat));
+                    let known: HashMap<_, _> = again.into_iter().map(|chat| (chat.chat, chat.last_timestamp)).collect();
+                    let last = |chat: ChatId| {
+                        let last_timestamp = known.get(&chat).copied().unwrap_or_default();
+                        (chat, last_timestamp)
+                    };
+                    let chats: Vec<_> = chats.into_iter().map(last).collect();
+                    kept.extend(self.count(user, &chats).await?);
+                    counted.chats = kept;
+                }
+                Some(Committed::Done | Committed::Overtaken) | None => break,
+            }
+        }
+        Ok(Some(counted))
+    }
+
+    /// Asks the cache, unless it is known to be away.
+    async fn cache<T>(&self, call: impl Future<Output = Result<T, CacheError>>) -> Option<T> {
+        let one = self.cache_batch(async { vec![call.await] });
+        one.await.pop().flatten()
+    }
+
+    /// Asks the cache several things at once, unless it is known to be away: then there are no answers.
+    async fn cache_batch<T>(&self, call: impl Future<Output = Vec<Result<T, CacheError>>>) -> Vec<Option<T>> {
+        let Ok(permit) = self.parts.cache_breaker.acquire(Instant::now()) else { return Vec::new() };
+        let answers = call.await;
+        if answers.iter().any(|answer| matches!(answer, Err(error) if error.is_unavailable())) {
+            permit.failure(Instant::now());
+        } else {
+            permit.success();
+        }
+        if let Some(error) = answers.iter().find_map(|answer| answer.as_ref().err()) {
+            tracing::debug!(%error, "without what is cached of a user's chats");
+        }
+        answers.into_iter().map(Result::ok).collect()
+    }
+}
+
+fn unavailable(error: StoreError) -> Refusal {
+    match error {
+        StoreError::Unavailable(_) => Refusal::unavailable("the store can't be asked now"),
+        StoreError::Rejected { .. } => {
+            tracing::error!(%error, "the store refuses a question about a user's chats");
+            Refusal::new(Code::Internal, "a fault of the server")
+        }
+    }
+}

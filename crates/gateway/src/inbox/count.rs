@@ -1,0 +1,169 @@
+//! Counts what is unread, from the recent lists and the store.
+//!
+//! A message is unread if somebody else sent it and it lies above the user's watermark. It is listed first and stored later, and
+//! may leave the list in between only towards the store. So the lists are read first, and the store is asked for what they do not
+//! hold. A chat whose stream has moved meanwhile is counted again: a message that was listed after its list was read, and is stored
+//! already, would be counted here and told as an arrival, too.
+
+use std::collections::{HashMap, HashSet};
+
+use holdfast_cache::event::Position;
+use holdfast_cache::inbox::{Count, CountedChat};
+use holdfast_cache::recent::{ListedUnread, Standing};
+use holdfast_message::{ChatId, MessageId, UserId};
+use holdfast_service::clock::unix_ms;
+use holdfast_store::{ReadStates, Unread};
+
+use super::{ATTEMPTS, BUDGET, Inbox, unavailable};
+use crate::error::Refusal;
+
+/// How many of a user's chats are looked at: those that were written to last. In older ones nothing counts as unread.
+pub const MAX_CHATS: usize = 1000;
+/// Lists in one round trip: where they stand, and what of them is unread.
+const STANDINGS: usize = 250;
+const LISTS: usize = 50;
+/// How long after a message was stamped it may still be told as an arrival.
+const ARRIVES_WITHIN_MS: i64 = 60_000;
+
+/// All of a user's chats, counted.
+#[derive(Debug, Clone)]
+pub struct Counted {
+    /// In no particular order.
+    pub chats: Vec<CountedChat>,
+    /// Whether the store knows older chats than these.
+    pub older_stored: bool,
+}
+
+/// What the lists say of one chat.
+#[derive(Default)]
+struct Listed {
+    /// None: there is no list, or the cache did not answer.
+    at: Option<Position>,
+    unread: Vec<MessageId>,
+    newest_timestamp: i64,
+}
+
+impl Inbox {
+    /// Counts all chats that the store knows.
+    pub(super) async fn count_all(&self, user: &UserId) -> Result<Counted, Refusal> {
+        let mine = self.parts.membership.groups_of(user).await?;
+        let asked = self.parts.store.ask(async |store| {
+            let newest = store.conversations(user, None, MAX_CHATS + 1).await?;
+            let known: HashSet<_> = newest.iter().map(|conversation| conversation.chat.clone()).collect();
+            // The view may not know yet who has come to a group, or gone.
+            let absent: Vec<_> = mine.iter().filter(|group| !known.contains(*group)).cloned().collect();
+            let absent = if absent.is_empty() { Vec::new() } else { store.conversations_of(&absent).await? };
+            Ok((newest, absent))
+        });
+        let (mut newest, absent) = asked.await.map_err(unavailable)?;
+        let older_stored = newest.len() > MAX_CHATS;
+        newest.truncate(MAX_CHATS);
+        let mine: HashSet<_> = mine.into_iter().collect();
+        newest.retain(|conversation| !conversation.chat.is_group() || mine.contains(&conversation.chat));
+        let chats: Vec<_> = newest
+            .into_iter()
+            .chain(absent)
+            .map(|conversation| (conversation.chat, conversation.last_timestamp))
+            .collect();
+        Ok(Counted { chats: self.count(user, &chats).await?, older_stored })
+    }
+
+    /// Counts these chats, each with its last timestamp as far as that is known.
+    pub(super) async fn count(&self, user: &UserId, chats: &[(ChatId, i64)]) -> Result<Vec<CountedChat>, Refusal> {
+        let mut done = Vec::with_capacity(chats.len());
+        let mut left = chats.to_vec();
+        for attempt in 1..=ATTEMPTS {
+            let names: Vec<_> = left.iter().map(|(chat, _)| chat.clone()).collect();
+            let counted = self.count_once(user, &names).await?;
+            let now = self.standings(&names).await;
+            let mut moved = Vec::new();
+            for (((chat, last_timestamp), (listed, unread)), now) in left.into_iter().zip(counted).zip(now) {
+                let still = now.map(|standing| standing.position) == listed.at;
+                if !still && attempt < ATTEMPTS {
+                    moved.push((chat, last_timestamp));
+                    continue;
+                }
+                let live = listed.newest_timestamp > unix_ms() - ARRIVES_WITHIN_MS;
+                let last_timestamp = last_timestamp.max(listed.newest_timestamp);
+                done.push(CountedChat { chat, count: Count { unread, at: listed.at }, last_timestamp, live });
+            }
+            left = moved;
+            if left.is_empty() {
+                break;
+            }
+        }
+        Ok(done)
+    }
+
+    /// What the lists say of each chat, and how much of it is unread, in the order of `chats`.
+    async fn count_once(&self, user: &UserId, chats: &[ChatId]) -> Result<Vec<(Listed, usize)>, Refusal> {
+        let standings = self.standings(chats).await;
+        // As of now: a reading is counted if it was stored before.
+        let states = self.parts.store.ask(async |store| store.read_states(user, chats).await).await;
+        let states = states.map_err(unavailable)?;
+        let listed = self.listed(user, chats, standings, &states).await;
+        let counts = self.parts.store.ask(async |store| {
+            let asked = chats.iter().zip(&listed);
+            let asked: Vec<_> = asked
+                .map(|(chat, listed)| Unread { chat, above: states.get(chat).copied(), except: &listed.unread })
+                .collect();
+            store.count_unread(user, &asked).await
+        });
+        let counts: HashMap<_, _> = counts.await.map_err(unavailable)?;
+        let count = |(chat, listed): (&ChatId, Listed)| {
+            let unread = listed.unread.len() + counts.get(chat).copied().unwrap_or_default();
+            (listed, unread)
+        };
+        Ok(chats.iter().zip(listed).map(count).collect())
+    }
+
+    /// Reads the lists that may hold something unread; most don't, which where they stand tells.
+    async fn listed(
+        &self,
+        user: &UserId,
+        chats: &[ChatId],
+        standings: Vec<Option<Standing>>,
+        states: &ReadStates,
+    ) -> Vec<Listed> {
+        let of_standing = |standing: Option<Standing>| {
+            standing.map_or_else(Listed::default, |standing| Listed {
+                at: Some(standing.position),
+                unread: Vec::new(),
+                newest_timestamp: standing.newest.map_or(0, |key| key.timestamp),
+            })
+        };
+        let may_hold = |(_, (chat, standing)): &(usize, (&ChatId, &Option<Standing>))| {
+            standing
+                .as_ref()
+                .is_some_and(|standing| standing.newest.is_none_or(|newest| Some(&newest) > states.get(*chat)))
+        };
+        let asked: Vec<_> = chats.iter().zip(&standings).enumerate().filter(may_hold).map(|(index, _)| index).collect();
+        let mut listed: Vec<_> = standings.into_iter().map(of_standing).collect();
+        for indexes in asked.chunks(LISTS) {
+            let places: Vec<_> =
+                indexes.iter().map(|index| (&chats[*index], states.get(&chats[*index]).copied())).collect();
+            let mut read = self.cache_batch(self.parts.recent.unread_batch(user, &places, BUDGET)).await.into_iter();
+            for index in indexes {
+                listed[*index] = match read.next().flatten() {
+                    Some(ListedUnread { position, ids, newest_timestamp }) => {
+                        Listed { at: Some(position), unread: ids, newest_timestamp }
+                    }
+                    // It can't be read: the store alone is counted, and that as of no position.
+                    _ => Listed::default(),
+                };
+            }
+        }
+        listed
+    }
+
+    /// Where the chats' lists stand, in their order; `None` also where the cache does not answer.
+    async fn standings(&self, chats: &[ChatId]) -> Vec<Option<Standing>> {
+        let mut standings = Vec::with_capacity(chats.len());
+        for chats in chats.chunks(STANDINGS) {
+            let names: Vec<_> = chats.iter().collect();
+            let mut read = self.cache_batch(self.parts.recent.standing_batch(&names, BUDGET)).await.into_iter();
+            standings.extend(chats.iter().map(|_| read.next().flatten().flatten()));
+        }
+        standings
+    }
+}

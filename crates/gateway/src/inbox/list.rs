@@ -1,0 +1,277 @@
+//! Conversations: a user's chats, newest first, each with its last message and how much of it is unread.
+//!
+//! The cached list says which chats there are and in which order; the recent lists, which are ahead of the store, say their last
+//! messages, or the store where a list does not know. What the list's order missed is mended by the way. While the store is away a
+//! page is what the caches have, and says that it is not complete.
+
+use std::cmp::Reverse;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use futures_util::future::join_all;
+use holdfast_cache::inbox::Arrival;
+use holdfast_message::{ChatId, Invalid, Message, UserId};
+
+use super::count::Counted;
+use super::{BUDGET, Inbox, Unread, unavailable};
+use crate::error::{Code, Refusal};
+
+/// Members of a group that an answer names.
+pub const MAX_MEMBERS_SHOWN: usize = 100;
+/// Members of a page's chats whose presence is asked for, in all and in one round trip.
+const LOOKED_AT: usize = 500;
+const LOOKS_AT_ONCE: usize = 100;
+/// Chats whose views may be mended by one reading.
+const MENDED: usize = 100;
+
+/// A chat of a page.
+#[derive(Debug, Clone)]
+pub struct Conversation {
+    /// The chat.
+    pub chat: ChatId,
+    /// Who belongs to it; of a large group, some.
+    pub members: Vec<UserId>,
+    /// Its last message, if it has one.
+    pub last: Option<Message>,
+    /// How much of it is unread; none: that can't be told now.
+    pub unread: Option<usize>,
+    /// Who of the members, the user aside, is online.
+    pub online: Vec<UserId>,
+}
+
+/// A part of a user's list.
+#[derive(Debug, Clone)]
+pub struct Page {
+    /// Newest first.
+    pub conversations: Vec<Conversation>,
+    /// Where the next page begins; none at the end.
+    pub next: Option<Place>,
+    /// False: the store could not be asked, and something may be absent.
+    pub complete: bool,
+}
+
+/// A place in a list: by timestamp, then by chat.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// When the chat's last message was sent.
+    pub timestamp: i64,
+    /// The chat.
+    pub chat: ChatId,
+}
+
+impl Place {
+    /// As clients carry it, opaque to them.
+    pub fn write(&self) -> String {
+        URL_SAFE_NO_PAD.encode(format!("{} {}", self.timestamp, self.chat))
+    }
+
+    /// The place that a cursor names.
+    pub fn read(text: &str) -> Result<Self, Invalid> {
+        let place = || {
+            let text = String::from_utf8(URL_SAFE_NO_PAD.decode(text).ok()?).ok()?;
+            let (timestamp, chat) = text.split_once(' ')?;
+            Some(Self { timestamp: timestamp.parse().ok()?, chat: ChatId::parse(chat).ok()? })
+        };
+        place().ok_or_else(|| Invalid::new("before", "must be a nextCursor of an earlier answer"))
+    }
+}
+
+/// Which chats a page has, before anything is known of them.
+struct Outline {
+    chats: Vec<(ChatId, i64)>,
+    more: bool,
+    unread: Option<Unread>,
+}
+
+impl Inbox {
+    /// The newest `limit` conversations before a place, or the newest of all.
+    pub async fn conversations(&self, user: &UserId, before: Option<&Place>, limit: usize) -> Result<Page, Refusal> {
+        let outline = self.outline(user, before, limit).await?;
+        let next = outline.chats.last().filter(|_| outline.more);
+        let next = next.map(|(chat, timestamp)| Place { timestamp: *timestamp, chat: chat.clone() });
+        let mut complete = outline.unread.is_some();
+        let last = self.last_messages(user, &outline.chats, &mut complete).await;
+        let mut conversations = Vec::with_capacity(outline.chats.len());
+        let members = join_all(outline.chats.iter().map(|(chat, _)| self.parts.membership.of(chat))).await;
+        for (((chat, timestamp), last), members) in outline.chats.into_iter().zip(last).zip(members) {
+            let members = match members {
+                Ok(members) if members.binary_search(user).is_ok() => shown(&members, user),
+                // Gone since the list was made.
+                Ok(_) => continue,
+                Err(refusal) if refusal.code == Code::NotFound => continue,
+                Err(_) => {
+                    complete = false;
+                    vec![user.clone()]
+                }
+            };
+            let unread = outline.unread.as_ref().map(|unread| unread.of_chat(&chat));
+            let newest = last.as_ref().map_or(timestamp, |last| last.timestamp.max(timestamp));
+            conversations.push((newest, Conversation { chat, members, last, unread, online: Vec::new() }));
+        }
+        // What the list's order missed a moment ago.
+        conversations
+            .sort_by(|(a, one), (b, other)| (Reverse(a), Reverse(&one.chat)).cmp(&(Reverse(b), Reverse(&other.chat))));
+        let mut conversations: Vec<_> = conversations.into_iter().map(|(_, conversation)| conversation).collect();
+        self.look(user, &mut conversations).await;
+        Ok(Page { conversations, next, complete })
+    }
+
+    /// Who of the members is online. Nobody, if that can't be told: it is not worth a refusal.
+    async fn look(&self, user: &UserId, conversations: &mut [Conversation]) {
+        // Those of small chats first.
+        let mut sizes: Vec<_> = conversations.iter().collect();
+        sizes.sort_by_key(|conversation| conversation.members.len());
+        let (mut asked, mut known) = (Vec::new(), HashSet::from([user]));
+        for member in sizes.iter().flat_map(|conversation| &conversation.members) {
+            if asked.len() < LOOKED_AT && known.insert(member) {
+                asked.push(member.clone());
+            }
+        }
+        let mut online = HashSet::new();
+        for users in asked.chunks(LOOKS_AT_ONCE) {
+            match self.parts.presence.of(user, users).await {
+                Ok(seen) => {
+                    online.extend(users.iter().zip(seen).filter(|(_, seen)| seen.online).map(|(user, _)| user.clone()))
+                }
+                Err(refusal) => {
+                    tracing::debug!(message = refusal.message, "conversations without who is online");
+                    break;
+                }
+            }
+        }
+        for conversation in conversations {
+            conversation.online =
+                conversation.members.iter().filter(|member| online.contains(*member)).cloned().collect();
+        }
+    }
+
+    async fn outline(&self, user: &UserId, before: Option<&Place>, limit: usize) -> Result<Outline, Refusal> {
+        let place = before.map(|place| (place.timestamp, &place.chat));
+        // One more than asked for tells whether there are more.
+        let wanted = limit + 1;
+        let cached = self.cache(self.parts.cached.page(user, place, wanted, BUDGET)).await.flatten();
+        let unread = self.cache(self.parts.cached.unread(user, BUDGET)).await.flatten();
+        let (mut chats, older_stored, mut unread) = match (cached, unread) {
+            (Some(page), Some(unread)) => (page.chats, page.older_stored, Some(Unread::from(&unread))),
+            (cached, _) => match (self.count_all_once(user).await, cached) {
+                (Ok(counted), _) => {
+                    let unread = Unread::from(&counted);
+                    (counted.page(place, wanted), counted.older_stored, Some(unread))
+                }
+                (Err(refusal), Some(page)) if refusal.retryable => (page.chats, false, None),
+                (Err(refusal), _) => return Err(refusal),
+            },
+        };
+        if chats.len() <= limit && older_stored {
+            let (older, count) = self.older(user, chats.last().cloned(), before, limit + 1 - chats.len()).await?;
+            chats.extend(older);
+            if let Some(unread) = &mut unread {
+                unread.counts.extend(count);
+            }
+        }
+        let more = chats.len() > limit;
+        chats.truncate(limit);
+        Ok(Outline { chats, more, unread })
+    }
+
+    /// Counts, and caches that unless somebody else just has.
+    async fn count_all_once(&self, user: &UserId) -> Result<Counted, Refusal> {
+        match self.count_anew(user).await? {
+            Some(counted) => Ok(counted),
+            None => self.count_all(user).await,
+        }
+    }
+
+    /// Chats beyond those that are cached.
+    async fn older(
+        &self,
+        user: &UserId,
+        last: Option<(ChatId, i64)>,
+        before: Option<&Place>,
+        limit: usize,
+    ) -> Result<(Vec<(ChatId, i64)>, Vec<(ChatId, usize)>), Refusal> {
+        let last = last.or_else(|| before.map(|place| (place.chat.clone(), place.timestamp)));
+        let place = last.as_ref().map(|(chat, timestamp)| (*timestamp, chat));
+        let older = self.parts.store.ask(async |store| store.conversations(user, place, limit).await).await;
+        let older: Vec<_> =
+            older.map_err(unavailable)?.into_iter().map(|older| (older.chat, older.last_timestamp)).collect();
+        let counted = self.count(user, &older).await?;
+        Ok((older, counted.into_iter().map(|chat| (chat.chat, chat.count.unread)).collect()))
+    }
+
+    /// The last message of each chat, in their order.
+    async fn last_messages(&self, user: &UserId, chats: &[(ChatId, i64)], complete: &mut bool) -> Vec<Option<Message>> {
+        let names: Vec<_> = chats.iter().map(|(chat, _)| chat).collect();
+        let mut listed = self.cache_batch(self.parts.recent.newest_batch(&names, BUDGET)).await.into_iter();
+        let mut last: Vec<_> = chats.iter().map(|_| listed.next().flatten().flatten()).collect();
+        // A list that is behind the order was lost, or had let the message go.
+        let behind = |((chat, timestamp), last): (&(ChatId, i64), &Option<Message>)| {
+            last.as_ref().is_none_or(|last| last.timestamp < *timestamp).then(|| chat.clone())
+        };
+        let asked: Vec<_> = chats.iter().zip(&last).filter_map(behind).collect();
+        let mut stored = HashMap::new();
+        if !asked.is_empty() {
+            match self.parts.store.ask(async |store| store.newest_of(&asked).await).await {
+                Ok(found) => stored = found,
+                Err(error) => {
+                    tracing::debug!(%error, "conversations without what is stored");
+                    *complete = false;
+                }
+            }
+        }
+        let mut late = Vec::new();
+        for ((chat, timestamp), last) in chats.iter().zip(&mut last) {
+            if let Some(stored) = stored.remove(chat)
+                && last.as_ref().is_none_or(|last| last.key() < stored.key())
+            {
+                if stored.timestamp > *timestamp {
+                    late.push(stored.clone());
+                }
+                *last = Some(stored);
+            }
+        }
+        self.mend(user, chats, &last, late);
+        last
+    }
+
+    /// Brings the cached order, and the store's view, up to what was found, in the background.
+    fn mend(&self, user: &UserId, chats: &[(ChatId, i64)], last: &[Option<Message>], late: Vec<Message>) {
+        let moved = chats.iter().zip(last).filter_map(|((chat, timestamp), last)| {
+            let newest = last.as_ref().map(|last| last.timestamp).filter(|newest| newest > timestamp)?;
+            Some(Arrival { chat: chat.clone(), timestamp: newest, unread: None })
+        });
+        let moved: Vec<_> = moved.take(MENDED).collect();
+        if moved.is_empty() {
+            return;
+        }
+        let (inbox, user) = (self.clone(), user.clone());
+        tokio::spawn(async move {
+            inbox.cache(inbox.parts.cached.arrived(&[(user, moved)], BUDGET)).await;
+            if !late.is_empty() {
+                // An error is logged where it was met; the next reader tries again.
+                let _ = inbox.parts.store.ask(async |store| store.touch_conversations(&late).await).await;
+            }
+        });
+    }
+}
+
+impl Counted {
+    /// The newest `limit` chats before a place, and when their last messages were sent.
+    fn page(&self, before: Option<(i64, &ChatId)>, limit: usize) -> Vec<(ChatId, i64)> {
+        let keys = self.chats.iter().map(|chat| (chat.last_timestamp, &chat.chat));
+        let mut keys: Vec<_> = keys.filter(|key| before.is_none_or(|before| *key < before)).collect();
+        keys.sort_unstable_by(|one, other| other.cmp(one));
+        keys.into_iter().take(limit).map(|(timestamp, chat)| (chat.clone(), timestamp)).collect()
+    }
+}
+
+fn shown(members: &Arc<[UserId]>, user: &UserId) -> Vec<UserId> {
+    let mut shown: Vec<_> = members.iter().take(MAX_MEMBERS_SHOWN).cloned().collect();
+    if !shown.contains(user) {
+        shown.pop();
+        shown.push(user.clone());
+    }
+    shown
+}

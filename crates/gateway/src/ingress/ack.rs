@@ -1,0 +1,80 @@
+//! Acknowledgements, and what one connection may ask for.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use socketioxide::SendError;
+use socketioxide::adapter::LocalAdapter;
+use socketioxide::extract::AckSender;
+use socketioxide::handler::{FromMessageParts, Value as Packet};
+use socketioxide::socket::Socket;
+
+use crate::Gateway;
+use crate::error::{Code, Refusal};
+use crate::limit::meter::{Meter, Verdict};
+
+/// What a client is told to wait that is about to be disconnected.
+const PAUSE: Duration = Duration::from_secs(10);
+
+/// The acknowledgement that the client waits for, if it does.
+pub(super) struct Ack {
+    socket: Arc<Socket<LocalAdapter>>,
+    id: Option<i64>,
+    verdict: Verdict,
+}
+
+impl FromMessageParts<LocalAdapter> for Ack {
+    type Error = Infallible;
+    fn from_message_parts(
+        socket: &Arc<Socket<LocalAdapter>>,
+        packet: &mut Packet,
+        id: &Option<i64>,
+    ) -> Result<Self, Infallible> {
+        // Every handler asks for one, so every event is measured.
+        let meter = socket.req_parts().extensions.get::<Arc<Meter>>();
+        let verdict = meter.map_or(Verdict::Pass, |meter| meter.count(size(packet), Instant::now()));
+        Ok(Self { socket: socket.clone(), id: *id, verdict })
+    }
+}
+
+fn size(packet: &Packet) -> usize {
+    match packet {
+        Packet::Str(text, attached) => text.len() + attached.iter().flatten().map(|bytes| bytes.len()).sum::<usize>(),
+        Packet::Bytes(bytes) => bytes.len(),
+    }
+}
+
+impl Ack {
+    /// Refuses an event that nobody waits for the answer of, or that is too much for one connection.
+    pub(super) fn wanted(&self, gateway: &Gateway) -> Result<(), Refusal> {
+        match self.verdict {
+            Verdict::Pass if self.id.is_none() => Err(ack_missing()),
+            Verdict::Pass => Ok(()),
+            Verdict::Refuse { limit, retry_after } => {
+                gateway.metrics.limited(limit);
+                Err(Refusal::rate_limited(retry_after))
+            }
+            Verdict::Disconnect { limit } => {
+                gateway.metrics.limited(limit);
+                // With a full buffer it stays until its next event.
+                if self.socket.connected() && self.socket.clone().disconnect().is_ok() {
+                    gateway.metrics.abusive.inc();
+                    tracing::info!(?limit, socket = %self.socket.id, "a client that took no notice was disconnected");
+                }
+                Err(Refusal::rate_limited(PAUSE))
+            }
+        }
+    }
+
+    pub(super) fn send(&self, answer: &impl Serialize) -> Result<(), SendError> {
+        let Ok(sender) =
+            AckSender::from_message_parts(&self.socket, &mut Packet::Str(Default::default(), None), &self.id);
+        sender.send(answer)
+    }
+}
+
+fn ack_missing() -> Refusal {
+    Refusal::new(Code::Validation, "every event needs an acknowledgement callback")
+}

@@ -1,0 +1,223 @@
+//! What users say of themselves: stored in MongoDB, cached for a day and fresh for some minutes.
+//!
+//! Anybody may read a profile, only its user may write it. A write goes to the store first (`w: majority`), then the cached copies are
+//! forgotten everywhere; a reader elsewhere may see the old one for [`BOUND`](holdfast_cache::aside::backend::BOUND) longer. With the
+//! store away profiles are what is cached, stale or not.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use holdfast_cache::aside::backend::Backend;
+use holdfast_cache::aside::{Aside, AsideError, Policy, Source, Warmed};
+use holdfast_cache::keys::Cached;
+use holdfast_message::draft::{MAX_IMAGE_URL, is_https};
+use holdfast_message::{Invalid, UserId};
+use holdfast_service::clock::unix_ms;
+use holdfast_store::{Store, StoreError};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::error::{Code, Refusal};
+use crate::stored::Stored;
+
+/// The longest name, in Unicode characters.
+pub const MAX_NAME: usize = 64;
+/// The longest words about oneself, in Unicode characters.
+pub const MAX_ABOUT: usize = 500;
+
+/// How long a profile is fresh.
+const FRESH: Duration = Duration::from_secs(300);
+/// How long it is known that a user has none.
+const NEGATIVE: Duration = Duration::from_secs(30);
+/// What profiles may take in a gateway's memory: some ten thousand.
+const MEMORY: u64 = 8 << 20;
+/// The latest messages whose senders' profiles are loaded at start.
+const WARM: u32 = 1000;
+/// Between attempts to find out who they are.
+const WARM_AGAIN: Duration = Duration::from_secs(2);
+
+/// A user's profile, as clients write and read it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Profile {
+    /// What the user is to be called: 1 to 64 characters.
+    #[schema(min_length = 1, max_length = 64)]
+    pub display_name: String,
+    /// An https address of a picture, never fetched by the server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 2048, nullable = false)]
+    pub avatar_url: Option<String>,
+    /// Some words: at most 500 characters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 500, nullable = false)]
+    pub about: Option<String>,
+}
+
+/// Profiles, cached. Cheap to clone.
+#[derive(Clone)]
+pub struct Profiles {
+    stored: Stored,
+    cached: Aside<StoredProfiles>,
+}
+
+/// Where profiles come from.
+pub struct StoredProfiles(Stored);
+
+/// A profile as it is cached: positional, so nothing may be left out.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct CachedProfile {
+    display_name: String,
+    avatar_url: Option<String>,
+    about: Option<String>,
+}
+
+impl Source for StoredProfiles {
+    type Key = UserId;
+    type Value = CachedProfile;
+    type Error = StoreError;
+    const NAME: &'static str = "profile";
+    const SHAPE: u8 = 1;
+
+    fn cached(&self, user: &UserId) -> Cached {
+        Cached::Profile(user.clone())
+    }
+
+    async fn load(&self, users: &[UserId]) -> Result<HashMap<UserId, CachedProfile>, StoreError> {
+        let found = self.0.ask(async |store| store.profiles(users).await).await?;
+        let cached = |profile: holdfast_store::Profile| CachedProfile {
+            display_name: profile.display_name,
+            avatar_url: profile.avatar_url,
+            about: profile.about,
+        };
+        Ok(found.into_iter().map(|(user, profile)| (user, cached(profile))).collect())
+    }
+}
+
+impl Profiles {
+    /// Profiles in this store, cached for so long.
+    pub fn new(backend: &Backend, stored: Stored, ttl: Duration) -> Self {
+        let policy =
+            Policy { fresh: FRESH.min(ttl), ttl, negative: NEGATIVE.min(ttl), jitter: 0.1, memory_bytes: MEMORY };
+        let cached = Aside::new(backend, StoredProfiles(stored.clone()), policy);
+        Self { stored, cached }
+    }
+
+    /// A user's profile.
+    pub async fn get(&self, user: &UserId) -> Result<Profile, Refusal> {
+        let found = self.cached.get(user).await.map_err(|error| unavailable(user, &error))?;
+        let profile = found.value.ok_or_else(|| Refusal::new(Code::NotFound, "no such profile"))?;
+        Ok(Profile {
+            display_name: profile.display_name.clone(),
+            avatar_url: profile.avatar_url.clone(),
+            about: profile.about.clone(),
+        })
+    }
+
+    /// Stores a user's profile, and forgets the one before everywhere. `asker` must be the user.
+    pub async fn put(&self, asker: &UserId, user: &UserId, profile: Profile) -> Result<Profile, Refusal> {
+        if asker != user {
+            return Err(Refusal::new(Code::Forbidden, "only oneself's profile can be written"));
+        }
+        let profile = profile.checked()?;
+        let (profiles, user, stored) = (self.clone(), user.clone(), profile.clone());
+        // A task of its own: whoever hangs up in the middle must not leave the old profile cached.
+        let written = tokio::spawn(async move { profiles.write(&user, stored).await }).await;
+        written.unwrap_or_else(|_| Err(Refusal::new(Code::Internal, "a fault of the server")))?;
+        Ok(profile)
+    }
+
+    async fn write(&self, user: &UserId, profile: Profile) -> Result<(), Refusal> {
+        let Profile { display_name, avatar_url, about } = profile;
+        let profile = holdfast_store::Profile { display_name, avatar_url, about };
+        let written = self.stored.ask(async |store| store.put_profile(user, &profile, unix_ms()).await).await;
+        // A write that was not answered may have happened.
+        if let Err(error) = self.cached.invalidate(std::slice::from_ref(user)).await {
+            tracing::warn!(user_id = %user, %error, "a profile's invalidation waits for the cache");
+        }
+        written.map_err(|error| match error {
+            StoreError::Unavailable(_) => Refusal::unavailable("the profile can't be stored now"),
+            StoreError::Rejected { .. } => {
+                tracing::error!(user_id = %user, %error, "a profile was not stored");
+                Refusal::new(Code::Internal, "the profile can't be stored")
+            }
+        })
+    }
+
+    /// Caches these users' profiles.
+    pub async fn warm(&self, users: &[UserId]) -> Warmed {
+        self.cached.warm(users).await
+    }
+
+    /// Caches the profiles of those who were active last, as soon as the store can say who they are.
+    pub async fn warm_up(self, store: Store) {
+        let users = loop {
+            match store.last_senders(WARM).await {
+                Ok(users) => break users,
+                Err(error) => tracing::debug!(%error, "waiting for mongodb to warm the profiles"),
+            }
+            tokio::time::sleep(WARM_AGAIN).await;
+        };
+        let Warmed { warm, failed } = self.warm(&users).await;
+        tracing::info!(warm, failed, "profiles of those who were active last are cached");
+    }
+}
+
+impl Profile {
+    /// Within every limit; what is empty is absent.
+    fn checked(self) -> Result<Self, Invalid> {
+        let display_name = self.display_name.trim().to_owned();
+        let (avatar_url, about) =
+            (self.avatar_url.filter(|url| !url.is_empty()), self.about.filter(|text| !text.trim().is_empty()));
+        if display_name.is_empty()
+            || display_name.chars().count() > MAX_NAME
+            || display_name.chars().any(char::is_control)
+        {
+            return Err(Invalid::new("displayName", format!("1 to {MAX_NAME} printable characters")));
+        }
+        if avatar_url.as_ref().is_some_and(|url| url.len() > MAX_IMAGE_URL || !is_https(url)) {
+            return Err(Invalid::new("avatarUrl", format!("an https URL of at most {MAX_IMAGE_URL} bytes")));
+        }
+        let is_text = |c: char| !c.is_control() || c == '\n';
+        if about.as_ref().is_some_and(|text| text.chars().count() > MAX_ABOUT || !text.chars().all(is_text)) {
+            return Err(Invalid::new("about", format!("at most {MAX_ABOUT} printable characters and line breaks")));
+        }
+        Ok(Self { display_name, avatar_url, about })
+    }
+}
+
+fn unavailable(user: &UserId, error: &AsideError<StoreError>) -> Refusal {
+    tracing::debug!(user_id = %user, %error, "a profile can't be read");
+    match error {
+        AsideError::Source(error) if matches!(**error, StoreError::Rejected { .. }) => {
+            Refusal::new(Code::Internal, "the profile can't be read")
+        }
+        _ => Refusal::unavailable("the profile can't be read now"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checked(name: &str, avatar: Option<&str>, about: Option<&str>) -> Result<Profile, &'static str> {
+        let profile =
+            Profile { display_name: name.into(), avatar_url: avatar.map(Into::into), about: about.map(Into::into) };
+        profile.checked().map_err(|invalid| invalid.field)
+    }
+
+    #[test]
+    fn a_profile_is_within_every_limit_and_what_is_empty_is_absent() {
+        let profile = checked(" Änne ", Some(""), Some(" ")).unwrap();
+        assert_eq!(profile, Profile { display_name: "Änne".into(), avatar_url: None, about: None });
+        assert!(checked(&"é".repeat(64), Some("https://example.org/a.png"), Some(&"é\n".repeat(250))).is_ok());
+        for name in ["", " ", "a\u{7}b", &"x".repeat(65)] {
+            assert_eq!(checked(name, None, None), Err("displayName"));
+        }
+        for url in ["http://example.org", "https://", "javascript:alert(1)"] {
+            assert_eq!(checked("x", Some(url), None), Err("avatarUrl"));
+        }
+        for about in ["\u{0}", &"x".repeat(501)] {
+            assert_eq!(checked("x", None, Some(about)), Err("about"));
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! Profiles.
+
+use axum::Json;
+use axum::extract::State;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::extract::{Path, Payload, User};
+use super::groups::parse_user;
+use super::problem::{Problem, Problems, ProblemsOfBody, ProblemsOfChat};
+use super::{Routes, Shared};
+use crate::profiles::Profile;
+
+pub(super) fn routes() -> Routes {
+    OpenApiRouter::new().routes(routes!(read_profile, put_profile))
+}
+
+/// A user's profile.
+///
+/// Any user may read it. For some seconds after a change, another gateway may still show the profile before.
+#[utoipa::path(
+    get, path = "/api/users/{userId}/profile", operation_id = "readProfile", tag = "profiles",
+    params(("userId" = String, Path, description = "The user", pattern = "^[A-Za-z0-9_.-]{1,64}$")),
+    responses((status = 200, description = "The profile", body = Profile), Problems, ProblemsOfChat),
+)]
+async fn read_profile(
+    State(gateway): Shared,
+    User(_): User,
+    Path(user): Path<String>,
+) -> Result<Json<Profile>, Problem> {
+    Ok(Json(gateway.profiles.get(&parse_user("userId", &user)?).await?))
+}
+
+/// Write your profile, in the place of the one before.
+#[utoipa::path(
+    put, path = "/api/users/{userId}/profile", operation_id = "putProfile", tag = "profiles",
+    params(("userId" = String, Path, description = "Yourself", pattern = "^[A-Za-z0-9_.-]{1,64}$")),
+    request_body(content = Profile, example = json!({ "displayName": "Alice", "avatarUrl": "https://example.org/alice.png", "about": "On the road" })),
+    responses((status = 200, description = "As it is stored", body = Profile), Problems, ProblemsOfChat, ProblemsOfBody),
+)]
+async fn put_profile(
+    State(gateway): Shared,
+    User(asker): User,
+    Path(user): Path<String>,
+    Payload(profile): Payload<Profile>,
+) -> Result<Json<Profile>, Problem> {
+    let user = parse_user("userId", &user)?;
+    Ok(Json(gateway.profiles.put(&asker, &user, profile).await?))
+}

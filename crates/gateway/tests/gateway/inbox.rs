@@ -1,0 +1,178 @@
+//! What users see of their chats, while nothing is stored yet, while the store is away, and under a storm.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use holdfast_bench::client::Client;
+use holdfast_message::{ChatId, UserId};
+use holdfast_store::{Store, StoreSettings};
+use holdfast_testkit::{Mongo, Proxy, request, unique};
+use serde_json::{Value, json};
+
+use crate::described::Description;
+use crate::support::{Gateway, send, settings, until, with};
+
+async fn ask(client: &Client, event: &str, payload: Value) -> Value {
+    client.emit_with_ack(event, &payload).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_durable_but_not_stored_is_unread_and_listed_and_can_be_read() {
+    // No worker runs: only the recent lists have the messages.
+    let settings = settings(&[]).await;
+    let gateway = Gateway::start(settings.clone()).await;
+    let (alice, bob, carol) = (unique("alice"), unique("bob"), unique("carol"));
+    let (of_alice, _) = gateway.connect(&alice).await;
+    let (of_carol, _) = gateway.connect(&carol).await;
+    let mut sent = Vec::new();
+    for n in 0..5 {
+        sent.push(send(&of_alice, &bob, &format!("message {n}")).await);
+    }
+    let other = send(&of_carol, &bob, "hello").await;
+    let (of_bob, _) = gateway.connect(&bob).await;
+    let (chat, chat_of_carol) = (format!("{alice}:{bob}"), format!("{bob}:{carol}"));
+    // The store knows of the chats a moment after their first messages.
+    until("both chats are unread", async || {
+        let unread = ask(&of_bob, "unread", json!({})).await;
+        unread["counts"] == json!({ chat.clone(): 5, chat_of_carol.clone(): 1 }) && unread["total"] == 6
+    })
+    .await;
+    let list = ask(&of_bob, "conversations", json!({})).await;
+    let last = |n: usize| list["conversations"][n]["lastMessage"]["messageId"].clone();
+    assert_eq!((last(0), last(1)), (other["messageId"].clone(), sent[4]["messageId"].clone()), "{list}");
+
+    let read = ask(&of_bob, "markRead", json!({ "chatId": chat, "upTo": sent[2]["messageId"] })).await;
+    assert_eq!(read, json!({ "ok": true, "unread": 2 }));
+    let setting = |name: &str| settings.iter().find(|(other, _)| other == name).unwrap().1.clone();
+    let store = Store::new(StoreSettings::new(setting("MONGO_URL"), setting("MONGO_DB"))).await.unwrap();
+    let (bob, chat) = (UserId::parse(&bob).unwrap(), ChatId::parse(&chat).unwrap());
+    let stored = store.read_states(&bob, std::slice::from_ref(&chat)).await.unwrap()[&chat];
+    assert_eq!(stored.id.to_string(), sent[2]["messageId"].as_str().unwrap());
+    assert_eq!(stored.timestamp, sent[2]["timestamp"].as_i64().unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_storm_of_readers_of_what_is_not_cached_counts_once() {
+    let gateway = Gateway::start(settings(&[]).await).await;
+    let (alice, bob) = (unique("alice"), unique("bob"));
+    let (of_alice, _) = gateway.connect(&alice).await;
+    let _of_bob = gateway.connect(&bob).await;
+    send(&of_alice, &bob, "hello").await;
+    let counted = async || gateway.metric("holdfast_gateway_inboxes_counted_total").await;
+    // Until the counter on arrival has had its turn, which counts too.
+    until("counted on arrival", async || counted().await >= 1.0).await;
+    let (dora, before) = (unique("dora"), counted().await);
+    let (of_dora, _) = gateway.connect(&dora).await;
+    let answers = join_all((0..100).map(|_| ask(&of_dora, "unread", json!({})))).await;
+    assert!(answers.iter().all(|answer| answer["ok"] == true && answer["total"] == 0), "{answers:?}");
+    assert_eq!(counted().await - before, 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_are_told_of_arrivals_at_most_once_a_second_and_in_the_end_of_all() {
+    let gateway = Gateway::start(settings(&[]).await).await;
+    let (alice, bob) = (unique("alice"), unique("bob"));
+    let (of_alice, _) = gateway.connect(&alice).await;
+    let (_of_bob, mut events) = gateway.connect(&bob).await;
+    let started = Instant::now();
+    for n in 1..=60 {
+        send(&of_alice, &bob, &format!("message {n}")).await;
+        tokio::time::sleep(Duration::from_millis(40)).await;
+    }
+    let (mut times, mut last) = (Vec::new(), Value::Null);
+    while last["count"] != 60 {
+        last = events.next_named("unreadCount", Duration::from_secs(5)).await.expect("the last count");
+        times.push(started.elapsed());
+    }
+    assert_eq!(last, json!({ "chatId": format!("{alice}:{bob}"), "count": 60, "total": 60 }));
+    let most = times.last().unwrap().as_secs() + 2;
+    assert!(times.len() as u64 <= most, "told {} times in {:?}", times.len(), times.last());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_store_is_away_what_is_cached_is_answered_and_the_rest_refused() {
+    let mongo = Mongo::start().await.unwrap();
+    let line = Proxy::start(mongo.port()).await.unwrap();
+    let url = mongo.url_at(line.port());
+    let settings = with(&settings(&[("MONGO_URL", url.as_str())]).await, "CACHE_UNREAD_TTL", "600");
+    let gateway = Gateway::start(with(&settings, "CACHE_CONVLIST_TTL", "600")).await;
+    let (alice, bob) = (unique("alice"), unique("bob"));
+    let (of_alice, _) = gateway.connect(&alice).await;
+    let (of_bob, _) = gateway.connect(&bob).await;
+    let first = send(&of_alice, &bob, "hello").await;
+    until("cached", async || ask(&of_bob, "unread", json!({})).await["total"] == 1).await;
+
+    line.cut().await;
+    let second = send(&of_alice, &bob, "and again").await;
+    until("counted on arrival", async || ask(&of_bob, "unread", json!({})).await["total"] == 2).await;
+    let list = ask(&of_bob, "conversations", json!({})).await;
+    assert_eq!(list["conversations"][0]["lastMessage"]["messageId"], second["messageId"], "{list}");
+    assert_eq!((&list["complete"], &list["conversations"][0]["unread"]), (&json!(true), &json!(2)), "{list}");
+    // Nothing is cached of alice, who has never asked; and nothing is read that is not stored as read.
+    for (client, event, payload) in [
+        (&of_alice, "unread", json!({})),
+        (&of_alice, "conversations", json!({})),
+        (&of_bob, "markRead", json!({ "friendId": alice, "upTo": first["messageId"] })),
+    ] {
+        let refused = ask(client, event, payload).await;
+        assert_eq!(refused["error"]["code"], "UNAVAILABLE", "{event}: {refused}");
+        assert_eq!(refused["error"]["retryable"], true, "{event}: {refused}");
+    }
+    line.heal().await.unwrap();
+    until("read", async || {
+        let read = ask(&of_bob, "markRead", json!({ "friendId": alice, "upTo": second["messageId"] })).await;
+        read["ok"] == true && read["unread"] == 0
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_asked_wrongly_is_refused_and_says_why() {
+    let gateway = Gateway::start(settings(&[]).await).await;
+    let (alice, bob) = (unique("alice"), unique("bob"));
+    let (client, _) = gateway.connect(&alice).await;
+    let id = "00000000-0000-4000-8000-000000000000";
+    for (event, payload, code) in [
+        ("markRead", json!({ "friendId": bob }), "VALIDATION"),
+        ("markRead", json!({ "friendId": bob, "upTo": "nothing" }), "VALIDATION"),
+        ("markRead", json!({ "friendId": bob, "upTo": id.to_uppercase().replace('0', "A") }), "VALIDATION"),
+        ("markRead", json!({ "upTo": id }), "VALIDATION"),
+        ("markRead", json!({ "friendId": bob, "chatId": "a:b", "upTo": id }), "VALIDATION"),
+        ("markRead", json!({ "friendId": bob, "upTo": id }), "NOT_FOUND"),
+        ("markRead", json!({ "chatId": "a:b", "upTo": id }), "FORBIDDEN"),
+        ("markRead", json!({ "chatId": format!("g_{id}"), "upTo": id }), "NOT_FOUND"),
+        ("conversations", json!({ "limit": 0 }), "VALIDATION"),
+        ("conversations", json!({ "limit": 101 }), "VALIDATION"),
+        ("conversations", json!({ "before": "?" }), "VALIDATION"),
+        ("conversations", json!({ "before": "eCB5" }), "VALIDATION"),
+    ] {
+        let refused = ask(&client, event, payload.clone()).await;
+        assert_eq!(refused["error"]["code"], code, "{event} {payload}: {refused}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn over_rest_the_answers_are_as_described() {
+    let gateway = Gateway::start(settings(&[]).await).await;
+    let description = Description::served(&gateway.url).await;
+    let (alice, bob) = (unique("alice"), unique("bob"));
+    let (of_alice, _) = gateway.connect(&alice).await;
+    let sent = send(&of_alice, &bob, "hello").await;
+    let headers = [format!("authorization: Bearer {}", gateway.token(&bob)), "content-type: application/json".into()];
+    let up_to = json!({ "upTo": sent["messageId"] }).to_string();
+    let elsewhere = json!({ "upTo": "00000000-0000-4000-8000-000000000000" }).to_string();
+    for (method, template, path, body, status) in [
+        ("GET", "/api/chat/unread", "/api/chat/unread".to_owned(), "", 200),
+        ("GET", "/api/chat/conversations", "/api/chat/conversations?limit=1".to_owned(), "", 200),
+        ("GET", "/api/chat/conversations", "/api/chat/conversations?limit=0".to_owned(), "", 400),
+        ("PUT", "/api/chat/messages/{friendId}/read", format!("/api/chat/messages/{alice}/read"), &up_to, 200),
+        ("PUT", "/api/chat/messages/{friendId}/read", format!("/api/chat/messages/{alice}/read"), &elsewhere, 404),
+        ("PUT", "/api/chats/{chatId}/read", format!("/api/chats/{alice}:{bob}/read"), &up_to, 200),
+        ("PUT", "/api/chats/{chatId}/read", "/api/chats/a:b/read".to_owned(), &up_to, 403),
+        ("PUT", "/api/chats/{chatId}/read", format!("/api/chats/{alice}:{bob}/read"), "{}", 400),
+    ] {
+        let answer = request(&gateway.url, method, &path, &headers, body).await.unwrap();
+        assert_eq!(answer.status, status, "{method} {path}: {answer:?}");
+        description.check(method, template, &answer);
+    }
+}

@@ -1,0 +1,201 @@
+//! What is too much is refused, with its code, the time to wait and a count; and nobody else notices.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use holdfast_bench::client::{Client, ConnectError};
+use holdfast_gateway::asyncapi;
+use holdfast_gateway::event::client;
+use holdfast_testkit::{free_port, request, unique};
+use serde_json::{Value, json};
+
+use crate::described::{Description, filled};
+use crate::support::{Gateway, send, settings, until, with};
+
+async fn limited(gateway: &Gateway, limit: &str) -> f64 {
+    gateway.metric(&format!("holdfast_gateway_limited_total{{limit=\"{limit}\"}}")).await
+}
+
+fn is_limited(answer: &Value) -> bool {
+    let error = &answer["error"];
+    let is = error["code"] == "RATE_LIMITED";
+    assert!(!is || (error["retryable"] == true && error["retryAfterMs"].as_u64().is_some_and(|ms| ms > 0)), "{answer}");
+    is
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_event_but_a_send_is_limited_by_its_name_over_all_gateways() {
+    // A budget that a busy machine keeps to: beyond it each gateway counts alone.
+    let own =
+        [("EVENT_LIMIT", "2"), ("WINDOW_SECONDS", "60"), ("REDIS_BUDGET_MS", "1000"), ("SEND_DEADLINE_MS", "10000")];
+    let settings = settings(&own).await;
+    let gateways = [Gateway::start(settings.clone()).await, Gateway::start(settings).await];
+    let (alice, bob) = (unique("alice"), unique("bob"));
+    let (first, _) = gateways[0].connect(&alice).await;
+    let (second, _) = gateways[1].connect(&alice).await;
+    let (other, _) = gateways[0].connect(&bob).await;
+    let described = asyncapi::description();
+    for event in client::ALL.into_iter().filter(|event| *event != client::SEND_MESSAGE) {
+        let payload = &described["components"]["messages"][event]["examples"][0]["payload"];
+        for socket in [&first, &second] {
+            assert!(!is_limited(&socket.emit_with_ack(event, payload).await.unwrap()), "{event}");
+        }
+        for socket in [&first, &second] {
+            assert!(is_limited(&socket.emit_with_ack(event, payload).await.unwrap()), "{event}");
+        }
+        assert!(!is_limited(&other.emit_with_ack(event, payload).await.unwrap()), "{event}");
+    }
+    assert_eq!(limited(&gateways[1], "events").await, (client::ALL.len() - 1) as f64);
+    for _ in 0..5 {
+        send(&first, &bob, "sends have a limit of their own").await;
+    }
+    // REST counts with the same events.
+    let bearer = format!("authorization: Bearer {}", gateways[0].token(&alice));
+    let path = format!("/api/chat/messages/{bob}");
+    let answer = request(&gateways[0].url, "GET", &path, &[bearer], "").await.unwrap();
+    assert_eq!((answer.status, &answer.body["code"]), (429, &json!("RATE_LIMITED")), "{answer:?}");
+    assert!(answer.header("retry-after").is_some_and(|seconds| seconds.parse::<u64>().unwrap() > 30), "{answer:?}");
+    // Other requests count together, whatever they ask for.
+    let mut routes = 0;
+    for (path, method, operation) in Description::served(&gateways[0].url).await.operations() {
+        let id = operation["operationId"].as_str().unwrap();
+        let bearer = [format!("authorization: Bearer {}", gateways[0].token(&unique("carol")))];
+        let (method, path) = (method.to_uppercase(), filled(path));
+        let mut statuses = Vec::new();
+        for gateway in [&gateways[0], &gateways[1], &gateways[0]] {
+            statuses.push(request(&gateway.url, &method, &path, &bearer, "{}").await.unwrap().status);
+        }
+        let is_send = id.starts_with("sendMessage") || id == "sendToChat";
+        assert!(statuses[..2].iter().all(|status| *status != 429), "{method} {path}: {statuses:?}");
+        assert_eq!(statuses[2] == 429, !is_send, "{method} {path}: {statuses:?}");
+        routes += 1;
+    }
+    assert!(routes > 10);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_cache_a_limit_of_the_same_size_stands_in() {
+    let away = format!("redis://127.0.0.1:{}", free_port().unwrap());
+    let own = [("EVENT_LIMIT", "3"), ("MESSAGE_LIMIT", "4"), ("WINDOW_SECONDS", "60"), ("REDIS_URL", away.as_str())];
+    let gateway = Gateway::start(settings(&own).await).await;
+    let (alice, _) = gateway.connect(&unique("alice")).await;
+    let friend = json!({ "friendId": unique("bob"), "content": "hello" });
+    for (event, payload, allowed) in [(client::HISTORY, &json!({}), 3), (client::SEND_MESSAGE, &friend, 4)] {
+        let mut passed = 0;
+        for _ in 0..8 {
+            passed += usize::from(!is_limited(&alice.emit_with_ack(event, payload).await.unwrap()));
+        }
+        assert_eq!(passed, allowed, "{event}");
+    }
+    assert_eq!((limited(&gateway, "events").await, limited(&gateway, "messages").await), (5.0, 4.0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_connection_that_sends_too_much_is_told_so_and_who_takes_no_notice_is_disconnected() {
+    let gateway = Gateway::start(settings(&[("SOCKET_EVENTS_PER_SECOND", "10")]).await).await;
+    let (alice, bob) = (unique("alice"), unique("bob"));
+    let (fast, _) = gateway.connect(&alice).await;
+    let (calm, _) = gateway.connect(&alice).await;
+    let message = json!({ "friendId": bob, "content": "hello" });
+    let answers = join_all((0..40).map(|_| fast.emit_with_ack("sendMessage", &message))).await;
+    let passed = answers.iter().filter(|answer| answer.as_ref().is_ok_and(|answer| answer["ok"] == true)).count();
+    assert!((20..30).contains(&passed), "{passed} passed");
+    assert!(answers.iter().flatten().all(|answer| answer["ok"] == true || is_limited(answer)), "{answers:?}");
+    let refused = answers.iter().flatten().filter(|answer| is_limited(answer)).count();
+    assert_eq!(limited(&gateway, "socket_events").await, refused as f64);
+    assert_eq!(calm.emit_with_ack("sendMessage", &message).await.unwrap()["ok"], true, "another connection");
+    // Whoever waits as told passes.
+    let answer = fast.emit_with_ack("history", &json!({ "friendId": bob })).await.unwrap();
+    if is_limited(&answer) {
+        tokio::time::sleep(Duration::from_millis(answer["error"]["retryAfterMs"].as_u64().unwrap())).await;
+        assert_eq!(fast.emit_with_ack("history", &json!({ "friendId": bob })).await.unwrap()["ok"], true);
+    }
+    // Unknown events, and events that want no answer, count too.
+    for _ in 0..150 {
+        if fast.emit("noSuchEvent", &json!({})).await.is_err() {
+            break;
+        }
+    }
+    tokio::time::timeout(Duration::from_secs(10), fast.closed()).await.expect("it is disconnected");
+    assert_eq!(gateway.metric("holdfast_gateway_abusive_sockets_total").await, 1.0);
+    assert_eq!(calm.emit_with_ack("sendMessage", &message).await.unwrap()["ok"], true, "another connection");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_are_limited_too() {
+    let gateway = Gateway::start(settings(&[("SOCKET_BYTES_PER_SECOND", "20000")]).await).await;
+    let (alice, _) = gateway.connect(&unique("alice")).await;
+    let long = json!({ "friendId": unique("bob"), "content": "x".repeat(4000) });
+    let answers = join_all((0..15).map(|_| alice.emit_with_ack("sendMessage", &long))).await;
+    let passed = answers.iter().flatten().filter(|answer| answer["ok"] == true).count();
+    assert!((9..13).contains(&passed), "{passed} passed");
+    assert!(answers.iter().flatten().any(is_limited), "{answers:?}");
+    assert_eq!(limited(&gateway, "socket_bytes").await, (15 - passed) as f64);
+}
+
+fn refusal(connected: Result<(Client, holdfast_bench::client::Events), ConnectError>) -> String {
+    match connected {
+        Err(ConnectError::Refused { message, .. }) => message,
+        Err(error) => panic!("{error}"),
+        Ok(_) => panic!("it was let in"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_are_limited_per_user_and_per_address_and_their_places_are_given_back() {
+    let common = settings(&[]).await;
+    for (name, limit, same_user) in
+        [("MAX_SOCKETS_PER_USER", "user_sockets", true), ("MAX_SOCKETS_PER_ADDRESS", "address_sockets", false)]
+    {
+        let gateway = Gateway::start(with(&common, name, "2")).await;
+        let alice = unique("alice");
+        let user = || if same_user { alice.clone() } else { unique("user") };
+        let mut first = gateway.connect(&user()).await;
+        let second = gateway.connect(&user()).await;
+        for _ in 0..3 {
+            let refused = Client::connect(&gateway.url, &gateway.token(&user())).await;
+            assert_eq!(refusal(refused), "RATE_LIMITED", "{name}");
+        }
+        assert_eq!(limited(&gateway, limit).await, 3.0);
+        for round in 0..3 {
+            first.0.kill();
+            let mut again = None;
+            until("a place is free again", async || {
+                again = Client::connect(&gateway.url, &gateway.token(&user())).await.ok();
+                again.is_some()
+            })
+            .await;
+            first = again.unwrap();
+            let refused = Client::connect(&gateway.url, &gateway.token(&user())).await;
+            assert_eq!(refusal(refused), "RATE_LIMITED", "{name}, round {round}");
+        }
+        drop(second);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn handshakes_are_limited_per_address_as_trusted_proxies_tell_it() {
+    let own = [("HANDSHAKES_PER_SECOND_PER_ADDRESS", "3"), ("TRUSTED_PROXIES", "127.0.0.0/8")];
+    let gateway = Gateway::start(settings(&own).await).await;
+    let open = async |from: &str| {
+        let forwarded = [format!("x-forwarded-for: 203.0.113.9, {from}")];
+        request(&gateway.url, "GET", "/socket.io/?EIO=4&transport=polling", &forwarded, "").await.unwrap()
+    };
+    let begun = Instant::now();
+    let answers = join_all((0..6).map(|_| open("198.51.100.1"))).await;
+    assert!(begun.elapsed() < Duration::from_secs(1), "too slow to tell");
+    let passed = answers.iter().filter(|answer| answer.status == 200).count();
+    assert_eq!(passed, 3, "{answers:?}");
+    let refused = answers.iter().find(|answer| answer.status != 200).unwrap();
+    assert_eq!((refused.status, &refused.body["code"]), (429, &json!("RATE_LIMITED")), "{refused:?}");
+    assert_eq!(refused.header("content-type"), Some("application/problem+json"));
+    assert_eq!(open("198.51.100.2").await.status, 200, "another address");
+    assert_eq!(limited(&gateway, "handshakes").await, 3.0);
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    assert_eq!(open("198.51.100.1").await.status, 200, "a second later");
+    // What belongs to a connection is no handshake.
+    for _ in 0..6 {
+        let answer = request(&gateway.url, "GET", "/socket.io/?EIO=4&transport=polling&sid=x", &[], "").await.unwrap();
+        assert_ne!(answer.status, 429);
+    }
+}

@@ -1,0 +1,114 @@
+//! `readStates`: `{ _id: { chatId, userId }, upTo: { timestamp: int64, messageId } }`, how far a user has read a chat.
+//!
+//! A watermark only moves forward: one atomic update compares and moves it, so that devices and gateways may race. Unread counts are
+//! derived from it and from the messages; nothing else says what is read.
+
+use std::collections::HashMap;
+
+use futures_util::TryStreamExt;
+use holdfast_message::{ChatId, HistoryKey, MessageId, UserId};
+use mongodb::bson::{Document, RawDocument, doc};
+use mongodb::error::{ErrorKind, WriteFailure};
+use mongodb::options::ReturnDocument;
+use tokio::time::Instant;
+
+use crate::history::batch;
+use crate::{Store, StoreError, server_limit, within};
+
+const DUPLICATE_KEY: i32 = 11000;
+
+/// How far a user has read a chat, after a request to move there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReadState {
+    /// The last message that is read.
+    pub up_to: HistoryKey,
+    /// Whether this request has moved it.
+    pub moved: bool,
+}
+
+/// How far one user has read each of several chats; a chat of which nothing is read is absent.
+pub type ReadStates = HashMap<ChatId, HistoryKey>;
+
+impl Store {
+    /// Everything up to this place is read. A place at or before the one reached changes nothing; the answer says where that is.
+    pub async fn mark_read(&self, user: &UserId, chat: &ChatId, up_to: HistoryKey) -> Result<ReadState, StoreError> {
+        let deadline = Instant::now() + self.write_timeout;
+        let before = match self.move_read_state(user, chat, up_to, deadline).await {
+            // Two have begun the same state at once; the other one was first.
+            Err(StoreError::Rejected { code: Some(DUPLICATE_KEY), .. }) => {
+                self.move_read_state(user, chat, up_to, deadline).await?
+            }
+            moved => moved?,
+        };
+        let moved = before.is_none_or(|before| before < up_to);
+        Ok(ReadState { up_to: before.map_or(up_to, |before| before.max(up_to)), moved })
+    }
+
+    /// Returns where it was before.
+    async fn move_read_state(
+        &self,
+        user: &UserId,
+        chat: &ChatId,
+        up_to: HistoryKey,
+        deadline: Instant,
+    ) -> Result<Option<HistoryKey>, StoreError> {
+        let to = doc! { "timestamp": up_to.timestamp, "messageId": up_to.id.to_string() };
+        // In the order of history; what is absent is less than any number.
+        let behind = doc! { "$or": [
+            { "$lt": ["$upTo.timestamp", up_to.timestamp] },
+            { "$and": [
+                { "$eq": ["$upTo.timestamp", up_to.timestamp] },
+                { "$lt": ["$upTo.messageId", up_to.id.to_string()] },
+            ] },
+        ] };
+        let step = doc! { "$set": { "upTo": { "$cond": [behind, to, "$upTo"] } } };
+        let update = self
+            .read_states
+            .find_one_and_update(doc! { "_id": key(user, chat) }, vec![step])
+            .upsert(true)
+            .return_document(ReturnDocument::Before)
+            .max_time(server_limit(deadline.saturating_duration_since(Instant::now())));
+        let before = tokio::time::timeout_at(deadline, update).await.map_err(|_| StoreError::late())?;
+        let before = before.map_err(|error| match error.kind.as_ref() {
+            ErrorKind::Write(WriteFailure::WriteError(error)) => StoreError::of_code(error.code, &error.message),
+            // Not known to be there for good.
+            ErrorKind::Write(_) => StoreError::Unavailable(error.kind.to_string()),
+            _ => error.into(),
+        })?;
+        Ok(before.as_deref().and_then(place))
+    }
+
+    /// How far the user has read each of these chats.
+    pub async fn read_states(&self, user: &UserId, chats: &[ChatId]) -> Result<ReadStates, StoreError> {
+        let deadline = Instant::now() + self.read_timeout;
+        let keys: Vec<_> = chats.iter().map(|chat| key(user, chat)).collect();
+        let query = self
+            .read_states
+            .find(doc! { "_id": { "$in": keys } })
+            .batch_size(batch(chats.len()))
+            .max_time(server_limit(self.read_timeout));
+        within(deadline, async {
+            let mut states = ReadStates::with_capacity(chats.len());
+            let mut cursor = query.await?;
+            while let Some(state) = cursor.try_next().await? {
+                let chat = state.get_document("_id").and_then(|id| id.get_str("chatId")).ok();
+                if let (Some(chat), Some(place)) = (chat.and_then(|text| ChatId::parse(text).ok()), place(&state)) {
+                    states.insert(chat, place);
+                }
+            }
+            Ok(states)
+        })
+        .await
+    }
+}
+
+/// The fields' order is part of the key.
+fn key(user: &UserId, chat: &ChatId) -> Document {
+    doc! { "chatId": chat.as_str(), "userId": user.as_str() }
+}
+
+fn place(state: &RawDocument) -> Option<HistoryKey> {
+    let up_to = state.get_document("upTo").ok()?;
+    let id = MessageId::parse(up_to.get_str("messageId").ok()?)?;
+    Some(HistoryKey { timestamp: up_to.get_i64("timestamp").ok()?, id })
+}

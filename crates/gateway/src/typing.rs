@@ -4,7 +4,7 @@
 //! after a while; so is the end of it, which comes by the client's own word, by its message, by its disconnect, or by silence. A gateway
 //! that dies says nothing: clients forget who was said to type after [`Typing`]'s life, too, unless it is said again.
 //!
-//! What sockets' users type in is kept here, [`MAX_CHATS`] chats for each at most: one more displaces the oldest, in silence. The
+//! What sockets' users type in is kept here, `MAX_CHATS` chats for each at most: one more displaces the oldest, in silence. The
 //! cache holds a mark for others to look at; nothing waits for it.
 
 use std::collections::HashMap;

@@ -5,8 +5,8 @@
 //! yet, and says so ([`CacheError::Unavailable`]). Nothing is ever sent twice behind the caller's back, but for what a server
 //! answered that it did not do: a script that it doesn't know, a key that another node has.
 //!
-//! [`node`] is the one connection to one server. [`cluster`] sends each call to the node that has its key ([`slot`]); calls to a node
-//! that is known to be away fail at once ([`CacheError::NodeUnavailable`]), so that the others' keys stay within reach.
+//! `connection/node.rs` is the one connection to one server. `connection/cluster.rs` sends each call to the node that has its key; calls
+//! to a node that is known to be away fail at once ([`CacheError::NodeUnavailable`]), so that the others' keys stay within reach.
 
 mod cluster;
 mod map;

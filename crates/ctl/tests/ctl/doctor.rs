@@ -159,7 +159,7 @@ async fn a_redis_behind_tls_lets_its_user_in_and_nobody_else() {
     let port = free_port().unwrap().to_string();
     let tls =
         ["--tls-port", &port, "--tls-auth-clients", "no", "--tls-cert-file", &certificate, "--tls-key-file", &key];
-    let user = ["--tls-ca-cert-file", &certificate, "--user", "chat on >s3cret ~* &* +@all"];
+    let user = ["--tls-ca-cert-file", &certificate, "--user", "chat", "on", ">s3cret", "~*", "&*", "+@all"];
     let _queue = redis(Role::Queue, &[&tls[..], &user].concat()).await;
     let url = |password: &str| format!("rediss://chat:{password}@localhost:{port}");
     let world = World::with_topics().await.set("REDIS_QUEUE_URL", url("s3cret"));

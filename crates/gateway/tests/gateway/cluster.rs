@@ -20,7 +20,7 @@ async fn settings_on(cluster: &RedisCluster) -> Vec<(String, String)> {
         ("REDIS_CLUSTER_NODES", &*nodes),
         // What a busy machine may need; the tests are not about speed.
         ("REDIS_BUDGET_MS", "500"),
-        ("FAILED_QUEUE_TIMEOUT_MS", "1000"),
+        ("SEND_DEADLINE_MS", "8000"),
         ("MESSAGE_LIMIT", "100"),
     ];
     settings(&own).await

@@ -179,12 +179,12 @@ impl<S: Source> Aside<S> {
         answers.into_iter().map(|answer| answer.unwrap_or(Err(AsideError::Unanswered))).collect()
     }
 
-    /// Sees to it that these keys are cached: what is missing is loaded, what is stale is loaded anew in the background.
+    /// Sees to it that these keys are cached: what is missing or stale is loaded. It returns when Redis has it, or can't have it.
     pub async fn warm(&self, keys: &[S::Key]) -> Warmed {
         let mut warmed = Warmed::default();
         for chunk in keys.chunks(WARM) {
-            for answer in self.get_many(chunk).await {
-                *if answer.is_ok() { &mut warmed.warm } else { &mut warmed.failed } += 1;
+            for settled in self.flights.clone().settle(chunk).await {
+                *if settled { &mut warmed.warm } else { &mut warmed.failed } += 1;
             }
         }
         warmed

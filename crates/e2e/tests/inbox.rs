@@ -194,6 +194,8 @@ struct Crowd {
     /// By user: devices, each on one gateway.
     devices: Vec<Vec<Client>>,
     sent: Vec<Vec<Value>>,
+    /// Sends without an answer, of a chat's user: what a client repeats.
+    owed: Vec<(usize, usize, Value)>,
     /// By chat and user: the farthest that was acknowledged.
     read: HashMap<(usize, usize), Place>,
     rng: Rng,
@@ -220,8 +222,15 @@ impl Crowd {
         let id = group.body["chatId"].as_str().with_context(|| format!("{group:?}"))?;
         chats.push((id.to_owned(), (0..users.len()).collect()));
         let sent = chats.iter().map(|_| Vec::new()).collect();
-        let mut crowd =
-            Self { users, chats, devices: Vec::new(), sent, read: HashMap::new(), rng: Rng::with_seed(seed) };
+        let mut crowd = Self {
+            users,
+            chats,
+            devices: Vec::new(),
+            sent,
+            owed: Vec::new(),
+            read: HashMap::new(),
+            rng: Rng::with_seed(seed),
+        };
         crowd.connect(stack).await?;
         Ok(crowd)
     }
@@ -243,13 +252,15 @@ impl Crowd {
         let chat = self.rng.usize(..self.chats.len());
         let (name, members) = self.chats[chat].clone();
         let user = members[self.rng.usize(..members.len())];
-        let device = self.rng.usize(..self.devices[user].len());
-        let device = &self.devices[user][device];
+        let which = self.rng.usize(..self.devices[user].len());
+        let device = &self.devices[user][which];
         let known = self.sent[chat].len();
         match self.rng.u32(..10) {
             0..5 => {
                 let send = json!({ "chatId": name, "content": "x", "tempId": unique("t") });
+                self.owed.push((chat, user, send.clone()));
                 let answer = device.emit_with_ack("sendMessage", &send).await?;
+                self.owed.pop();
                 if answer["ok"] == true {
                     self.sent[chat].push(answer["message"].clone());
                 }
@@ -275,6 +286,15 @@ impl Crowd {
             }
             8 => drop(device.emit_with_ack("unread", &json!({})).await?),
             _ => drop(device.emit_with_ack("conversations", &json!({ "limit": 3 })).await?),
+        }
+        Ok(())
+    }
+
+    /// Repeats what was not answered: it may have been shown, and not be durable.
+    async fn repay(&mut self) -> Result<()> {
+        for (chat, user, send) in std::mem::take(&mut self.owed) {
+            let answer = ask(&self.devices[user][0], "sendMessage", send).await?;
+            self.sent[chat].push(answer["message"].clone());
         }
         Ok(())
     }
@@ -373,6 +393,7 @@ async fn whatever_is_lost_counts_and_lists_come_back_to_what_mongodb_says() -> R
         killed.program.start_again()?;
         killed.ready().await?;
         crowd.connect(&stack).await?;
+        crowd.repay().await?;
     }
     crowd.check(&stack, &truth, Duration::from_secs(10)).await
 }

@@ -222,24 +222,19 @@ fn listen(gateway: &Arc<Gateway>, socket: &SocketRef, user: UserId) {
     });
     inbox::listen(gateway, socket);
     let on_typing = gateway.clone();
-    socket.on(client::TYPING, move |socket: SocketRef, ack: Ack, TryData(request): TryData<TypingRequest>| {
+    socket.on(client::TYPING, async move |socket: SocketRef, ack: Ack, TryData(request): TryData<TypingRequest>| {
         let request = ack.wanted(&on_typing).and_then(|()| Ok((identify(&socket)?, request.map_err(malformed)?)));
-        // In the order of arrival, as far as nobody has to be asked.
-        let heard = request.map(|(user, request)| (user.clone(), on_typing.typing.hear(socket.id, user, &request)));
-        let gateway = on_typing.clone();
-        async move {
-            let told = match heard {
-                Ok((user, heard)) => {
-                    let told = async {
-                        gateway.limits.pass(&user, client::TYPING).await?;
-                        heard.await
-                    };
-                    gateway.within_deadline(told).await
-                }
-                Err(refusal) => Err(refusal),
-            };
-            gateway.acknowledge(&ack, told.as_ref().map(|()| &Done {})).await;
-        }
+        let told = match request {
+            Ok((user, request)) => {
+                let told = async {
+                    on_typing.limits.pass(&user, client::TYPING).await?;
+                    on_typing.typing.hear(socket.id, &user, &request).await
+                };
+                on_typing.within_deadline(told).await
+            }
+            Err(refusal) => Err(refusal),
+        };
+        on_typing.acknowledge(&ack, told.as_ref().map(|()| &Done {})).await;
     });
     let on_presence = gateway.clone();
     socket.on(

@@ -72,34 +72,14 @@ impl Typing {
         Self { live, admission, cache, keys, life, writers: Arc::new(Mutex::new(Writers::new(life))) }
     }
 
-    /// Takes a client's word. What is permitted without asking anybody is told before this returns, so that words keep their order.
-    pub fn hear(
-        &self,
-        socket: Sid,
-        user: UserId,
-        request: &TypingRequest,
-    ) -> impl Future<Output = Result<(), Refusal>> + Send + use<> {
-        let (this, typing) = (self.clone(), request.typing);
-        let chat = target(&user, request.friend_id.as_deref(), request.chat_id.as_deref());
-        let first = chat.map(|chat| {
-            let verdict = self.admission.known(&user, &chat, Act::Type);
-            let news = verdict == Some(Ok(())) && self.note(socket, &user, &chat, typing);
-            (chat, verdict, news)
-        });
-        async move {
-            let (chat, verdict, mut news) = first?;
-            match verdict {
-                Some(verdict) => verdict?,
-                None => {
-                    this.admission.permit(&user, &chat, Act::Type).await?;
-                    news = this.note(socket, &user, &chat, typing);
-                }
-            }
-            if news {
-                this.mark(&chat, &user, typing).await;
-            }
-            Ok(())
+    /// Takes a client's word, and tells the others if they are to be told.
+    pub async fn hear(&self, socket: Sid, user: &UserId, request: &TypingRequest) -> Result<(), Refusal> {
+        let chat = target(user, request.friend_id.as_deref(), request.chat_id.as_deref())?;
+        self.admission.permit(user, &chat, Act::Type).await?;
+        if self.note(socket, user, &chat, request.typing) {
+            self.mark(&chat, user, request.typing).await;
         }
+        Ok(())
     }
 
     /// A socket's user sends to a chat, and so types there no more. What is to be done about it later, if anything.

@@ -111,6 +111,18 @@ impl<S: Source> Flights<S> {
         answers
     }
 
+    /// Has these keys in Redis, those that are stale loaded anew, and says of each whether there is an answer. Memory is not asked.
+    pub(super) async fn settle(self: Arc<Self>, keys: &[S::Key]) -> Vec<bool> {
+        let landings = self.begin(keys.iter().map(|key| (key.clone(), self.name(key))));
+        let mut settled = Vec::with_capacity(landings.len());
+        for mut landing in landings {
+            // It ends once what it has loaded was filled, or was refused.
+            while landing.changed().await.is_ok() {}
+            settled.push(matches!(&*landing.borrow(), Some((_, Ok(_)))));
+        }
+        settled
+    }
+
     /// Joins the flights of these keys, and begins those that there are not.
     fn begin(self: &Arc<Self>, keys: impl IntoIterator<Item = (S::Key, Arc<str>)>) -> Vec<Landing<S>> {
         let mut begun = Vec::new();

@@ -88,7 +88,8 @@ impl Allowance {
     fn take(&mut self, amount: f64, now: f64, limit: Limited) -> Verdict {
         let seconds = amount / self.per_second;
         let full_in = self.taken_until - now;
-        if full_in + seconds.min(BURST) <= BURST {
+        // Sums of fractions are a little off.
+        if full_in + seconds.min(BURST) <= BURST + 1e-6 {
             self.taken_until = self.taken_until.max(now) + seconds;
             return Verdict::Pass;
         }

@@ -17,11 +17,14 @@ type Payload = fn(&str) -> Value;
 const EVENTS: &[(&str, Payload)] = &[
     ("sendMessage", |chat| json!({ "chatId": chat, "content": "x" })),
     ("history", |chat| json!({ "chatId": chat })),
+    ("markRead", |chat| json!({ "chatId": chat, "upTo": SOME_MESSAGE })),
     ("typing", |chat| json!({ "chatId": chat, "typing": true })),
 ];
 
-/// The events that name none, or several (`resume` has a test of its own below).
-const OTHER_EVENTS: &[&str] = &["resume", "presence"];
+/// The events that name none, or several: what they tell is looked at below.
+const OTHER_EVENTS: &[&str] = &["resume", "presence", "unread", "conversations"];
+
+const SOME_MESSAGE: &str = "0197f0a2-3c58-7cc2-9f0e-6f4f3a1d2c77";
 
 /// A method, a template and a body.
 type Route = (&'static str, &'static str, fn() -> Value);
@@ -35,6 +38,7 @@ const ROUTES: &[Route] = &[
     ("DELETE", "/api/chats/{chatId}/members/{userId}", || Value::Null),
     ("GET", "/api/chats/{chatId}/messages", || Value::Null),
     ("POST", "/api/chats/{chatId}/messages", || json!({ "content": "x" })),
+    ("PUT", "/api/chats/{chatId}/read", || json!({ "upTo": SOME_MESSAGE })),
 ];
 
 /// Routes of groups alone: to them the id of a direct chat is none.
@@ -93,6 +97,10 @@ async fn an_outsider_is_refused_everywhere_and_told_nothing() {
     for chat in answer["chats"].as_object().unwrap().values() {
         assert_eq!(chat, &json!({ "recovered": false, "epoch": null, "seq": null }));
     }
+    let unread = mallory.emit("unread", json!({})).await;
+    assert_eq!((&unread["counts"], &unread["total"]), (&json!({}), &json!(0)), "{unread}");
+    let chats = mallory.emit("conversations", json!({})).await;
+    assert_eq!(chats["conversations"], json!([]), "{chats}");
     for (method, template, body) in ROUTES {
         for user in [&mallory.name, &bob.name] {
             let ask = async |chat: &str| mallory.rest(method, &filled(template, chat, user), body()).await;

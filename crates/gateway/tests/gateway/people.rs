@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::support::Gateway;
 
 pub(crate) const SOON: Duration = Duration::from_secs(20);
+const AGAIN: Duration = Duration::from_millis(200);
 
 /// A user with a device on a gateway.
 pub(crate) struct Person<'a> {
@@ -38,8 +39,10 @@ impl<'a> Person<'a> {
 
     /// Makes a group, and gives its id.
     pub(crate) async fn group(&self, members: &[&str]) -> String {
-        let made = self.rest("POST", "/api/chats", json!({ "name": "a group", "members": members })).await;
-        assert_eq!(made.status, 201, "{made:?}");
+        let key = format!("idempotency-key: {}", unique("group"));
+        let made =
+            self.rest_with("POST", "/api/chats", json!({ "name": "a group", "members": members }), &[&key]).await;
+        assert!(matches!(made.status, 200 | 201), "{made:?}");
         made.body["chatId"].as_str().unwrap().to_owned()
     }
 
@@ -47,14 +50,19 @@ impl<'a> Person<'a> {
         self.client.emit_with_ack(event, &payload).await.unwrap()
     }
 
-    /// Sends to a chat, and gives the answer.
+    /// Sends to a chat once, and gives the answer.
     pub(crate) async fn try_send(&self, chat: &str, content: &str) -> Value {
         self.emit("sendMessage", json!({ "chatId": chat, "content": content })).await
     }
 
-    /// Sends to a chat, and gives the message.
+    /// Sends to a chat until it is told that it is to send no more, as clients do, and gives the message.
     pub(crate) async fn send(&self, chat: &str, content: &str) -> Value {
-        let answer = self.try_send(chat, content).await;
+        let message = json!({ "chatId": chat, "content": content, "tempId": unique("send") });
+        let mut answer = self.emit("sendMessage", message.clone()).await;
+        while answer["error"]["retryable"] == true {
+            tokio::time::sleep(AGAIN).await;
+            answer = self.emit("sendMessage", message.clone()).await;
+        }
         assert_eq!(answer["ok"], true, "{answer}");
         answer["message"].clone()
     }
@@ -73,6 +81,7 @@ impl<'a> Person<'a> {
     }
 }
 
+/// Asks until the answer is not to ask again, as clients do: a busy machine may take longer than a request may.
 pub(crate) async fn ask(
     gateway: &Gateway,
     user: &str,
@@ -84,7 +93,13 @@ pub(crate) async fn ask(
     let mut headers = vec![format!("authorization: Bearer {}", gateway.token(user))];
     headers.extend(more.iter().map(|header| (*header).to_owned()));
     let body = if body.is_null() { String::new() } else { body.to_string() };
-    request(&gateway.url, method, path, &headers, &body).await.unwrap()
+    loop {
+        let answer = request(&gateway.url, method, path, &headers, &body).await.unwrap();
+        if answer.body["retryable"] != true {
+            return answer;
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
 }
 
 pub(crate) fn refused(answer: &Value, code: &str, retryable: bool) {

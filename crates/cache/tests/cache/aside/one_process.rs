@@ -106,6 +106,8 @@ async fn warming_loads_what_is_missing_and_says_what_could_not_be_loaded() {
     source.switch("failing", false).await;
     tokio::time::sleep(RETRY).await;
     assert_eq!(aside.warm(&keys).await, Warmed { warm: 250, failed: 0 });
+    let cached: Vec<String> = raw(&servers.cache.url()).await.keys("*").await.unwrap();
+    assert_eq!(cached.len(), 250, "it returns when they are in redis, and no lease is left");
     assert_eq!(source.batches().await, 4, "one that failed, and three of a hundred at most");
     assert_eq!(aside.warm(&keys).await, Warmed { warm: 250, failed: 0 });
     assert_eq!(source.batches().await, 4);

@@ -133,13 +133,12 @@ impl Relist {
         }
         let attempts = calls.iter().map(|call| (&*call.message, call.take_back.unwrap_or(Attempt::DURABLE)));
         let attempts: Vec<_> = attempts.collect();
-        // Whether each has changed its list.
-        let results: Vec<Result<bool, CacheError>> = if calls[0].take_back.is_some() {
+        let results: Vec<Result<(), CacheError>> = if calls[0].take_back.is_some() {
             let results = lists.take_back.tombstone_batch(&attempts, BUDGET).await;
             let mut absent = Vec::new();
             for ((message, _), taken_back) in attempts.iter().zip(results.iter().flatten()) {
                 match taken_back {
-                    TakenBack::Done => {}
+                    TakenBack::Done => lists.arrivals.changed(&message.chat),
                     TakenBack::Kept { position, timestamp } => {
                         lists.kept.listed(message, position.as_ref(), *timestamp);
                     }
@@ -149,24 +148,26 @@ impl Relist {
             if !absent.is_empty() {
                 lists.kept.perhaps(absent);
             }
-            let is_done = |taken_back| matches!(taken_back, TakenBack::Done);
-            results.into_iter().map(|done| done.map(is_done)).collect()
+            results.into_iter().map(|done| done.map(drop)).collect()
         } else {
             let added = lists.add.add_batch(&attempts, BUDGET).await;
-            let is_new = |(added, call): (Added, &Call)| match added {
+            let tell = |(added, call): (Added, &Call)| match added {
                 Added::New(position) => {
+                    lists.arrivals.changed(&call.message.chat);
+                    if position.seq == 1 {
+                        // Nobody else may know of the chat.
+                        lists.arrivals.arrived(&call.message, &position);
+                    }
                     lists.arrivals.durable(&call.message, &position);
-                    true
                 }
-                Added::Own(_) | Added::Repeat { .. } => false,
+                Added::Own(_) | Added::Repeat { .. } => {}
             };
-            added.into_iter().zip(&calls).map(|(added, call)| added.map(|added| is_new((added, call)))).collect()
+            added.into_iter().zip(&calls).map(|(added, call)| added.map(|added| tell((added, call)))).collect()
         };
         let (mut unavailable, mut again) = (None, Vec::new());
         for (call, result) in calls.into_iter().zip(results) {
             match result {
-                Ok(true) => lists.arrivals.changed(&call.message.chat),
-                Ok(false) => {}
+                Ok(()) => {}
                 // What is not taken back stays listed: that is tried for ever.
                 Err(error) if error.is_transient() || call.take_back.is_some() => {
                     again.push(call);

@@ -167,6 +167,17 @@ impl Store {
         .await
     }
 
+    /// Lets there be a conversation of each of these messages' chats. One that there is stays as it is.
+    pub async fn begin_conversations(&self, messages: &[Message]) -> Result<(), StoreError> {
+        let deadline = Instant::now() + self.write_timeout;
+        let latest = latest(messages);
+        for chats in latest.chunks(MAX_CHATS) {
+            // Who loses a race to add one finds it added.
+            self.run(command(chats, Change::Begin, deadline)?, deadline).await?;
+        }
+        Ok(())
+    }
+
     /// A group's conversation lists these members, unless it lists those of a later version of the group. A new group's is as new as
     /// the group, until it has a message.
     pub async fn set_members(&self, group: &Group) -> Result<(), StoreError> {
@@ -197,7 +208,7 @@ impl Store {
         if chats.is_empty() {
             return Ok(Vec::new());
         }
-        let reply = self.run(command(chats, deadline)?, deadline).await?;
+        let reply = self.run(command(chats, Change::Touch, deadline)?, deadline).await?;
         if let Some(Bson::Document(error)) = reply.get("writeConcernError") {
             return Err(StoreError::Unavailable(format!("the write concern was not met: {error}")));
         }
@@ -228,7 +239,16 @@ fn latest(messages: &[Message]) -> Vec<&Message> {
     latest.into_values().collect()
 }
 
-fn command(chats: &[&Message], deadline: Instant) -> Result<RawDocumentBuf, StoreError> {
+/// What becomes of a conversation.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Change {
+    /// It shows the message, unless it shows a later one.
+    Touch,
+    /// It shows the message, unless it is there already.
+    Begin,
+}
+
+fn command(chats: &[&Message], change: Change, deadline: Instant) -> Result<RawDocumentBuf, StoreError> {
     let limit = server_limit(deadline.saturating_duration_since(Instant::now()));
     let limit = i64::try_from(limit.as_millis()).unwrap_or(i64::MAX).max(1);
     let mut writer = Writer::new(1024 * chats.len());
@@ -245,10 +265,12 @@ fn command(chats: &[&Message], deadline: Instant) -> Result<RawDocumentBuf, Stor
         writer.begin_element(index);
         writer.begin_document("q");
         writer.string("_id", message.chat.as_str());
-        older_than(message, &mut writer);
+        if change == Change::Touch {
+            older_than(message, &mut writer);
+        }
         writer.end();
         writer.begin_document("u");
-        writer.begin_document("$set");
+        writer.begin_document(if change == Change::Touch { "$set" } else { "$setOnInsert" });
         if let Members::Direct(one, other) = message.chat.members() {
             writer.begin_array("members");
             writer.string("0", one.as_str());

@@ -101,6 +101,32 @@ impl Store {
         Ok(found)
     }
 
+    /// As of when those of `ids` are stored that are.
+    pub async fn timestamps(&self, ids: &[MessageId]) -> Result<HashMap<MessageId, i64>, StoreError> {
+        let deadline = Instant::now() + self.read_timeout;
+        let mut found = HashMap::with_capacity(ids.len());
+        for ids in ids.chunks(MAX_IDS) {
+            let query = self
+                .messages
+                .find(among(ids))
+                .projection(doc! { "timestamp": 1 })
+                .batch_size(batch(ids.len()))
+                .max_time(server_limit(self.read_timeout));
+            within(deadline, async {
+                let mut cursor = query.await?;
+                while let Some(stored) = cursor.try_next().await? {
+                    let id = stored.get_str("_id").ok().and_then(MessageId::parse);
+                    if let (Some(id), Ok(timestamp)) = (id, stored.get_i64("timestamp")) {
+                        found.insert(id, timestamp);
+                    }
+                }
+                Ok(())
+            })
+            .await?;
+        }
+        Ok(found)
+    }
+
     /// The first `wanted` messages that the filter meets, and how many documents were met on the way.
     async fn newest(
         &self,

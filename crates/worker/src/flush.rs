@@ -221,10 +221,11 @@ impl Flusher {
                     if outcome == Written::Stored {
                         metrics.stored.inc();
                         metrics.persist_latency.observe((stamp - message.timestamp).max(0) as f64 / 1000.0);
+                        settled.stored.push(message);
                     } else {
+                        // Perhaps a repeat of another time than the stored copy, which is the one to be shown.
                         metrics.duplicates.inc();
                     }
-                    settled.stored.push(message);
                 }
                 _ if !ledger.is_current(place.partition, place.generation) => buffer.settle(&message),
                 Written::Refused { code, reason } => {

@@ -137,7 +137,7 @@ impl Teller {
             let mut batch = Vec::with_capacity(FIRSTS);
             while firsts.recv_many(&mut batch, FIRSTS).await > 0 {
                 let messages: Vec<_> = batch.drain(..).map(Arc::unwrap_or_clone).collect();
-                if let Err(error) = told.store.touch_conversations(&messages).await {
+                if let Err(error) = told.store.begin_conversations(&messages).await {
                     tracing::debug!(%error, chats = messages.len(), "the store was not told of new chats; the worker does it");
                 }
             }
@@ -167,19 +167,20 @@ impl Told {
                 }
             }
         }
-        let arrivals: Vec<_> = arrivals.into_iter().collect();
-        for some in arrivals.chunks(USERS_AT_ONCE) {
-            if !self.asked(self.cached.arrived(some, BUDGET)).await {
-                owe(owed, some.iter().map(|(user, _)| user), metrics);
-            }
-        }
         for chat in changed {
             match self.membership.of(&chat).await {
                 Ok(members) => owe(owed, members.iter(), metrics),
                 Err(_) => metrics.inbox_dropped.inc(),
             }
         }
+        // First, for what is not cached notes new chats all the same.
         self.pay(owed).await;
+        let arrivals: Vec<_> = arrivals.into_iter().collect();
+        for some in arrivals.chunks(USERS_AT_ONCE) {
+            if !self.asked(self.cached.arrived(some, BUDGET)).await {
+                owe(owed, some.iter().map(|(user, _)| user), metrics);
+            }
+        }
     }
 
     /// Drops the caches that are owed to be dropped, as far as the cache answers.

@@ -10,7 +10,7 @@ use std::collections::{HashMap, HashSet};
 use holdfast_cache::event::Position;
 use holdfast_cache::inbox::{Count, CountedChat};
 use holdfast_cache::recent::{ListedUnread, Standing};
-use holdfast_message::{ChatId, MessageId, UserId};
+use holdfast_message::{ChatId, HistoryKey, MessageId, UserId};
 use holdfast_service::clock::unix_ms;
 use holdfast_store::{ReadStates, Unread};
 
@@ -102,6 +102,7 @@ impl Inbox {
         let states = self.parts.store.ask(async |store| store.read_states(user, chats).await).await;
         let states = states.map_err(unavailable)?;
         let listed = self.listed(user, chats, standings, &states).await;
+        let listed = self.as_stored(chats, listed, &states).await?;
         let counts = self.parts.store.ask(async |store| {
             let asked = chats.iter().zip(&listed);
             let asked: Vec<_> = asked
@@ -115,6 +116,39 @@ impl Inbox {
             (listed, unread)
         };
         Ok(chats.iter().zip(listed).map(count).collect())
+    }
+
+    /// Leaves out what is read as of the time that it is stored: a repeat may be stamped anew where nobody knows the first copy, and
+    /// the copy that is stored wins.
+    async fn as_stored(
+        &self,
+        chats: &[ChatId],
+        mut listed: Vec<Listed>,
+        states: &ReadStates,
+    ) -> Result<Vec<Listed>, Refusal> {
+        let ids: Vec<MessageId> = listed.iter().flat_map(|listed| listed.unread.iter().copied()).collect();
+        if ids.is_empty() {
+            return Ok(listed);
+        }
+        let stored = self.parts.store.ask(async |store| store.timestamps(&ids).await).await.map_err(unavailable)?;
+        for (chat, listed) in chats.iter().zip(&mut listed) {
+            let Some(read) = states.get(chat) else { continue };
+            let before = listed.unread.len();
+            listed.unread.retain(|id| {
+                let place = stored.get(id).map(|timestamp| HistoryKey { timestamp: *timestamp, id: *id });
+                place.is_none_or(|place| place > *read)
+            });
+            if listed.unread.len() < before {
+                self.correct(chat);
+            }
+        }
+        Ok(listed)
+    }
+
+    /// Has a list compared with the store, in the background.
+    pub(super) fn correct(&self, chat: &ChatId) {
+        let (history, chat) = (self.parts.history.clone(), chat.clone());
+        tokio::spawn(async move { drop(history.page(&chat, None, 1).await) });
     }
 
     /// Reads the lists that may hold something unread; most don't, which where they stand tells.

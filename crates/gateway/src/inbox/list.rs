@@ -107,7 +107,7 @@ impl Inbox {
                 }
             };
             let unread = outline.unread.as_ref().map(|unread| unread.of_chat(&chat));
-            let newest = last.as_ref().map_or(timestamp, |last| last.timestamp.max(timestamp));
+            let newest = last.as_ref().map_or(timestamp, |last| last.timestamp);
             conversations.push((newest, Conversation { chat, members, last, unread, online: Vec::new() }));
         }
         // What the list's order missed a moment ago.
@@ -206,6 +206,7 @@ impl Inbox {
         let names: Vec<_> = chats.iter().map(|(chat, _)| chat).collect();
         let mut listed = self.cache_batch(self.parts.recent.newest_batch(&names, BUDGET)).await.into_iter();
         let mut last: Vec<_> = chats.iter().map(|_| listed.next().flatten().flatten()).collect();
+        self.last_as_stored(chats, &mut last).await;
         // A list that is behind the order was lost, or had let the message go.
         let behind = |((chat, timestamp), last): (&(ChatId, i64), &Option<Message>)| {
             last.as_ref().is_none_or(|last| last.timestamp < *timestamp).then(|| chat.clone())
@@ -234,6 +235,22 @@ impl Inbox {
         }
         self.mend(user, chats, &last, late);
         last
+    }
+
+    /// Forgets last messages that are stored as of another time than they are listed: these are not the last. Without the store, what
+    /// the lists say holds.
+    async fn last_as_stored(&self, chats: &[(ChatId, i64)], last: &mut [Option<Message>]) {
+        let ids: Vec<_> = last.iter().flatten().map(|message| message.id).collect();
+        let stored = match self.parts.store.ask(async |store| store.timestamps(&ids).await).await {
+            Ok(stored) => stored,
+            Err(error) => return tracing::debug!(%error, "last messages as they are listed"),
+        };
+        for ((chat, _), last) in chats.iter().zip(last) {
+            let differs = |message: &mut Message| stored.get(&message.id).is_some_and(|at| *at != message.timestamp);
+            if last.take_if(differs).is_some() {
+                self.correct(chat);
+            }
+        }
     }
 
     /// Brings the cached order, and the store's view, up to what was found, in the background.

@@ -10,7 +10,10 @@ use holdfast_testkit::{Mongo, Proxy, request, unique};
 use serde_json::{Value, json};
 
 use crate::described::Description;
-use crate::support::{Gateway, send, settings, until, with};
+use crate::support::{Gateway, send, settings, until};
+
+/// A cache that is slow, on a busy machine, is no cache that is away.
+const PATIENT: [(&str, &str); 2] = [("REDIS_BUDGET_MS", "1000"), ("SEND_DEADLINE_MS", "10000")];
 
 async fn ask(client: &Client, event: &str, payload: Value) -> Value {
     client.emit_with_ack(event, &payload).await.unwrap()
@@ -19,7 +22,7 @@ async fn ask(client: &Client, event: &str, payload: Value) -> Value {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_durable_but_not_stored_is_unread_and_listed_and_can_be_read() {
     // No worker runs: only the recent lists have the messages.
-    let settings = settings(&[]).await;
+    let settings = settings(&PATIENT).await;
     let gateway = Gateway::start(settings.clone()).await;
     let (alice, bob, carol) = (unique("alice"), unique("bob"), unique("carol"));
     let (of_alice, _) = gateway.connect(&alice).await;
@@ -53,7 +56,7 @@ async fn what_is_durable_but_not_stored_is_unread_and_listed_and_can_be_read() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_storm_of_readers_of_what_is_not_cached_counts_once() {
-    let gateway = Gateway::start(settings(&[]).await).await;
+    let gateway = Gateway::start(settings(&PATIENT).await).await;
     let (alice, bob) = (unique("alice"), unique("bob"));
     let (of_alice, _) = gateway.connect(&alice).await;
     let _of_bob = gateway.connect(&bob).await;
@@ -70,7 +73,7 @@ async fn a_storm_of_readers_of_what_is_not_cached_counts_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_are_told_of_arrivals_at_most_once_a_second_and_in_the_end_of_all() {
-    let gateway = Gateway::start(settings(&[]).await).await;
+    let gateway = Gateway::start(settings(&PATIENT).await).await;
     let (alice, bob) = (unique("alice"), unique("bob"));
     let (of_alice, _) = gateway.connect(&alice).await;
     let (_of_bob, mut events) = gateway.connect(&bob).await;
@@ -94,8 +97,8 @@ async fn while_the_store_is_away_what_is_cached_is_answered_and_the_rest_refused
     let mongo = Mongo::start().await.unwrap();
     let line = Proxy::start(mongo.port()).await.unwrap();
     let url = mongo.url_at(line.port());
-    let settings = with(&settings(&[("MONGO_URL", url.as_str())]).await, "CACHE_UNREAD_TTL", "600");
-    let gateway = Gateway::start(with(&settings, "CACHE_CONVLIST_TTL", "600")).await;
+    let lives = [("MONGO_URL", url.as_str()), ("CACHE_UNREAD_TTL", "600"), ("CACHE_CONVLIST_TTL", "600")];
+    let gateway = Gateway::start(settings(&[&lives[..], &PATIENT].concat()).await).await;
     let (alice, bob) = (unique("alice"), unique("bob"));
     let (of_alice, _) = gateway.connect(&alice).await;
     let (of_bob, _) = gateway.connect(&bob).await;
@@ -128,7 +131,7 @@ async fn while_the_store_is_away_what_is_cached_is_answered_and_the_rest_refused
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_asked_wrongly_is_refused_and_says_why() {
-    let gateway = Gateway::start(settings(&[]).await).await;
+    let gateway = Gateway::start(settings(&PATIENT).await).await;
     let (alice, bob) = (unique("alice"), unique("bob"));
     let (client, _) = gateway.connect(&alice).await;
     let id = "00000000-0000-4000-8000-000000000000";
@@ -153,7 +156,7 @@ async fn what_is_asked_wrongly_is_refused_and_says_why() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn over_rest_the_answers_are_as_described() {
-    let gateway = Gateway::start(settings(&[]).await).await;
+    let gateway = Gateway::start(settings(&PATIENT).await).await;
     let description = Description::served(&gateway.url).await;
     let (alice, bob) = (unique("alice"), unique("bob"));
     let (of_alice, _) = gateway.connect(&alice).await;

@@ -45,11 +45,11 @@ pub struct Profile {
     pub display_name: String,
     /// An https address of a picture, never fetched by the server.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(max_length = 2048, nullable = false)]
+    #[schema(max_length = 2048)]
     pub avatar_url: Option<String>,
     /// Some words: at most 500 characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(max_length = 500, nullable = false)]
+    #[schema(max_length = 500)]
     pub about: Option<String>,
 }
 

@@ -138,14 +138,14 @@ pub struct Resumed {
 pub enum TakenBack {
     /// It is a tombstone, and the chat's channels know.
     Done,
-    /// It stays: another attempt listed it, or it is known to be durable.
+    /// It stays: it is known to be durable.
     Kept {
         /// Its place in the live stream, if it has one.
         position: Option<Position>,
         /// As of when it is listed.
         timestamp: i64,
     },
-    /// The list has no entry of it: it was trimmed, or never added.
+    /// The list has no entry of it, for it was trimmed or never added; or has one by another attempt, which may yet be taken back.
     Absent,
 }
 

@@ -4,8 +4,9 @@
 //! it did not. Such a message was repeated on another gateway while this one was cut off: nobody announces it anew, for the list has
 //! it already, and no offset of a client is below it.
 //!
-//! What the list still has is told at once. What was trimmed meanwhile may be stored or may not: MongoDB is asked a few times, while
-//! the message may be on its way there. The number of such questions is bounded; beyond it, history tells.
+//! What the list knows to be durable is told at once. What was trimmed meanwhile, or is another attempt's, may be stored or may not:
+//! MongoDB is asked a few times, while the message may be on its way there. The number of such questions is bounded; beyond it, history
+//! tells.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,7 +38,7 @@ impl Kept {
         Self { sockets, stored, asked: Arc::new(Semaphore::new(MAX_ASKED)) }
     }
 
-    /// Another attempt listed it, or it is durable: it is shown again, as of the time of the listed copy.
+    /// It is durable: it is shown again, as of the time of the listed copy.
     pub(crate) fn listed(&self, message: &Message, position: Option<&StreamPosition>, timestamp: i64) {
         let position = match position {
             Some(position) => Position::At { epoch: &position.epoch, seq: position.seq },

@@ -336,7 +336,7 @@ impl Shared {
         let known = self.map.borrow().clone();
         let mut candidates: Vec<Node> = known.iter().flat_map(|map| map.masters().to_vec()).collect();
         fastrand::shuffle(&mut candidates);
-        candidates.sort_by_key(|node| !node.is_connected());
+        candidates.sort_by_cached_key(|node| !node.is_connected());
         let seeds = self.seeds.iter().chain(known.iter().flat_map(|map| map.replicas()));
         candidates.extend(seeds.filter_map(|address| self.node(address).ok()));
         let mut failure = unserved();

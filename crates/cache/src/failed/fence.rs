@@ -88,9 +88,14 @@ async fn settle(
     let mut touches = Vec::with_capacity(writes.len());
     let all = std::mem::take(waiting);
     for ((write, one), answer) in writes.into_iter().zip(all).zip(pushed) {
-        if matches!(answer, Value::ServerError(_)) {
+        if let Value::ServerError(error) = &answer {
+            if error.code() == "READONLY" {
+                live.give_up();
+            }
             one.settle(Pushed::Refused(answer));
         } else if run_id.as_deref() != Some(&*one.run_id) {
+            // The next push finds the one that there is now.
+            live.give_up();
             one.end(PushOutcome::Unknown("the queue server was replaced".into()));
         } else {
             touches.push(write.touch);

@@ -38,6 +38,7 @@ local function mark(id, attempt)
 end
 
 local function listed(id_text, ts)
+  if head.m == 0 then head.alive = 0 end -- a new key has no life yet
   head.m = head.m + redis.call('ZADD', IDS, ts, id_text)
   ts = tonumber(ts)
   if head.n == 1 or (head.low and ts < head.low) then head.low = ts end

@@ -2,8 +2,8 @@
 -- before, so nothing is announced; but its id is forgotten, so that whoever makes it durable later lists it anew. An attempt without
 -- an entry makes none any more: its addition may yet arrive.
 -- ARGV: 3 id, 4 its bytes, 5 attempt, 6 how many such attempts are known, 7 the tombstone's rest, 8 publication, 9… channels.
--- Answers {'done' | 'kept' | 'absent', epoch, seq or nil, timestamp or nil}; the latter of what is kept because another attempt listed
--- it, or because it is durable.
+-- Answers {'done' | 'kept' | 'absent', epoch, seq or nil, timestamp or nil}; the latter of what is kept because it is durable. What
+-- another attempt listed, nobody knows to be so: as good as absent.
 local attempt = tonumber(ARGV[5])
 local entry, index = find(ARGV[4])
 local own = entry and entry[4] == attempt
@@ -16,4 +16,5 @@ end
 save()
 if own then publish(ARGV[8], 9, #ARGV) end
 if own then return { 'done', head.epoch, false, false } end
-return { entry and 'kept' or 'absent', head.epoch, entry and entry[2] or false, entry and entry[5] or false }
+local kept = entry and entry[4] == DURABLE
+return { kept and 'kept' or 'absent', head.epoch, kept and entry[2] or false, kept and entry[5] or false }

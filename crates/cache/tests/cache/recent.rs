@@ -84,9 +84,11 @@ async fn a_tombstone_keeps_its_place_and_its_message_may_come_again() {
     list.add(&sent[1], attempt, BUDGET).await.unwrap();
     add(&list, &sent[2]).await;
 
-    let kept = list.tombstone(&sent[1], Attempt(2), BUDGET).await.unwrap();
+    assert_eq!(list.tombstone(&sent[1], Attempt(2), BUDGET).await, Ok(TakenBack::Absent), "another attempt's");
+    list.add(&sent[2], Attempt::DURABLE, BUDGET).await.unwrap();
+    let kept = list.tombstone(&sent[2], Attempt(2), BUDGET).await.unwrap();
     let TakenBack::Kept { position: Some(position), timestamp } = kept else { panic!("{kept:?}") };
-    assert_eq!((position.seq, timestamp), (2, sent[1].timestamp), "another attempt's");
+    assert_eq!((position.seq, timestamp), (3, sent[2].timestamp), "durable");
     assert_eq!(list.tombstone(&message(&chat, 9, 9), attempt, BUDGET).await, Ok(TakenBack::Absent), "not there");
     assert_eq!(list.tombstone(&sent[1], attempt, BUDGET).await, Ok(TakenBack::Done));
     assert_eq!(list.tombstone(&sent[1], attempt, BUDGET).await.map(|it| it == TakenBack::Done), Ok(false), "already");

@@ -17,6 +17,7 @@ mod profiles;
 mod relations;
 mod relist;
 mod repeats;
+mod repair;
 mod rest;
 mod resync;
 mod store_away;

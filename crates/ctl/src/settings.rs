@@ -4,7 +4,6 @@
 //! a service needs (a key for tokens, say) may be missing.
 
 use anyhow::{Context, Result};
-use holdfast_cache::failed::FailedQueueSettings;
 use holdfast_cache::{CacheMetrics, Connection, FailedQueue, Keys};
 use holdfast_gateway::config::GatewaySettings;
 use holdfast_kafka::{Admin, KafkaSettings, Publisher};
@@ -79,8 +78,7 @@ impl Settings {
 
     /// The failed queue. Must be called within a Tokio runtime.
     pub fn failed_queue(&self) -> Result<FailedQueue> {
-        let settings = FailedQueueSettings { durability: self.gateway.failed_queue_durability.0, ..Default::default() };
-        Ok(FailedQueue::new(self.queue()?, self.keys()?, settings))
+        Ok(FailedQueue::new(self.queue()?, self.keys()?, self.gateway.failed_queue()))
     }
 
     /// Where Kafka is.

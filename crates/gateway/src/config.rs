@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use holdfast_cache::breaker::BreakerSettings;
-use holdfast_cache::failed::Durability;
+use holdfast_cache::failed::{Durability, FailedQueueSettings};
 use holdfast_kafka::KafkaSettings;
 use holdfast_kafka::publisher::REPORT_GRACE;
 use holdfast_service::servers::{CacheSettings, ServerSettings};
@@ -107,6 +107,9 @@ holdfast_service::settings! {
         /// those of `REDIS_QUEUE_URL`, or else of `REDIS_URL`. Unset: one server at `REDIS_QUEUE_URL`, or whatever the cache is.
         redis_queue_cluster_nodes: List = "REDIS_QUEUE_CLUSTER_NODES", "";
         /// `checked`: the failed queue's persistence and eviction are read from its server; `assumed`: for servers that won't tell.
+        /// Replicas of the failed queue's Redis that must have a message before it counts as queued; with fewer it is refused. 0: those that are
+        /// connected at the moment, which may be none.
+        failed_queue_min_replicas: u32 = "FAILED_QUEUE_MIN_REPLICAS", "0";
         failed_queue_durability: QueueDurability = "FAILED_QUEUE_DURABILITY", "checked";
         /// `realtime-first`: receivers see a message before Kafka has it; `durable-first`: after.
         delivery_mode: DeliveryMode = "DELIVERY_MODE", "realtime-first";
@@ -185,6 +188,15 @@ impl GatewaySettings {
     pub fn queue_url(&self, servers: &ServerSettings) -> String {
         self.redis_queue_url.as_ref().map_or_else(|| servers.redis_url(), |url| url.reveal().to_owned())
     }
+    /// When the failed queue takes a message.
+    pub fn failed_queue(&self) -> FailedQueueSettings {
+        FailedQueueSettings {
+            timeout: self.failed_queue_timeout.0,
+            durability: self.failed_queue_durability.0,
+            min_replicas: self.failed_queue_min_replicas,
+        }
+    }
+
 
     /// The failed queue's cluster, if it is one: nodes to find it by.
     pub fn queue_cluster<'a>(&'a self, servers: &'a ServerSettings) -> Option<&'a [String]> {

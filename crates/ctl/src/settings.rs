@@ -83,18 +83,7 @@ impl Settings {
 
     /// Where Kafka is.
     pub fn kafka(&self) -> KafkaSettings {
-        let servers = &self.servers;
-        KafkaSettings {
-            brokers: servers.kafka_brokers.clone(),
-            topic: servers.kafka_topic.clone(),
-            dlq_topic: servers.kafka_dlq_topic.clone(),
-            partitions: servers.kafka_partitions,
-            replication_factor: servers.kafka_replication_factor,
-            delivery_timeout: BUDGET,
-            client_id: "holdfastctl".into(),
-            properties: servers.kafka_properties().into_iter().collect(),
-            ..KafkaSettings::default()
-        }
+        KafkaSettings { delivery_timeout: BUDGET, ..KafkaSettings::of(&self.servers, "holdfastctl") }
     }
 
     /// The workers' group.

@@ -1,6 +1,5 @@
 //! The gateway's settings, read once at start.
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -107,10 +106,10 @@ holdfast_service::settings! {
         /// those of `REDIS_QUEUE_URL`, or else of `REDIS_URL`. Unset: one server at `REDIS_QUEUE_URL`, or whatever the cache is.
         redis_queue_cluster_nodes: List = "REDIS_QUEUE_CLUSTER_NODES", "";
         /// `checked`: the failed queue's persistence and eviction are read from its server; `assumed`: for servers that won't tell.
+        failed_queue_durability: QueueDurability = "FAILED_QUEUE_DURABILITY", "checked";
         /// Replicas of the failed queue's Redis that must have a message before it counts as queued; with fewer it is refused. 0: those that are
         /// connected at the moment, which may be none.
         failed_queue_min_replicas: u32 = "FAILED_QUEUE_MIN_REPLICAS", "0";
-        failed_queue_durability: QueueDurability = "FAILED_QUEUE_DURABILITY", "checked";
         /// `realtime-first`: receivers see a message before Kafka has it; `durable-first`: after.
         delivery_mode: DeliveryMode = "DELIVERY_MODE", "realtime-first";
         /// Who may write to whom unless one blocks the other: `open`, everybody to everybody; `friends`, friends to friends.
@@ -188,6 +187,7 @@ impl GatewaySettings {
     pub fn queue_url(&self, servers: &ServerSettings) -> String {
         self.redis_queue_url.as_ref().map_or_else(|| servers.redis_url(), |url| url.reveal().to_owned())
     }
+
     /// When the failed queue takes a message.
     pub fn failed_queue(&self) -> FailedQueueSettings {
         FailedQueueSettings {
@@ -196,7 +196,6 @@ impl GatewaySettings {
             min_replicas: self.failed_queue_min_replicas,
         }
     }
-
 
     /// The failed queue's cluster, if it is one: nodes to find it by.
     pub fn queue_cluster<'a>(&'a self, servers: &'a ServerSettings) -> Option<&'a [String]> {
@@ -236,18 +235,8 @@ impl Config {
 
     /// What the producer is built from.
     pub fn kafka(&self) -> KafkaSettings {
-        KafkaSettings {
-            brokers: self.servers.kafka_brokers.clone(),
-            topic: self.servers.kafka_topic.clone(),
-            dlq_topic: self.servers.kafka_dlq_topic.clone(),
-            partitions: self.servers.kafka_partitions,
-            replication_factor: self.servers.kafka_replication_factor,
-            delivery_timeout: self.own.kafka_delivery_timeout.0,
-            client_id: "holdfast-gateway".into(),
-            properties: BTreeMap::from_iter(self.servers.kafka_properties()),
-            properties_break_the_promise: holdfast_service::sabotage::is(holdfast_service::sabotage::KAFKA),
-            ..KafkaSettings::default()
-        }
+        let delivery_timeout = self.own.kafka_delivery_timeout.0;
+        KafkaSettings { delivery_timeout, ..KafkaSettings::of(&self.servers, "holdfast-gateway") }
     }
 
     /// The cache's breaker.

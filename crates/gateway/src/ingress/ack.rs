@@ -49,8 +49,13 @@ fn size(packet: &Packet) -> usize {
 impl Ack {
     /// Refuses an event that nobody waits for the answer of, or that is too much for one connection.
     pub(super) fn wanted(&self, gateway: &Gateway) -> Result<(), Refusal> {
+        self.passes(gateway)?;
+        if self.id.is_none() { Err(ack_missing()) } else { Ok(()) }
+    }
+
+    /// Refuses an event that is too much for one connection.
+    pub(super) fn passes(&self, gateway: &Gateway) -> Result<(), Refusal> {
         match self.verdict {
-            Verdict::Pass if self.id.is_none() => Err(ack_missing()),
             Verdict::Pass => Ok(()),
             Verdict::Refuse { limit, retry_after } => {
                 gateway.metrics.limited(limit);

@@ -45,8 +45,8 @@ impl Groups {
         Self { stored, relations, rooms, arrivals }
     }
 
-    /// Makes a group of which `creator` is the owner. With a `key`, every repeat finds the group that the first one made; the
-    /// second value says whether this was the first.
+    /// Makes a group of which `creator` is the owner. With a `key`, every repeat finds the group that the first one made, unless it
+    /// has ended or the creator has left it; the second value says whether this was the first.
     pub async fn create(
         &self,
         creator: &UserId,
@@ -106,16 +106,13 @@ impl Groups {
                 self.relations.may_add(actor, std::slice::from_ref(user)).await?;
                 self.has_room(user.clone()).await?;
             }
-            let (written, next) = match &outcome {
+            let next = match outcome {
                 Outcome::Unchanged => return Ok(Some(group)),
-                Outcome::Becomes(next) => {
-                    (self.write(async |store| store.replace_group(next).await).await, next.clone())
-                }
-                Outcome::Ends => {
-                    let ended = Group { members: Vec::new(), ..group.clone() };
-                    (self.write(async |store| store.delete_group(&group).await).await, ended)
-                }
+                Outcome::Becomes(next) => next,
+                // Kept: whoever knows the key that made it must not make it again, with all that was written there.
+                Outcome::Ends => Group { members: Vec::new(), ..group.clone() },
             };
+            let written = self.write(async |store| store.replace_group(&next).await).await;
             let (before, after) = (users(&group), users(&next));
             let joined: Vec<_> = after.difference(&before).map(|user| (*user).clone()).collect();
             let left: Vec<_> = before.difference(&after).map(|user| (*user).clone()).collect();

@@ -78,6 +78,29 @@ async fn a_group_is_made_changed_and_ended_as_its_roles_allow() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_group_that_has_ended_does_not_come_back_under_the_key_that_made_it() {
+    let gateway = Gateway::start(settings(&[]).await).await;
+    let (alice, bob) = (Person::at(&gateway, "alice").await, Person::at(&gateway, "bob").await);
+    let make = async || {
+        let new = json!({ "name": "x", "members": [&bob.name] });
+        alice.rest_with("POST", "/api/chats", new, &["idempotency-key: one"]).await
+    };
+    let made = make().await;
+    let chat = made.body["chatId"].as_str().unwrap_or_else(|| panic!("{made:?}"));
+    let group = format!("/api/chats/{chat}");
+    assert_eq!(alice.rest("DELETE", &format!("{group}/members/{}", alice.name), Value::Null).await.status, 204);
+    assert_eq!(make().await.status, 404, "she has left it");
+    bob.send(chat, "between us").await;
+    assert_eq!(bob.rest("DELETE", &group, Value::Null).await.status, 204);
+    let again = make().await;
+    assert_eq!((again.status, &again.body["code"]), (404, &json!("NOT_FOUND")), "{again:?}");
+    for person in [&alice, &bob] {
+        refused(&person.emit("history", json!({ "chatId": chat })).await, "NOT_FOUND", false);
+        assert_eq!(person.rest("GET", &group, Value::Null).await.status, 404);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn changes_made_at_once_are_all_made() {
     let gateway = Gateway::start(settings(&[]).await).await;
     let alice = Person::at(&gateway, "alice").await;

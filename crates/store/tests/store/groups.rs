@@ -51,7 +51,7 @@ async fn a_group_comes_back_whole_and_is_found_by_its_members() {
 }
 
 #[tokio::test]
-async fn a_group_that_has_changed_meanwhile_is_not_overwritten() {
+async fn a_group_that_has_changed_meanwhile_is_not_overwritten_and_one_that_has_ended_stays_so() {
     let t = fixture().await;
     let first = group(1, &["alice", "bob"]);
     t.store.create_group(&first).await.unwrap();
@@ -60,12 +60,15 @@ async fn a_group_that_has_changed_meanwhile_is_not_overwritten() {
     left.members.pop();
     assert!(t.store.replace_group(&renamed).await.unwrap());
     assert!(!t.store.replace_group(&left).await.unwrap());
-    assert!(!t.store.delete_group(&first).await.unwrap());
     let stored = t.store.group(&first.chat).await.unwrap().unwrap();
     assert_eq!(stored, Group { version: 2, ..renamed });
-    assert!(t.store.delete_group(&stored).await.unwrap());
-    assert!(!t.store.replace_group(&stored).await.unwrap());
-    assert_eq!(t.store.group(&first.chat).await.unwrap(), None);
+    let ended = Group { members: vec![], ..stored };
+    assert!(t.store.replace_group(&ended).await.unwrap());
+    assert!(!t.store.replace_group(&ended).await.unwrap());
+    assert!(!t.store.create_group(&first).await.unwrap(), "its id is taken for good");
+    assert_eq!(t.store.group(&first.chat).await.unwrap(), Some(Group { version: 3, ..ended }));
+    assert_eq!(t.store.rosters(std::slice::from_ref(&first.chat)).await.unwrap(), HashMap::new());
+    assert_eq!(t.store.groups_of(&user("alice"), 10).await.unwrap(), []);
 }
 
 #[tokio::test]

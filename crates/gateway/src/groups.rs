@@ -39,6 +39,15 @@ pub struct Groups {
     arrivals: Arrivals,
 }
 
+/// What is to be written of a group, and whom it concerns.
+struct Change {
+    /// As it is to be; unless it is new, with the version that it has.
+    group: Group,
+    is_new: bool,
+    joined: Vec<UserId>,
+    left: Vec<UserId>,
+}
+
 impl Groups {
     /// Groups in this store.
     pub fn new(stored: Stored, relations: Relations, rooms: Rooms, arrivals: Arrivals) -> Self {
@@ -80,13 +89,12 @@ impl Groups {
             created_at: now,
             version: 1,
         };
-        if !self.write(async |store| store.create_group(&group).await).await? {
-            let known = self.get(creator, &group.chat).await;
-            return known.map(|group| (group, false));
-        }
+        let chat = group.chat.clone();
         let joined = group.members.iter().map(|member| member.user.clone()).collect();
-        self.changed(&group, joined, Vec::new()).await;
-        Ok((group, true))
+        match self.make(Change { group, is_new: true, joined, left: Vec::new() }).await? {
+            Some(made) => Ok((made, true)),
+            None => self.get(creator, &chat).await.map(|group| (group, false)),
+        }
     }
 
     /// A group, for one of its members.
@@ -112,36 +120,54 @@ impl Groups {
                 // Kept: whoever knows the key that made it must not make it again, with all that was written there.
                 Outcome::Ends => Group { members: Vec::new(), ..group.clone() },
             };
-            let written = self.write(async |store| store.replace_group(&next).await).await;
             let (before, after) = (users(&group), users(&next));
             let joined: Vec<_> = after.difference(&before).map(|user| (*user).clone()).collect();
             let left: Vec<_> = before.difference(&after).map(|user| (*user).clone()).collect();
-            match written {
-                Ok(true) => {
-                    let next = Group { version: group.version + 1, ..next };
-                    self.changed(&next, joined, left).await;
-                    return Ok(Some(next).filter(|next| !next.members.is_empty()));
-                }
-                Ok(false) => {}
-                Err(refusal) => {
-                    // It may be written, or be yet: whoever it would concern looks for themselves.
-                    let joined = joined.into_iter().chain(left).collect();
-                    self.rooms.changed(GroupChange { chat: chat.clone(), joined, left: Vec::new() });
-                    return Err(refusal);
-                }
+            if let Some(made) = self.make(Change { group: next, is_new: false, joined, left }).await? {
+                return Ok(Some(made).filter(|made| !made.members.is_empty()));
             }
         }
         Err(Refusal::unavailable("the group is being changed by others; do it again"))
     }
 
-    async fn changed(&self, group: &Group, joined: Vec<UserId>, left: Vec<UserId>) {
-        let moved = joined.iter().chain(&left).cloned().collect();
-        self.rooms.changed(GroupChange { chat: group.chat.clone(), joined, left });
-        self.arrivals.moved(moved);
-        // Derived; whoever reads conversations mends it.
-        if let Err(error) = self.stored.ask(async |store| store.set_members(group).await).await {
-            tracing::debug!(chat_id = %group.chat, %error, "a group's conversation does not know its members yet");
+    /// Writes a change and tells whom it concerns, as a task of its own: who hangs up in the middle must not leave the others with what
+    /// was before. Answers the group as it is then, or `None` if somebody else's change came first.
+    async fn make(&self, change: Change) -> Result<Option<Group>, Refusal> {
+        let groups = self.clone();
+        let made = tokio::spawn(async move { groups.write(change).await }).await;
+        made.unwrap_or_else(|_| Err(Refusal::new(Code::Internal, "a fault of the server")))
+    }
+
+    async fn write(&self, change: Change) -> Result<Option<Group>, Refusal> {
+        let Change { group, is_new, joined, left } = change;
+        let written = self.stored.ask(async |store| match is_new {
+            true => store.create_group(&group).await,
+            false => store.replace_group(&group).await,
+        });
+        match written.await {
+            Ok(true) => {
+                let version = group.version + i64::from(!is_new);
+                let group = Group { version, ..group };
+                self.tell(&group.chat, joined, left);
+                // Derived; whoever reads conversations does without.
+                if let Err(error) = self.stored.ask(async |store| store.set_members(&group).await).await {
+                    tracing::debug!(chat_id = %group.chat, %error, "a group's conversation does not know its members yet");
+                }
+                Ok(Some(group))
+            }
+            Ok(false) => Ok(None),
+            Err(error) => {
+                // It may be written, or be yet: whoever it would concern looks for themselves.
+                self.tell(&group.chat, joined.into_iter().chain(left).collect(), Vec::new());
+                Err(unavailable(error))
+            }
         }
+    }
+
+    fn tell(&self, chat: &ChatId, joined: Vec<UserId>, left: Vec<UserId>) {
+        let moved = joined.iter().chain(&left).cloned().collect();
+        self.rooms.changed(GroupChange { chat: chat.clone(), joined, left });
+        self.arrivals.moved(moved);
     }
 
     /// Refuses if one of these users belongs to as many groups as anybody may.
@@ -157,13 +183,6 @@ impl Groups {
             return Ok(());
         }
         Err(Refusal::new(Code::Validation, format!("{user} belongs to {most} groups, which is the most")))
-    }
-
-    async fn write(
-        &self,
-        call: impl AsyncFnOnce(&holdfast_store::Store) -> Result<bool, StoreError>,
-    ) -> Result<bool, Refusal> {
-        self.stored.ask(call).await.map_err(unavailable)
     }
 }
 

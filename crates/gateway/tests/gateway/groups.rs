@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use holdfast_message::ChatId;
 use holdfast_testkit::{Mongo, Proxy, Redis, unique};
 use serde_json::{Value, json};
 
 use crate::described::Description;
 use crate::people::{Person, SOON, ask, refused};
-use crate::support::{Gateway, settings, until, with};
+use crate::support::{Gateway, settings, store, until, with};
 
 /// Who is what in a group, as it was answered.
 fn roles(group: &Value) -> BTreeSet<(String, String)> {
@@ -200,6 +201,35 @@ async fn who_joins_and_who_goes_is_known_on_another_gateway_at_once() {
     until("no rooms are left", async || far.metric("holdfast_gateway_rooms").await == 0.0).await;
     until("nor here", async || near.metric("holdfast_gateway_rooms").await == 0.0).await;
     alice.hears_of(&chat).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_is_told_though_whoever_made_it_hangs_up_in_the_middle() {
+    let mongo = Mongo::start().await.unwrap();
+    let line = Proxy::start(mongo.port()).await.unwrap();
+    // The store's answers take their time, and the breaker takes no offence.
+    let own = [("MONGO_URL", mongo.url_at(line.port())), ("MONGO_CB_RECOVERY_TIMEOUT", "100".to_owned())];
+    let settings = settings(&own.each_ref().map(|(name, value)| (*name, value.as_str()))).await;
+    let gateway = Gateway::start(settings.clone()).await;
+    until("the store is reached", async || gateway.health("/dependencies/mongodb/up").await == true).await;
+    let stored = store(&with(&settings, "MONGO_URL", &mongo.url())).await;
+    let alice = Person::at(&gateway, "alice").await;
+    let mut bob = Person::at(&gateway, "bob").await;
+    let chat = alice.group(&[&bob.name]).await;
+    bob.hears_of(&chat).await;
+    let id = ChatId::parse(&chat).unwrap();
+
+    line.latency(Duration::from_millis(700));
+    let leave = bob.rest("DELETE", &format!("/api/chats/{chat}/members/{}", bob.name), Value::Null);
+    let gone = until("bob has left", async || stored.rosters(&[id.clone()]).await.unwrap()[&id].len() == 1);
+    // The group has changed, and the gateway does not know it yet.
+    tokio::select! {
+        biased;
+        () = gone => {}
+        _ = leave => {}
+    }
+    line.latency(Duration::ZERO);
+    bob.hears_of(&chat).await;
 }
 
 fn direct(one: &str, other: &str) -> String {

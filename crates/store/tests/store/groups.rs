@@ -92,6 +92,21 @@ async fn a_groups_conversation_lists_the_members_of_its_latest_version() {
 }
 
 #[tokio::test]
+async fn a_group_without_a_conversation_is_found_as_of_when_it_was_made() {
+    let t = fixture().await;
+    let (first, second) = (group(1, &["alice"]), Group { created_at: 7, ..group(2, &["alice"]) });
+    for group in [&first, &second] {
+        assert!(t.store.create_group(group).await.unwrap());
+    }
+    t.store.set_members(&Group { created_at: 9, ..first.clone() }).await.unwrap();
+    let groups = [first, second, group(3, &[])].map(|group| group.chat);
+    let mut found = t.store.conversations_of(&groups).await.unwrap();
+    found.sort_by_key(|conversation| conversation.last_timestamp);
+    let found: Vec<_> = found.into_iter().map(|found| (found.chat, found.last_timestamp)).collect();
+    assert_eq!(found, [(groups[1].clone(), 7), (groups[0].clone(), 9)]);
+}
+
+#[tokio::test]
 async fn what_is_between_two_users_changes_in_one_step_and_repeating_it_changes_nothing() {
     let t = fixture().await;
     let (alice, bob) = (user("alice"), user("bob"));

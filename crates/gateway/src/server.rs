@@ -217,6 +217,7 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
         store: stored.clone(),
         history: history.clone(),
         membership: membership.clone(),
+        relations: relations.clone(),
         presence: presence.clone(),
         live: live.clone(),
         metrics: metrics.clone(),

@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use holdfast_bench::client::{Client, ConnectError};
 use holdfast_gateway::asyncapi;
 use holdfast_gateway::event::client;
-use holdfast_testkit::{free_port, request, unique};
+use holdfast_testkit::{Mongo, Proxy, free_port, request, unique};
 use serde_json::{Value, json};
 
 use crate::described::{Description, filled};
@@ -88,6 +88,55 @@ async fn without_the_cache_a_limit_of_the_same_size_stands_in() {
         assert_eq!(passed, allowed, "{event}");
     }
     assert_eq!((limited(&gateway, "events").await, limited(&gateway, "messages").await), (5.0, 4.0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_send_counts_once_whether_it_is_permitted_or_not() {
+    let own = [("MESSAGE_LIMIT", "5"), ("WINDOW_SECONDS", "600"), ("REDIS_BUDGET_MS", "1000"), ("SEND_DEADLINE_MS", "10000")];
+    let gateway = Gateway::start(settings(&own).await).await;
+    let nowhere = |n: usize| json!({ "chatId": format!("g_00000000-0000-4000-8000-00000000000{n}"), "content": "x" });
+    let somewhere = |_: usize| json!({ "friendId": unique("friend"), "content": "x" });
+    let payloads: [&dyn Fn(usize) -> Value; 2] = [&nowhere, &somewhere];
+    for payload in payloads {
+        let (client, _) = gateway.connect(&unique("user")).await;
+        let mut passed = 0;
+        for n in 0..8 {
+            let answer = client.emit_with_ack(client::SEND_MESSAGE, &payload(n)).await.unwrap();
+            let refused = is_limited(&answer);
+            // As long as the limit is not used up, and no longer.
+            assert_eq!(refused, n >= 5, "{answer}");
+            passed += usize::from(!refused);
+        }
+        assert_eq!(passed, 5);
+    }
+    assert_eq!(limited(&gateway, "messages").await, 6.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_the_store_takes_no_more_than_a_share_of_what_may_be_in_progress() {
+    let mongo = Mongo::start().await.unwrap();
+    let line = Proxy::start(mongo.port()).await.unwrap();
+    let url = mongo.url_at(line.port());
+    let gateway = Gateway::start(settings(&[("MONGO_URL", url.as_str()), ("MAX_SENDS_IN_FLIGHT", "20")]).await).await;
+    until("the store is reached", async || gateway.health("/dependencies/mongodb/up").await == true).await;
+    let (alice, _) = gateway.connect(&unique("alice")).await;
+    let (bob, _) = gateway.connect(&unique("bob")).await;
+    line.blackhole();
+    let nowhere = |n: usize| json!({ "chatId": format!("g_00000000-0000-4000-8000-0000000000{n}"), "content": "x" });
+    let storm = join_all((10..40).map(|n| {
+        let (alice, payload) = (&alice, nowhere(n));
+        async move { alice.emit_with_ack(client::SEND_MESSAGE, &payload).await.unwrap() }
+    }));
+    let calm = async {
+        // Behind the storm.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        bob.emit_with_ack(client::SEND_MESSAGE, &json!({ "friendId": unique("carol"), "content": "x" })).await.unwrap()
+    };
+    let (storm, calm) = tokio::join!(storm, calm);
+    assert_eq!(calm["ok"], true, "{calm}");
+    let too_many = |answer: &&Value| answer["error"]["message"] == "too many of your sends in progress";
+    assert!(storm.iter().any(|answer| too_many(&answer)), "{storm:?}");
+    assert!(storm.iter().all(|answer| answer["error"]["code"] == "UNAVAILABLE"), "{storm:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -124,7 +124,8 @@ holdfast_service::settings! {
         max_sends_in_flight: usize = "MAX_SENDS_IN_FLIGHT", "10000";
         /// Messages that a user may send in a window; 0 for no limit.
         message_limit: u32 = "MESSAGE_LIMIT", "0";
-        /// Other events of one name, and other REST requests, that a user may make in a window; 0 for no limit.
+        /// Other events of one name, and other REST requests, that a user may make in a window, and members that they may add to groups; 0
+        /// for no limit.
         event_limit: u32 = "EVENT_LIMIT", "0";
         /// The window of `MESSAGE_LIMIT` and `EVENT_LIMIT`, in seconds.
         window: Seconds = "WINDOW_SECONDS", "10";

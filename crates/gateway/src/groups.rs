@@ -7,8 +7,8 @@
 pub mod rules;
 
 use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
 
-use futures_util::{StreamExt, TryStreamExt, future, stream};
 use holdfast_cache::groups::GroupChange;
 use holdfast_message::{ChatId, UserId};
 use holdfast_service::clock::unix_ms;
@@ -18,6 +18,7 @@ use uuid::Uuid;
 use self::rules::{Outcome, Wish};
 use crate::error::{Code, Refusal};
 use crate::inbox::arrivals::Arrivals;
+use crate::limit::Limits;
 use crate::members::{MAX_GROUPS, MAX_MEMBERS, no_such_chat};
 use crate::relations::Relations;
 use crate::rooms::Rooms;
@@ -27,14 +28,15 @@ use crate::stored::Stored;
 const NAMESPACE: Uuid = Uuid::from_u128(0x9d0c_5f5a_37c1_5a44_b2a8_1f6e_0c44_7be3);
 /// How often a change is made anew because somebody else's came first.
 const ATTEMPTS: usize = 8;
-/// Users whose groups are counted at once.
-const COUNTS: usize = 16;
+/// As what members count that are added to groups.
+const ADDED: &str = "addMembers";
 
 /// Groups. Cheap to clone.
 #[derive(Clone)]
 pub struct Groups {
     stored: Stored,
     relations: Relations,
+    limits: Arc<Limits>,
     rooms: Rooms,
     arrivals: Arrivals,
 }
@@ -50,8 +52,13 @@ struct Change {
 
 impl Groups {
     /// Groups in this store.
-    pub fn new(stored: Stored, relations: Relations, rooms: Rooms, arrivals: Arrivals) -> Self {
-        Self { stored, relations, rooms, arrivals }
+    pub fn new(
+        stored: Stored,
+        relations: Relations,
+        limits: Arc<Limits>,
+        (rooms, arrivals): (Rooms, Arrivals),
+    ) -> Self {
+        Self { stored, relations, limits, rooms, arrivals }
     }
 
     /// Makes a group of which `creator` is the owner. With a `key`, every repeat finds the group that the first one made, unless it
@@ -70,16 +77,22 @@ impl Groups {
             return Err(Refusal::new(Code::Validation, rule));
         }
         let others: Vec<_> = others.into_iter().collect();
-        self.relations.may_add(creator, &others).await?;
-        self.have_room(others.iter().chain([creator]).cloned().collect()).await?;
-        let id = match key {
+        let chat = ChatId::group(match key {
             Some(key) => Uuid::new_v5(&NAMESPACE, format!("{creator}:{key}").as_bytes()),
             None => Uuid::new_v4(),
-        };
+        });
+        // A repeat is answered as such, whatever may be done by now.
+        if key.is_some()
+            && let Some(known) = self.read(&chat).await?
+        {
+            return Ok((of_member(Some(known), creator)?, false));
+        }
+        self.may_add(creator, &others).await?;
+        self.have_room(&[&others[..], std::slice::from_ref(creator)].concat()).await?;
         let now = unix_ms();
         let member = |user: &UserId, role| Member { user: user.clone(), role, joined_at: now };
         let group = Group {
-            chat: ChatId::group(id),
+            chat: chat.clone(),
             name,
             members: [member(creator, Role::Owner)]
                 .into_iter()
@@ -89,7 +102,6 @@ impl Groups {
             created_at: now,
             version: 1,
         };
-        let chat = group.chat.clone();
         let joined = group.members.iter().map(|member| member.user.clone()).collect();
         match self.make(Change { group, is_new: true, joined, left: Vec::new() }).await? {
             Some(made) => Ok((made, true)),
@@ -99,8 +111,7 @@ impl Groups {
 
     /// A group, for one of its members.
     pub async fn get(&self, user: &UserId, chat: &ChatId) -> Result<Group, Refusal> {
-        let group = self.stored.ask(async |store| store.group(chat).await).await.map_err(unavailable)?;
-        group.filter(|group| group.member(user).is_some()).ok_or_else(no_such_chat)
+        of_member(self.read(chat).await?, user)
     }
 
     /// Does what somebody wishes. Answers the group as it is then, or `None` if it has ended.
@@ -111,8 +122,8 @@ impl Groups {
             if let Wish::Put(user, _) = wish
                 && group.member(user).is_none()
             {
-                self.relations.may_add(actor, std::slice::from_ref(user)).await?;
-                self.has_room(user.clone()).await?;
+                self.may_add(actor, std::slice::from_ref(user)).await?;
+                self.have_room(std::slice::from_ref(user)).await?;
             }
             let next = match outcome {
                 Outcome::Unchanged => return Ok(Some(group)),
@@ -170,20 +181,32 @@ impl Groups {
         self.arrivals.moved(moved);
     }
 
-    /// Refuses if one of these users belongs to as many groups as anybody may.
-    async fn have_room(&self, users: Vec<UserId>) -> Result<(), Refusal> {
-        let counts = users.into_iter().map(|user| self.has_room(user));
-        stream::iter(counts).buffer_unordered(COUNTS).try_for_each(|()| future::ready(Ok(()))).await
+    async fn read(&self, chat: &ChatId) -> Result<Option<Group>, Refusal> {
+        self.stored.ask(async |store| store.group(chat).await).await.map_err(unavailable)
     }
 
-    async fn has_room(&self, user: UserId) -> Result<(), Refusal> {
-        let most = u64::from(MAX_GROUPS);
-        let count = self.stored.ask(async |store| store.count_groups_of(&user, most).await).await;
-        if count.map_err(unavailable)? < most {
-            return Ok(());
+    /// Refuses if a user may not add one of these, or adds too many: each counts.
+    async fn may_add(&self, user: &UserId, others: &[UserId]) -> Result<(), Refusal> {
+        if !others.is_empty() {
+            self.limits.pass_many(user, ADDED, others.len()).await?;
+            self.relations.may_add(user, others).await?;
         }
-        Err(Refusal::new(Code::Validation, format!("{user} belongs to {most} groups, which is the most")))
+        Ok(())
     }
+
+    /// Refuses if one of these users belongs to as many groups as anybody may. Who that is nobody learns.
+    async fn have_room(&self, users: &[UserId]) -> Result<(), Refusal> {
+        let full = self.stored.ask(async |store| store.any_in_groups(users, MAX_GROUPS).await).await;
+        match full.map_err(unavailable)? {
+            true => Err(Refusal::new(Code::Validation, "one of the members belongs to as many groups as anybody may")),
+            false => Ok(()),
+        }
+    }
+}
+
+/// A group, if there is one and this user belongs to it.
+fn of_member(group: Option<Group>, user: &UserId) -> Result<Group, Refusal> {
+    group.filter(|group| group.member(user).is_some()).ok_or_else(no_such_chat)
 }
 
 fn users(group: &Group) -> HashSet<&UserId> {

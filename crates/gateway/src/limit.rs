@@ -2,7 +2,7 @@
 //!
 //! | what | counted | beyond it |
 //! | --- | --- | --- |
-//! | messages, other events by their name, other REST requests together, per user | in the cache, for all gateways ([`UserLimit`]) | `RATE_LIMITED`, with the time to wait |
+//! | messages, other events by their name, other REST requests together, members added to groups, per user | in the cache, for all gateways ([`UserLimit`]) | `RATE_LIMITED`, with the time to wait |
 //! | events and bytes per connection, to come in being one | by the connection ([`meter`]) | the same; who does not slow down is disconnected |
 //! | connections per user and per address | in this process ([`places`]) | `connect_error` `RATE_LIMITED` |
 //! | handshakes per address | in this process ([`address`]) | 429 |

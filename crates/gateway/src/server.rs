@@ -178,7 +178,8 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
     let rooms = Rooms::new(sockets.clone(), channels.clone(), membership.clone(), metrics.clone());
     let (arrivals, told_of) = Arrivals::new(metrics.clone());
     let counters = Counters::new(sockets.clone());
-    let groups = Groups::new(stored.clone(), relations.clone(), rooms.clone(), arrivals.clone());
+    let told = (rooms.clone(), arrivals.clone());
+    let groups = Groups::new(stored.clone(), relations.clone(), limits.clone(), told);
     let group_changes = GroupChanges::new(cache.clone(), keys.clone(), origin);
     let pipeline = Pipeline::start(
         Stages {

@@ -21,6 +21,8 @@ use crate::{Store, StoreError, server_limit, within};
 /// The index by which a user's groups are found.
 pub(crate) const INDEX: &str = "members.userId_1";
 const DUPLICATE_KEY: i32 = 11000;
+/// The most users whose groups one query counts.
+const MAX_USERS: usize = 100;
 
 /// What a member may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -163,12 +165,31 @@ impl Store {
         .await
     }
 
-    /// How many groups a user belongs to, counted no further than `limit`.
-    pub async fn count_groups_of(&self, user: &UserId, limit: u64) -> Result<u64, StoreError> {
+    /// Whether one of these users belongs to so many groups or more.
+    pub async fn any_in_groups(&self, users: &[UserId], many: u32) -> Result<bool, StoreError> {
         let deadline = Instant::now() + self.read_timeout;
         let groups = self.groups();
-        let count = groups.count_documents(doc! { "members.userId": user.as_str() }).limit(limit);
-        within(deadline, count.max_time(server_limit(self.read_timeout))).await
+        // By the index alone, and no further than that many.
+        let count = |user: &UserId| -> Vec<Document> {
+            vec![
+                doc! { "$match": { "members.userId": user.as_str() } },
+                doc! { "$limit": i64::from(many) },
+                doc! { "$count": "groups" },
+            ]
+        };
+        for users in users.chunks(MAX_USERS) {
+            let mut counts = users.iter().map(count);
+            let Some(mut pipeline) = counts.next() else { break };
+            pipeline.extend(counts.map(|count| doc! { "$unionWith": { "coll": groups.name(), "pipeline": count } }));
+            pipeline.push(doc! { "$match": { "groups": { "$gte": i64::from(many) } } });
+            pipeline.push(doc! { "$limit": 1_i64 });
+            let left = deadline.saturating_duration_since(Instant::now());
+            let query = groups.aggregate(pipeline).max_time(server_limit(left));
+            if within(deadline, async { query.await?.try_next().await }).await?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Stores name and members of a group, if its version is still the one it has here; the stored one is then one higher. False

@@ -3,8 +3,10 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use holdfast_message::ChatId;
-use holdfast_testkit::{Mongo, Proxy, Redis, unique};
+use futures_util::StreamExt;
+use holdfast_message::{ChatId, UserId};
+use holdfast_store::{Group, Member, Role};
+use holdfast_testkit::{Mongo, Proxy, Redis, request, unique};
 use serde_json::{Value, json};
 
 use crate::described::Description;
@@ -99,6 +101,64 @@ async fn a_group_that_has_ended_does_not_come_back_under_the_key_that_made_it() 
         refused(&person.emit("history", json!({ "chatId": chat })).await, "NOT_FOUND", false);
         assert_eq!(person.rest("GET", &group, Value::Null).await.status, 404);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_who_are_added_count_and_a_repeat_adds_none() {
+    let own =
+        [("EVENT_LIMIT", "100"), ("WINDOW_SECONDS", "600"), ("REDIS_BUDGET_MS", "1000"), ("SEND_DEADLINE_MS", "10000")];
+    let gateway = Gateway::start(settings(&own).await).await;
+    let alice = unique("alice");
+    let make = async |members: usize, key: &str| {
+        let headers = [format!("authorization: Bearer {}", gateway.token(&alice)), format!("idempotency-key: {key}")];
+        let members: Vec<_> = (0..members).map(|n| format!("friend{n}")).collect();
+        let body = json!({ "name": "x", "members": members }).to_string();
+        loop {
+            let answer = request(&gateway.url, "POST", "/api/chats", &headers, &body).await.unwrap();
+            if answer.status != 503 {
+                return answer;
+            }
+        }
+    };
+    let first = make(40, "first").await.status;
+    assert!(matches!(first, 200 | 201), "{first}");
+    let mut passed = 1;
+    while make(40, &format!("key {passed}")).await.status != 429 {
+        passed += 1;
+    }
+    assert!(passed <= 2, "{passed} groups of forty");
+    assert_eq!(make(40, "first").await.status, 200, "it adds nobody");
+    let alone = make(0, "alone").await.status;
+    assert!(matches!(alone, 200 | 201), "{alone}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_belongs_to_as_many_groups_as_anybody_may_is_not_named_and_a_repeat_is_answered_all_the_same() {
+    let settings = settings(&[]).await;
+    let gateway = Gateway::start(settings.clone()).await;
+    let (alice, bob) = (unique("alice"), unique("bob"));
+    let new = json!({ "name": "x", "members": [&bob] });
+    let made = ask(&gateway, &alice, "POST", "/api/chats", new.clone(), &["idempotency-key: one"]).await;
+    assert!(matches!(made.status, 200 | 201), "{made:?}");
+    let stored = store(&settings).await;
+    let creates = (0..1000_u128).map(async |n| {
+        let member = Member { user: UserId::parse(&bob).unwrap(), role: Role::Owner, joined_at: 1 };
+        let group = Group {
+            chat: ChatId::parse(&format!("g_00000000-0000-4000-8000-{n:012x}")).unwrap(),
+            name: "x".into(),
+            created_by: member.user.clone(),
+            members: vec![member],
+            created_at: 1,
+            version: 1,
+        };
+        assert!(stored.create_group(&group).await.unwrap());
+    });
+    futures_util::stream::iter(creates).buffer_unordered(16).collect::<Vec<_>>().await;
+    let refused = ask(&gateway, &alice, "POST", "/api/chats", new.clone(), &["idempotency-key: two"]).await;
+    assert_eq!((refused.status, &refused.body["code"]), (400, &json!("VALIDATION")), "{refused:?}");
+    assert!(!refused.body.to_string().contains(&bob), "{refused:?}");
+    let again = ask(&gateway, &alice, "POST", "/api/chats", new, &["idempotency-key: one"]).await;
+    assert_eq!((again.status, &again.body), (200, &made.body));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -43,8 +43,13 @@ async fn a_group_comes_back_whole_and_is_found_by_its_members() {
     assert_eq!(of_bob, [first.chat.clone(), group(2, &[]).chat]);
     assert_eq!(t.store.groups_of(&user("bob"), 1).await.unwrap().len(), 1);
     assert_eq!(t.store.groups_of(&user("eve"), 10).await.unwrap(), []);
-    assert_eq!(t.store.count_groups_of(&user("bob"), 10).await.unwrap(), 2);
-    assert_eq!(t.store.count_groups_of(&user("bob"), 1).await.unwrap(), 1);
+    let others: Vec<_> = (0..250).map(|n| user(&format!("other{n}"))).collect();
+    let everybody = [&others[..], &[user("alice"), user("bob")]].concat();
+    for (users, many, any) in
+        [(&others, 1, false), (&everybody, 1, true), (&everybody, 2, true), (&everybody, 3, false), (&vec![], 1, false)]
+    {
+        assert_eq!(t.store.any_in_groups(users, many).await.unwrap(), any, "{} users in {many}", users.len());
+    }
     let plan = doc! { "explain": { "find": "groups", "filter": { "members.userId": "bob" } } };
     let plan = t.db.run_command(plan).await.unwrap().to_string();
     assert!(plan.contains("members.userId_1") && !plan.contains("COLLSCAN"), "{plan}");

@@ -54,6 +54,12 @@ async fn each_event_but_a_send_is_limited_by_its_name_over_all_gateways() {
     let path = format!("/api/chat/messages/{bob}");
     let answer = request(&gateways[0].url, "GET", &path, &[bearer], "").await.unwrap();
     assert_eq!((answer.status, &answer.body["code"]), (429, &json!("RATE_LIMITED")), "{answer:?}");
+    // And not with the other requests besides.
+    let bearer = [format!("authorization: Bearer {}", gateways[0].token(&unique("dora")))];
+    for (path, status) in [(&path, 200), (&path, 200), (&"/api/presence".to_owned(), 400), (&path, 429)] {
+        let answer = request(&gateways[0].url, "GET", path, &bearer, "").await.unwrap();
+        assert_eq!(answer.status, status, "{path}: {answer:?}");
+    }
     assert!(answer.header("retry-after").is_some_and(|seconds| seconds.parse::<u64>().unwrap() > 30), "{answer:?}");
     // Other requests count together, whatever they ask for.
     let mut routes = 0;

@@ -37,7 +37,10 @@ async fn many_at_once_pass_together_or_not_at_all() {
     let local = LocalLimiter::new(limit, 10, Instant::now());
     let (alice, bob) = (user(), user());
     let limited = |decision: &Decision| matches!(decision, Decision::Limited { .. });
-    for (who, counts) in [(&alice, [(4, false), (7, true), (6, false), (1, true)]), (&bob, [(99, false), (1, true), (99, true), (1, true)])] {
+    for (who, counts) in [
+        (&alice, [(4, false), (7, true), (6, false), (1, true)]),
+        (&bob, [(99, false), (1, true), (99, true), (1, true)]),
+    ] {
         for (count, refused) in counts {
             let decision = shared.check_many(Kind::Message, count, &[who], BUDGET).await.pop().unwrap().unwrap();
             assert_eq!(limited(&decision), refused, "{count}");

@@ -267,9 +267,8 @@ async fn who_joins_and_who_goes_is_known_on_another_gateway_at_once() {
 async fn a_change_is_told_though_whoever_made_it_hangs_up_in_the_middle() {
     let mongo = Mongo::start().await.unwrap();
     let line = Proxy::start(mongo.port()).await.unwrap();
-    // The store's answers take their time, and the breaker takes no offence.
-    let own = [("MONGO_URL", mongo.url_at(line.port())), ("MONGO_CB_RECOVERY_TIMEOUT", "100".to_owned())];
-    let settings = settings(&own.each_ref().map(|(name, value)| (*name, value.as_str()))).await;
+    let url = mongo.url_at(line.port());
+    let settings = settings(&[("MONGO_URL", url.as_str()), ("MONGO_CB_RECOVERY_TIMEOUT", "500")]).await;
     let gateway = Gateway::start(settings.clone()).await;
     until("the store is reached", async || gateway.health("/dependencies/mongodb/up").await == true).await;
     let stored = store(&with(&settings, "MONGO_URL", &mongo.url())).await;
@@ -281,7 +280,8 @@ async fn a_change_is_told_though_whoever_made_it_hangs_up_in_the_middle() {
 
     line.latency(Duration::from_millis(700));
     let leave = bob.rest("DELETE", &format!("/api/chats/{chat}/members/{}", bob.name), Value::Null);
-    let gone = until("bob has left", async || stored.rosters(&[id.clone()]).await.unwrap()[&id].len() == 1);
+    let alone = async || stored.rosters(std::slice::from_ref(&id)).await.unwrap()[&id].len() == 1;
+    let gone = until("bob has left", alone);
     // The group has changed, and the gateway does not know it yet.
     tokio::select! {
         biased;

@@ -98,7 +98,8 @@ async fn without_the_cache_a_limit_of_the_same_size_stands_in() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_send_counts_once_whether_it_is_permitted_or_not() {
-    let own = [("MESSAGE_LIMIT", "5"), ("WINDOW_SECONDS", "600"), ("REDIS_BUDGET_MS", "1000"), ("SEND_DEADLINE_MS", "10000")];
+    let own =
+        [("MESSAGE_LIMIT", "5"), ("WINDOW_SECONDS", "600"), ("REDIS_BUDGET_MS", "1000"), ("SEND_DEADLINE_MS", "10000")];
     let gateway = Gateway::start(settings(&own).await).await;
     let nowhere = |n: usize| json!({ "chatId": format!("g_00000000-0000-4000-8000-00000000000{n}"), "content": "x" });
     let somewhere = |_: usize| json!({ "friendId": unique("friend"), "content": "x" });
@@ -197,7 +198,8 @@ async fn a_connection_that_leaves_and_comes_in_again_without_end_is_let_in_as_of
     let opened = text(&request(&gateway.url, "GET", open, &[], "").await.unwrap());
     let sid = opened.split('"').nth(3).unwrap();
     let path = format!("{open}&sid={sid}");
-    let say = async |packet: &str| assert_eq!(request(&gateway.url, "POST", &path, &[], packet).await.unwrap().status, 200);
+    let say =
+        async |packet: &str| assert_eq!(request(&gateway.url, "POST", &path, &[], packet).await.unwrap().status, 200);
     let enter = format!("40{}", json!({ "token": gateway.token(&unique("alice")) }));
     let mut entered = 0;
     // Faster than once a second.

@@ -87,8 +87,7 @@ async fn how_far_one_has_read_is_not_told_across_a_block() {
         person.hears_of(&group).await;
     }
     let chat = format!("{}:{}", alice.name, bob.name);
-    let [from_alice, from_bob] = [&alice, &bob].map(async |person| person.send(&chat, "hello").await);
-    let (from_alice, from_bob) = (from_alice.await, from_bob.await);
+    let (from_alice, from_bob) = (alice.send(&chat, "hello").await, bob.send(&chat, "hello").await);
     let last = bob.send(&chat, "and again").await;
     let read = async |person: &Person<'_>, message: &Value| {
         let request = json!({ "chatId": chat, "upTo": message["messageId"] });

@@ -75,8 +75,9 @@ async fn typing_is_told_once_in_a_while_and_ends_by_a_word_a_message_silence_or_
     // The last word is followed by silence.
     all(&[true, false]).await;
     say(&writer, to_bob, true).await;
+    all(&[true]).await;
     writer.kill();
-    all(&[true, false]).await;
+    all(&[false]).await;
     for events in [&mut own, &mut other] {
         assert!(events.arrived().iter().all(|event| event.name != "typing"), "one's own devices are not told");
     }

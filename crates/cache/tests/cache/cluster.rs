@@ -54,7 +54,8 @@ async fn lists_on_all_masters_are_written_read_resumed_and_repaired_in_batches()
         assert_eq!(numbers(page.as_ref().unwrap()), [1, 2, 3]);
     }
     for resumed in list.resume_batch(&origins, BUDGET).await {
-        let missed: Vec<_> = resumed.unwrap().missed.unwrap().iter().map(|(_, message)| number_of(message)).collect();
+        let resumed = resumed.unwrap().unwrap();
+        let missed: Vec<_> = resumed.missed.unwrap().iter().map(|(_, message)| number_of(message)).collect();
         assert_eq!(missed, [2, 3]);
     }
     let taken_back: Vec<_> = sent.iter().map(|sent| (&sent[2], Attempt(7))).collect();

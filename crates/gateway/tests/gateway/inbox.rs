@@ -6,11 +6,11 @@ use futures_util::future::join_all;
 use holdfast_bench::client::Client;
 use holdfast_message::{ChatId, UserId};
 use holdfast_store::{Store, StoreSettings};
-use holdfast_testkit::{Mongo, Proxy, request, unique};
+use holdfast_testkit::{Mongo, Proxy, Redis, request, unique};
 use serde_json::{Value, json};
 
 use crate::described::Description;
-use crate::support::{Gateway, send, settings, until};
+use crate::support::{Gateway, send, settings, store, until};
 
 /// A cache that is slow, on a busy machine, is no cache that is away.
 const PATIENT: [(&str, &str); 2] = [("REDIS_BUDGET_MS", "1000"), ("SEND_DEADLINE_MS", "10000")];
@@ -127,6 +127,39 @@ async fn while_the_store_is_away_what_is_cached_is_answered_and_the_rest_refused
         read["ok"] == true && read["unread"] == 0
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_whose_listing_was_not_answered_in_time_is_counted_and_its_chat_known() {
+    let redis = Redis::cache().await.unwrap();
+    let line = Proxy::start(redis.port()).await.unwrap();
+    let url = redis.url_at(line.port());
+    // What is cached stays so for longer than the test takes.
+    let own = [("REDIS_URL", url.as_str()), ("CACHE_UNREAD_TTL", "600"), ("CACHE_CONVLIST_TTL", "600")];
+    let settings = settings(&[&own[..], &PATIENT].concat()).await;
+    let gateway = Gateway::start(settings.clone()).await;
+    let (alice, bob) = (unique("alice"), unique("bob"));
+    let (of_alice, _) = gateway.connect(&alice).await;
+    // Bob has no device: nothing asks for him but the test.
+    let token = [format!("authorization: Bearer {}", gateway.token(&bob))];
+    let total = async || {
+        let answer = request(&gateway.url, "GET", "/api/chat/unread", &token, "").await.unwrap();
+        answer.body["total"].as_u64()
+    };
+    until("nothing is unread, which is cached", async || total().await == Some(0)).await;
+    line.drop_answers();
+    send(&of_alice, &bob, "first").await;
+    line.heal().await.unwrap();
+    until("the first is counted", async || total().await == Some(1)).await;
+    let (store, bob_id) = (store(&settings).await, UserId::parse(&bob).unwrap());
+    until("the store knows the chat", async || {
+        store.conversations(&bob_id, None, 10).await.is_ok_and(|chats| chats.len() == 1)
+    })
+    .await;
+    line.drop_answers();
+    send(&of_alice, &bob, "second").await;
+    line.heal().await.unwrap();
+    until("the second is counted", async || total().await == Some(2)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

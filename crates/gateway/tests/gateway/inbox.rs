@@ -8,9 +8,12 @@ use holdfast_message::{ChatId, UserId};
 use holdfast_store::{Store, StoreSettings};
 use holdfast_testkit::{Mongo, Proxy, Redis, request, unique};
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 
 use crate::described::Description;
-use crate::support::{Gateway, send, settings, store, until};
+use crate::people::{Person, SOON, refused};
+use crate::support::{Gateway, send, settings, store, until, with};
 
 /// A cache that is slow, on a busy machine, is no cache that is away.
 const PATIENT: [(&str, &str); 2] = [("REDIS_BUDGET_MS", "1000"), ("SEND_DEADLINE_MS", "10000")];
@@ -160,6 +163,78 @@ async fn a_message_whose_listing_was_not_answered_in_time_is_counted_and_its_cha
     send(&of_alice, &bob, "second").await;
     line.heal().await.unwrap();
     until("the second is counted", async || total().await == Some(2)).await;
+}
+
+/// A gateway whose store is behind a line that can fail, what is stored, and a message from alice that bob may read.
+struct Reading {
+    mongo: Mongo,
+    line: Proxy,
+    settings: Vec<(String, String)>,
+    gateway: Gateway,
+}
+
+impl Reading {
+    async fn start() -> Self {
+        let mongo = Mongo::start().await.unwrap();
+        let line = Proxy::start(mongo.port()).await.unwrap();
+        let url = mongo.url_at(line.port());
+        let own = [("MONGO_URL", url.as_str()), ("MONGO_CB_RECOVERY_TIMEOUT", "500")];
+        let settings = settings(&[&own[..], &PATIENT].concat()).await;
+        let gateway = Gateway::start(settings.clone()).await;
+        Self { mongo, line, settings, gateway }
+    }
+
+    /// Whether the store, asked directly, knows that the user has read something of the chat.
+    async fn is_stored(&self, user: &str, chat: &str) -> bool {
+        let store = store(&with(&self.settings, "MONGO_URL", &self.mongo.url())).await;
+        let (user, chat) = (UserId::parse(user).unwrap(), ChatId::parse(chat).unwrap());
+        store.read_states(&user, &[chat]).await.is_ok_and(|states| !states.is_empty())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reading_that_was_stored_but_not_answered_is_told_when_it_is_repeated() {
+    let reading = Reading::start().await;
+    let mut alice = Person::at(&reading.gateway, "alice").await;
+    let bob = Person::at(&reading.gateway, "bob").await;
+    let (chat, sent) = (format!("{}:{}", alice.name, bob.name), send(&alice.client, &bob.name, "hello").await);
+    let request = json!({ "chatId": chat, "upTo": sent["messageId"] });
+    until("stored as read", async || {
+        reading.line.drop_answers();
+        refused(&bob.emit("markRead", request.clone()).await, "UNAVAILABLE", true);
+        // If it went no further than opening a connection, which needs answers, then once more.
+        reading.line.heal().await.unwrap();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        reading.is_stored(&bob.name, &chat).await
+    })
+    .await;
+    until("read", async || bob.emit("markRead", request.clone()).await["ok"] == true).await;
+    let told = alice.events.next_named("messagesRead", SOON).await;
+    assert_eq!(told, Some(json!({ "chatId": chat, "userId": bob.name, "upTo": sent["messageId"] })));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reading_is_told_although_its_reader_hangs_up() {
+    let reading = Reading::start().await;
+    let mut alice = Person::at(&reading.gateway, "alice").await;
+    let bob = unique("bob");
+    let sent = send(&alice.client, &bob, "hello").await;
+    let (body, token) = (json!({ "upTo": sent["messageId"] }).to_string(), reading.gateway.token(&bob));
+    let request = format!(
+        "PUT /api/chat/messages/{}/read HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {token}\r\n\
+         content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        alice.name,
+        body.len()
+    );
+    reading.line.latency(Duration::from_millis(700));
+    until("heard", async || {
+        let mut line = TcpStream::connect(reading.gateway.url.trim_start_matches("http://")).await.unwrap();
+        line.write_all(request.as_bytes()).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        drop(line);
+        alice.events.next_named("messagesRead", Duration::from_secs(5)).await.is_some()
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -297,6 +297,33 @@ proptest! {
 }
 
 #[tokio::test]
+async fn a_new_epoch_drops_what_is_known_and_no_arrival_that_is_told_with_it() {
+    let inboxes = Inboxes::new(connect(&cache_url().await), Keys::default(), InboxLife::default());
+    let me = user();
+    let [old, first] = [(); 2].map(|()| ChatId::direct(&me, &user()).unwrap());
+    let at = |epoch: &str, seq| Position { epoch: epoch.into(), seq };
+    let counted = |chat: &ChatId, at: Position| CountedChat {
+        chat: chat.clone(),
+        count: Count { unread: 1, at: Some(at) },
+        last_timestamp: 1000,
+        live: true,
+    };
+    let counting = inboxes.begin(&me, BUDGET).await.unwrap().unwrap();
+    let known = [counted(&old, at("before", 7))];
+    assert_eq!(inboxes.commit(&me, &counting, &known, false, BUDGET).await.unwrap(), Committed::Done);
+    let arrival = |chat: &ChatId, at| Arrival { chat: chat.clone(), timestamp: 2000, unread: Some(at) };
+    let told = vec![arrival(&old, at("after", 1)), arrival(&first, at("first", 1))];
+    inboxes.arrived(&[(me.clone(), told)], BUDGET).await.unwrap();
+    assert!(inboxes.unread(&me, BUDGET).await.unwrap().is_none(), "positions of two epochs can't be compared");
+    // Whoever counts next learns of the chats, which the store may not know yet.
+    let counting = inboxes.begin(&me, BUDGET).await.unwrap().unwrap();
+    match inboxes.commit(&me, &counting, &[], false, BUDGET).await.unwrap() {
+        Committed::Unknown(chats) => assert!(chats.contains(&old) && chats.contains(&first), "{chats:?}"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
 async fn a_list_is_read_page_by_page_in_one_order_and_pages_meet() {
     let inboxes = Inboxes::new(connect(&cache_url().await), Keys::default(), InboxLife::default());
     let me = user();

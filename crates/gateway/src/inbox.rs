@@ -131,7 +131,7 @@ impl Inbox {
     /// Drops what is cached of these users: what they see has changed otherwise than by a message or a reading.
     pub async fn forget(&self, users: &[UserId]) {
         for users in users.chunks(arrivals::USERS_AT_ONCE) {
-            self.cache(self.parts.cached.forget(users, BUDGET)).await;
+            self.cache_batch(self.parts.cached.forget(users, BUDGET)).await;
         }
     }
 

@@ -265,7 +265,7 @@ impl Inbox {
         }
         let (inbox, user) = (self.clone(), user.clone());
         tokio::spawn(async move {
-            inbox.cache(inbox.parts.cached.arrived(&[(user, moved)], BUDGET)).await;
+            inbox.cache_batch(inbox.parts.cached.arrived(&[(user, moved)], BUDGET)).await;
             if !late.is_empty() {
                 // An error is logged where it was met; the next reader tries again.
                 let _ = inbox.parts.store.ask(async |store| store.touch_conversations(&late).await).await;

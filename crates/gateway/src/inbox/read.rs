@@ -1,15 +1,17 @@
 //! `markRead`: moves a watermark, forward only.
 //!
 //! Takes a message that its reader saw; answers how much of the chat is unread once the watermark is durable. A message before it
-//! changes nothing. The other members are told how far one has read, and one's own devices what is left: as often as one says so, for
-//! whoever repeats it may not have been answered, nor the others told.
+//! changes nothing. The other members are told how far one has read ([`receipts`]), and one's own devices what is left: as often as one
+//! says so, for whoever repeats it may not have been answered, nor the others told.
+
+use std::sync::Arc;
 
 use holdfast_cache::keys::Channel;
 use holdfast_message::{ChatId, MessageId, UserId};
 use holdfast_store::unread::MAX_UNREAD;
 use serde_json::json;
 
-use super::{ATTEMPTS, BUDGET, Inbox, Unread, unavailable};
+use super::{ATTEMPTS, BUDGET, Inbox, Unread, receipts, unavailable};
 use crate::error::{Code, Refusal};
 use crate::live::LiveEvent;
 
@@ -35,9 +37,8 @@ impl Inbox {
         let place = self.parts.history.find(chat, up_to).await?;
         let state = self.parts.store.ask(async |store| store.mark_read(user, chat, place).await).await;
         let reached = state.map_err(unavailable)?.up_to;
-        if reached == place {
-            let payload = json!({ "chatId": chat.as_str(), "userId": user.as_str(), "upTo": reached.id });
-            self.parts.live.tell(Channel::audience(chat), Some(user), LiveEvent::MessagesRead, &payload);
+        if reached == place && self.is_seen(chat).await {
+            self.parts.receipts.read(user, chat, reached);
         }
         let left = self.recount(user, chat).await?;
         if reached == place {
@@ -45,6 +46,12 @@ impl Inbox {
             self.parts.live.tell([Channel::User(user.clone())], None, LiveEvent::UnreadCount, &payload);
         }
         Ok(left.count)
+    }
+
+    /// Whether the other members are told who reads a chat: in groups only if they are few, and known.
+    async fn is_seen(&self, chat: &ChatId) -> bool {
+        let few = |members: Arc<[UserId]>| members.len() <= receipts::MAX_MEMBERS;
+        !chat.is_group() || self.parts.membership.of(chat).await.is_ok_and(few)
     }
 
     /// Brings what is cached up to a watermark that has moved.

@@ -238,6 +238,26 @@ async fn a_reading_is_told_although_its_reader_hangs_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_reading_is_told_in_small_groups_only() {
+    let gateway = Gateway::start(settings(&PATIENT).await).await;
+    let (reader, mut other) = (Person::at(&gateway, "reader").await, Person::at(&gateway, "other").await);
+    let many: Vec<_> = (0..99).map(|number| format!("{}.{number}", reader.name)).collect();
+    let few: Vec<_> = [other.name.as_str()].into_iter().chain(many[..98].iter().map(String::as_str)).collect();
+    let (small, large) = (reader.group(&few).await, reader.group(&[&few[..], &[&*many[98]]].concat()).await);
+    // Live events of one gateway keep their order.
+    for (chat, told) in [(&large, false), (&small, true)] {
+        let sent = other.send(chat, "hello").await;
+        let request = json!({ "chatId": chat, "upTo": sent["messageId"] });
+        until("read", async || reader.emit("markRead", request.clone()).await["ok"] == true).await;
+        if told {
+            let heard = other.events.next_named("messagesRead", SOON).await;
+            let expected = json!({ "chatId": chat, "userId": reader.name, "upTo": sent["messageId"] });
+            assert_eq!(heard, Some(expected));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_asked_wrongly_is_refused_and_says_why() {
     let gateway = Gateway::start(settings(&PATIENT).await).await;
     let (alice, bob) = (unique("alice"), unique("bob"));

@@ -10,10 +10,11 @@ use holdfast_testkit::{Mongo, Proxy, Redis, request, unique};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
 
 use crate::described::Description;
 use crate::people::{Person, SOON, refused};
-use crate::support::{Gateway, send, settings, store, until, with};
+use crate::support::{Gateway, message, send, settings, store, until, with};
 
 /// A cache that is slow, on a busy machine, is no cache that is away.
 const PATIENT: [(&str, &str); 2] = [("REDIS_BUDGET_MS", "1000"), ("SEND_DEADLINE_MS", "10000")];
@@ -163,6 +164,45 @@ async fn a_message_whose_listing_was_not_answered_in_time_is_counted_and_its_cha
     send(&of_alice, &bob, "second").await;
     line.heal().await.unwrap();
     until("the second is counted", async || total().await == Some(2)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chat_that_is_written_to_all_the_while_that_it_is_counted_is_counted_right() {
+    let Reading { mongo, line, settings, .. } = Reading::start().await;
+    let settings = with(&settings, "CACHE_UNREAD_TTL", "600");
+    let gateway = Gateway::start(settings.clone()).await;
+    let stored = store(&with(&settings, "MONGO_URL", &mongo.url())).await;
+    let (alice, bob) = (unique("alice"), unique("bob"));
+    let (of_alice, _) = gateway.connect(&alice).await;
+    send(&of_alice, &bob, "hello").await;
+    let reader = UserId::parse(&bob).unwrap();
+    until("the store knows the chat", async || {
+        stored.conversations(&reader, None, 10).await.is_ok_and(|chats| chats.len() == 1)
+    })
+    .await;
+    line.latency(Duration::from_millis(150));
+    let token = [format!("authorization: Bearer {}", gateway.token(&bob))];
+    // Bob has no device: nothing counts for him but this.
+    let total = async || {
+        let answer = request(&gateway.url, "GET", "/api/chat/unread", &token, "").await.unwrap();
+        answer.body["total"].as_u64()
+    };
+    // What is listed is stored a moment later, while the count goes on.
+    let (mut sent, stop) = (1, CancellationToken::new());
+    let write = async {
+        while !stop.is_cancelled() {
+            let answered = send(&of_alice, &bob, "and more").await;
+            stored.insert(&[message(&answered)]).await.unwrap();
+            sent += 1;
+        }
+    };
+    let count = async {
+        until("counted", async || total().await.is_some()).await;
+        stop.cancel();
+    };
+    tokio::join!(write, count);
+    line.latency(Duration::ZERO);
+    until("all are counted once", async || total().await == Some(sent)).await;
 }
 
 /// A gateway whose store is behind a line that can fail, what is stored, and a message from alice that bob may read.

@@ -164,6 +164,14 @@ async fn a_message_whose_listing_was_not_answered_in_time_is_counted_and_its_cha
     send(&of_alice, &bob, "second").await;
     line.heal().await.unwrap();
     until("the second is counted", async || total().await == Some(2)).await;
+
+    let online = async || {
+        let answer = request(&gateway.url, "GET", "/api/chat/conversations", &token, "").await.unwrap();
+        answer.body.pointer("/conversations/0/online").cloned()
+    };
+    until("alice is there", async || online().await == Some(json!([alice]))).await;
+    line.cut().await;
+    until("nobody knows who is online", async || online().await == Some(Value::Null)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -63,6 +63,8 @@ const MAX_HELD: usize = 1000;
 /// How often, and how many times, a socket with a full buffer is asked to close: for the heartbeat's 45 seconds.
 const DISCONNECT_AGAIN: Duration = Duration::from_millis(250);
 const DISCONNECT_ATTEMPTS: u32 = 180;
+/// Users of whom one is picked.
+const ANY_OF: usize = 64;
 
 /// While it lives, a socket's events wait behind an answer.
 pub struct Holding {
@@ -199,6 +201,16 @@ impl Sockets {
             sockets.collect::<Vec<_>>()
         };
         self.users.iter().flat_map(of_user).collect()
+    }
+
+    /// Some socket here, another one each time, and whose it is.
+    pub fn any(&self) -> Option<(UserId, Sid)> {
+        let nth = fastrand::usize(..self.users.len().clamp(1, ANY_OF));
+        let of_user = |entry: RefMulti<'_, UserId, Vec<Arc<Connected>>>| {
+            let connected = fastrand::choice(entry.value().iter())?;
+            Some((entry.key().clone(), connected.socket.id))
+        };
+        self.users.iter().nth(nth).and_then(of_user)
     }
 
     /// Closes every socket that the user has here now. One whose buffer is full takes the news as soon as there is room, and is

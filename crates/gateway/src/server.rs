@@ -35,6 +35,7 @@ use crate::groups::Groups;
 use crate::health::{Breakers, GatewayHealth, Probed};
 use crate::history::{History, Sources};
 use crate::inbox::arrivals::{Arrivals, Told};
+use crate::inbox::receipts::Receipts;
 use crate::inbox::tell::Counters;
 use crate::inbox::{Inbox, Parts};
 use crate::kept::Kept;
@@ -196,6 +197,7 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
     let lookup = Lookup::new(&aside, stored.clone(), history.clone(), admission.clone(), own.message_cache_ttl.0);
     let life = InboxLife { unread: own.unread_ttl.0, list: own.conversations_ttl.0 };
     let inboxes = Inboxes::new(cache.clone(), keys.clone(), life);
+    let receipts = Receipts::new(live.clone(), metrics.clone());
     let inbox = Inbox::new(Parts {
         cached: inboxes.clone(),
         recent: recent.clone(),
@@ -206,6 +208,7 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
         relations: relations.clone(),
         presence: presence.clone(),
         live: live.clone(),
+        receipts: receipts.clone(),
         metrics: metrics.clone(),
     });
     let told =
@@ -266,6 +269,7 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
     beside.run("sockets", sockets.clone().look_after(ended.clone()));
     beside.run("live", outbox.run(cache_breaker.clone(), own.redis_budget.0, ended.clone()));
     beside.run("arrivals", told_of.run(told, ended.clone()));
+    beside.run("receipts", receipts.run(ended.clone()));
     beside.run("counters", counters.run(inbox, ended.clone()));
     beside.run("presence", keeper.run(layout.cache_presence_ttl.0, ended.clone()));
     beside.run("presence events", teller.run(ended.clone()));

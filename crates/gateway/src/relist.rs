@@ -13,6 +13,7 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use holdfast_cache::event::Position;
 use holdfast_cache::recent::{Added, Attempt, RecentList, TakenBack};
 use holdfast_cache::{Breaker, CacheError, Connection};
 use holdfast_message::{ChatId, Message};
@@ -50,6 +51,8 @@ struct Call {
     message: Arc<Message>,
     /// The attempt that is to be taken back; none: an addition.
     take_back: Option<Attempt>,
+    /// Whether what users see of their chats has heard of the message if it is listed already.
+    told: bool,
     /// When it failed last.
     failed_at: Option<Instant>,
 }
@@ -77,6 +80,26 @@ struct Waiting {
     under_way: Vec<Call>,
 }
 
+impl Lists {
+    /// Tells what users see of their chats of an addition, unless that was done when the message was listed.
+    fn listed(&self, call: &Call, added: Added) {
+        let position = match added {
+            Added::New(position) => Some(position),
+            Added::Own(_) | Added::Repeat { .. } if call.told => return,
+            Added::Own(position) => Some(position),
+            Added::Repeat { epoch, seq, .. } => seq.map(|seq| Position { epoch, seq }),
+        };
+        self.arrivals.changed(&call.message.chat);
+        if let Some(position) = position {
+            if position.seq == 1 {
+                // Nobody else may know of the chat.
+                self.arrivals.arrived(&call.message, &position);
+            }
+            self.arrivals.durable(&call.message, &position);
+        }
+    }
+}
+
 /// The queue of calls. Cheap to clone.
 #[derive(Clone)]
 pub struct Relist {
@@ -91,14 +114,20 @@ impl Relist {
         Self { waiting: Arc::default(), arrived: Arc::default(), metrics }
     }
 
-    /// The list is to take this message, which is durable, if it has not; and no attempt is to take it back any more.
+    /// The list is to take this message, which is durable, if it has not: its first call may have been applied although it was not
+    /// answered. No attempt is to take it back any more.
     pub fn add(&self, message: Arc<Message>) {
-        self.push(Call { message, take_back: None, failed_at: None });
+        self.push(Call { message, take_back: None, told: false, failed_at: None });
+    }
+
+    /// As [`Relist::add`], of a message that another attempt had listed, and told of.
+    pub fn keep(&self, message: Arc<Message>) {
+        self.push(Call { message, take_back: None, told: true, failed_at: None });
     }
 
     /// What this attempt has listed, if anything, is to become a tombstone.
     pub fn take_back(&self, message: Arc<Message>, attempt: Attempt) {
-        self.push(Call { message, take_back: Some(attempt), failed_at: None });
+        self.push(Call { message, take_back: Some(attempt), told: true, failed_at: None });
     }
 
     /// Works the queue off until the token is cancelled.
@@ -183,18 +212,7 @@ impl Relist {
             results.into_iter().map(|done| done.map(drop)).collect()
         } else {
             let added = lists.add.add_batch(&attempts, BUDGET).await;
-            let tell = |(added, call): (Added, &Call)| match added {
-                Added::New(position) => {
-                    lists.arrivals.changed(&call.message.chat);
-                    if position.seq == 1 {
-                        // Nobody else may know of the chat.
-                        lists.arrivals.arrived(&call.message, &position);
-                    }
-                    lists.arrivals.durable(&call.message, &position);
-                }
-                Added::Own(_) | Added::Repeat { .. } => {}
-            };
-            added.into_iter().zip(&calls).map(|(added, call)| added.map(|added| tell((added, call)))).collect()
+            added.into_iter().zip(&calls).map(|(added, call)| added.map(|added| lists.listed(call, added))).collect()
         };
         let (mut failure, mut failed): (Option<CacheError>, _) = (None, Vec::new());
         let now = Instant::now();
@@ -203,7 +221,9 @@ impl Relist {
                 Ok(()) => {}
                 // What is not taken back stays listed: that is tried for ever.
                 Err(error) if error.is_transient() || call.take_back.is_some() => {
-                    failed.push(Call { failed_at: Some(now), ..call });
+                    // If this very call was applied, the next one finds the message listed, and nobody has told of it.
+                    let told = call.told && !error.maybe_applied();
+                    failed.push(Call { told, failed_at: Some(now), ..call });
                     failure = failure.filter(CacheError::is_unavailable).or(Some(error));
                 }
                 Err(error) => {

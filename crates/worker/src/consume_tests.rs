@@ -48,7 +48,7 @@ fn desk() -> (MockCluster<'static, DefaultProducerContext>, Loop<Nowhere>) {
         flusher: Flusher::new(1, Duration::ZERO, LONE_REFUSAL),
         letters: DeadLetters::new(None),
         healer: Healer::start(Arc::new(Nowhere), Arc::clone(&state), metrics.clone(), CancellationToken::new()),
-        conversations: Conversations::start(Arc::new(Nowhere), metrics.clone()),
+        conversations: Conversations::start(Arc::new(Nowhere), metrics.clone()).0,
         metrics,
         state,
         stop: CancellationToken::new(),

@@ -1,8 +1,8 @@
 //! Groups: made, changed and ended by their members.
 //!
 //! A change is made to what the store has ([`rules`] says what it becomes), and written only if that is still the same; otherwise it
-//! is made anew. Once it is written, this gateway and the others forget what they knew, move the sockets that it concerns, and tell
-//! clients `chatUpdated` ([`crate::rooms`]).
+//! is made anew. Once it is written, every gateway forgets who belonged to it ([`crate::members`]); then this one and the others move the
+//! sockets that it concerns, and tell clients `chatUpdated` ([`crate::rooms`]).
 
 pub mod rules;
 
@@ -18,10 +18,10 @@ use uuid::Uuid;
 use self::rules::{Outcome, Wish};
 use crate::error::{Code, Refusal};
 use crate::inbox::arrivals::Arrivals;
-use crate::members::{MAX_GROUPS, MAX_MEMBERS, no_such_chat};
+use crate::members::{MAX_GROUPS, MAX_MEMBERS, Membership, no_such_chat};
 use crate::relations::Relations;
 use crate::rooms::Rooms;
-use crate::stored::Stored;
+use crate::stored::{self, Stored};
 
 /// The namespace of the groups whose creation can be repeated.
 const NAMESPACE: Uuid = Uuid::from_u128(0x9d0c_5f5a_37c1_5a44_b2a8_1f6e_0c44_7be3);
@@ -34,6 +34,7 @@ const COUNTS: usize = 16;
 #[derive(Clone)]
 pub struct Groups {
     stored: Stored,
+    membership: Membership,
     relations: Relations,
     rooms: Rooms,
     arrivals: Arrivals,
@@ -41,8 +42,14 @@ pub struct Groups {
 
 impl Groups {
     /// Groups in this store.
-    pub fn new(stored: Stored, relations: Relations, rooms: Rooms, arrivals: Arrivals) -> Self {
-        Self { stored, relations, rooms, arrivals }
+    pub fn new(
+        stored: Stored,
+        membership: Membership,
+        relations: Relations,
+        rooms: Rooms,
+        arrivals: Arrivals,
+    ) -> Self {
+        Self { stored, membership, relations, rooms, arrivals }
     }
 
     /// Makes a group of which `creator` is the owner. With a `key`, every repeat finds the group that the first one made; the
@@ -54,7 +61,18 @@ impl Groups {
         members: &[UserId],
         key: Option<&str>,
     ) -> Result<(Group, bool), Refusal> {
-        let name = rules::name(name)?;
+        let (groups, creator) = (self.clone(), creator.clone());
+        let (name, members, key) = (rules::name(name)?, members.to_vec(), key.map(str::to_owned));
+        stored::to_its_end(async move { groups.made(&creator, name, &members, key.as_deref()).await }).await
+    }
+
+    async fn made(
+        &self,
+        creator: &UserId,
+        name: String,
+        members: &[UserId],
+        key: Option<&str>,
+    ) -> Result<(Group, bool), Refusal> {
         let others: BTreeSet<_> = members.iter().filter(|member| *member != creator).cloned().collect();
         if others.len() >= MAX_MEMBERS {
             let rule = format!("members: a group has at most {MAX_MEMBERS}, its creator included");
@@ -80,12 +98,17 @@ impl Groups {
             created_at: now,
             version: 1,
         };
-        if !self.write(async |store| store.create_group(&group).await).await? {
+        let made = self.write(async |store| store.create_group(&group).await).await;
+        if made.is_err() {
+            // It may be made, or be yet.
+            self.membership.forget(&group.chat).await;
+        }
+        if !made? {
             let known = self.get(creator, &group.chat).await;
             return known.map(|group| (group, false));
         }
         let joined = group.members.iter().map(|member| member.user.clone()).collect();
-        self.changed(&group, joined, Vec::new()).await;
+        self.tell(&group, joined, Vec::new()).await;
         Ok((group, true))
     }
 
@@ -96,7 +119,12 @@ impl Groups {
     }
 
     /// Does what somebody wishes. Answers the group as it is then, or `None` if it has ended.
-    pub async fn change(&self, actor: &UserId, chat: &ChatId, wish: &Wish) -> Result<Option<Group>, Refusal> {
+    pub async fn change(&self, actor: &UserId, chat: &ChatId, wish: Wish) -> Result<Option<Group>, Refusal> {
+        let (groups, actor, chat) = (self.clone(), actor.clone(), chat.clone());
+        stored::to_its_end(async move { groups.changed(&actor, &chat, &wish).await }).await
+    }
+
+    async fn changed(&self, actor: &UserId, chat: &ChatId, wish: &Wish) -> Result<Option<Group>, Refusal> {
         for _ in 0..ATTEMPTS {
             let group = self.get(actor, chat).await?;
             let outcome = rules::outcome(&group, actor, wish, unix_ms())?;
@@ -122,13 +150,14 @@ impl Groups {
             match written {
                 Ok(true) => {
                     let next = Group { version: group.version + 1, ..next };
-                    self.changed(&next, joined, left).await;
+                    self.tell(&next, joined, left).await;
                     return Ok(Some(next).filter(|next| !next.members.is_empty()));
                 }
                 Ok(false) => {}
                 Err(refusal) => {
                     // It may be written, or be yet: whoever it would concern looks for themselves.
                     let joined = joined.into_iter().chain(left).collect();
+                    self.membership.forget(chat).await;
                     self.rooms.changed(GroupChange { chat: chat.clone(), joined, left: Vec::new() });
                     return Err(refusal);
                 }
@@ -137,8 +166,11 @@ impl Groups {
         Err(Refusal::unavailable("the group is being changed by others; do it again"))
     }
 
-    async fn changed(&self, group: &Group, joined: Vec<UserId>, left: Vec<UserId>) {
+    /// The group has become this.
+    async fn tell(&self, group: &Group, joined: Vec<UserId>, left: Vec<UserId>) {
         let moved = joined.iter().chain(&left).cloned().collect();
+        // First, for whoever is told acts on it.
+        self.membership.changed(&group.chat).await;
         self.rooms.changed(GroupChange { chat: group.chat.clone(), joined, left });
         self.arrivals.moved(moved);
         // Derived; whoever reads conversations mends it.

@@ -1,6 +1,7 @@
 //! Cache-aside on a real Redis. The source is another Redis, so that several processes share it and count its loads together.
 
 mod bounds;
+mod fresh;
 mod one_process;
 mod two_processes;
 
@@ -8,7 +9,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use holdfast_cache::aside::backend::{Backend, LEASE};
-use holdfast_cache::aside::{Answer, Aside, Freshness, Policy, Source};
+use holdfast_cache::aside::{Answer, Aside, Freshness, PATIENCE, Policy, Source};
 use holdfast_cache::client::{Client, ClientSettings};
 use holdfast_cache::keys::Cached;
 use holdfast_cache::{Breaker, BreakerSettings, CacheMetrics, Connection, Keys};
@@ -27,6 +28,8 @@ const POLICY: Policy = Policy {
     negative: Duration::from_secs(60),
     jitter: 0.1,
     memory_bytes: 1 << 20,
+    patience: PATIENCE,
+    unheard: Duration::ZERO,
 };
 
 /// A source whose values, gates and failures lie in a Redis of its own. `batches` counts its loads, `loads:{key}` those of a key.

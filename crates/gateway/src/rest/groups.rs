@@ -116,7 +116,7 @@ async fn rename(
     Payload(body): Payload<GroupPatch>,
 ) -> Result<Json<GroupShape>, Problem> {
     let wish = Wish::Rename(rules::name(&body.name)?);
-    let group = gateway.groups.change(&user, &parse_group(&chat)?, &wish).await?;
+    let group = gateway.groups.change(&user, &parse_group(&chat)?, wish).await?;
     Ok(Json(GroupShape::from(&group.ok_or_else(crate::members::no_such_chat)?)))
 }
 
@@ -127,7 +127,7 @@ async fn rename(
     responses((status = 204, description = "It has ended"), Problems, ProblemsOfChat),
 )]
 async fn end(State(gateway): Shared, User(user): User, Path(chat): Path<String>) -> Result<StatusCode, Problem> {
-    gateway.groups.change(&user, &parse_group(&chat)?, &Wish::Delete).await?;
+    gateway.groups.change(&user, &parse_group(&chat)?, Wish::Delete).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -150,7 +150,7 @@ async fn put_member(
     Payload(body): Payload<MemberBody>,
 ) -> Result<Json<GroupShape>, Problem> {
     let wish = Wish::Put(parse_user("userId", &member)?, body.role.map(Role::from));
-    let group = gateway.groups.change(&user, &parse_group(&chat)?, &wish).await?;
+    let group = gateway.groups.change(&user, &parse_group(&chat)?, wish).await?;
     Ok(Json(GroupShape::from(&group.ok_or_else(crate::members::no_such_chat)?)))
 }
 
@@ -172,7 +172,7 @@ async fn remove_member(
     Path((chat, member)): Path<(String, String)>,
 ) -> Result<StatusCode, Problem> {
     let wish = Wish::Remove(parse_user("userId", &member)?);
-    gateway.groups.change(&user, &parse_group(&chat)?, &wish).await?;
+    gateway.groups.change(&user, &parse_group(&chat)?, wish).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

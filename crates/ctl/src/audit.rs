@@ -1,4 +1,4 @@
-//! The command's log, on standard error: warnings as text, and for every replayed message a line of JSON with the target `audit`.
+//! The command's log, on standard error: warnings as text, and for whatever is replayed, disconnected or forgotten a line of JSON with the target `audit`.
 
 use holdfast_message::{ChatId, MessageId};
 use tracing_subscriber::filter::{LevelFilter, Targets, filter_fn};

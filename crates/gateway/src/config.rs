@@ -120,11 +120,12 @@ holdfast_service::settings! {
         failed_queue_timeout: Millis = "FAILED_QUEUE_TIMEOUT_MS", "1000";
         /// Milliseconds that the cache has to take a step of a send.
         redis_budget: Millis = "REDIS_BUDGET_MS", "50";
-        /// Sends in progress at once; the next one is refused as `UNAVAILABLE`.
+        /// Sends in progress at once, of one sender a tenth at most; the next one is refused as `UNAVAILABLE`.
         max_sends_in_flight: usize = "MAX_SENDS_IN_FLIGHT", "10000";
         /// Messages that a user may send in a window; 0 for no limit.
         message_limit: u32 = "MESSAGE_LIMIT", "0";
-        /// Other events of one name, and other REST requests, that a user may make in a window; 0 for no limit.
+        /// Other events of one name, and other REST requests, that a user may make in a window, and members that they may add to groups; 0
+        /// for no limit.
         event_limit: u32 = "EVENT_LIMIT", "0";
         /// The window of `MESSAGE_LIMIT` and `EVENT_LIMIT`, in seconds.
         window: Seconds = "WINDOW_SECONDS", "10";

@@ -222,7 +222,7 @@ impl Sockets {
         }
     }
 
-    /// Lets a socket's events wait until the guard is released or dropped; `None` if the socket is not (or no more) there.
+    /// Lets a socket's events wait until the guard is dropped; `None` if the socket is not (or no more) there.
     pub fn hold(&self, user: &UserId, socket: Sid) -> Option<Holding> {
         let connected = self.users.get(user)?.iter().find(|connected| connected.socket.id == socket)?.clone();
         connected.held().holders += 1;

@@ -33,6 +33,7 @@ use crate::live::Live;
 use crate::members::Membership;
 use crate::metrics::Metrics;
 use crate::presence::Presence;
+use crate::relations::Relations;
 use crate::stored::Stored;
 
 /// What the cache has for one round trip of a reading, as for a page of history.
@@ -64,6 +65,8 @@ pub struct Parts {
     pub history: History,
     /// Who belongs to which chats.
     pub membership: Membership,
+    /// Who must not be seen by whom.
+    pub relations: Relations,
     /// Who is online.
     pub presence: Presence,
     /// Tells other devices and members.

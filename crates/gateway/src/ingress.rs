@@ -41,7 +41,7 @@ use crate::limit::places::Place;
 use crate::metrics::{Limited, Outcome};
 use crate::pipeline::Answer;
 use crate::presence::PresenceRequest;
-use crate::resume::{Resume, ResumeRequest};
+use crate::resume::{self, Resume, ResumeRequest};
 use crate::typing::TypingRequest;
 
 /// How long a socket's subscription and the reading may take before `resume` recovers nothing.
@@ -145,7 +145,9 @@ pub async fn authenticate(
     handshake: Result<Handshake, ParserError>,
 ) -> Result<(), NotLetIn> {
     let (token, offsets) = handshake.unwrap_or_default().into_parts();
-    let identity = gateway.tokens.verify(&token).and_then(|identity| {
+    // A connection may leave and come in again as often as it likes: each time counts as an event.
+    let measured = ack::measured(&gateway, &socket);
+    let identity = measured.and_then(|()| gateway.tokens.verify(&token)).and_then(|identity| {
         let places = gateway.places(&socket, &identity.user)?;
         socket.extensions.insert(places);
         Ok(identity)
@@ -209,7 +211,10 @@ fn listen(gateway: &Arc<Gateway>, socket: &SocketRef, user: UserId) {
     socket.on(client::RESUME, async move |socket: SocketRef, ack: Ack, TryData(request): TryData<ResumeRequest>| {
         let request = ack.wanted(&on_resume).and_then(|()| Ok((identify(&socket)?, request.map_err(malformed)?)));
         let request = match request {
-            Ok((user, request)) => on_resume.limits.pass(&user, client::RESUME).await.map(|()| (user, request)),
+            Ok((user, request)) => {
+                let within = on_resume.limits.pass_many(&user, client::RESUME, resume::weight(&request.offsets)).await;
+                within.map(|()| (user, request))
+            }
             Err(refusal) => Err(refusal),
         };
         match request {
@@ -285,7 +290,15 @@ pub async fn connected(gateway: Arc<Gateway>, socket: SocketRef) {
         return;
     }
     if let Some(Offsets(offsets)) = socket.extensions.remove::<Offsets>() {
-        let (answer, _holding) = gateway.resume_socket(&user, &socket, &offsets).await;
+        let within = gateway.limits.pass_many(&user, client::RESUME, resume::weight(&offsets)).await;
+        let (answer, _holding) = match within {
+            Ok(()) => gateway.resume_socket(&user, &socket, &offsets).await,
+            // Nobody waits for a refusal: nothing is recovered, and the client reads history.
+            Err(refusal) => {
+                gateway.metrics.refused(refusal.code);
+                (Missed { chats: Resume::nothing(&offsets) }, None)
+            }
+        };
         if socket.emit(server::RESUMED, &answer).is_err() {
             tracing::debug!(%user, "the answer to the handshake's offsets could not be given");
         }

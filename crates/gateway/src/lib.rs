@@ -5,7 +5,7 @@
 //! 1. [`ingress`] (Socket.IO) or [`rest`] takes a send, checks it against the limits of [`holdfast_message::Draft`], and gives it its
 //!    id and its time ([`stamps`]). All of that happens in the order of arrival.
 //! 2. [`pipeline`] takes it from there; [`pipeline::Pipeline::submit`] is the way in.
-//! 3. [`admit`]: permission ([`members`], [`relations`]) and rate limit ([`limit`]). Nobody sees a message that fails them.
+//! 3. [`admit`]: rate limit ([`limit`]) and permission ([`members`], [`relations`]). Nobody sees a message that fails them.
 //! 4. The recent list takes it if absent, gives it its place in the live stream and announces it to the other gateways, in one call
 //!    ([`holdfast_cache::recent`]). Without the cache the journey goes on, and [`relist`] repeats the call later.
 //! 5. [`deliver`]: the sockets of this gateway. [`rooms`] keeps in step which of them hear which groups,

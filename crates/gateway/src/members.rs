@@ -143,19 +143,17 @@ impl Membership {
         })
     }
 
-    /// A group was changed here: forgets everywhere who belonged to it, and has it known at once who does.
-    pub async fn changed(&self, group: &ChatId) {
-        self.forget(group).await;
-        // So that a gateway whose store is slow or away finds it in the cache.
-        if timeout(WITHIN, self.cached.warm(std::slice::from_ref(group))).await.is_err() {
-            tracing::debug!(chat_id = %group, "the members of a group are not known yet");
-        }
-    }
-
-    /// A group may have been changed here: forgets everywhere who belonged to it.
+    /// A group was changed here, or may have been: forgets everywhere who belonged to it.
     pub async fn forget(&self, group: &ChatId) {
         if let Err(error) = self.cached.invalidate(std::slice::from_ref(group)).await {
             tracing::warn!(chat_id = %group, %error, "the invalidation of a group's members waits for the cache");
+        }
+    }
+
+    /// Has it known who belongs to a group now: a gateway whose store is slow or away finds it in the cache.
+    pub async fn learn(&self, group: &ChatId) {
+        if timeout(WITHIN, self.cached.warm(std::slice::from_ref(group))).await.is_err() {
+            tracing::debug!(chat_id = %group, "the members of a group are not known yet");
         }
     }
 

@@ -178,8 +178,8 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
     let rooms = Rooms::new(sockets.clone(), channels.clone(), membership.clone(), metrics.clone());
     let (arrivals, told_of) = Arrivals::new(metrics.clone());
     let counters = Counters::new(sockets.clone());
-    let groups =
-        Groups::new(stored.clone(), membership.clone(), relations.clone(), rooms.clone(), arrivals.clone());
+    let (who, told) = ((membership.clone(), relations.clone()), (rooms.clone(), arrivals.clone()));
+    let groups = Groups::new(stored.clone(), who, limits.clone(), told);
     let group_changes = GroupChanges::new(cache.clone(), keys.clone(), origin);
     let pipeline = Pipeline::start(
         Stages {
@@ -218,6 +218,7 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
         store: stored.clone(),
         history: history.clone(),
         membership: membership.clone(),
+        relations: relations.clone(),
         presence: presence.clone(),
         live: live.clone(),
         metrics: metrics.clone(),

@@ -35,7 +35,7 @@ impl Value for Cleanup {
 holdfast_service::settings! {
     /// What only the worker reads.
     pub struct WorkerSettings {
-        /// The operators' port: metrics and health.
+        /// The operators' address: metrics and health.
         ops_addr: std::net::SocketAddr = "OPS_ADDR", "127.0.0.1:9465";
         /// Messages that make a flush due.
         bulk_threshold: usize = "BULK_THRESHOLD", "1000", development "100";

@@ -1,7 +1,8 @@
 //! `markRead`: moves a watermark, forward only.
 //!
 //! Takes a message that its reader saw; answers how much of the chat is unread once the watermark is durable. A message at or before
-//! it changes nothing. The other members are told how far one has read, and one's own devices what is left.
+//! it changes nothing. The other members are told how far one has read, unless a block stands between two of them, and one's own devices
+//! what is left.
 
 use holdfast_cache::keys::Channel;
 use holdfast_message::{ChatId, MessageId, UserId};
@@ -27,7 +28,7 @@ impl Inbox {
         let place = self.parts.history.find(chat, up_to).await?;
         let state = self.parts.store.ask(async |store| store.mark_read(user, chat, place).await).await;
         let state = state.map_err(unavailable)?;
-        if state.moved {
+        if state.moved && self.is_seen(user, chat).await {
             let payload = json!({ "chatId": chat.as_str(), "userId": user.as_str(), "upTo": state.up_to.id });
             self.parts.live.tell(Channel::audience(chat), Some(user), LiveEvent::MessagesRead, &payload);
         }
@@ -37,6 +38,12 @@ impl Inbox {
             self.parts.live.tell([Channel::User(user.clone())], None, LiveEvent::UnreadCount, &payload);
         }
         Ok(left.count)
+    }
+
+    /// Whether the other members may know what a user does in a chat: not across a block, nor while that can't be told.
+    async fn is_seen(&self, user: &UserId, chat: &ChatId) -> bool {
+        let Some(other) = chat.other(user) else { return true };
+        self.parts.relations.hidden_from(user, &[other]).await.is_ok_and(|hidden| hidden.is_empty())
     }
 
     /// Brings what is cached up to a watermark that has moved.

@@ -69,7 +69,8 @@ struct MemberBody {
 
 /// Make a group.
 ///
-/// You are its owner. Repeat what is refused as retryable with the same `Idempotency-Key`.
+/// You are its owner. Repeat what is refused as retryable with the same `Idempotency-Key`. The key of a group that has ended, or that you
+/// have left, is not free again: 404.
 #[utoipa::path(
     post, path = "/api/chats", operation_id = "createGroup", tag = "groups",
     params(IdempotencyKey), request_body(content = NewGroup, example = json!({ "name": "friends of the sea", "members": ["bob", "carol"] })),
@@ -116,7 +117,7 @@ async fn rename(
     Payload(body): Payload<GroupPatch>,
 ) -> Result<Json<GroupShape>, Problem> {
     let wish = Wish::Rename(rules::name(&body.name)?);
-    let group = gateway.groups.change(&user, &parse_group(&chat)?, wish).await?;
+    let group = gateway.groups.change(&user, &parse_group(&chat)?, &wish).await?;
     Ok(Json(GroupShape::from(&group.ok_or_else(crate::members::no_such_chat)?)))
 }
 
@@ -127,7 +128,7 @@ async fn rename(
     responses((status = 204, description = "It has ended"), Problems, ProblemsOfChat),
 )]
 async fn end(State(gateway): Shared, User(user): User, Path(chat): Path<String>) -> Result<StatusCode, Problem> {
-    gateway.groups.change(&user, &parse_group(&chat)?, Wish::Delete).await?;
+    gateway.groups.change(&user, &parse_group(&chat)?, &Wish::Delete).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -150,7 +151,7 @@ async fn put_member(
     Payload(body): Payload<MemberBody>,
 ) -> Result<Json<GroupShape>, Problem> {
     let wish = Wish::Put(parse_user("userId", &member)?, body.role.map(Role::from));
-    let group = gateway.groups.change(&user, &parse_group(&chat)?, wish).await?;
+    let group = gateway.groups.change(&user, &parse_group(&chat)?, &wish).await?;
     Ok(Json(GroupShape::from(&group.ok_or_else(crate::members::no_such_chat)?)))
 }
 
@@ -172,7 +173,7 @@ async fn remove_member(
     Path((chat, member)): Path<(String, String)>,
 ) -> Result<StatusCode, Problem> {
     let wish = Wish::Remove(parse_user("userId", &member)?);
-    gateway.groups.change(&user, &parse_group(&chat)?, wish).await?;
+    gateway.groups.change(&user, &parse_group(&chat)?, &wish).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

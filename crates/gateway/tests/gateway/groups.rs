@@ -279,7 +279,8 @@ async fn a_change_is_told_though_whoever_made_it_hangs_up_in_the_middle() {
     let id = ChatId::parse(&chat).unwrap();
 
     line.latency(Duration::from_millis(700));
-    let leave = bob.rest("DELETE", &format!("/api/chats/{chat}/members/{}", bob.name), Value::Null);
+    let path = format!("/api/chats/{chat}/members/{}", bob.name);
+    let leave = bob.rest("DELETE", &path, Value::Null);
     let alone = async || stored.rosters(std::slice::from_ref(&id)).await.unwrap()[&id].len() == 1;
     let gone = until("bob has left", alone);
     // The group has changed, and the gateway does not know it yet.

@@ -10,7 +10,6 @@ use anyhow::{Context, Result, anyhow};
 use axum::serve::ListenerExt;
 use holdfast_cache::aside::backend::Backend;
 use holdfast_cache::channels::ChannelSettings;
-use holdfast_cache::failed::FailedQueueSettings;
 use holdfast_cache::groups::GroupChanges;
 use holdfast_cache::inbox::InboxLife;
 use holdfast_cache::presence::{Online, PresenceSettings};
@@ -107,11 +106,7 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
     let recent = RecentList::new(cache.clone(), keys.clone(), sizes, origin);
     // What this one announces comes back to this gateway's own sockets, which were not told directly.
     let healed = RecentList::new(cache.clone(), keys.clone(), sizes, Origin::random());
-    let failed = FailedQueue::new(
-        queue,
-        keys.clone(),
-        FailedQueueSettings { timeout: own.failed_queue_timeout.0, durability: own.failed_queue_durability.0 },
-    );
+    let failed = FailedQueue::new(queue, keys.clone(), own.failed_queue());
     let user_limit = |events| {
         let limit = Limit { events, window: own.window.0 };
         let shared = RateLimiter::new(cache.clone(), keys.clone(), limit).living(layout.cache_rate_limit_ttl.0);

@@ -1,6 +1,6 @@
 use std::time::{Duration, Instant};
 
-use holdfast_kafka::{ConsumerSettings, Event, GroupConsumer, KafkaSettings, Polled, Publisher, RecordView};
+use holdfast_kafka::{ConsumerSettings, Event, GroupConsumer, KafkaSettings, Polled, Publisher, RecordView, Trouble};
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
 use crate::cluster;
@@ -207,4 +207,21 @@ async fn a_paused_partition_gives_nothing_while_others_do_and_goes_on_where_it_s
     cluster.broker_up(1).unwrap();
     let rest = take(&consumer, 99 - seen as usize);
     assert_eq!(rest, (seen + 1..100).map(|offset| (paused, offset)).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn what_is_refused_is_told_with_the_partition_that_it_concerns() {
+    let (cluster, settings) = cluster(1);
+    let told = |polled: Polled<'_>| match polled {
+        Polled::Event(Event::Trouble { kind, partition }) => Some((kind, partition)),
+        _ => None,
+    };
+    cluster.request_errors(RDKafkaApiKey::JoinGroup, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED]);
+    let mut consumer = join(&settings);
+    assert_eq!(until(&consumer, told), (Trouble::GroupAuthorization, None));
+    cluster.request_errors(RDKafkaApiKey::Fetch, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED; 2]);
+    assert_eq!(assigned(&mut consumer), [0], "it is tried again");
+    assert_eq!(until(&consumer, told), (Trouble::TopicAuthorization, Some(0)));
+    publish(&settings, 1, 1).await;
+    until(&consumer, |polled| matches!(polled, Polled::Record(_)).then_some(()));
 }

@@ -106,7 +106,7 @@ impl<S: Source> Wait<S> {
     /// Waits for what a flight has loaded.
     async fn follow(&mut self, mut landing: Landing<S>, patience: Patience) -> End<S> {
         loop {
-            let landed = landing.borrow_and_update().clone();
+            let landed = landing.borrow_and_update().as_ref().map(|landed| (landed.by, landed.answer.clone()));
             match landed {
                 Some((by, Ok(found))) if found.freshness == Freshness::Fresh => return End::Answer(by, Ok(found)),
                 Some((_, Ok(found))) => {

@@ -15,7 +15,7 @@ use operations::Operations;
 
 use crate::aside::AsideMetrics;
 
-/// Calls to Redis, by operation and result (`ok`, `refused`, `unavailable`, `unexpected`).
+/// Calls to Redis, by operation and result (`ok`, `refused`, `unavailable`, `unexpected`, `address`, `encode`).
 pub const OPERATIONS: &str = "cache_operations_total";
 /// How long calls to Redis took, in seconds, by operation.
 pub const OPERATION_LATENCY: &str = "cache_operation_latency_seconds";

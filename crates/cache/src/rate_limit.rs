@@ -87,12 +87,27 @@ impl RateLimiter {
         users: &[&UserId],
         budget: Duration,
     ) -> Vec<Result<Decision, CacheError>> {
+        self.check_many(kind, 1, users, budget).await
+    }
+
+    /// The same for as many events of each user at once as `count` says: all of them pass, or none. More than the limit are as many as
+    /// the limit.
+    pub async fn check_many(
+        &self,
+        kind: Kind,
+        count: u32,
+        users: &[&UserId],
+        budget: Duration,
+    ) -> Vec<Result<Decision, CacheError>> {
         if self.limit.events == 0 {
             return users.iter().map(|_| Ok(Decision::Allowed)).collect();
         }
         let window = self.limit.window.as_millis().max(1) as u64;
         let life = self.life.as_millis() as u64;
-        let call = |user: &&UserId| CHECK.call(&[&self.key(kind, user)]).arg(self.limit.events).arg(window).arg(life);
+        let count = count.min(self.limit.events);
+        let call = |user: &&UserId| {
+            CHECK.call(&[&self.key(kind, user)]).arg(self.limit.events).arg(window).arg(life).arg(count)
+        };
         match self.connection.run("rate_limit", users.iter().map(call).collect(), budget).await {
             Err(error) => users.iter().map(|_| Err(error.clone())).collect(),
             Ok(answers) => answers
@@ -137,6 +152,11 @@ impl<K: Clone + Eq + Hash> LocalLimiter<K> {
 
     /// Counts one event.
     pub fn check(&self, who: &K, now: Instant) -> Decision {
+        self.check_many(who, 1, now)
+    }
+
+    /// Counts so many at once: all of them pass, or none. More than the limit are as many as the limit.
+    pub fn check_many(&self, who: &K, count: u32, now: Instant) -> Decision {
         if self.limit.events == 0 {
             return Decision::Allowed;
         }
@@ -151,7 +171,7 @@ impl<K: Clone + Eq + Hash> LocalLimiter<K> {
         }
         let now = now.saturating_duration_since(self.start).as_millis() as u64;
         match young.get_mut(who) {
-            Some(cells) => cells.check(self.limit, now),
+            Some(cells) => cells.check(self.limit, count.min(self.limit.events), now),
             None => Decision::Allowed,
         }
     }
@@ -162,7 +182,7 @@ impl<K: Clone + Eq + Hash> LocalLimiter<K> {
 struct Cells(VecDeque<(u64, u32)>);
 
 impl Cells {
-    fn check(&mut self, limit: Limit, now: u64) -> Decision {
+    fn check(&mut self, limit: Limit, amount: u32, now: u64) -> Decision {
         let window = (limit.window.as_millis() as u64).max(1);
         let width = window.div_ceil(CELLS);
         let current = now / width;
@@ -170,18 +190,18 @@ impl Cells {
             self.0.pop_front();
         }
         let total: u32 = self.0.iter().map(|(_, count)| count).sum();
-        if total >= limit.events {
+        if total + amount > limit.events {
             let mut left = total;
             let frees = self.0.iter().find(|(_, count)| {
                 left -= count;
-                left < limit.events
+                left + amount <= limit.events
             });
             let wait = frees.map_or(window, |(cell, _)| ((cell + CELLS + 1) * width).saturating_sub(now));
             return Decision::Limited { retry_after: Duration::from_millis(wait.max(1)) };
         }
         match self.0.back_mut() {
-            Some((cell, count)) if *cell >= current => *count += 1,
-            _ => self.0.push_back((current, 1)),
+            Some((cell, count)) if *cell >= current => *count += amount,
+            _ => self.0.push_back((current, amount)),
         }
         Decision::Allowed
     }
@@ -235,18 +255,19 @@ mod tests {
     proptest! {
         #[test]
         fn no_window_sees_more_than_the_limit_and_waiting_as_told_helps(
-            steps in prop::collection::vec(0_u64..4000, 1..200), events in 1_u32..8, window in 100_u64..12_000,
+            steps in prop::collection::vec((0_u64..4000, 1_u32..8), 1..200), events in 1_u32..8, window in 100_u64..12_000,
         ) {
             let limit = Limit { events, window: Duration::from_millis(window) };
             let (mut cells, mut now, mut passed) = (Cells::default(), 0, Vec::new());
-            for step in steps {
+            for (step, amount) in steps {
                 now += step;
-                if let Decision::Limited { retry_after } = cells.check(limit, now) {
+                let amount = amount.min(events);
+                if let Decision::Limited { retry_after } = cells.check(limit, amount, now) {
                     prop_assert!(retry_after.as_millis() as u64 <= window + CELLS + window.div_ceil(CELLS));
                     now += retry_after.as_millis() as u64;
-                    prop_assert_eq!(cells.check(limit, now), Decision::Allowed);
+                    prop_assert_eq!(cells.check(limit, amount, now), Decision::Allowed);
                 }
-                passed.push(now);
+                passed.extend((0..amount).map(|_| now));
                 let within = passed.iter().filter(|at| **at + window > now).count();
                 prop_assert!(within <= events as usize, "{} of {}", within, events);
             }

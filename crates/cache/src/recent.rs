@@ -35,7 +35,8 @@ static REPAIR: LazyLock<Script> = script!("#!lua", "recent_state.lua", "recent_c
 static TOMBSTONE: LazyLock<Script> =
     script!("#!lua flags=allow-oom", "recent_state.lua", "recent_change.lua", "recent_tombstone.lua");
 static READ: LazyLock<Script> = script!("#!lua flags=allow-oom", "recent_state.lua", "recent_read.lua");
-static RESUME: LazyLock<Script> = script!("#!lua flags=allow-oom", "recent_state.lua", "recent_resume.lua");
+static RESUME: LazyLock<Script> =
+    script!("#!lua flags=allow-oom", "recent_absent.lua", "recent_state.lua", "recent_resume.lua");
 
 /// Attempts per list that are known to have been taken back before they had added anything. One that can still arrive was made
 /// within the seconds in which a connection that hangs is not given up yet.
@@ -244,12 +245,13 @@ impl RecentList {
         }
     }
 
-    /// What came after each offset, as one pipeline under one deadline; the results are in the order of `offsets`.
+    /// What came after each offset, as one pipeline under one deadline; the results are in the order of `offsets`. `None`: there is
+    /// no such list, and none is made: who asks after any number of chats fills no memory.
     pub async fn resume_batch(
         &self,
         offsets: &[(ChatId, Position)],
         budget: Duration,
-    ) -> Vec<Result<Resumed, CacheError>> {
+    ) -> Vec<Result<Option<Resumed>, CacheError>> {
         let call = |(chat, offset): &(ChatId, Position)| {
             let epoch = if offset.epoch.len() <= MAX_EPOCH { &*offset.epoch } else { "" };
             self.call(&RESUME, chat).arg(epoch).arg(offset.seq)
@@ -339,7 +341,10 @@ impl RecentList {
         })
     }
 
-    fn resumed(&self, chat: &ChatId, offset: u64, value: Value) -> Result<Resumed, CacheError> {
+    fn resumed(&self, chat: &ChatId, offset: u64, value: Value) -> Result<Option<Resumed>, CacheError> {
+        if value == Value::Nil {
+            return Ok(None);
+        }
         let known = matches!(&value, Value::Array(items) if items.len() == 3);
         let (epoch, seq, entries) = if known {
             parse::<(String, u64, Vec<Vec<u8>>)>(value).map(|(epoch, seq, entries)| (epoch, seq, Some(entries)))?
@@ -353,7 +358,7 @@ impl RecentList {
             let exact = entries.len() as u64 == seq - offset && seqs.eq((offset + 1..=seq).map(Some));
             exact.then(|| entries.into_iter().filter_map(live).collect())
         });
-        Ok(Resumed { position: Position { epoch: epoch.into(), seq }, missed })
+        Ok(Some(Resumed { position: Position { epoch: epoch.into(), seq }, missed }))
     }
 
     fn decode(&self, chat: &ChatId, entries: &[Vec<u8>]) -> (Vec<ListedEntry>, usize) {

@@ -11,7 +11,7 @@
 //! * [`token`], [`disconnect`]: users.
 //!
 //! Settings are the services' own ([`settings`]). What a program may rely on is the JSON form, one object a line, and the exit code
-//! ([`exit`]). Whatever is replayed leaves a line in the log ([`audit`]).
+//! ([`exit`]). Whatever is replayed, disconnected or forgotten leaves a line in the log ([`audit`]).
 
 pub mod args;
 pub mod audit;

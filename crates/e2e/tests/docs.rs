@@ -53,9 +53,13 @@ fn by_name(settings: impl Iterator<Item = &'static Setting>) -> BTreeMap<&'stati
 fn metrics_are_documented_as_they_are() -> Result<()> {
     let gateway = ops::registry("gateway")?;
     holdfast_gateway::metrics::Metrics::register(&gateway)?;
-    holdfast_cache::CacheMetrics::register(&gateway)?;
     let worker = ops::registry("worker")?;
-    holdfast_worker::metrics::Metrics::register(&worker)?;
+    // What has a line for each partition or dependency has none before there is one.
+    holdfast_worker::metrics::Metrics::register(&worker)?.lag(0, 0);
+    for registry in [&gateway, &worker] {
+        let cache = holdfast_cache::CacheMetrics::register(registry)?;
+        holdfast_cache::Breaker::new("redis", holdfast_cache::BreakerSettings::default(), Some(&cache));
+    }
     let mut text = String::from(
         "# Metrics\n\nBoth services export them at `/metrics` on their operators' port, with zero from the start. This page is made from the code\n\
          (`UPDATE_DOCS=1 cargo test -p holdfast-e2e docs`).\n",

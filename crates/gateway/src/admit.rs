@@ -101,7 +101,7 @@ impl Admission {
                 Err(Refusal::rate_limited(retry_after))
             }
         };
-        limit.decide(Kind::Message, users).await.into_iter().map(verdict).collect()
+        limit.decide(Kind::Message, 1, users).await.into_iter().map(verdict).collect()
     }
 }
 

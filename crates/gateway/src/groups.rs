@@ -7,8 +7,8 @@
 pub mod rules;
 
 use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
 
-use futures_util::{StreamExt, TryStreamExt, future, stream};
 use holdfast_cache::groups::GroupChange;
 use holdfast_message::{ChatId, UserId};
 use holdfast_service::clock::unix_ms;
@@ -18,6 +18,7 @@ use uuid::Uuid;
 use self::rules::{Outcome, Wish};
 use crate::error::{Code, Refusal};
 use crate::inbox::arrivals::Arrivals;
+use crate::limit::Limits;
 use crate::members::{MAX_GROUPS, MAX_MEMBERS, no_such_chat};
 use crate::relations::Relations;
 use crate::rooms::Rooms;
@@ -27,26 +28,41 @@ use crate::stored::Stored;
 const NAMESPACE: Uuid = Uuid::from_u128(0x9d0c_5f5a_37c1_5a44_b2a8_1f6e_0c44_7be3);
 /// How often a change is made anew because somebody else's came first.
 const ATTEMPTS: usize = 8;
-/// Users whose groups are counted at once.
-const COUNTS: usize = 16;
+/// As what members count that are added to groups.
+const ADDED: &str = "addMembers";
 
 /// Groups. Cheap to clone.
 #[derive(Clone)]
 pub struct Groups {
     stored: Stored,
     relations: Relations,
+    limits: Arc<Limits>,
     rooms: Rooms,
     arrivals: Arrivals,
 }
 
+/// What is to be written of a group, and whom it concerns.
+struct Change {
+    /// As it is to be; unless it is new, with the version that it has.
+    group: Group,
+    is_new: bool,
+    joined: Vec<UserId>,
+    left: Vec<UserId>,
+}
+
 impl Groups {
     /// Groups in this store.
-    pub fn new(stored: Stored, relations: Relations, rooms: Rooms, arrivals: Arrivals) -> Self {
-        Self { stored, relations, rooms, arrivals }
+    pub fn new(
+        stored: Stored,
+        relations: Relations,
+        limits: Arc<Limits>,
+        (rooms, arrivals): (Rooms, Arrivals),
+    ) -> Self {
+        Self { stored, relations, limits, rooms, arrivals }
     }
 
-    /// Makes a group of which `creator` is the owner. With a `key`, every repeat finds the group that the first one made; the
-    /// second value says whether this was the first.
+    /// Makes a group of which `creator` is the owner. With a `key`, every repeat finds the group that the first one made, unless it
+    /// has ended or the creator has left it; the second value says whether this was the first.
     pub async fn create(
         &self,
         creator: &UserId,
@@ -61,16 +77,22 @@ impl Groups {
             return Err(Refusal::new(Code::Validation, rule));
         }
         let others: Vec<_> = others.into_iter().collect();
-        self.relations.may_add(creator, &others).await?;
-        self.have_room(others.iter().chain([creator]).cloned().collect()).await?;
-        let id = match key {
+        let chat = ChatId::group(match key {
             Some(key) => Uuid::new_v5(&NAMESPACE, format!("{creator}:{key}").as_bytes()),
             None => Uuid::new_v4(),
-        };
+        });
+        // A repeat is answered as such, whatever may be done by now.
+        if key.is_some()
+            && let Some(known) = self.read(&chat).await?
+        {
+            return Ok((of_member(Some(known), creator)?, false));
+        }
+        self.may_add(creator, &others).await?;
+        self.have_room(&[&others[..], std::slice::from_ref(creator)].concat()).await?;
         let now = unix_ms();
         let member = |user: &UserId, role| Member { user: user.clone(), role, joined_at: now };
         let group = Group {
-            chat: ChatId::group(id),
+            chat: chat.clone(),
             name,
             members: [member(creator, Role::Owner)]
                 .into_iter()
@@ -80,19 +102,16 @@ impl Groups {
             created_at: now,
             version: 1,
         };
-        if !self.write(async |store| store.create_group(&group).await).await? {
-            let known = self.get(creator, &group.chat).await;
-            return known.map(|group| (group, false));
-        }
         let joined = group.members.iter().map(|member| member.user.clone()).collect();
-        self.changed(&group, joined, Vec::new()).await;
-        Ok((group, true))
+        match self.make(Change { group, is_new: true, joined, left: Vec::new() }).await? {
+            Some(made) => Ok((made, true)),
+            None => self.get(creator, &chat).await.map(|group| (group, false)),
+        }
     }
 
     /// A group, for one of its members.
     pub async fn get(&self, user: &UserId, chat: &ChatId) -> Result<Group, Refusal> {
-        let group = self.stored.ask(async |store| store.group(chat).await).await.map_err(unavailable)?;
-        group.filter(|group| group.member(user).is_some()).ok_or_else(no_such_chat)
+        of_member(self.read(chat).await?, user)
     }
 
     /// Does what somebody wishes. Answers the group as it is then, or `None` if it has ended.
@@ -103,71 +122,91 @@ impl Groups {
             if let Wish::Put(user, _) = wish
                 && group.member(user).is_none()
             {
-                self.relations.may_add(actor, std::slice::from_ref(user)).await?;
-                self.has_room(user.clone()).await?;
+                self.may_add(actor, std::slice::from_ref(user)).await?;
+                self.have_room(std::slice::from_ref(user)).await?;
             }
-            let (written, next) = match &outcome {
+            let next = match outcome {
                 Outcome::Unchanged => return Ok(Some(group)),
-                Outcome::Becomes(next) => {
-                    (self.write(async |store| store.replace_group(next).await).await, next.clone())
-                }
-                Outcome::Ends => {
-                    let ended = Group { members: Vec::new(), ..group.clone() };
-                    (self.write(async |store| store.delete_group(&group).await).await, ended)
-                }
+                Outcome::Becomes(next) => next,
+                // Kept: whoever knows the key that made it must not make it again, with all that was written there.
+                Outcome::Ends => Group { members: Vec::new(), ..group.clone() },
             };
             let (before, after) = (users(&group), users(&next));
             let joined: Vec<_> = after.difference(&before).map(|user| (*user).clone()).collect();
             let left: Vec<_> = before.difference(&after).map(|user| (*user).clone()).collect();
-            match written {
-                Ok(true) => {
-                    let next = Group { version: group.version + 1, ..next };
-                    self.changed(&next, joined, left).await;
-                    return Ok(Some(next).filter(|next| !next.members.is_empty()));
-                }
-                Ok(false) => {}
-                Err(refusal) => {
-                    // It may be written, or be yet: whoever it would concern looks for themselves.
-                    let joined = joined.into_iter().chain(left).collect();
-                    self.rooms.changed(GroupChange { chat: chat.clone(), joined, left: Vec::new() });
-                    return Err(refusal);
-                }
+            if let Some(made) = self.make(Change { group: next, is_new: false, joined, left }).await? {
+                return Ok(Some(made).filter(|made| !made.members.is_empty()));
             }
         }
         Err(Refusal::unavailable("the group is being changed by others; do it again"))
     }
 
-    async fn changed(&self, group: &Group, joined: Vec<UserId>, left: Vec<UserId>) {
+    /// Writes a change and tells whom it concerns, as a task of its own: who hangs up in the middle must not leave the others with what
+    /// was before. Answers the group as it is then, or `None` if somebody else's change came first.
+    async fn make(&self, change: Change) -> Result<Option<Group>, Refusal> {
+        let groups = self.clone();
+        let made = tokio::spawn(async move { groups.write(change).await }).await;
+        made.unwrap_or_else(|_| Err(Refusal::new(Code::Internal, "a fault of the server")))
+    }
+
+    async fn write(&self, change: Change) -> Result<Option<Group>, Refusal> {
+        let Change { group, is_new, joined, left } = change;
+        let written = self.stored.ask(async |store| match is_new {
+            true => store.create_group(&group).await,
+            false => store.replace_group(&group).await,
+        });
+        match written.await {
+            Ok(true) => {
+                let version = group.version + i64::from(!is_new);
+                let group = Group { version, ..group };
+                self.tell(&group.chat, joined, left);
+                // Derived; whoever reads conversations does without.
+                if let Err(error) = self.stored.ask(async |store| store.set_members(&group).await).await {
+                    tracing::debug!(chat_id = %group.chat, %error, "a group's conversation does not know its members yet");
+                }
+                Ok(Some(group))
+            }
+            Ok(false) => Ok(None),
+            Err(error) => {
+                // It may be written, or be yet: whoever it would concern looks for themselves.
+                self.tell(&group.chat, joined.into_iter().chain(left).collect(), Vec::new());
+                Err(unavailable(error))
+            }
+        }
+    }
+
+    fn tell(&self, chat: &ChatId, joined: Vec<UserId>, left: Vec<UserId>) {
         let moved = joined.iter().chain(&left).cloned().collect();
-        self.rooms.changed(GroupChange { chat: group.chat.clone(), joined, left });
+        self.rooms.changed(GroupChange { chat: chat.clone(), joined, left });
         self.arrivals.moved(moved);
-        // Derived; whoever reads conversations mends it.
-        if let Err(error) = self.stored.ask(async |store| store.set_members(group).await).await {
-            tracing::debug!(chat_id = %group.chat, %error, "a group's conversation does not know its members yet");
+    }
+
+    async fn read(&self, chat: &ChatId) -> Result<Option<Group>, Refusal> {
+        self.stored.ask(async |store| store.group(chat).await).await.map_err(unavailable)
+    }
+
+    /// Refuses if a user may not add one of these, or adds too many: each counts.
+    async fn may_add(&self, user: &UserId, others: &[UserId]) -> Result<(), Refusal> {
+        if !others.is_empty() {
+            self.limits.pass_many(user, ADDED, others.len()).await?;
+            self.relations.may_add(user, others).await?;
+        }
+        Ok(())
+    }
+
+    /// Refuses if one of these users belongs to as many groups as anybody may. Who that is nobody learns.
+    async fn have_room(&self, users: &[UserId]) -> Result<(), Refusal> {
+        let full = self.stored.ask(async |store| store.any_in_groups(users, MAX_GROUPS).await).await;
+        match full.map_err(unavailable)? {
+            true => Err(Refusal::new(Code::Validation, "one of the members belongs to as many groups as anybody may")),
+            false => Ok(()),
         }
     }
+}
 
-    /// Refuses if one of these users belongs to as many groups as anybody may.
-    async fn have_room(&self, users: Vec<UserId>) -> Result<(), Refusal> {
-        let counts = users.into_iter().map(|user| self.has_room(user));
-        stream::iter(counts).buffer_unordered(COUNTS).try_for_each(|()| future::ready(Ok(()))).await
-    }
-
-    async fn has_room(&self, user: UserId) -> Result<(), Refusal> {
-        let most = u64::from(MAX_GROUPS);
-        let count = self.stored.ask(async |store| store.count_groups_of(&user, most).await).await;
-        if count.map_err(unavailable)? < most {
-            return Ok(());
-        }
-        Err(Refusal::new(Code::Validation, format!("{user} belongs to {most} groups, which is the most")))
-    }
-
-    async fn write(
-        &self,
-        call: impl AsyncFnOnce(&holdfast_store::Store) -> Result<bool, StoreError>,
-    ) -> Result<bool, Refusal> {
-        self.stored.ask(call).await.map_err(unavailable)
-    }
+/// A group, if there is one and this user belongs to it.
+fn of_member(group: Option<Group>, user: &UserId) -> Result<Group, Refusal> {
+    group.filter(|group| group.member(user).is_some()).ok_or_else(no_such_chat)
 }
 
 fn users(group: &Group) -> HashSet<&UserId> {

@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use holdfast_cache::keys::Channel;
@@ -25,6 +26,7 @@ use socketioxide::extract::{Event, SocketRef, TryData};
 use socketioxide::socket::{DisconnectReason, Sid};
 use socketioxide::{ParserError, SendError, SocketError};
 use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 
 use self::ack::Ack;
@@ -41,13 +43,15 @@ use crate::limit::places::Place;
 use crate::metrics::{Limited, Outcome};
 use crate::pipeline::Answer;
 use crate::presence::PresenceRequest;
-use crate::resume::{Resume, ResumeRequest};
+use crate::resume::{self, Resume, ResumeRequest};
 use crate::typing::TypingRequest;
 
 /// How long a socket's subscription and the reading may take before `resume` recovers nothing.
 const RESUME_WITHIN: Duration = Duration::from_secs(3);
 /// How long the newest page of history waits for the socket to hear what comes after it.
 const READY_WITHIN: Duration = Duration::from_secs(1);
+/// Beyond this the subscription counts as broken, and everybody is told to `resync` once it is mended.
+const READY_LATE: Duration = Duration::from_secs(60);
 /// Between attempts to give an answer to a socket whose buffer is full.
 const ANSWER_AGAIN: Duration = Duration::from_millis(20);
 
@@ -145,7 +149,9 @@ pub async fn authenticate(
     handshake: Result<Handshake, ParserError>,
 ) -> Result<(), NotLetIn> {
     let (token, offsets) = handshake.unwrap_or_default().into_parts();
-    let identity = gateway.tokens.verify(&token).and_then(|identity| {
+    // A connection may leave and come in again as often as it likes: each time counts as an event.
+    let measured = ack::measured(&gateway, &socket);
+    let identity = measured.and_then(|()| gateway.tokens.verify(&token)).and_then(|identity| {
         let places = gateway.places(&socket, &identity.user)?;
         socket.extensions.insert(places);
         Ok(identity)
@@ -154,6 +160,7 @@ pub async fn authenticate(
         Ok(identity) => {
             listen(&gateway, &socket, identity.user.clone());
             socket.extensions.insert(identity);
+            socket.extensions.insert(Arc::new(Arrival::default()));
             if let Some(offsets) = offsets {
                 socket.extensions.insert(Offsets(offsets));
             }
@@ -209,7 +216,10 @@ fn listen(gateway: &Arc<Gateway>, socket: &SocketRef, user: UserId) {
     socket.on(client::RESUME, async move |socket: SocketRef, ack: Ack, TryData(request): TryData<ResumeRequest>| {
         let request = ack.wanted(&on_resume).and_then(|()| Ok((identify(&socket)?, request.map_err(malformed)?)));
         let request = match request {
-            Ok((user, request)) => on_resume.limits.pass(&user, client::RESUME).await.map(|()| (user, request)),
+            Ok((user, request)) => {
+                let within = on_resume.limits.pass_many(&user, client::RESUME, resume::weight(&request.offsets)).await;
+                within.map(|()| (user, request))
+            }
             Err(refusal) => Err(refusal),
         };
         match request {
@@ -223,7 +233,8 @@ fn listen(gateway: &Arc<Gateway>, socket: &SocketRef, user: UserId) {
     inbox::listen(gateway, socket);
     let on_typing = gateway.clone();
     socket.on(client::TYPING, async move |socket: SocketRef, ack: Ack, TryData(request): TryData<TypingRequest>| {
-        let request = ack.wanted(&on_typing).and_then(|()| Ok((identify(&socket)?, request.map_err(malformed)?)));
+        // It tells, and asks nothing: whoever does not wait for an answer is heard, too.
+        let request = ack.passes(&on_typing).and_then(|()| Ok((identify(&socket)?, request.map_err(malformed)?)));
         let told = match request {
             Ok((user, request)) => {
                 let told = async {
@@ -272,20 +283,31 @@ fn listen(gateway: &Arc<Gateway>, socket: &SocketRef, user: UserId) {
 /// Lets a connection hear what is for its user.
 pub async fn connected(gateway: Arc<Gateway>, socket: SocketRef) {
     let Some(identity) = socket.extensions.get::<Identity>() else { return };
-    let user = identity.user;
+    let user = identity.user.clone();
     // Until the server has confirmed it, what other gateways announce passes this socket by.
     let subscription = gateway.channels.subscribe(Channel::User(user.clone()));
     let confirmed = subscription.confirmation();
-    gateway.sockets.add(&user, socket.clone(), subscription);
+    gateway.sockets.add(&identity, socket.clone(), subscription);
     gateway.rooms.connected(&user, confirmed);
     gateway.presence.joined(&user, socket.id);
+    if let Some(arrival) = socket.extensions.get::<Arc<Arrival>>() {
+        arrival.added.cancel();
+    }
     // It may have disconnected before it was added.
     if !socket.connected() {
         gateway.gone(&user, socket.id);
         return;
     }
     if let Some(Offsets(offsets)) = socket.extensions.remove::<Offsets>() {
-        let (answer, _holding) = gateway.resume_socket(&user, &socket, &offsets).await;
+        let within = gateway.limits.pass_many(&user, client::RESUME, resume::weight(&offsets)).await;
+        let (answer, _holding) = match within {
+            Ok(()) => gateway.resume_socket(&user, &socket, &offsets).await,
+            // Nobody waits for a refusal: nothing is recovered, and the client reads history.
+            Err(refusal) => {
+                gateway.metrics.refused(refusal.code);
+                (Missed { chats: Resume::nothing(&offsets) }, None)
+            }
+        };
         if socket.emit(server::RESUMED, &answer).is_err() {
             tracing::debug!(%user, "the answer to the handshake's offsets could not be given");
         }
@@ -295,6 +317,15 @@ pub async fn connected(gateway: Arc<Gateway>, socket: SocketRef) {
 /// The handshake's `offsets`, until they are answered.
 #[derive(Clone)]
 struct Offsets(BTreeMap<String, Value>);
+
+/// What becomes of a new connection: its first events may be here before it is added, for clients don't wait.
+#[derive(Default)]
+struct Arrival {
+    /// Cancelled once it is.
+    added: CancellationToken,
+    /// It was not ready in time, and is told when it is.
+    late: AtomicBool,
+}
 
 /// The places that a connection takes, given back at its end.
 type Taken = (Place<UserId>, Option<Place<IpAddr>>);
@@ -337,6 +368,9 @@ impl Gateway {
         socket: &SocketRef,
         offsets: &BTreeMap<String, Value>,
     ) -> (Missed, Option<Holding>) {
+        if let Some(arrival) = socket.extensions.get::<Arc<Arrival>>() {
+            arrival.added.cancelled().await;
+        }
         let holding = self.sockets.hold(user, socket.id);
         let read = async {
             match &holding {
@@ -356,16 +390,26 @@ impl Gateway {
     /// Waits until what is announced to the user and to their groups reaches a socket, so that nothing falls between what it reads
     /// next and what it hears. If that takes long it is told to `resync` later.
     async fn ready(&self, user: &UserId, socket: &SocketRef) {
+        let Some(arrival) = socket.extensions.get::<Arc<Arrival>>() else { return };
+        arrival.added.cancelled().await;
         if !self.channels.is_healthy() {
             // Whoever hears nothing now is told when that is over.
             return;
         }
-        let ready = async {
-            self.sockets.subscribed(user, socket.id).await;
-            self.rooms.ready(user).await;
-        };
-        if tokio::time::timeout(READY_WITHIN, ready).await.is_err() {
-            self.rooms.not_ready(user);
+        let (sockets, rooms, user, id) = (self.sockets.clone(), self.rooms.clone(), user.clone(), socket.id);
+        let mut ready = Box::pin(async move {
+            sockets.subscribed(&user, id).await;
+            rooms.ready(&user).await;
+            (sockets, user)
+        });
+        let late = tokio::time::timeout(READY_WITHIN, ready.as_mut()).await.is_err();
+        if late && !arrival.late.swap(true, Ordering::Relaxed) {
+            tokio::spawn(async move {
+                if let Ok((sockets, user)) = tokio::time::timeout(READY_LATE, ready).await {
+                    sockets.resync(&user);
+                }
+                arrival.late.store(false, Ordering::Relaxed);
+            });
         }
     }
 

@@ -5,13 +5,13 @@
 //! 1. [`ingress`] (Socket.IO) or [`rest`] takes a send, checks it against the limits of [`holdfast_message::Draft`], and gives it its
 //!    id and its time ([`stamps`]). All of that happens in the order of arrival.
 //! 2. [`pipeline`] takes it from there; [`pipeline::Pipeline::submit`] is the way in.
-//! 3. [`admit`]: permission ([`members`], [`relations`]) and rate limit ([`limit`]). Nobody sees a message that fails them.
+//! 3. [`admit`]: rate limit ([`limit`]) and permission ([`members`], [`relations`]). Nobody sees a message that fails them.
 //! 4. The recent list takes it if absent, gives it its place in the live stream and announces it to the other gateways, in one call
 //!    ([`holdfast_cache::recent`]). Without the cache the journey goes on, and [`relist`] repeats the call later.
 //! 5. [`deliver`]: the sockets of this gateway. [`rooms`] keeps in step which of them hear which groups,
 //!    as [`groups`] changes them.
 //! 6. [`publish`]: Kafka, else the failed queue. Only an acknowledgement of one of them makes a positive answer. [`retry`] replays
-//!    the failed queue, step by step ([`replay`]).
+//!    the failed queue, step by step ([`replay`]), and keeps its index whole ([`repair`]).
 //! 7. The sender's answer. If nothing durable took the message, what was shown is taken back.
 //!
 //! From Kafka on, the worker's crate tells the rest. [`history`] is the way back: from the recent list, the failed queue and MongoDB
@@ -55,6 +55,7 @@ pub mod publish;
 pub mod relations;
 pub mod relist;
 pub mod remote;
+pub mod repair;
 pub mod replay;
 pub mod rest;
 pub mod resume;

@@ -2,8 +2,8 @@
 //!
 //! | what | counted | beyond it |
 //! | --- | --- | --- |
-//! | messages, other events by their name, other REST requests together, per user | in the cache, for all gateways ([`UserLimit`]) | `RATE_LIMITED`, with the time to wait |
-//! | events and bytes per connection | by the connection ([`meter`]) | the same; who does not slow down is disconnected |
+//! | messages, other events by their name, other REST requests together, members added to groups, per user | in the cache, for all gateways ([`UserLimit`]) | `RATE_LIMITED`, with the time to wait |
+//! | events and bytes per connection, to come in being one | by the connection ([`meter`]) | the same; who does not slow down is disconnected |
 //! | connections per user and per address | in this process ([`places`]) | `connect_error` `RATE_LIMITED` |
 //! | handshakes per address | in this process ([`address`]) | 429 |
 //!
@@ -50,14 +50,14 @@ impl UserLimit {
         })
     }
 
-    /// Counts one event of each user; the decisions are in their order.
-    pub async fn decide(&self, kind: Kind, users: &[&UserId]) -> Vec<Decision> {
+    /// Counts so many events of each user; the decisions are in their order.
+    pub async fn decide(&self, kind: Kind, count: u32, users: &[&UserId]) -> Vec<Decision> {
         if users.is_empty() {
             return Vec::new();
         }
-        let local = |user: &&UserId| self.local.check(&((*user).clone(), kind), Instant::now());
+        let local = |user: &&UserId| self.local.check_many(&((*user).clone(), kind), count, Instant::now());
         let Ok(permit) = self.breaker.acquire(Instant::now()) else { return users.iter().map(local).collect() };
-        let decisions = self.shared.check_batch(kind, users, self.budget).await;
+        let decisions = self.shared.check_many(kind, count, users, self.budget).await;
         if decisions.iter().any(|decision| matches!(decision, Err(error) if error.is_unavailable())) {
             permit.failure(Instant::now());
         } else {
@@ -90,8 +90,14 @@ impl Limits {
 
     /// Counts an event that is no send, by its name; for whoever is about to do what it asks.
     pub async fn pass(&self, user: &UserId, event: &'static str) -> Result<(), Refusal> {
+        self.pass_many(user, event, 1).await
+    }
+
+    /// The same for what is as much work as so many events.
+    pub async fn pass_many(&self, user: &UserId, event: &'static str, count: usize) -> Result<(), Refusal> {
         let Some(limit) = &self.events else { return Ok(()) };
-        match limit.decide(Kind::Event(event), &[user]).await.pop() {
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        match limit.decide(Kind::Event(event), count, &[user]).await.pop() {
             Some(Decision::Limited { retry_after }) => {
                 self.metrics.limited(Limited::Events);
                 Err(Refusal::rate_limited(retry_after))

@@ -2,10 +2,10 @@
 //!
 //! Takes a stamped message from [`crate::ingress`], in the order of arrival; gives its sender an [`Answer`], and everybody else the message.
 //!
-//! Two tasks, one behind the other, do what must keep that order: permit, rate limit, recent list and fan-out; then local delivery
+//! Two tasks, one behind the other, do what must keep that order: rate limit, permit, recent list and fan-out; then local delivery
 //! and handing over to Kafka's client. They take whatever has arrived as one batch, so that under load a batch costs the cache one
 //! round trip. Where the store has to be asked whether a send is permitted, it waits beside the batches, and with it whatever follows
-//! to the same chat. Waiting for durability happens in a task per send, which nobody's disconnect ends.
+//! to the same chat; who is refused has used up their limit all the same, or they could have it asked without end. Waiting for durability happens in a task per send, which nobody's disconnect ends.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use holdfast_cache::event::Position as StreamPosition;
 use holdfast_cache::recent::{Added, Attempt};
 use holdfast_cache::{Breaker, RecentList};
 use holdfast_message::json::Position;
-use holdfast_message::{ChatId, Message};
+use holdfast_message::{ChatId, Message, UserId};
 use holdfast_service::trace::TraceParent;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -27,12 +27,16 @@ use crate::deliver::Sockets;
 use crate::error::{Code, Refusal};
 use crate::inbox::arrivals::Arrivals;
 use crate::inbox::tell::Counters;
+use crate::limit::places::{Place, Places};
 use crate::metrics::{Metrics, Outcome};
 use crate::publish::{Durability, NotDurable, Publish};
 use crate::relist::Relist;
 
 /// The most sends that one round trip to the cache carries: what its server does well within the budget, on a busy machine too.
 const MAX_BATCH: usize = 64;
+
+/// Of the sends that may be in progress, no sender has more than one in so many: who waits for the store, say, leaves room for others.
+const SENDERS: usize = 10;
 
 /// Users to whom a message is emitted before the sockets' writers get a turn.
 const EMITS_AT_ONCE: usize = 64;
@@ -60,8 +64,8 @@ struct Send {
     attempt: Attempt,
     received: Instant,
     answer: oneshot::Sender<Answer>,
-    /// Held until the answer: what bounds the memory of all sends in progress.
-    slot: OwnedSemaphorePermit,
+    /// Held until the answer: what bounds the memory of all sends in progress, and this sender's share of it.
+    slot: (OwnedSemaphorePermit, Place<UserId>),
 }
 
 /// What became of a message in the recent list.
@@ -81,6 +85,7 @@ enum Shown {
 pub struct Pipeline {
     entrance: mpsc::Sender<Send>,
     slots: Arc<Semaphore>,
+    senders: Arc<Places<UserId>>,
     stages: Arc<Stages>,
 }
 
@@ -116,7 +121,8 @@ impl Pipeline {
         let (entrance, sends) = mpsc::channel(max_in_flight);
         let stages = Arc::new(stages);
         tokio::spawn(run(stages.clone(), sends));
-        Self { entrance, slots: Arc::new(Semaphore::new(max_in_flight)), stages }
+        let senders = Arc::new(Places::new((max_in_flight / SENDERS).max(1)));
+        Self { entrance, slots: Arc::new(Semaphore::new(max_in_flight)), senders, stages }
     }
 
     /// Takes a stamped message. The order of these calls is the order in which receivers here see the messages.
@@ -124,7 +130,9 @@ impl Pipeline {
     /// The refusal of a full gateway comes at once; everything else comes through the receiver.
     pub fn submit(&self, message: Message, trace: TraceParent) -> Result<oneshot::Receiver<Answer>, Refusal> {
         let full = || Refusal::unavailable("too many sends in progress");
-        let slot = self.slots.clone().try_acquire_owned().map_err(|_| full())?;
+        let of_sender = self.senders.take(&message.sender);
+        let of_sender = of_sender.ok_or_else(|| Refusal::unavailable("too many of your sends in progress"))?;
+        let slot = (self.slots.clone().try_acquire_owned().map_err(|_| full())?, of_sender);
         let (answer, answered) = oneshot::channel();
         let send = Send {
             message: Arc::new(message),
@@ -170,13 +178,13 @@ async fn run(stages: Arc<Stages>, mut sends: mpsc::Receiver<Send>) {
             }
             count = sends.recv_many(&mut arrived, MAX_BATCH), if open => {
                 open = count > 0;
-                waiting.sort(arrived.drain(..))
+                waiting.sort(stages.within_limits(arrived.drain(..).collect()).await)
             }
             else => return,
         };
         let mut permitted = permitted.into_iter().peekable();
         while permitted.peek().is_some() {
-            let admitted = stages.admit(permitted.by_ref().take(MAX_BATCH).collect()).await;
+            let admitted = stages.admit(permitted.by_ref().take(MAX_BATCH));
             let shown = match stages.mode {
                 DeliveryMode::RealtimeFirst => stages.place(admitted).await,
                 DeliveryMode::DurableFirst => stages.recognise(admitted).await,
@@ -203,7 +211,7 @@ impl Waiting {
     }
 
     /// Those on which there is a verdict now, in order; the others wait.
-    fn sort(&mut self, sends: impl Iterator<Item = Send>) -> Vec<(Send, Result<(), Refusal>)> {
+    fn sort(&mut self, sends: Vec<Send>) -> Vec<(Send, Result<(), Refusal>)> {
         let mut permitted = Vec::new();
         for send in sends {
             let (sender, chat) = (&send.message.sender, &send.message.chat);
@@ -251,27 +259,34 @@ async fn run_placed(stages: Arc<Stages>, mut batches: mpsc::Receiver<Vec<(Send, 
 }
 
 impl Stages {
-    /// Verdicts and limits: refuses what must not go on, before anybody saw it.
-    async fn admit(&self, batch: Vec<(Send, Result<(), Refusal>)>) -> Vec<Send> {
-        // Only what is permitted counts against a limit.
-        let permitted = batch.iter().filter(|(_, verdict)| verdict.is_ok());
-        let users: Vec<_> = permitted.map(|(send, _)| &send.message.sender).collect();
-        let mut limits = self.admission.limit(&users).await.into_iter();
-        let mut admitted = Vec::with_capacity(batch.len());
+    /// Limits: every send counts once, whatever becomes of it.
+    async fn within_limits(&self, batch: Vec<Send>) -> Vec<Send> {
+        let users: Vec<_> = batch.iter().map(|send| &send.message.sender).collect();
+        let limits = self.admission.limit(&users).await;
+        let mut within = Vec::with_capacity(batch.len());
+        for (send, limit) in batch.into_iter().zip(limits) {
+            match limit {
+                Ok(()) => within.push(send),
+                Err(refusal) => self.answer(send, Err(refusal), Outcome::Rejected),
+            }
+        }
+        within
+    }
+
+    /// Verdicts: refuses what must not go on, before anybody saw it.
+    fn admit(&self, batch: impl Iterator<Item = (Send, Result<(), Refusal>)>) -> Vec<Send> {
+        let mut admitted = Vec::new();
         for (mut send, verdict) in batch {
             // A repeat keeps its time, whether or not the cache will know it.
             let original = self.publish.original_timestamp(&send.message);
-            let verdict = match verdict {
-                Ok(()) => limits.next().unwrap_or(Ok(())),
+            match (verdict, original) {
                 // What is durable is answered as such, although it might not be sent any more.
-                Err(refusal) => original.map(drop).ok_or(refusal),
-            };
-            if let Err(refusal) = verdict {
-                self.answer(send, Err(refusal), Outcome::Rejected);
-                continue;
-            }
-            if let Some(original) = original {
-                Arc::make_mut(&mut send.message).timestamp = original;
+                (_, Some(original)) => Arc::make_mut(&mut send.message).timestamp = original,
+                (Ok(()), None) => {}
+                (Err(refusal), None) => {
+                    self.answer(send, Err(refusal), Outcome::Rejected);
+                    continue;
+                }
             }
             admitted.push(send);
         }
@@ -394,7 +409,7 @@ impl Stages {
             }
             Shown::Repeat { epoch, seq } => {
                 // The attempt that has listed it may fail, and must not take it back.
-                self.relist.add(send.message.clone());
+                self.relist.keep(send.message.clone());
                 (seq.map(|seq| StreamPosition { epoch, seq }), may_be_repeat)
             }
             Shown::Unlisted | Shown::Later { .. } => {

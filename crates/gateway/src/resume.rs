@@ -62,6 +62,11 @@ pub struct Resume {
     pub admission: Admission,
 }
 
+/// As how many events a request counts: one for each round trip to the cache, and one more.
+pub fn weight(offsets: &BTreeMap<String, Value>) -> usize {
+    1 + offsets.len().min(MAX_CHATS) / BATCH
+}
+
 /// The offsets that can be read, of no more chats than one request may name.
 pub fn wanted(offsets: &BTreeMap<String, Value>) -> impl Iterator<Item = (ChatId, StreamPosition)> {
     offsets.iter().take(MAX_CHATS).filter_map(|(chat, offset)| Some((ChatId::parse(chat).ok()?, offset_of(offset)?)))
@@ -92,7 +97,7 @@ impl Resume {
                 permit.success();
             }
             for ((chat, _), resumed) in batch.iter().zip(resumed) {
-                if let Ok(resumed) = resumed {
+                if let Ok(Some(resumed)) = resumed {
                     chats.insert(chat.to_string(), room.answer(&resumed));
                 }
             }

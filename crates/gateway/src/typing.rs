@@ -4,7 +4,9 @@
 //! after a while; so is the end of it, which comes by the client's own word, by its message, by its disconnect, or by silence. A gateway
 //! that dies says nothing: clients forget who was said to type after [`Typing`]'s life, too, unless it is said again.
 //!
-//! What sockets' users type in is kept here, `MAX_CHATS` chats for each at most: one more displaces the oldest, in silence. The
+//! A chat may have a thousand members, so of one socket it is told something once in half a second at most ([`TICK`]): a word that comes
+//! sooner waits, and what it says by then is told. What sockets' users type in is kept here, `MAX_CHATS` chats for each at most: one
+//! more displaces the oldest, in silence, unless that one was told of in this half second, too; then nobody is told of the new one. The
 //! cache holds a mark for others to look at; nothing waits for it.
 
 use std::collections::HashMap;
@@ -26,7 +28,7 @@ use crate::live::{Live, LiveEvent};
 
 /// Chats in which one socket's user types at once.
 const MAX_CHATS: usize = 8;
-/// How often silence is looked for.
+/// How often a socket's chat is told something at most, and silence is looked for.
 const TICK: Duration = Duration::from_millis(500);
 
 /// Whether the user types, to the members of one of `friendId` and `chatId`; both must agree.
@@ -109,13 +111,13 @@ impl Typing {
         }
     }
 
-    /// Tells of those who fell silent, until the token is cancelled.
+    /// Tells of those who fell silent, and what had to wait, until the token is cancelled.
     pub async fn run(self, stop: CancellationToken) {
         let mut tick = tokio::time::interval(TICK);
         while stop.run_until_cancelled(tick.tick()).await.is_some() {
-            let silent = self.writers().silent(Instant::now());
-            // The marks expire by themselves.
-            silent.iter().for_each(|(user, chat)| self.tell(user, chat, false));
+            let due = self.writers().due(Instant::now());
+            // The marks expire by themselves, and are set by the next word.
+            due.iter().for_each(|(user, chat, typing)| self.tell(user, chat, *typing));
         }
     }
 
@@ -123,7 +125,7 @@ impl Typing {
     fn note(&self, socket: Sid, user: &UserId, chat: &ChatId, typing: bool) -> bool {
         let news = match typing {
             true => self.writers().types(socket, user, chat, Instant::now()),
-            false => self.writers().ceases(socket, chat),
+            false => self.writers().ceases(socket, chat, Instant::now()),
         };
         if news {
             self.tell(user, chat, typing);
@@ -158,11 +160,30 @@ struct Writers {
     sockets: HashMap<Sid, (UserId, Vec<Written>)>,
 }
 
-/// A chat that somebody types in.
+/// A chat that somebody types in, or did a moment ago.
 struct Written {
     chat: ChatId,
+    typing: bool,
+    /// What the others were told last, and when.
+    shown: bool,
     told: Instant,
     heard: Instant,
+}
+
+impl Written {
+    /// Whether the others may be told something again.
+    fn rested(&self, now: Instant) -> bool {
+        now.duration_since(self.told) >= TICK
+    }
+
+    /// Whether the others are to be told what is so now: it is news to them, and they may be told.
+    fn tells(&mut self, now: Instant) -> bool {
+        let tells = self.typing != self.shown && self.rested(now);
+        if tells {
+            (self.shown, self.told) = (self.typing, now);
+        }
+        tells
+    }
 }
 
 impl Writers {
@@ -174,51 +195,57 @@ impl Writers {
         self.sockets.contains_key(&socket)
     }
 
-    /// Whether the others are to be told: for the first time, or again.
+    /// Whether the others are to be told now: for the first time, or again.
     fn types(&mut self, socket: Sid, user: &UserId, chat: &ChatId, now: Instant) -> bool {
         let (_, chats) = self.sockets.entry(socket).or_insert_with(|| (user.clone(), Vec::new()));
         if let Some(written) = chats.iter_mut().find(|written| written.chat == *chat) {
-            written.heard = now;
+            (written.typing, written.heard) = (true, now);
             // Two fifths of a life: a client that repeats itself within half of one is never forgotten by the others.
-            let again = now.duration_since(written.told) >= self.life * 2 / 5;
-            if again {
+            if written.shown && now.duration_since(written.told) >= self.life * 2 / 5 {
                 written.told = now;
+                return true;
             }
-            return again;
+            return written.tells(now);
         }
         if chats.len() >= MAX_CHATS {
-            chats.remove(0);
+            let Some(oldest) = chats.iter().position(|written| written.rested(now)) else { return false };
+            chats.remove(oldest);
         }
-        chats.push(Written { chat: chat.clone(), told: now, heard: now });
+        chats.push(Written { chat: chat.clone(), typing: true, shown: true, told: now, heard: now });
         true
     }
 
-    /// Whether the others were told.
-    fn ceases(&mut self, socket: Sid, chat: &ChatId) -> bool {
-        let Some((_, chats)) = self.sockets.get_mut(&socket) else { return false };
-        let before = chats.len();
-        chats.retain(|written| written.chat != *chat);
-        let ceased = chats.len() < before;
-        if chats.is_empty() {
-            self.sockets.remove(&socket);
-        }
-        ceased
+    /// Whether the others are to be told now.
+    fn ceases(&mut self, socket: Sid, chat: &ChatId, now: Instant) -> bool {
+        let chats = self.sockets.get_mut(&socket).map(|(_, chats)| chats);
+        let Some(written) = chats.and_then(|chats| chats.iter_mut().find(|written| written.chat == *chat)) else {
+            return false;
+        };
+        written.typing = false;
+        written.tells(now)
     }
 
+    /// A socket has gone: where others believe its user to type.
     fn left(&mut self, socket: Sid) -> Option<(UserId, Vec<ChatId>)> {
         let (user, chats) = self.sockets.remove(&socket)?;
-        Some((user, chats.into_iter().map(|written| written.chat).collect()))
+        Some((user, chats.into_iter().filter(|written| written.shown).map(|written| written.chat).collect()))
     }
 
-    /// Those who have not said anything for a life.
-    fn silent(&mut self, now: Instant) -> Vec<(UserId, ChatId)> {
-        let (life, mut silent) = (self.life, Vec::new());
+    /// What the others are to be told by now: of those who have not said anything for a life, and what had to wait.
+    fn due(&mut self, now: Instant) -> Vec<(UserId, ChatId, bool)> {
+        let (life, mut due) = (self.life, Vec::new());
         self.sockets.retain(|_, (user, chats)| {
-            let gone = chats.extract_if(.., |written| now.duration_since(written.heard) >= life);
-            silent.extend(gone.map(|written| (user.clone(), written.chat)));
+            chats.retain_mut(|written| {
+                written.typing &= now.duration_since(written.heard) < life;
+                if written.tells(now) {
+                    due.push((user.clone(), written.chat.clone(), written.typing));
+                }
+                // Remembered for as long as nothing may be told.
+                written.typing || written.shown || !written.rested(now)
+            });
             !chats.is_empty()
         });
-        silent
+        due
     }
 }
 
@@ -243,8 +270,9 @@ mod tests {
         assert!(writers.types(Sid::new(), &alice, &bob, now), "another device is another word");
         assert!(writers.types(socket, &alice, &chat("carol"), now));
 
-        assert!(writers.ceases(socket, &bob));
-        assert!(!writers.ceases(socket, &bob), "that is told once");
+        let later = now + LIFE;
+        assert!(writers.ceases(socket, &bob, later));
+        assert!(!writers.ceases(socket, &bob, later), "that is told once");
         assert_eq!(writers.left(socket), Some((alice, vec![chat("carol")])));
         assert_eq!(writers.left(socket), None);
     }
@@ -256,9 +284,52 @@ mod tests {
         writers.types(socket, &alice, &chat("bob"), now);
         writers.types(socket, &alice, &chat("bob"), now + Duration::from_secs(1));
         writers.types(socket, &alice, &chat("carol"), now);
-        assert_eq!(writers.silent(now + LIFE), [(alice.clone(), chat("carol"))]);
-        assert_eq!(writers.silent(now + LIFE + Duration::from_secs(1)), [(alice, chat("bob"))]);
+        assert_eq!(writers.due(now + LIFE), [(alice.clone(), chat("carol"), false)]);
+        assert_eq!(writers.due(now + LIFE + Duration::from_secs(1)), [(alice, chat("bob"), false)]);
+        assert!(writers.knows(socket));
+        assert_eq!(writers.due(now + LIFE + Duration::from_secs(1) + TICK), []);
         assert!(!writers.knows(socket));
+    }
+
+    #[test]
+    fn whatever_a_socket_says_each_chat_is_told_once_in_a_while_and_in_the_end_what_is_so() {
+        let (mut writers, now) = (Writers::new(LIFE), Instant::now());
+        let (socket, alice) = (Sid::new(), UserId::parse("alice").unwrap());
+        let mut chats = HashMap::<_, Vec<Instant>>::new();
+        for milli in 0..10_000 {
+            let at = now + Duration::from_millis(milli);
+            // More chats than are kept, each begun and left again.
+            let chat = chat(&format!("b{}", milli / 2 % (MAX_CHATS as u64 + 3)));
+            let tells = match milli % 2 {
+                0 => writers.types(socket, &alice, &chat, at),
+                _ => writers.ceases(socket, &chat, at),
+            };
+            if tells {
+                chats.entry(chat).or_default().push(at);
+            }
+            if milli % 500 == 0 {
+                for (_, chat, _) in writers.due(at) {
+                    chats.entry(chat).or_default().push(at);
+                }
+            }
+        }
+        for times in chats.values() {
+            assert!(times.windows(2).all(|two| two[1] - two[0] >= TICK), "{times:?}");
+        }
+        let told: usize = chats.values().map(Vec::len).sum();
+        assert!(told <= MAX_CHATS * 21, "told {told} times");
+
+        let (bob, at) = (chat("bob"), now + Duration::from_secs(20));
+        writers.due(at);
+        writers.due(at + TICK);
+        assert!(writers.types(socket, &alice, &bob, at + TICK));
+        assert!(!writers.ceases(socket, &bob, at + TICK), "not yet");
+        assert_eq!(writers.due(at + TICK * 2), [(alice.clone(), bob.clone(), false)]);
+        assert!(!writers.types(socket, &alice, &bob, at + TICK * 2), "not yet");
+        assert_eq!(writers.due(at + TICK * 3), [(alice.clone(), bob.clone(), true)]);
+        assert!(!writers.ceases(socket, &bob, at + TICK * 3));
+        assert!(!writers.types(socket, &alice, &bob, at + TICK * 3));
+        assert_eq!(writers.due(at + TICK * 4), [], "it is as it was told");
     }
 
     #[test]
@@ -266,10 +337,14 @@ mod tests {
         let (mut writers, now) = (Writers::new(LIFE), Instant::now());
         let (socket, alice) = (Sid::new(), UserId::parse("alice").unwrap());
         for number in 0..100 {
-            assert!(writers.types(socket, &alice, &chat(&format!("b{number:02}")), now));
+            let at = now + TICK * number;
+            assert!(writers.types(socket, &alice, &chat(&format!("b{number:02}")), at));
         }
+        let at = now + TICK * 99;
+        let others: Vec<_> = (0..100).filter(|n| writers.types(socket, &alice, &chat(&format!("c{n}")), at)).collect();
+        assert_eq!(others.len(), MAX_CHATS - 1, "who was told of something a moment ago is not displaced");
         let (_, chats) = writers.left(socket).unwrap();
         assert_eq!(chats.len(), MAX_CHATS);
-        assert_eq!(chats.last(), Some(&chat("b99")));
+        assert_eq!(chats.first(), Some(&chat("b99")));
     }
 }

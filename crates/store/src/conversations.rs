@@ -4,8 +4,8 @@
 //! message: nothing waits for it, and whoever reads it mends it. A direct chat's `members` follow from its id; a group's are
 //! written by whoever makes the group, with the group's own time for `lastTimestamp` until it has a message.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 
 use futures_util::TryStreamExt;
 use holdfast_message::{ChatId, Message, UserId, id::Members};
@@ -68,25 +68,45 @@ impl Store {
         }
         let query = self.conversations.find(filter).sort(doc! { "lastTimestamp": -1, "_id": -1 });
         let query = query.limit(i64::try_from(limit).unwrap_or(i64::MAX)).batch_size(batch(limit));
-        self.found(query, deadline).await
+        self.found(query, "lastTimestamp", deadline).await
     }
 
-    /// The conversations among these chats.
-    pub async fn conversations_of(&self, chats: &[ChatId]) -> Result<Vec<Conversation>, StoreError> {
+    /// The conversations of these groups. One that the view does not know is as new as its group.
+    pub async fn conversations_of(&self, groups: &[ChatId]) -> Result<Vec<Conversation>, StoreError> {
         let deadline = Instant::now() + self.read_timeout;
-        let ids: Vec<_> = chats.iter().map(ChatId::as_str).collect();
-        let query = self.conversations.find(doc! { "_id": { "$in": ids } }).batch_size(batch(chats.len()));
-        self.found(query, deadline).await
+        let ids: Vec<_> = groups.iter().map(ChatId::as_str).collect();
+        let query = self.conversations.find(doc! { "_id": { "$in": ids } }).batch_size(batch(groups.len()));
+        let mut found = self.found(query, "lastTimestamp", deadline).await?;
+        let known: HashSet<_> = found.iter().map(|conversation| &conversation.chat).collect();
+        let unknown: Vec<_> = groups.iter().filter(|group| !known.contains(group)).cloned().collect();
+        if !unknown.is_empty() {
+            found.extend(self.created(&unknown, deadline).await?);
+        }
+        Ok(found)
     }
 
-    async fn found(&self, query: Find<'_, RawDocumentBuf>, deadline: Instant) -> Result<Vec<Conversation>, StoreError> {
-        let query = query.projection(doc! { "lastTimestamp": 1 }).max_time(server_limit(self.read_timeout));
+    /// These groups, each as of when it was made.
+    async fn created(&self, groups: &[ChatId], deadline: Instant) -> Result<Vec<Conversation>, StoreError> {
+        let ids: Vec<_> = groups.iter().map(ChatId::as_str).collect();
+        let stored = self.db.collection::<RawDocumentBuf>("groups");
+        let query = stored.find(doc! { "_id": { "$in": ids } }).batch_size(batch(groups.len()));
+        self.found(query, "createdAt", deadline).await
+    }
+
+    /// What a query finds, each as of the time in this field.
+    async fn found(
+        &self,
+        query: Find<'_, RawDocumentBuf>,
+        time: &str,
+        deadline: Instant,
+    ) -> Result<Vec<Conversation>, StoreError> {
+        let query = query.projection(doc! { time: 1 }).max_time(server_limit(self.read_timeout));
         within(deadline, async {
             let mut found = Vec::new();
             let mut cursor = query.await?;
             while let Some(stored) = cursor.try_next().await? {
                 let chat = stored.get_str("_id").ok().and_then(|text| ChatId::parse(text).ok());
-                if let (Some(chat), Ok(last_timestamp)) = (chat, stored.get_i64("lastTimestamp")) {
+                if let (Some(chat), Ok(last_timestamp)) = (chat, stored.get_i64(time)) {
                     found.push(Conversation { chat, last_timestamp });
                 }
             }

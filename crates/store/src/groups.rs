@@ -2,6 +2,8 @@
 //!
 //! A group changes as a whole. Whoever changes it has read it, and writes it only if its `version` is still the one that was read
 //! ([`Store::replace_group`]), so that no change is lost and no rule about the whole group is broken by two changes at once.
+//!
+//! A group without members has ended. It is kept: its id, and with it what was written there, is never a new group's.
 
 use std::collections::HashMap;
 
@@ -19,6 +21,8 @@ use crate::{Store, StoreError, server_limit, within};
 /// The index by which a user's groups are found.
 pub(crate) const INDEX: &str = "members.userId_1";
 const DUPLICATE_KEY: i32 = 11000;
+/// The most users whose groups one query counts.
+const MAX_USERS: usize = 100;
 
 /// What a member may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -65,7 +69,7 @@ pub struct Group {
     pub chat: ChatId,
     /// What it is called.
     pub name: String,
-    /// In the order in which they joined.
+    /// In the order in which they joined; none: it has ended.
     pub members: Vec<Member>,
     /// Who made it.
     pub created_by: UserId,
@@ -116,7 +120,7 @@ impl Store {
         })
     }
 
-    /// Who belongs to each of these groups. What is no group is not in the answer.
+    /// Who belongs to each of these groups. What is no group, or has ended, is not in the answer.
     pub async fn rosters(&self, chats: &[ChatId]) -> Result<HashMap<ChatId, Vec<UserId>>, StoreError> {
         let deadline = Instant::now() + self.read_timeout;
         let ids: Vec<_> = chats.iter().map(ChatId::as_str).collect();
@@ -131,9 +135,9 @@ impl Store {
             let mut cursor = query.await?;
             while let Some(stored) = cursor.try_next().await? {
                 let members = stored.get_array("members").map(Vec::as_slice).unwrap_or_default().iter();
-                let members = members.filter_map(|member| user(member.as_document()?, "userId")).collect();
+                let members: Vec<_> = members.filter_map(|member| user(member.as_document()?, "userId")).collect();
                 let chat = stored.get_str("_id").ok().and_then(|id| ChatId::parse(id).ok());
-                found.extend(chat.map(|chat| (chat, members)));
+                found.extend(chat.filter(|_| !members.is_empty()).map(|chat| (chat, members)));
             }
             Ok(found)
         })
@@ -161,29 +165,42 @@ impl Store {
         .await
     }
 
-    /// How many groups a user belongs to, counted no further than `limit`.
-    pub async fn count_groups_of(&self, user: &UserId, limit: u64) -> Result<u64, StoreError> {
+    /// Whether one of these users belongs to so many groups or more.
+    pub async fn any_in_groups(&self, users: &[UserId], many: u32) -> Result<bool, StoreError> {
         let deadline = Instant::now() + self.read_timeout;
         let groups = self.groups();
-        let count = groups.count_documents(doc! { "members.userId": user.as_str() }).limit(limit);
-        within(deadline, count.max_time(server_limit(self.read_timeout))).await
+        // By the index alone, and no further than that many.
+        let count = |user: &UserId| -> Vec<Document> {
+            vec![
+                doc! { "$match": { "members.userId": user.as_str() } },
+                doc! { "$limit": i64::from(many) },
+                doc! { "$count": "groups" },
+            ]
+        };
+        for users in users.chunks(MAX_USERS) {
+            let mut counts = users.iter().map(count);
+            let Some(mut pipeline) = counts.next() else { break };
+            pipeline.extend(counts.map(|count| doc! { "$unionWith": { "coll": groups.name(), "pipeline": count } }));
+            pipeline.push(doc! { "$match": { "groups": { "$gte": i64::from(many) } } });
+            pipeline.push(doc! { "$limit": 1_i64 });
+            let left = deadline.saturating_duration_since(Instant::now());
+            let query = groups.aggregate(pipeline).max_time(server_limit(left));
+            if within(deadline, async { query.await?.try_next().await }).await?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Stores name and members of a group, if its version is still the one it has here; the stored one is then one higher. False
-    /// if it has been changed or deleted meanwhile.
+    /// if it has been changed meanwhile.
     pub async fn replace_group(&self, group: &Group) -> Result<bool, StoreError> {
         let deadline = Instant::now() + self.write_timeout;
         let groups = self.groups();
+        let unchanged = doc! { "_id": group.chat.as_str(), "version": group.version };
         let change = doc! { "$set": { "name": &group.name, "members": members(group) }, "$inc": { "version": 1_i64 } };
-        let updated = within(deadline, groups.update_one(unchanged(group), change)).await?;
+        let updated = within(deadline, groups.update_one(unchanged, change)).await?;
         Ok(updated.matched_count > 0)
-    }
-
-    /// Deletes a group, if its version is still the one it has here. Its messages stay.
-    pub async fn delete_group(&self, group: &Group) -> Result<bool, StoreError> {
-        let deadline = Instant::now() + self.write_timeout;
-        let groups = self.groups();
-        Ok(within(deadline, groups.delete_one(unchanged(group))).await?.deleted_count > 0)
     }
 
     pub(crate) async fn ensure_group_indexes(&self, deadline: Instant) -> Result<(), StoreError> {
@@ -198,10 +215,6 @@ impl Store {
     fn groups(&self) -> Collection<Document> {
         self.db.collection("groups")
     }
-}
-
-fn unchanged(group: &Group) -> Document {
-    doc! { "_id": group.chat.as_str(), "version": group.version }
 }
 
 fn members(group: &Group) -> Vec<Document> {

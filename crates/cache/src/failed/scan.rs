@@ -17,6 +17,13 @@ pub struct Cursor {
     at: u64,
 }
 
+impl Cursor {
+    /// The name of the server that is walked through.
+    pub fn server(&self) -> &str {
+        self.node.name()
+    }
+}
+
 impl FailedQueue {
     /// Where walks begin: one through the keys of each server. Together they meet every key that stays where it is; one that moves
     /// to another node meanwhile may be met by none.

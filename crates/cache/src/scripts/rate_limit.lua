@@ -1,11 +1,11 @@
 #!lua
--- Lets one user's event through if fewer than a limit were let through within a window.
--- KEYS: the user's counts. ARGV: 1 limit, 2 window in ms, 3 the least life of the counts in ms. Answers {1 or 0, ms until asking again may help}.
+-- Lets one user's events through, all of them, if no more than a limit are let through within a window.
+-- KEYS: the user's counts. ARGV: 1 limit, 2 window in ms, 3 the least life of the counts in ms, 4 how many events, no more than the limit. Answers {1 or 0, ms until asking again may help}.
 -- The value is the width of a cell in ms, then cell:count for each cell of the window with a count.
 -- A cell that lies only partly in the window counts as a whole, so no window ever sees more than the limit.
 -- A cell of the future was counted before the clock went back. One that lies a window ahead or more is dropped: a step back keeps
 -- nobody waiting for longer than two windows.
-local limit, window = tonumber(ARGV[1]), tonumber(ARGV[2])
+local limit, window, amount = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[4])
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local width = math.max(1, math.ceil(window / 20))
@@ -23,11 +23,11 @@ if tonumber(string.match(stored, '^(%d+)')) == width then
   end
 end
 
-if total >= limit then
+if total + amount > limit then
   local left, retry = total, window
   for _, cell in ipairs(cells) do
     left = left - cell[2]
-    if left < limit then
+    if left + amount <= limit then
       retry = (cell[1] + 21) * width - now
       break
     end
@@ -36,9 +36,9 @@ if total >= limit then
 end
 
 if #cells > 0 and cells[#cells][1] >= current then
-  cells[#cells][2] = cells[#cells][2] + 1
+  cells[#cells][2] = cells[#cells][2] + amount
 else
-  cells[#cells + 1] = { current, 1 }
+  cells[#cells + 1] = { current, amount }
 end
 local parts = { tostring(width) }
 for _, cell in ipairs(cells) do parts[#parts + 1] = string.format('%.0f:%d', cell[1], cell[2]) end

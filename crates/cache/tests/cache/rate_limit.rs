@@ -31,6 +31,25 @@ async fn a_limit_holds_over_all_gateways_and_each_user_alone() {
 }
 
 #[tokio::test]
+async fn many_at_once_pass_together_or_not_at_all() {
+    let limit = Limit { events: 10, window: Duration::from_secs(60) };
+    let shared = RateLimiter::new(connect(&cache_url().await), Keys::default(), limit);
+    let local = LocalLimiter::new(limit, 10, Instant::now());
+    let (alice, bob) = (user(), user());
+    let limited = |decision: &Decision| matches!(decision, Decision::Limited { .. });
+    for (who, counts) in [
+        (&alice, [(4, false), (7, true), (6, false), (1, true)]),
+        (&bob, [(99, false), (1, true), (99, true), (1, true)]),
+    ] {
+        for (count, refused) in counts {
+            let decision = shared.check_many(Kind::Message, count, &[who], BUDGET).await.pop().unwrap().unwrap();
+            assert_eq!(limited(&decision), refused, "{count}");
+            assert_eq!(limited(&local.check_many(who, count, Instant::now())), refused, "{count}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn waiting_as_told_helps_and_the_count_expires() {
     let url = cache_url().await;
     let limit = Limit { events: 3, window: Duration::from_millis(400) };

@@ -214,7 +214,7 @@ async fn a_resume_gives_exactly_what_was_missed_or_nothing() {
     let epoch = read(&list, &chat).await.position.epoch;
     let resume = async |epoch: &str, seq| {
         let offset = Position { epoch: epoch.into(), seq };
-        let resumed = list.resume_batch(&[(chat.clone(), offset)], BUDGET).await.pop().unwrap().unwrap();
+        let resumed = list.resume_batch(&[(chat.clone(), offset)], BUDGET).await.pop().unwrap().unwrap().unwrap();
         assert_eq!(resumed.position.seq, 6);
         resumed.missed.map(|missed| missed.iter().map(|(seq, message)| (*seq, number_of(message))).collect::<Vec<_>>())
     };
@@ -232,6 +232,19 @@ async fn a_resume_gives_exactly_what_was_missed_or_nothing() {
 }
 
 #[tokio::test]
+async fn a_resume_of_what_is_not_listed_makes_nothing() {
+    let url = cache_url().await;
+    let (list, chat) = (list(&url, 4, 1000), chat());
+    let offset = Position { epoch: "e".into(), seq: 3 };
+    let resumed = list.resume_batch(&[(chat.clone(), offset)], BUDGET).await.pop().unwrap().unwrap();
+    assert!(resumed.is_none(), "{resumed:?}");
+    let keys = Keys::default();
+    let keys = [keys.recent(&chat), keys.recent_ids(&chat), keys.recent_head(&chat)];
+    let there: u32 = redis::cmd("EXISTS").arg(&keys).query_async(&mut raw(&url).await).await.unwrap();
+    assert_eq!(there, 0);
+}
+
+#[tokio::test]
 async fn resumes_of_many_chats_answer_in_order() {
     let list = list(&cache_url().await, 4, 1000);
     let chats: Vec<_> = (0..50).map(|_| chat()).collect();
@@ -242,7 +255,7 @@ async fn resumes_of_many_chats_answer_in_order() {
     let offset = |page: holdfast_cache::recent::RecentPage| Position { epoch: page.position.epoch, seq: 0 };
     let offsets: Vec<_> = chats.iter().cloned().zip(pages.into_iter().map(|page| offset(page.unwrap()))).collect();
     for (index, resumed) in list.resume_batch(&offsets, BUDGET).await.into_iter().enumerate() {
-        assert_eq!(number_of(&resumed.unwrap().missed.unwrap()[0].1), index as u32);
+        assert_eq!(number_of(&resumed.unwrap().unwrap().missed.unwrap()[0].1), index as u32);
     }
 }
 
@@ -258,10 +271,10 @@ async fn an_entry_that_cannot_be_read_spoils_no_other() {
     let page = read(&list, &chat).await;
     assert_eq!((numbers(&page), page.undecodable), (vec![2, 3], 1));
     let offset = Position { seq: 1, ..page.position.clone() };
-    let resumed = list.resume_batch(&[(chat.clone(), offset)], BUDGET).await.pop().unwrap().unwrap();
+    let resumed = list.resume_batch(&[(chat.clone(), offset)], BUDGET).await.pop().unwrap().unwrap().unwrap();
     assert_eq!(resumed.missed.unwrap().len(), 2);
     let offset = Position { seq: 0, ..page.position.clone() };
-    let resumed = list.resume_batch(&[(chat.clone(), offset)], BUDGET).await.pop().unwrap().unwrap();
+    let resumed = list.resume_batch(&[(chat.clone(), offset)], BUDGET).await.pop().unwrap().unwrap().unwrap();
     assert!(resumed.missed.is_none());
 
     // When it is trimmed nobody knows what went.

@@ -225,7 +225,7 @@ impl World {
             let after: Vec<_> = page.entries.iter().filter(|entry| entry.seq > Some(offset.seq)).collect();
             let whole = after.len() as u64 == newest - offset.seq;
             let live = after.iter().filter(|entry| matches!(entry.item, Listed::Message(_))).count();
-            assert_eq!(resumed.unwrap().missed.map(|missed| missed.len()), whole.then_some(live));
+            assert_eq!(resumed.unwrap().unwrap().missed.map(|missed| missed.len()), whole.then_some(live));
         }
     }
 

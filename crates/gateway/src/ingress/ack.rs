@@ -33,10 +33,30 @@ impl FromMessageParts<LocalAdapter> for Ack {
         id: &Option<i64>,
     ) -> Result<Self, Infallible> {
         // Every handler asks for one, so every event is measured.
-        let meter = socket.req_parts().extensions.get::<Arc<Meter>>();
-        let verdict = meter.map_or(Verdict::Pass, |meter| meter.count(size(packet), Instant::now()));
+        let verdict = verdict(socket, size(packet));
         Ok(Self { socket: socket.clone(), id: *id, verdict })
     }
+}
+
+/// What becomes of an event of so many bytes on this connection.
+fn verdict(socket: &Socket<LocalAdapter>, bytes: usize) -> Verdict {
+    let meter = socket.req_parts().extensions.get::<Arc<Meter>>();
+    meter.map_or(Verdict::Pass, |meter| meter.count(bytes, Instant::now()))
+}
+
+/// Counts that a connection comes in as an event.
+pub(super) fn measured(gateway: &Gateway, socket: &Socket<LocalAdapter>) -> Result<(), Refusal> {
+    refuse(gateway, verdict(socket, 0))
+}
+
+fn refuse(gateway: &Gateway, verdict: Verdict) -> Result<(), Refusal> {
+    let (limit, retry_after) = match verdict {
+        Verdict::Pass => return Ok(()),
+        Verdict::Refuse { limit, retry_after } => (limit, retry_after),
+        Verdict::Disconnect { limit } => (limit, PAUSE),
+    };
+    gateway.metrics.limited(limit);
+    Err(Refusal::rate_limited(retry_after))
 }
 
 fn size(packet: &Packet) -> usize {
@@ -49,23 +69,21 @@ fn size(packet: &Packet) -> usize {
 impl Ack {
     /// Refuses an event that nobody waits for the answer of, or that is too much for one connection.
     pub(super) fn wanted(&self, gateway: &Gateway) -> Result<(), Refusal> {
-        match self.verdict {
-            Verdict::Pass if self.id.is_none() => Err(ack_missing()),
-            Verdict::Pass => Ok(()),
-            Verdict::Refuse { limit, retry_after } => {
-                gateway.metrics.limited(limit);
-                Err(Refusal::rate_limited(retry_after))
-            }
-            Verdict::Disconnect { limit } => {
-                gateway.metrics.limited(limit);
-                // With a full buffer it stays until its next event.
-                if self.socket.connected() && self.socket.clone().disconnect().is_ok() {
-                    gateway.metrics.abusive.inc();
-                    tracing::info!(?limit, socket = %self.socket.id, "a client that took no notice was disconnected");
-                }
-                Err(Refusal::rate_limited(PAUSE))
-            }
+        self.passes(gateway)?;
+        if self.id.is_none() { Err(ack_missing()) } else { Ok(()) }
+    }
+
+    /// Refuses an event that is too much for one connection.
+    pub(super) fn passes(&self, gateway: &Gateway) -> Result<(), Refusal> {
+        // With a full buffer it stays until its next event.
+        if let Verdict::Disconnect { limit } = self.verdict
+            && self.socket.connected()
+            && self.socket.clone().disconnect().is_ok()
+        {
+            gateway.metrics.abusive.inc();
+            tracing::info!(?limit, socket = %self.socket.id, "a client that took no notice was disconnected");
         }
+        refuse(gateway, self.verdict)
     }
 
     pub(super) fn send(&self, answer: &impl Serialize) -> Result<(), SendError> {

@@ -16,8 +16,8 @@ use crate::error::{Code, Refusal};
 /// The user of a valid bearer token. Their requests are counted together against `EVENT_LIMIT`.
 pub(super) struct User(pub(super) UserId);
 
-/// The same for sends, which have a limit of their own.
-pub(super) struct Sender(pub(super) UserId);
+/// The same for what counts by itself: sends, which have a limit of their own, and what clients also ask for as an event.
+pub(super) struct Caller(pub(super) UserId);
 
 /// The path's parameters.
 pub(super) struct Path<T>(pub(super) T);
@@ -31,13 +31,13 @@ pub(super) struct Payload<T>(pub(super) T);
 impl FromRequestParts<Arc<Gateway>> for User {
     type Rejection = Problem;
     async fn from_request_parts(parts: &mut Parts, gateway: &Arc<Gateway>) -> Result<Self, Problem> {
-        let Sender(user) = Sender::from_request_parts(parts, gateway).await?;
+        let Caller(user) = Caller::from_request_parts(parts, gateway).await?;
         gateway.limits.pass(&user, "rest").await?;
         Ok(Self(user))
     }
 }
 
-impl FromRequestParts<Arc<Gateway>> for Sender {
+impl FromRequestParts<Arc<Gateway>> for Caller {
     type Rejection = Problem;
     async fn from_request_parts(parts: &mut Parts, gateway: &Arc<Gateway>) -> Result<Self, Problem> {
         let bearer = parts.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
@@ -75,7 +75,8 @@ impl<T: DeserializeOwned> FromRequest<Arc<Gateway>> for Payload<T> {
             return Err(Problem::with_status(StatusCode::UNSUPPORTED_MEDIA_TYPE, refusal));
         }
         let body: Bytes = request.extract_with_state(gateway).await.map_err(unreadable)?;
-        let payload = serde_json::from_slice(&body);
+        // No body is an object without fields.
+        let payload = serde_json::from_slice(if body.is_empty() { b"{}" } else { &body });
         Ok(Self(
             payload
                 .map_err(|error| Refusal::new(Code::Validation, format!("the body is not as described: {error}")))?,

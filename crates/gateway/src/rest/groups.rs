@@ -69,7 +69,8 @@ struct MemberBody {
 
 /// Make a group.
 ///
-/// You are its owner. Repeat what is refused as retryable with the same `Idempotency-Key`.
+/// You are its owner. Repeat what is refused as retryable with the same `Idempotency-Key`. The key of a group that has ended, or that you
+/// have left, is not free again: 404.
 #[utoipa::path(
     post, path = "/api/chats", operation_id = "createGroup", tag = "groups",
     params(IdempotencyKey), request_body(content = NewGroup, example = json!({ "name": "friends of the sea", "members": ["bob", "carol"] })),

@@ -8,7 +8,7 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::extract::{Path, Payload, Query, User};
+use super::extract::{Caller, Path, Payload, Query};
 use super::problem::{Problem, Problems, ProblemsOfBody, ProblemsOfChat};
 use super::{Routes, Shared};
 use crate::answer::{Conversations, Read, UnreadMessages};
@@ -39,8 +39,8 @@ struct ListQuery {
 #[serde(rename_all = "camelCase")]
 struct ReadBody {
     /// The last message that was read.
-    #[schema(format = "uuid")]
-    up_to: String,
+    #[schema(format = "uuid", required, nullable = false)]
+    up_to: Option<String>,
 }
 
 /// Your chats, newest first.
@@ -51,7 +51,7 @@ struct ReadBody {
 )]
 async fn conversations(
     State(gateway): Shared,
-    User(user): User,
+    Caller(user): Caller,
     Query(ListQuery { limit, before }): Query<ListQuery>,
 ) -> Result<Response, Problem> {
     let page = gateway.conversations(&user, &ConversationsRequest { limit, before }).await?;
@@ -63,7 +63,7 @@ async fn conversations(
     get, path = "/api/chat/unread", operation_id = "unread", tag = "conversations",
     responses((status = 200, description = "The counts", body = UnreadMessages<'static>), Problems),
 )]
-async fn unread(State(gateway): Shared, User(user): User) -> Result<Response, Problem> {
+async fn unread(State(gateway): Shared, Caller(user): Caller) -> Result<Response, Problem> {
     let unread = gateway.unread(&user).await?;
     Ok(Json(UnreadMessages::from(&unread)).into_response())
 }
@@ -79,11 +79,11 @@ async fn unread(State(gateway): Shared, User(user): User) -> Result<Response, Pr
 )]
 async fn read_with_friend(
     State(gateway): Shared,
-    User(user): User,
+    Caller(user): Caller,
     Path(friend): Path<String>,
     body: Result<Payload<ReadBody>, Problem>,
 ) -> Result<Json<Read>, Problem> {
-    let up_to = Some(body?.0.up_to);
+    let up_to = body?.0.up_to;
     let request = ReadRequest { friend_id: Some(friend), up_to, ..ReadRequest::default() };
     Ok(Json(gateway.mark_read(&user, &request).await?))
 }
@@ -99,11 +99,11 @@ async fn read_with_friend(
 )]
 async fn read_of_chat(
     State(gateway): Shared,
-    User(user): User,
+    Caller(user): Caller,
     Path(chat): Path<String>,
     body: Result<Payload<ReadBody>, Problem>,
 ) -> Result<Json<Read>, Problem> {
-    let up_to = Some(body?.0.up_to);
+    let up_to = body?.0.up_to;
     let request = ReadRequest { chat_id: Some(chat), up_to, ..ReadRequest::default() };
     Ok(Json(gateway.mark_read(&user, &request).await?))
 }

@@ -11,7 +11,7 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::extract::{Path, Payload, Query, Sender, User};
+use super::extract::{Caller, Path, Payload, Query, User};
 use super::problem::{Problem, Problems, ProblemsOfBody, ProblemsOfChat};
 use super::{Routes, Shared, also_at};
 use crate::Gateway;
@@ -93,7 +93,7 @@ struct IdempotencyKey {
 )]
 async fn send(
     State(gateway): Shared,
-    Sender(user): Sender,
+    Caller(user): Caller,
     headers: HeaderMap,
     body: Result<Payload<SendBody>, Problem>,
 ) -> Result<Response, Problem> {
@@ -114,7 +114,7 @@ async fn send(
 )]
 async fn send_to_chat(
     State(gateway): Shared,
-    Sender(user): Sender,
+    Caller(user): Caller,
     Path(chat): Path<String>,
     headers: HeaderMap,
     body: Result<Payload<SendBody>, Problem>,
@@ -150,7 +150,7 @@ async fn submit(gateway: &Gateway, user: &UserId, request: Result<SendRequest, P
 )]
 async fn history_with_friend(
     State(gateway): Shared,
-    User(user): User,
+    Caller(user): Caller,
     Path(friend): Path<String>,
     Query(query): Query<PageQuery>,
 ) -> Result<Response, Problem> {
@@ -165,7 +165,7 @@ async fn history_with_friend(
 )]
 async fn history_of_chat(
     State(gateway): Shared,
-    User(user): User,
+    Caller(user): Caller,
     Path(chat): Path<String>,
     Query(query): Query<PageQuery>,
 ) -> Result<Response, Problem> {

@@ -3,12 +3,15 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use holdfast_testkit::{Mongo, Proxy, Redis, unique};
+use futures_util::StreamExt;
+use holdfast_message::{ChatId, UserId};
+use holdfast_store::{Group, Member, Role};
+use holdfast_testkit::{Mongo, Proxy, Redis, request, unique};
 use serde_json::{Value, json};
 
 use crate::described::Description;
 use crate::people::{Person, SOON, ask, refused};
-use crate::support::{Gateway, settings, until, with};
+use crate::support::{Gateway, settings, store, until, with};
 
 /// Who is what in a group, as it was answered.
 fn roles(group: &Value) -> BTreeSet<(String, String)> {
@@ -75,6 +78,87 @@ async fn a_group_is_made_changed_and_ended_as_its_roles_allow() {
     assert_eq!((&left.body["name"], roles(&left.body)), (&json!("rowers"), these([(a, "owner"), (b, "admin")])));
     assert_eq!(ask(&gateway, a, "DELETE", &group, Value::Null, &[]).await.status, 204);
     assert_eq!(ask(&gateway, a, "GET", &group, Value::Null, &[]).await.status, 404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_that_has_ended_does_not_come_back_under_the_key_that_made_it() {
+    let gateway = Gateway::start(settings(&[]).await).await;
+    let (alice, bob) = (Person::at(&gateway, "alice").await, Person::at(&gateway, "bob").await);
+    let make = async || {
+        let new = json!({ "name": "x", "members": [&bob.name] });
+        alice.rest_with("POST", "/api/chats", new, &["idempotency-key: one"]).await
+    };
+    let made = make().await;
+    let chat = made.body["chatId"].as_str().unwrap_or_else(|| panic!("{made:?}"));
+    let group = format!("/api/chats/{chat}");
+    assert_eq!(alice.rest("DELETE", &format!("{group}/members/{}", alice.name), Value::Null).await.status, 204);
+    assert_eq!(make().await.status, 404, "she has left it");
+    bob.send(chat, "between us").await;
+    assert_eq!(bob.rest("DELETE", &group, Value::Null).await.status, 204);
+    let again = make().await;
+    assert_eq!((again.status, &again.body["code"]), (404, &json!("NOT_FOUND")), "{again:?}");
+    for person in [&alice, &bob] {
+        refused(&person.emit("history", json!({ "chatId": chat })).await, "NOT_FOUND", false);
+        assert_eq!(person.rest("GET", &group, Value::Null).await.status, 404);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_who_are_added_count_and_a_repeat_adds_none() {
+    let own =
+        [("EVENT_LIMIT", "100"), ("WINDOW_SECONDS", "600"), ("REDIS_BUDGET_MS", "1000"), ("SEND_DEADLINE_MS", "10000")];
+    let gateway = Gateway::start(settings(&own).await).await;
+    let alice = unique("alice");
+    let make = async |members: usize, key: &str| {
+        let headers = [format!("authorization: Bearer {}", gateway.token(&alice)), format!("idempotency-key: {key}")];
+        let members: Vec<_> = (0..members).map(|n| format!("friend{n}")).collect();
+        let body = json!({ "name": "x", "members": members }).to_string();
+        loop {
+            let answer = request(&gateway.url, "POST", "/api/chats", &headers, &body).await.unwrap();
+            if answer.status != 503 {
+                return answer;
+            }
+        }
+    };
+    let first = make(40, "first").await.status;
+    assert!(matches!(first, 200 | 201), "{first}");
+    let mut passed = 1;
+    while make(40, &format!("key {passed}")).await.status != 429 {
+        passed += 1;
+    }
+    assert!(passed <= 2, "{passed} groups of forty");
+    assert_eq!(make(40, "first").await.status, 200, "it adds nobody");
+    let alone = make(0, "alone").await.status;
+    assert!(matches!(alone, 200 | 201), "{alone}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_belongs_to_as_many_groups_as_anybody_may_is_not_named_and_a_repeat_is_answered_all_the_same() {
+    let settings = settings(&[]).await;
+    let gateway = Gateway::start(settings.clone()).await;
+    let (alice, bob) = (unique("alice"), unique("bob"));
+    let new = json!({ "name": "x", "members": [&bob] });
+    let made = ask(&gateway, &alice, "POST", "/api/chats", new.clone(), &["idempotency-key: one"]).await;
+    assert!(matches!(made.status, 200 | 201), "{made:?}");
+    let stored = store(&settings).await;
+    let creates = (0..1000_u128).map(async |n| {
+        let member = Member { user: UserId::parse(&bob).unwrap(), role: Role::Owner, joined_at: 1 };
+        let group = Group {
+            chat: ChatId::parse(&format!("g_00000000-0000-4000-8000-{n:012x}")).unwrap(),
+            name: "x".into(),
+            created_by: member.user.clone(),
+            members: vec![member],
+            created_at: 1,
+            version: 1,
+        };
+        assert!(stored.create_group(&group).await.unwrap());
+    });
+    futures_util::stream::iter(creates).buffer_unordered(16).collect::<Vec<_>>().await;
+    let refused = ask(&gateway, &alice, "POST", "/api/chats", new.clone(), &["idempotency-key: two"]).await;
+    assert_eq!((refused.status, &refused.body["code"]), (400, &json!("VALIDATION")), "{refused:?}");
+    assert!(!refused.body.to_string().contains(&bob), "{refused:?}");
+    let again = ask(&gateway, &alice, "POST", "/api/chats", new, &["idempotency-key: one"]).await;
+    assert_eq!((again.status, &again.body), (200, &made.body));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -177,6 +261,36 @@ async fn who_joins_and_who_goes_is_known_on_another_gateway_at_once() {
     until("no rooms are left", async || far.metric("holdfast_gateway_rooms").await == 0.0).await;
     until("nor here", async || near.metric("holdfast_gateway_rooms").await == 0.0).await;
     alice.hears_of(&chat).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_is_told_though_whoever_made_it_hangs_up_in_the_middle() {
+    let mongo = Mongo::start().await.unwrap();
+    let line = Proxy::start(mongo.port()).await.unwrap();
+    let url = mongo.url_at(line.port());
+    let settings = settings(&[("MONGO_URL", url.as_str()), ("MONGO_CB_RECOVERY_TIMEOUT", "500")]).await;
+    let gateway = Gateway::start(settings.clone()).await;
+    until("the store is reached", async || gateway.health("/dependencies/mongodb/up").await == true).await;
+    let stored = store(&with(&settings, "MONGO_URL", &mongo.url())).await;
+    let alice = Person::at(&gateway, "alice").await;
+    let mut bob = Person::at(&gateway, "bob").await;
+    let chat = alice.group(&[&bob.name]).await;
+    bob.hears_of(&chat).await;
+    let id = ChatId::parse(&chat).unwrap();
+
+    line.latency(Duration::from_millis(700));
+    let path = format!("/api/chats/{chat}/members/{}", bob.name);
+    let leave = bob.rest("DELETE", &path, Value::Null);
+    let alone = async || stored.rosters(std::slice::from_ref(&id)).await.unwrap()[&id].len() == 1;
+    let gone = until("bob has left", alone);
+    // The group has changed, and the gateway does not know it yet.
+    tokio::select! {
+        biased;
+        () = gone => {}
+        _ = leave => {}
+    }
+    line.latency(Duration::ZERO);
+    bob.hears_of(&chat).await;
 }
 
 fn direct(one: &str, other: &str) -> String {
@@ -295,7 +409,11 @@ async fn nothing_falls_between_the_first_page_of_a_fresh_connection_and_what_it_
         assert_eq!(page["messages"].as_array().unwrap().len(), round, "{page}");
         let content = format!("round {round}");
         alice.send(&chat, &content).await;
-        bob.hears(&content).await;
+        // A gateway that takes long to hear for him says so instead, and he reads it anew.
+        if bob.next_of(&["newMessage", "resync"]).await.name == "resync" {
+            let page = bob.emit("history", json!({ "chatId": chat })).await;
+            assert_eq!(page["messages"][0]["content"], content, "{page}");
+        }
         drop(bob);
         until("he is gone", async || far.metric("holdfast_gateway_sockets").await == 0.0).await;
     }

@@ -4,7 +4,7 @@ use holdfast_testkit::{Mongo, Proxy, unique};
 use serde_json::{Value, json};
 
 use crate::described::Description;
-use crate::people::{Person, ask, refused};
+use crate::people::{Person, SOON, ask, refused};
 use crate::support::{Gateway, send, settings, until};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -76,6 +76,40 @@ async fn a_block_holds_both_ways_until_whoever_made_it_ends_it_and_groups_go_on(
     assert_eq!(alice.rest("DELETE", &block(&bob.name), Value::Null).await.status, 204);
     assert_eq!(direct(&alice, &bob.name).await["ok"], true);
     until("far, too", async || direct(&bob, &alice.name).await["ok"] == true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn how_far_one_has_read_is_not_told_across_a_block() {
+    let gateway = Gateway::start(settings(&[]).await).await;
+    let (mut alice, mut bob) = (Person::at(&gateway, "alice").await, Person::at(&gateway, "bob").await);
+    let group = alice.group(&[&bob.name]).await;
+    for person in [&mut alice, &mut bob] {
+        person.hears_of(&group).await;
+    }
+    let chat = format!("{}:{}", alice.name, bob.name);
+    let (from_alice, from_bob) = (alice.send(&chat, "hello").await, bob.send(&chat, "hello").await);
+    let last = bob.send(&chat, "and again").await;
+    let read = async |person: &Person<'_>, message: &Value| {
+        let request = json!({ "chatId": chat, "upTo": message["messageId"] });
+        until("it is read", async || person.emit("markRead", request.clone()).await["ok"] == true).await;
+    };
+    read(&alice, &from_bob).await;
+    let told = bob.events.next_named("messagesRead", SOON).await.unwrap();
+    assert_eq!((&told["userId"], &told["upTo"]), (&json!(alice.name), &from_bob["messageId"]));
+
+    assert_eq!(alice.rest("PUT", &format!("/api/blocks/{}", bob.name), Value::Null).await.status, 204);
+    read(&alice, &last).await;
+    read(&bob, &from_alice).await;
+    alice.send(&group, "sentinel").await;
+    for person in [&mut alice, &mut bob] {
+        loop {
+            let event = person.events.next().await.unwrap();
+            assert_ne!(event.name, "messagesRead", "{} hears {event:?}", person.name);
+            if event.name == "newMessage" && event.data["content"] == "sentinel" {
+                break;
+            }
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,6 @@
 //! Who types is seen by the other members, on every gateway and device, and by nobody else.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use holdfast_bench::client::{Client, Events};
 use holdfast_message::{ChatId, UserId};
@@ -56,24 +56,50 @@ async fn typing_is_told_once_in_a_while_and_ends_by_a_word_a_message_silence_or_
     for _ in 0..10 {
         assert_eq!(say(&writer, to_bob.clone(), true).await, json!({ "ok": true }));
     }
+    // Each word is waited for: of several at once the last is told.
+    let mut all = async |words: &[bool]| {
+        for events in [&mut phone, &mut laptop] {
+            assert_eq!(heard(events, &alice, words.len()).await, words);
+        }
+    };
+    all(&[true]).await;
     say(&writer, json!({ "chatId": format!("{alice}:{bob}") }), false).await;
-    // The end was told: this is no news.
+    // The end is told once: this is no news.
     say(&writer, to_bob.clone(), false).await;
+    all(&[false]).await;
     say(&writer, to_bob.clone(), true).await;
+    all(&[true]).await;
     send(&writer, &bob, "said").await;
+    all(&[false]).await;
     say(&writer, to_bob.clone(), true).await;
-    for events in [&mut phone, &mut laptop] {
-        // The last word is followed by silence.
-        assert_eq!(heard(events, &alice, 6).await, [true, false, true, false, true, false]);
-    }
+    // The last word is followed by silence.
+    all(&[true, false]).await;
     say(&writer, to_bob, true).await;
+    all(&[true]).await;
     writer.kill();
-    for events in [&mut phone, &mut laptop] {
-        assert_eq!(heard(events, &alice, 2).await, [true, false]);
-    }
+    all(&[false]).await;
     for events in [&mut own, &mut other] {
         assert!(events.arrived().iter().all(|event| event.name != "typing"), "one's own devices are not told");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_begins_and_ends_without_end_is_told_of_twice_a_second_and_as_it_is_in_the_end() {
+    let gateway = Gateway::start(settings(&[]).await).await;
+    let (alice, bob) = (unique("alice"), unique("bob"));
+    let (writer, _events) = gateway.connect(&alice).await;
+    let (_bob, mut events) = gateway.connect(&bob).await;
+    let begun = Instant::now();
+    for n in 0..200 {
+        say(&writer, json!({ "friendId": bob }), n % 2 == 0).await;
+    }
+    let most = 2 * begun.elapsed().as_secs() as usize + 6;
+    let mut words = Vec::new();
+    while let Some(event) = events.next_named("typing", Duration::from_secs(5)).await {
+        words.push(event["typing"].as_bool().unwrap());
+    }
+    assert!(words.len() <= most, "{words:?} in {:?}", begun.elapsed());
+    assert_eq!((words.first(), words.last()), (Some(&true), Some(&false)));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -173,11 +199,26 @@ async fn without_the_cache_those_on_the_same_gateway_still_see_it_and_what_other
     line.cut().await;
     for typing in [true, false, true] {
         assert_eq!(say(&writer, json!({ "friendId": bob }), typing).await, json!({ "ok": true }));
+        assert_eq!(heard(&mut events, &alice, 1).await, [typing]);
     }
-    assert_eq!(heard(&mut events, &alice, 3).await, [true, false, true]);
     until("counted", async || {
         gateway.metric("holdfast_gateway_live_dropped_total{reason=\"unavailable\"}").await >= 3.0
     })
     .await;
     assert_eq!(gateway.metric("holdfast_gateway_live_waiting").await, 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_waits_for_no_answer_is_heard() {
+    let gateway = Gateway::start(settings(&[]).await).await;
+    let (alice, bob) = (unique("alice"), unique("bob"));
+    let (writer, mut own) = gateway.connect(&alice).await;
+    let (reader, mut heard) = gateway.connect(&bob).await;
+    writer.emit("typing", &json!({ "friendId": bob, "typing": true })).await.unwrap();
+    let typing = json!({ "chatId": format!("{alice}:{bob}"), "userId": alice, "typing": true });
+    assert_eq!(heard.next_named("typing", SOON).await, Some(typing));
+    let message = send(&writer, &bob, "said").await;
+    reader.emit("markRead", &json!({ "friendId": alice, "upTo": message["messageId"] })).await.unwrap();
+    let read = own.next_named("messagesRead", SOON).await.expect("the reading is told");
+    assert_eq!(read["upTo"], message["messageId"]);
 }

@@ -43,15 +43,20 @@ async fn a_group_comes_back_whole_and_is_found_by_its_members() {
     assert_eq!(of_bob, [first.chat.clone(), group(2, &[]).chat]);
     assert_eq!(t.store.groups_of(&user("bob"), 1).await.unwrap().len(), 1);
     assert_eq!(t.store.groups_of(&user("eve"), 10).await.unwrap(), []);
-    assert_eq!(t.store.count_groups_of(&user("bob"), 10).await.unwrap(), 2);
-    assert_eq!(t.store.count_groups_of(&user("bob"), 1).await.unwrap(), 1);
+    let others: Vec<_> = (0..250).map(|n| user(&format!("other{n}"))).collect();
+    let everybody = [&others[..], &[user("alice"), user("bob")]].concat();
+    for (users, many, any) in
+        [(&others, 1, false), (&everybody, 1, true), (&everybody, 2, true), (&everybody, 3, false), (&vec![], 1, false)]
+    {
+        assert_eq!(t.store.any_in_groups(users, many).await.unwrap(), any, "{} users in {many}", users.len());
+    }
     let plan = doc! { "explain": { "find": "groups", "filter": { "members.userId": "bob" } } };
     let plan = t.db.run_command(plan).await.unwrap().to_string();
     assert!(plan.contains("members.userId_1") && !plan.contains("COLLSCAN"), "{plan}");
 }
 
 #[tokio::test]
-async fn a_group_that_has_changed_meanwhile_is_not_overwritten() {
+async fn a_group_that_has_changed_meanwhile_is_not_overwritten_and_one_that_has_ended_stays_so() {
     let t = fixture().await;
     let first = group(1, &["alice", "bob"]);
     t.store.create_group(&first).await.unwrap();
@@ -60,12 +65,15 @@ async fn a_group_that_has_changed_meanwhile_is_not_overwritten() {
     left.members.pop();
     assert!(t.store.replace_group(&renamed).await.unwrap());
     assert!(!t.store.replace_group(&left).await.unwrap());
-    assert!(!t.store.delete_group(&first).await.unwrap());
     let stored = t.store.group(&first.chat).await.unwrap().unwrap();
     assert_eq!(stored, Group { version: 2, ..renamed });
-    assert!(t.store.delete_group(&stored).await.unwrap());
-    assert!(!t.store.replace_group(&stored).await.unwrap());
-    assert_eq!(t.store.group(&first.chat).await.unwrap(), None);
+    let ended = Group { members: vec![], ..stored };
+    assert!(t.store.replace_group(&ended).await.unwrap());
+    assert!(!t.store.replace_group(&ended).await.unwrap());
+    assert!(!t.store.create_group(&first).await.unwrap(), "its id is taken for good");
+    assert_eq!(t.store.group(&first.chat).await.unwrap(), Some(Group { version: 3, ..ended }));
+    assert_eq!(t.store.rosters(std::slice::from_ref(&first.chat)).await.unwrap(), HashMap::new());
+    assert_eq!(t.store.groups_of(&user("alice"), 10).await.unwrap(), []);
 }
 
 #[tokio::test]
@@ -86,6 +94,21 @@ async fn a_groups_conversation_lists_the_members_of_its_latest_version() {
     let found = conversation().await;
     assert_eq!(found.get_array("members").unwrap(), &["alice".into(), "carol".into()]);
     assert_eq!(found.get_i64("lastTimestamp").unwrap(), said.timestamp);
+}
+
+#[tokio::test]
+async fn a_group_without_a_conversation_is_found_as_of_when_it_was_made() {
+    let t = fixture().await;
+    let (first, second) = (group(1, &["alice"]), Group { created_at: 7, ..group(2, &["alice"]) });
+    for group in [&first, &second] {
+        assert!(t.store.create_group(group).await.unwrap());
+    }
+    t.store.set_members(&Group { created_at: 9, ..first.clone() }).await.unwrap();
+    let groups = [first, second, group(3, &[])].map(|group| group.chat);
+    let mut found = t.store.conversations_of(&groups).await.unwrap();
+    found.sort_by_key(|conversation| conversation.last_timestamp);
+    let found: Vec<_> = found.into_iter().map(|found| (found.chat, found.last_timestamp)).collect();
+    assert_eq!(found, [(groups[1].clone(), 7), (groups[0].clone(), 9)]);
 }
 
 #[tokio::test]

@@ -29,6 +29,7 @@ pub(crate) fn common(
         // The default of five minutes makes for large, cheap writes. A person at a page wants the history within a second.
         ("FLUSH_INTERVAL_MS", "1000"),
         ("MESSAGE_LIMIT", "100"),
+        ("EVENT_LIMIT", "300"),
         ("WINDOW_SECONDS", "10"),
     ]
     .into_iter()

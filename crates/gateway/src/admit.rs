@@ -11,7 +11,7 @@ use holdfast_message::{ChatId, UserId};
 
 use crate::error::{Code, Refusal};
 use crate::limit::UserLimit;
-use crate::members::{Roster, Membership};
+use crate::members::{Membership, Roster};
 use crate::metrics::{Limited, Metrics};
 use crate::relations::{Between, Relations};
 

@@ -159,7 +159,9 @@ impl Relations {
     pub fn permits(&self, between: Between) -> Result<(), Refusal> {
         let unknown = || Refusal::unavailable("the permission can't be read now");
         match (between, self.permissions) {
-            (Between::Now(relation) | Between::Lately(relation), permissions) if relation.permits(permissions) => Ok(()),
+            (Between::Now(relation) | Between::Lately(relation), permissions) if relation.permits(permissions) => {
+                Ok(())
+            }
             (Between::Now(_), _) => Err(refused()),
             (Between::Unknown, Permissions::Open) => {
                 self.metrics.permitted_unknown.inc();
@@ -238,12 +240,7 @@ impl Relations {
         self.stored.ask(async |store| store.relationships(chats).await).await.map_err(|error| unavailable(&error))
     }
 
-    async fn change(
-        &self,
-        user: &UserId,
-        other: &UserId,
-        change: Change,
-    ) -> Result<Option<Relationship>, Refusal> {
+    async fn change(&self, user: &UserId, other: &UserId, change: Change) -> Result<Option<Relationship>, Refusal> {
         let chat = direct(user, other)?;
         let (relations, user, pair) = (self.clone(), user.clone(), Pair::of(user, other));
         stored::to_its_end(async move { relations.write(&chat, pair, &user, change).await }).await

@@ -16,21 +16,26 @@
 //! [`Aside::invalidate`] is for whoever changes the source, *after* the change: the entry goes in Redis and in every memory, and
 //! what was loaded before is not filled after. In another process memory may serve the old value until it hears of it: about a
 //! round trip, and never longer than [`BOUND`](backend::BOUND) after Redis took the invalidation. If Redis does not take it, it is owed
-//! and repeated; meanwhile this process does without Redis for that key, while others may see the old value until it expires.
+//! and repeated; meanwhile this process does without Redis for that key, while others may see the old value until it expires. As
+//! many keys as [`MAX_OWED`](backend::MAX_OWED) may be owed; of more, the invalidations are given up and counted.
 //!
 //! A read that has joined a flight gets what the flight found, which may have begun before the read did, by [`LOAD`] at most.
+//!
+//! [`Aside::get_fresh`] is for whoever would rather wait a little than be told what was: it follows a stale value's flight to its end.
 
 pub mod backend;
 pub mod lease;
 pub mod metrics;
 
 mod flight;
+mod fresh;
 mod listen;
 mod memory;
 
 use std::collections::HashMap;
 use std::fmt::Display;
 use std::hash::Hash;
+use std::ops::AddAssign;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,7 +51,7 @@ pub(crate) use metrics::AsideMetrics;
 
 /// How long a load may take.
 pub const LOAD: Duration = Duration::from_secs(3);
-/// How long those who did not get the lease wait for those who did, before they load for themselves.
+/// How long those who did not get the lease wait for those who did, unless a [`Policy`] says otherwise.
 pub const PATIENCE: Duration = Duration::from_secs(1);
 /// How long a source that failed for a key is not asked for it again.
 pub const RETRY: Duration = Duration::from_millis(500);
@@ -54,6 +59,8 @@ pub const RETRY: Duration = Duration::from_millis(500);
 const WARM: usize = 100;
 /// Refreshes in the background at once, for one [`Aside`]; more are left to later readers.
 pub const REFRESHES: usize = 64;
+/// Loads at once, for one [`Aside`]; more take their turn, and their time begins with it.
+pub const LOADS: usize = 64;
 
 /// Where values come from.
 pub trait Source: Send + Sync + 'static {
@@ -79,12 +86,14 @@ pub trait Source: Send + Sync + 'static {
     ) -> impl Future<Output = Result<HashMap<Self::Key, Self::Value>, Self::Error>> + Send;
 }
 
-/// How long entries live, and what memory they may take.
+/// How long entries live, and what memory they may take. There is no default: how old a value may be is the caller's to say. The
+/// README has those of Holdfast's own kinds, with the reasons.
 #[derive(Debug, Clone, Copy)]
 pub struct Policy {
-    /// How long a value is fresh.
+    /// How long a value is fresh: answered without a second look. What bypasses [`Aside::invalidate`] is seen after this.
     pub fresh: Duration,
-    /// How long a value is kept: beyond `fresh` it is stale, and better than nothing.
+    /// How long a value is kept: beyond `fresh` it is stale, and better than nothing. It is also how long a value may be wrong whose
+    /// invalidation was given up, or was owed by a process that ended.
     pub ttl: Duration,
     /// How long it is kept that the source has nothing; not at all with zero.
     pub negative: Duration,
@@ -93,6 +102,21 @@ pub struct Policy {
     pub jitter: f64,
     /// What the first level may take in this process, about; with 0 there is none.
     pub memory_bytes: u64,
+    /// How long Redis is waited for, and whoever holds the lease, before a reader loads for itself. What is loaded without a lease
+    /// fills memory alone.
+    pub patience: Duration,
+    /// How long after its load a value in memory is used although invalidations may go unheard; up to [`BOUND`](backend::BOUND) no
+    /// value is served for longer after its invalidation than otherwise.
+    pub unheard: Duration,
+}
+
+/// How long somebody who wants a fresh value waits for it.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// Where something older is known, which is the answer then.
+    pub stale: Duration,
+    /// Where nothing is.
+    pub nothing: Duration,
 }
 
 /// An answer.
@@ -122,16 +146,21 @@ pub enum AsideError<E> {
     /// The source failed, now or less than [`RETRY`] ago.
     #[error("{0}")]
     Source(Arc<E>),
-    /// The source did not answer within [`LOAD`].
+    /// The source did not answer within [`LOAD`], or the reader's [`Patience`] was at an end.
     #[error("the source did not answer in time")]
     Unanswered,
 }
 
-/// What a warming came to.
+/// What a warming came to. Every key counts once.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Warmed {
-    /// Keys that are cached now, or are known to have no value.
+    /// Keys whose values are in Redis now.
     pub warm: usize,
+    /// Keys that the source has nothing for; that is kept, too, for [`Policy::negative`].
+    pub absent: usize,
+    /// Keys that were loaded and are not in Redis: it did not take them, somebody else held the lease and did not fill them, they were
+    /// invalidated meanwhile, or the policy keeps nothing.
+    pub unfilled: usize,
     /// Keys that could not be loaded.
     pub failed: usize,
 }
@@ -179,13 +208,27 @@ impl<S: Source> Aside<S> {
         answers.into_iter().map(|answer| answer.unwrap_or(Err(AsideError::Unanswered))).collect()
     }
 
-    /// Sees to it that these keys are cached: what is missing or stale is loaded. It returns when Redis has it, or can't have it.
+    /// The value of one key, fresh if it can be had in time: nothing stale is answered while a load is under way that one has the
+    /// patience for. What is stale is the answer when the source fails, or takes too long; then, should memory know nothing that
+    /// may be used, even what it knows and may have been invalidated unheard.
+    ///
+    /// No answer is older than an invalidation that this process has heard of, or made, before it is given.
+    pub async fn get_fresh(&self, key: &S::Key, patience: Patience) -> Answer<S> {
+        let answers = self.get_many_fresh(std::slice::from_ref(key), patience);
+        answers.await.pop().unwrap_or(Err(AsideError::Unanswered))
+    }
+
+    /// [`Aside::get_fresh`] for many keys at once, in their order.
+    pub async fn get_many_fresh(&self, keys: &[S::Key], patience: Patience) -> Vec<Answer<S>> {
+        self.flights.clone().fresh(keys, patience).await
+    }
+
+    /// Sees to it that these keys are cached: what is missing or stale is loaded. It returns when Redis has it, or can't have it, and
+    /// says of how many keys which is so.
     pub async fn warm(&self, keys: &[S::Key]) -> Warmed {
         let mut warmed = Warmed::default();
         for chunk in keys.chunks(WARM) {
-            for settled in self.flights.clone().settle(chunk).await {
-                *if settled { &mut warmed.warm } else { &mut warmed.failed } += 1;
-            }
+            warmed += self.flights.clone().settle(chunk).await;
         }
         warmed
     }
@@ -203,6 +246,15 @@ impl<S: Source> Aside<S> {
     /// before the invalidation reached this process. Redis is not asked.
     pub fn forget_here(&self, keys: &[S::Key]) {
         keys.iter().for_each(|key| self.flights.forget(&self.flights.name(key)));
+    }
+}
+
+impl AddAssign for Warmed {
+    fn add_assign(&mut self, more: Self) {
+        self.warm += more.warm;
+        self.absent += more.absent;
+        self.unfilled += more.unfilled;
+        self.failed += more.failed;
     }
 }
 

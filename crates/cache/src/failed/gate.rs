@@ -167,14 +167,14 @@ mod tests {
     fn replicas_and_the_disk_are_waited_for_where_that_can_be_done() {
         let everysec = ServerFacts { fsync: some("everysec"), replicas: 2, ..durable() };
         assert_eq!(judge(&everysec, CHECKED), Ok(Fence { replicas: 2, disk: false }));
+        let newer = ServerFacts { version: (7, 2), ..everysec.clone() };
+        let patient = FailedQueueSettings { timeout: SYNC_WITHIN, ..CHECKED };
+        assert_eq!(judge(&newer, patient), Ok(Fence { replicas: 2, disk: true }));
         let demanding = |min_replicas| FailedQueueSettings { min_replicas, ..CHECKED };
         assert_eq!(judge(&everysec, demanding(1)), Ok(Fence { replicas: 2, disk: false }), "all that are there");
         assert_eq!(judge(&everysec, demanding(3)), Err(Refusal::TooFewReplicas { online: 2, wanted: 3 }));
         let silent = judge(&ServerFacts::default(), FailedQueueSettings { min_replicas: 1, ..ASSUMED });
         assert_eq!(silent, Err(Refusal::TooFewReplicas { online: 0, wanted: 1 }), "nobody vouches for replicas");
-        let newer = ServerFacts { version: (7, 2), ..everysec };
-        let patient = FailedQueueSettings { timeout: SYNC_WITHIN, ..CHECKED };
-        assert_eq!(judge(&newer, patient), Ok(Fence { replicas: 2, disk: true }));
         let late = Ok(Fence { replicas: 2, disk: false });
         assert_eq!(judge(&newer, CHECKED), late, "a sync may come after the deadline");
     }

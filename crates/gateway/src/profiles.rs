@@ -7,9 +7,10 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use holdfast_cache::Locks;
 use holdfast_cache::aside::backend::Backend;
 use holdfast_cache::aside::{Aside, AsideError, PATIENCE, Policy, Source, Warmed};
-use holdfast_cache::keys::Cached;
+use holdfast_cache::keys::{Cached, Family, LockName};
 use holdfast_message::draft::{MAX_IMAGE_URL, is_https};
 use holdfast_message::{Invalid, UserId};
 use holdfast_service::clock::unix_ms;
@@ -153,8 +154,9 @@ impl Profiles {
         self.cached.warm(users).await
     }
 
-    /// Caches the profiles of those who were active last, as soon as the store can say who they are.
-    pub async fn warm_up(self, store: Store) {
+    /// Caches the profiles of those who were active last, as soon as the store can say who they are. Of gateways that start together
+    /// one does it.
+    pub async fn warm_up(self, store: Store, locks: Locks) {
         let users = loop {
             match store.last_senders(WARM).await {
                 Ok(users) => break users,
@@ -162,7 +164,19 @@ impl Profiles {
             }
             tokio::time::sleep(WARM_AGAIN).await;
         };
+        let lock = match locks.acquire(&[LockName::of_warming(Family::Profile)]).await {
+            Ok(Some(lock)) => Some(lock),
+            Ok(None) => return tracing::info!("another gateway is warming the profiles"),
+            Err(error) => {
+                tracing::debug!(%error, "the profiles are warmed without a lock");
+                None
+            }
+        };
         let Warmed { warm, absent, unfilled, failed } = self.warm(&users).await;
+        if let Some(lock) = lock {
+            // Otherwise it ends by itself.
+            let _ = lock.release().await;
+        }
         tracing::info!(warm, absent, unfilled, failed, "warmed the profiles of those who were active last");
     }
 }

@@ -12,12 +12,13 @@ use holdfast_cache::aside::backend::Backend;
 use holdfast_cache::channels::ChannelSettings;
 use holdfast_cache::groups::GroupChanges;
 use holdfast_cache::inbox::InboxLife;
+use holdfast_cache::lock::LockSettings;
 use holdfast_cache::presence::{Online, PresenceSettings};
 use holdfast_cache::rate_limit::{Limit, RateLimiter};
 use holdfast_cache::recent::RecentSettings;
 use holdfast_cache::{
-    Announcer, Breaker, CacheMetrics, Channels, Client, ClientSettings, Connection, FailedQueue, Inboxes, Keys, Origin,
-    RecentList,
+    Announcer, Breaker, CacheMetrics, Channels, Client, ClientSettings, Connection, FailedQueue, Inboxes, Keys, Locks,
+    Origin, RecentList,
 };
 use holdfast_kafka::{Admin, AdminError, KafkaSettings, Publisher};
 use holdfast_service::ops;
@@ -119,6 +120,12 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
         max_latency: layout.cache_max_latency.0,
     };
     let client = Client::new(cache.clone(), cache_breaker.clone(), settings);
+    let lock_settings = LockSettings {
+        ttl: layout.cache_lock_default_ttl.0,
+        retry_delay: layout.cache_lock_retry_delay.0,
+        max_retries: layout.cache_lock_max_retries,
+    };
+    let locks = Locks::new(client.clone(), keys.clone(), lock_settings, &cache_metrics);
     let aside = Backend::start(client, keys.clone(), layout.cache_stale_marker_ttl.0);
     let profiles = Profiles::new(&aside, stored.clone(), layout.cache_profile_ttl.0);
     let membership = Membership::new(&aside, stored.clone());
@@ -274,7 +281,7 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
     beside.run("relist", relist.clone().run(lists, cache.clone(), cache_breaker.clone(), ended.clone()));
     beside.run("retry", Retry::new(failed.clone(), publisher.clone(), own.replay_rate, metrics).run(ended.clone()));
     if layout.cache_warmup_enabled {
-        beside.tasks.spawn(ended.clone().run_until_cancelled_owned(profiles.warm_up(store.clone())));
+        beside.tasks.spawn(ended.clone().run_until_cancelled_owned(profiles.warm_up(store.clone(), locks)));
     }
     beside.tasks.spawn(prepare(kafka, publisher.clone(), store.clone(), ended.clone()));
     beside.run("health", {

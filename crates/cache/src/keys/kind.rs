@@ -133,10 +133,10 @@ impl LockName {
         }
     }
 
-    /// The lock of whoever loads this value, so that one does for all.
-    pub fn of_load(value: &Cached) -> Self {
-        // Words and ids hold nothing that a name may not hold, and no more of it.
-        Self(format!("load:{}:{value}", value.family().as_str()).into())
+    /// The lock of whoever warms values of this kind, so that one does for all.
+    pub fn of_warming(kind: Family) -> Self {
+        // Words hold nothing that a name may not hold, and no more of it.
+        Self(format!("warm:{}", kind.as_str()).into())
     }
 
     /// The name's text.

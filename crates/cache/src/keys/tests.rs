@@ -43,8 +43,7 @@ fn the_names_are_the_contracts() {
         "chat:v1:message:{07070707-0707-0707-0707-070707070707}"
     );
     assert_eq!(keys.lock(&LockName::parse("nightly:sweep").unwrap()), "chat:v1:lock:{nightly:sweep}");
-    let load = LockName::of_load(&Cached::Profile(alice));
-    assert_eq!(keys.lock(&load), "chat:v1:lock:{load:profile:alice}");
+    assert_eq!(keys.lock(&LockName::of_warming(Family::Profile)), "chat:v1:lock:{warm:profile}");
 }
 
 #[test]
@@ -98,7 +97,6 @@ fn no_key_is_longer_than_promised() {
         keys.channel(&Channel::User(a.clone())),
         keys.lease(&pair),
         keys.lock(&lock),
-        keys.lock(&LockName::of_load(&pair)),
         keys.typing(&chat, &a),
         keys.devices(&a),
     ]
@@ -106,7 +104,6 @@ fn no_key_is_longer_than_promised() {
     assert!(lengths.iter().all(|length| *length <= MAX_KEY_LENGTH), "{lengths:?}");
     assert_eq!(lengths.iter().max(), Some(&MAX_KEY_LENGTH), "the longest is as long as was reckoned");
     assert!(Keys::new(&"p".repeat(32), &"v".repeat(12), ":", MAX_KEY_LENGTH).is_err());
-    assert!(LockName::of_load(&pair).as_str().len() <= MAX_LOCK_NAME);
 }
 
 #[test]

@@ -17,6 +17,7 @@ use uuid::Uuid;
 
 use self::rules::{Outcome, Wish};
 use crate::error::{Code, Refusal};
+use crate::inbox::Inbox;
 use crate::inbox::arrivals::Arrivals;
 use crate::limit::Limits;
 use crate::members::{MAX_GROUPS, MAX_MEMBERS, Membership, no_such_chat};
@@ -40,6 +41,7 @@ pub struct Groups {
     limits: Arc<Limits>,
     rooms: Rooms,
     arrivals: Arrivals,
+    inbox: Inbox,
 }
 
 /// What is to be written of a group, and whom it concerns.
@@ -57,9 +59,9 @@ impl Groups {
         stored: Stored,
         (membership, relations): (Membership, Relations),
         limits: Arc<Limits>,
-        (rooms, arrivals): (Rooms, Arrivals),
+        (rooms, arrivals, inbox): (Rooms, Arrivals, Inbox),
     ) -> Self {
-        Self { stored, membership, relations, limits, rooms, arrivals }
+        Self { stored, membership, relations, limits, rooms, arrivals, inbox }
     }
 
     /// Makes a group of which `creator` is the owner. With a `key`, every repeat finds the group that the first one made, unless it
@@ -151,6 +153,12 @@ impl Groups {
 
     async fn write(&self, change: Change) -> Result<Option<Group>, Refusal> {
         let Change { group, is_new, joined, left } = change;
+        if !is_new {
+            // First: did this gateway end in between, everything would be unread.
+            for user in &joined {
+                self.inbox.begin(user, &group.chat).await?;
+            }
+        }
         let written = self.stored.ask(async |store| match is_new {
             true => store.create_group(&group).await,
             false => store.replace_group(&group).await,

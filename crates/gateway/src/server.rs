@@ -166,8 +166,6 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
     let rooms = Rooms::new(sockets.clone(), channels.clone(), membership.clone(), metrics.clone());
     let (arrivals, told_of) = Arrivals::new(metrics.clone());
     let counters = Counters::new(sockets.clone());
-    let (who, told) = ((membership.clone(), relations.clone()), (rooms.clone(), arrivals.clone()));
-    let groups = Groups::new(stored.clone(), who, limits.clone(), told);
     let group_changes = GroupChanges::new(cache.clone(), keys.clone(), origin);
     let pipeline = Pipeline::start(
         Stages {
@@ -213,6 +211,8 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
         receipts: receipts.clone(),
         metrics: metrics.clone(),
     });
+    let (who, told) = ((membership.clone(), relations.clone()), (rooms.clone(), arrivals.clone(), inbox.clone()));
+    let groups = Groups::new(stored.clone(), who, limits.clone(), told);
     let told =
         Told { cached: inboxes, breaker: cache_breaker.clone(), membership: membership.clone(), store: store.clone() };
     let resume = Resume { recent: recent.clone(), breaker: cache_breaker.clone(), admission: admission.clone() };

@@ -5,7 +5,7 @@
 //! devices what is left: as often as one says so, for whoever repeats it may not have been answered, nor the others told.
 
 use holdfast_cache::keys::Channel;
-use holdfast_message::{ChatId, MessageId, UserId};
+use holdfast_message::{ChatId, Message, MessageId, UserId};
 use holdfast_store::unread::MAX_UNREAD;
 use serde_json::json;
 
@@ -44,6 +44,19 @@ impl Inbox {
             self.parts.live.tell([Channel::User(user.clone())], None, LiveEvent::UnreadCount, &payload);
         }
         Ok(left.count)
+    }
+
+    /// A user is about to belong to a group: of what was written there before nothing is unread. Nobody is told of it.
+    pub async fn begin(&self, user: &UserId, group: &ChatId) -> Result<(), Refusal> {
+        let listed = self.cache_batch(self.parts.recent.newest_batch(&[group], BUDGET)).await.pop().flatten().flatten();
+        let asked = self.parts.store.ask(async |store| {
+            let stored = store.newest_of(std::slice::from_ref(group)).await?.remove(group);
+            match listed.iter().chain(&stored).map(Message::key).max() {
+                Some(newest) => store.mark_read(user, group, newest).await.map(drop),
+                None => Ok(()),
+            }
+        });
+        asked.await.map_err(unavailable)
     }
 
     /// Whether the other members are told how far a user has read: not across a block, in groups only if they are few, and never while

@@ -63,7 +63,6 @@ struct GroupPatch {
 #[serde(default)]
 struct MemberBody {
     /// `member` for whoever is added without one; whoever belongs to the group keeps theirs.
-    #[schema(nullable = false)]
     role: Option<GroupMemberRole>,
 }
 

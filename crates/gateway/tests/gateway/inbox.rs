@@ -355,3 +355,62 @@ async fn over_rest_the_answers_are_as_described() {
         description.check(method, template, &answer);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_what_was_written_before_one_joined_nothing_is_unread_and_of_what_is_written_after_everything() {
+    let settings = settings(&PATIENT).await;
+    let gateway = Gateway::start(settings.clone()).await;
+    let (alice, bob) = (Person::at(&gateway, "alice").await, Person::at(&gateway, "bob").await);
+    let carol = Person::at(&gateway, "carol").await;
+    let group = alice.group(&[&carol.name]).await;
+    let member = format!("/api/chats/{group}/members/{}", bob.name);
+    let unread = async |person: &Person<'_>| ask(&person.client, "unread", json!({})).await;
+    let is = |count: usize| match count {
+        0 => json!({ "ok": true, "counts": {}, "total": 0 }),
+        count => json!({ "ok": true, "counts": { group.clone(): count }, "total": count }),
+    };
+    let mut written = 0;
+    let mut write = async |count: usize| {
+        for _ in 0..count {
+            let sent = alice.send(&group, "hello").await;
+            // Of the first ones the store alone knows.
+            if written < 2 {
+                store(&settings).await.insert(&[message(&sent)]).await.unwrap();
+            }
+            written += 1;
+        }
+    };
+    write(3).await;
+    for round in 0..3 {
+        assert_eq!(alice.rest("PUT", &member, json!({})).await.status, 200);
+        assert_eq!(unread(&bob).await, is(0), "round {round}");
+        write(2).await;
+        until("what is written after is unread", async || unread(&bob).await == is(2)).await;
+        let page = ask(&bob.client, "history", json!({ "chatId": group, "limit": 100 })).await;
+        assert_eq!(page["messages"].as_array().unwrap().len(), 5 + 3 * round, "{page}");
+        assert_eq!(alice.rest("DELETE", &member, Value::Null).await.status, 204);
+        until("it is his no more", async || unread(&bob).await == is(0)).await;
+        write(1).await;
+    }
+    until("carol has read nothing", async || unread(&carol).await == is(12)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_unread_either_of_what_the_store_alone_has_when_one_joins() {
+    let settings = settings(&PATIENT).await;
+    let gateway = Gateway::start(settings.clone()).await;
+    let (alice, bob) = (Person::at(&gateway, "alice").await, Person::at(&gateway, "bob").await);
+    let group = alice.group(&[]).await;
+    let draft = |number: i64| {
+        let (sender, chat) = (UserId::parse(&alice.name).unwrap(), ChatId::parse(&group).unwrap());
+        let draft = holdfast_message::Draft::new(sender, chat, None, format!("old {number}"), None, None);
+        draft.unwrap().stamp(1_700_000_000_000 + number)
+    };
+    store(&settings).await.insert(&(0..5).map(draft).collect::<Vec<_>>()).await.unwrap();
+    assert_eq!(alice.rest("PUT", &format!("/api/chats/{group}/members/{}", bob.name), json!({})).await.status, 200);
+    assert_eq!(ask(&bob.client, "unread", json!({})).await["total"], 0);
+    let sent = alice.send(&group, "new").await;
+    until("the new one is unread", async || ask(&bob.client, "unread", json!({})).await["total"] == 1).await;
+    let read = ask(&bob.client, "markRead", json!({ "chatId": group, "upTo": sent["messageId"] })).await;
+    assert_eq!(read, json!({ "ok": true, "unread": 0 }));
+}

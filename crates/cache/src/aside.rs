@@ -16,7 +16,8 @@
 //! [`Aside::invalidate`] is for whoever changes the source, *after* the change: the entry goes in Redis and in every memory, and
 //! what was loaded before is not filled after. In another process memory may serve the old value until it hears of it: about a
 //! round trip, and never longer than [`BOUND`](backend::BOUND) after Redis took the invalidation. If Redis does not take it, it is owed
-//! and repeated; meanwhile this process does without Redis for that key, while others may see the old value until it expires.
+//! and repeated; meanwhile this process does without Redis for that key, while others may see the old value until it expires. As
+//! many keys as [`MAX_OWED`](backend::MAX_OWED) may be owed; of more, the invalidations are given up and counted.
 //!
 //! A read that has joined a flight gets what the flight found, which may have begun before the read did, by [`LOAD`] at most.
 
@@ -31,6 +32,7 @@ mod memory;
 use std::collections::HashMap;
 use std::fmt::Display;
 use std::hash::Hash;
+use std::ops::AddAssign;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -79,12 +81,14 @@ pub trait Source: Send + Sync + 'static {
     ) -> impl Future<Output = Result<HashMap<Self::Key, Self::Value>, Self::Error>> + Send;
 }
 
-/// How long entries live, and what memory they may take.
+/// How long entries live, and what memory they may take. There is no default: how old a value may be is the caller's to say. The
+/// README has those of Holdfast's own kinds, with the reasons.
 #[derive(Debug, Clone, Copy)]
 pub struct Policy {
-    /// How long a value is fresh.
+    /// How long a value is fresh: answered without a second look. What bypasses [`Aside::invalidate`] is seen after this.
     pub fresh: Duration,
-    /// How long a value is kept: beyond `fresh` it is stale, and better than nothing.
+    /// How long a value is kept: beyond `fresh` it is stale, and better than nothing. It is also how long a value may be wrong whose
+    /// invalidation was given up, or was owed by a process that ended.
     pub ttl: Duration,
     /// How long it is kept that the source has nothing; not at all with zero.
     pub negative: Duration,
@@ -127,11 +131,16 @@ pub enum AsideError<E> {
     Unanswered,
 }
 
-/// What a warming came to.
+/// What a warming came to. Every key counts once.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Warmed {
-    /// Keys that are cached now, or are known to have no value.
+    /// Keys whose values are in Redis now.
     pub warm: usize,
+    /// Keys that the source has nothing for; that is kept, too, for [`Policy::negative`].
+    pub absent: usize,
+    /// Keys that were loaded and are not in Redis: it did not take them, somebody else held the lease and did not fill them, they were
+    /// invalidated meanwhile, or the policy keeps nothing.
+    pub unfilled: usize,
     /// Keys that could not be loaded.
     pub failed: usize,
 }
@@ -179,13 +188,12 @@ impl<S: Source> Aside<S> {
         answers.into_iter().map(|answer| answer.unwrap_or(Err(AsideError::Unanswered))).collect()
     }
 
-    /// Sees to it that these keys are cached: what is missing or stale is loaded. It returns when Redis has it, or can't have it.
+    /// Sees to it that these keys are cached: what is missing or stale is loaded. It returns when Redis has it, or can't have it, and
+    /// says of how many keys which is so.
     pub async fn warm(&self, keys: &[S::Key]) -> Warmed {
         let mut warmed = Warmed::default();
         for chunk in keys.chunks(WARM) {
-            for settled in self.flights.clone().settle(chunk).await {
-                *if settled { &mut warmed.warm } else { &mut warmed.failed } += 1;
-            }
+            warmed += self.flights.clone().settle(chunk).await;
         }
         warmed
     }
@@ -203,6 +211,15 @@ impl<S: Source> Aside<S> {
     /// before the invalidation reached this process. Redis is not asked.
     pub fn forget_here(&self, keys: &[S::Key]) {
         keys.iter().for_each(|key| self.flights.forget(&self.flights.name(key)));
+    }
+}
+
+impl AddAssign for Warmed {
+    fn add_assign(&mut self, more: Self) {
+        self.warm += more.warm;
+        self.absent += more.absent;
+        self.unfilled += more.unfilled;
+        self.failed += more.failed;
     }
 }
 

@@ -14,7 +14,7 @@
 //! In a cluster a chat's list and the index lie on nodes of their own. What an acknowledgement rests on is the list: it is pushed on
 //! a connection whose server was looked at, and that server's replicas and disk are waited for. The index is touched wherever it
 //! is; what a failing master forgets of it, the repair finds again. One master that would not keep what it is given closes the
-//! queue for all chats, for a slot may move to it at any time; one that is away closes it for its own.
+//! queue for all chats, for a slot may move to it at any time; one that is away, or short of replicas, closes it for its own.
 
 mod entry;
 mod fence;
@@ -64,11 +64,13 @@ pub struct FailedQueueSettings {
     pub timeout: Duration,
     /// What to do when the server does not tell its settings.
     pub durability: Durability,
+    /// So many replicas at least must have what is pushed, or it is refused; those that are connected beyond them must have it too.
+    pub min_replicas: u32,
 }
 
 impl Default for FailedQueueSettings {
     fn default() -> Self {
-        Self { timeout: Duration::from_secs(1), durability: Durability::Checked }
+        Self { timeout: Duration::from_secs(1), durability: Durability::Checked, min_replicas: 0 }
     }
 }
 
@@ -101,6 +103,14 @@ pub enum Refusal {
     /// It is a replica now.
     #[error("the queue server is a replica")]
     Replica,
+    /// Fewer replicas are connected than [`FailedQueueSettings::min_replicas`].
+    #[error("{online} replicas of the queue server are online, where FAILED_QUEUE_MIN_REPLICAS wants {wanted}")]
+    TooFewReplicas {
+        /// How many are online.
+        online: u32,
+        /// How many are wanted.
+        wanted: u32,
+    },
     /// Fewer replicas confirmed the push than are connected.
     #[error("{reached} of {wanted} replicas of the queue server have it")]
     Replicas {

@@ -136,8 +136,9 @@ impl Inboxes {
         Self { connection, keys, life }
     }
 
-    /// Tells what is cached of these users of messages, as one pipeline. Each message must be told once.
-    pub async fn arrived(&self, arrivals: &[(UserId, Vec<Arrival>)], budget: Duration) -> Result<(), CacheError> {
+    /// Tells what is cached of these users of messages, as one pipeline; the results are in the order of `arrivals`. Each message must
+    /// be told once.
+    pub async fn arrived(&self, arrivals: &[(UserId, Vec<Arrival>)], budget: Duration) -> Vec<Result<(), CacheError>> {
         let call = |(user, arrivals): &(UserId, Vec<Arrival>)| {
             arrivals.iter().fold(self.call(&ARRIVED, user), |call, arrival| {
                 let call = call.arg(arrival.chat.as_str()).arg(arrival.timestamp);
@@ -147,15 +148,13 @@ impl Inboxes {
                 }
             })
         };
-        let answers = self.connection.run("inbox_arrived", arrivals.iter().map(call).collect(), budget).await?;
-        answers.into_iter().try_for_each(|answer| answer.map(drop))
+        self.done("inbox_arrived", arrivals.iter().map(call).collect(), budget).await
     }
 
-    /// Drops what is cached of these users, as one pipeline.
-    pub async fn forget(&self, users: &[UserId], budget: Duration) -> Result<(), CacheError> {
+    /// Drops what is cached of these users, as one pipeline; the results are in the order of `users`.
+    pub async fn forget(&self, users: &[UserId], budget: Duration) -> Vec<Result<(), CacheError>> {
         let call = |user: &UserId| Call::new("DEL").key(&self.keys.unread(user)).key(&self.keys.conversations(user));
-        let answers = self.connection.run("inbox_forget", users.iter().map(call).collect(), budget).await?;
-        answers.into_iter().try_for_each(|answer| answer.map(drop))
+        self.done("inbox_forget", users.iter().map(call).collect(), budget).await
     }
 
     /// Begins a counting, or joins one; `None` if one has been finished.
@@ -252,6 +251,15 @@ impl Inboxes {
         let chat = |pair: &[String]| Some((ChatId::parse(&pair[0]).ok()?, pair[1].parse().ok()?));
         let chats = chats.chunks_exact(2).filter_map(chat).collect();
         Ok(Some(ListPage { chats, older_stored: ready == "-2" }))
+    }
+
+    /// Makes calls, and says of each whether it was made.
+    async fn done(&self, op: &'static str, calls: Vec<Call>, budget: Duration) -> Vec<Result<(), CacheError>> {
+        let count = calls.len();
+        match self.connection.run(op, calls, budget).await {
+            Ok(answers) => answers.into_iter().map(|answer| answer.map(drop)).collect(),
+            Err(error) => (0..count).map(|_| Err(error.clone())).collect(),
+        }
     }
 
     fn call(&self, script: &'static Script, user: &UserId) -> Call {

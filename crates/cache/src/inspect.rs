@@ -27,6 +27,8 @@ pub struct ServerFacts {
     pub role: Option<String>,
     /// Replicas that are online.
     pub replicas: u32,
+    /// It has had replicas, was one, or was told not to write without any (`min-replicas-to-write`): it is one of several.
+    pub has_had_replicas: bool,
     /// Its version's first two numbers.
     pub version: (u32, u32),
     /// Its clock, in Unix epoch milliseconds.
@@ -85,6 +87,7 @@ impl ServerFacts {
             config("appendonly"),
             config("appendfsync"),
             config("maxmemory"),
+            config("min-replicas-to-write"),
             Call::new("INFO").arg("replication"),
             Call::new("INFO").arg("server"),
         ];
@@ -95,6 +98,7 @@ impl ServerFacts {
         };
         let (policy, aof, fsync) = (setting("maxmemory-policy"), setting("appendonly"), setting("appendfsync"));
         let max_memory = setting("maxmemory").and_then(|text| text.parse().ok());
+        let min_replicas = setting("min-replicas-to-write").and_then(|text| text.parse::<u32>().ok());
         let mut info = || text(answers.next()).unwrap_or_default();
         let (replication, server) = (info(), info());
         Ok(Self {
@@ -108,6 +112,11 @@ impl ServerFacts {
                 .lines()
                 .filter(|line| line.starts_with("slave") && line.contains("state=online"))
                 .count() as u32,
+            // A backlog is made for the first replica; the offset is set when a replica becomes a master.
+            has_had_replicas: min_replicas.unwrap_or_default() > 0
+                || field(&replication, "connected_slaves").is_some_and(|count| count != "0")
+                || field(&replication, "repl_backlog_active").is_some_and(|active| active != "0")
+                || field(&replication, "second_repl_offset").is_some_and(|offset| offset != "-1"),
             version: version(field(&server, "redis_version").unwrap_or_default()),
             clock: clock.map(|(seconds, micros)| seconds * 1000 + micros / 1000),
         })

@@ -72,6 +72,15 @@ pub enum Step {
     Left(Device),
 }
 
+/// What [`Online::expired`] found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Expired {
+    /// They count as connected no more, unless a heartbeat is faster than [`Online::sweep`].
+    pub devices: Vec<Device>,
+    /// Whether the device that was named is known, to the server and as its user's; so it is if none was.
+    pub known: bool,
+}
+
 /// A user came online, or has gone: seen by nobody else.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
@@ -136,31 +145,44 @@ impl Online {
         arrivals(devices, self.connection.run_one("presence_refresh", self.join(devices, false), budget).await?)
     }
 
-    /// Forgets at most so many expired devices, and tells who has gone with their last one. `None`: nothing had expired.
-    pub async fn sweep(&self, most: usize, budget: Duration) -> Result<Option<Vec<Change>>, CacheError> {
-        let (online, life) = (self.keys.online(), millis(self.settings.life));
-        let call = EXPIRED.call(&[&online]).arg(life).arg(most);
-        let expired: Vec<String> = parse(self.connection.run_one("presence_expired", call, budget).await?)?;
-        if expired.is_empty() {
-            return Ok(None);
-        }
+    /// Looks for expired devices, so many at most, oldest first; and whether a device that is connected is still known.
+    pub async fn expired(
+        &self,
+        most: usize,
+        connected: Option<&Device>,
+        budget: Duration,
+    ) -> Result<Expired, CacheError> {
+        let online = self.keys.online();
+        let call = match connected {
+            Some(device) => EXPIRED.call(&[&online, &self.keys.devices(&device.user)]),
+            None => EXPIRED.call(&[&online]),
+        };
+        let call =
+            call.arg(millis(self.settings.life)).arg(most).arg(connected.map_or("", |device| device.text.as_str()));
+        let answer = self.connection.run_one("presence_expired", call, budget).await?;
+        let (known, expired): (u8, Vec<String>) = parse(answer)?;
         let (devices, strange): (Vec<_>, Vec<_>) = expired.into_iter().map(Device::parse).partition(Result::is_ok);
-        let devices: Vec<_> = devices.into_iter().flatten().collect();
         if !strange.is_empty() {
             let call =
                 Call::new("ZREM").key(&online).arg(strange.into_iter().filter_map(Result::err).collect::<Vec<_>>());
             self.connection.run_one("presence_sweep", call, budget).await?;
         }
+        Ok(Expired { devices: devices.into_iter().flatten().collect(), known: known == 1 })
+    }
+
+    /// Forgets those of these devices that have expired, and tells who has gone with their last one.
+    pub async fn sweep(&self, devices: &[Device], budget: Duration) -> Result<Vec<Change>, CacheError> {
         if devices.is_empty() {
-            return Ok(Some(Vec::new()));
+            return Ok(Vec::new());
         }
-        let call = self.of_devices(&SWEEP, &devices).arg(life).arg(millis(REMEMBER)).arg(texts(&devices));
+        let call = self.of_devices(&SWEEP, devices).arg(millis(self.settings.life)).arg(millis(REMEMBER));
+        let call = call.arg(texts(devices));
         let answer: Vec<i64> = parse(self.connection.run_one("presence_sweep", call, budget).await?)?;
         let change = |pair: &[i64]| {
             let device = devices.get(usize::try_from(pair[0]).ok()?)?;
             Some(Change { user: device.user.clone(), online: false, last_seen: pair[1] })
         };
-        Ok(Some(answer.chunks_exact(2).filter_map(change).collect()))
+        Ok(answer.chunks_exact(2).filter_map(change).collect())
     }
 
     /// What is known of each of these users, in their order, in one round trip.

@@ -82,6 +82,33 @@ impl Call {
 
 /// An answer as what its command answers with.
 pub(crate) fn parse<T: FromRedisValue>(value: Value) -> Result<T, CacheError> {
+    let shape = shape(&value);
     // The answer may hold a message's content, which belongs in no error.
-    redis::from_redis_value(value).map_err(|_| CacheError::Unexpected(format!("not a {}", std::any::type_name::<T>())))
+    redis::from_redis_value(value).map_err(|_| CacheError::unexpected(format!("{shape} that does not fit the command")))
+}
+
+/// What an answer is, for people.
+fn shape(value: &Value) -> &'static str {
+    match value {
+        Value::Nil => "nothing",
+        Value::Int(_) | Value::BigNumber(_) | Value::Double(_) => "a number",
+        Value::BulkString(_) | Value::SimpleString(_) | Value::VerbatimString { .. } | Value::Okay => "a text",
+        Value::Array(_) | Value::Set(_) | Value::Push { .. } => "a list",
+        Value::Map(_) => "a map",
+        Value::Boolean(_) => "a yes or no",
+        Value::ServerError(_) => "an error",
+        _ => "something",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_that_does_not_fit_is_told_without_its_content_and_without_names_of_types() {
+        let answer = Value::Array(vec![Value::BulkString(b"secret \xff".to_vec())]);
+        let error = parse::<Vec<String>>(answer).unwrap_err().to_string();
+        assert_eq!(error, "redis answered unexpectedly: a list that does not fit the command");
+    }
 }

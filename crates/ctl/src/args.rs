@@ -3,9 +3,12 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{ArgGroup, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use clap::builder::NonEmptyStringValueParser;
+use clap::error::{ContextKind, ContextValue};
+use clap::{ArgGroup, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, value_parser};
 use holdfast_message::{ChatId, UserId};
 
+use crate::output::legible;
 use crate::time::{parse_length, parse_since};
 
 const EXIT_CODES: &str = "\
@@ -35,14 +38,26 @@ pub struct Args {
 impl Args {
     /// Reads the process's command line. Ends the process when help was asked for, or when the command line can't be read.
     pub fn from_process() -> Self {
-        let matches = with_exit_codes(Self::command()).get_matches();
-        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+        let matches = with_exit_codes(Self::command()).try_get_matches();
+        let args = matches.and_then(|matches| Self::from_arg_matches(&matches));
+        args.unwrap_or_else(|error| legibly(error).exit())
     }
 }
 
 /// Says at the end of every command's help what its exit code means.
 fn with_exit_codes(command: clap::Command) -> clap::Command {
     command.after_help(EXIT_CODES).mut_subcommands(with_exit_codes)
+}
+
+/// Repeats what was typed in a form that a terminal may be shown.
+fn legibly(mut error: clap::Error) -> clap::Error {
+    for kind in [ContextKind::InvalidValue, ContextKind::InvalidArg, ContextKind::InvalidSubcommand] {
+        if let Some(ContextValue::String(typed)) = error.get(kind) {
+            let shown = ContextValue::String(legible(typed));
+            error.insert(kind, shown);
+        }
+    }
+    error
 }
 
 /// What to do.
@@ -210,10 +225,10 @@ pub struct DlqReplay {
 /// The cache.
 #[derive(Debug, Subcommand)]
 pub enum CacheCommand {
-    /// How many keys of each kind there are
+    /// About how many keys of each kind there are: one that is met twice, as may happen while the cache grows, counts twice
     Stats {
-        /// Look at so many keys at most
-        #[arg(long, default_value_t = 1_000_000)]
+        /// Count so many keys at most
+        #[arg(long, default_value_t = 1_000_000, value_parser = value_parser!(u64).range(1..))]
         limit: u64,
     },
     /// Load profiles before they are asked for
@@ -230,7 +245,7 @@ pub struct CacheWarm {
     #[arg(value_name = "USER", value_parser = user)]
     pub users: Vec<UserId>,
     /// Those who sent the last so many stored messages
-    #[arg(long, value_name = "MESSAGES")]
+    #[arg(long, value_name = "MESSAGES", value_parser = value_parser!(u32).range(1..))]
     pub active: Option<u32>,
     /// Change nothing, say what would be done
     #[arg(long)]
@@ -245,12 +260,12 @@ pub struct CacheInvalidate {
     #[arg(value_name = "KEY")]
     pub keys: Vec<String>,
     /// Every cached value whose key matches, as 'chat:v1:profile:*'
-    #[arg(long)]
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     pub pattern: Option<String>,
-    /// Forget so many at most
-    #[arg(long, default_value_t = 100_000)]
+    /// With a pattern: forget so many at most
+    #[arg(long, default_value_t = 100_000, value_parser = value_parser!(u64).range(1..))]
     pub limit: u64,
-    /// Change nothing, say what would be done
+    /// Change nothing, say what would be done: with a pattern about how many would be forgotten
     #[arg(long)]
     pub dry_run: bool,
     /// Don't ask
@@ -312,7 +327,10 @@ mod tests {
         assert!(Args::try_parse_from(["holdfastctl", "failed", "show", "b:a"]).is_err(), "no chat");
         assert!(Args::try_parse_from(["holdfastctl", "cache", "warm"]).is_err(), "nobody");
         assert!(Args::try_parse_from(["holdfastctl", "cache", "warm", "alice", "--active", "9"]).is_ok());
+        assert!(Args::try_parse_from(["holdfastctl", "cache", "warm", "--active", "0"]).is_err(), "nobody");
         assert!(Args::try_parse_from(["holdfastctl", "cache", "invalidate", "a", "--pattern", "b"]).is_err());
+        assert!(Args::try_parse_from(["holdfastctl", "cache", "invalidate", "--pattern", ""]).is_err());
+        assert!(Args::try_parse_from(["holdfastctl", "cache", "stats", "--limit", "0"]).is_err());
     }
 
     #[test]

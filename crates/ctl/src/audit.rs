@@ -1,4 +1,7 @@
-//! The command's log, on standard error: warnings as text, and for whatever is replayed, disconnected or forgotten a line of JSON with the target `audit`.
+//! The command's log, on standard error: warnings as text, and for every replayed message, disconnected user and invalidation a line of
+//! JSON with the target `audit`.
+
+use std::io::IsTerminal as _;
 
 use holdfast_message::{ChatId, MessageId};
 use tracing_subscriber::filter::{LevelFilter, Targets, filter_fn};
@@ -13,6 +16,7 @@ pub fn init(verbose: bool) {
     let level = if verbose { LevelFilter::DEBUG } else { LevelFilter::WARN };
     let log = fmt::layer()
         .compact()
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .with_filter(Targets::new().with_default(level).with_target(TARGET, LevelFilter::OFF));
     let audit = fmt::layer()
@@ -36,7 +40,7 @@ pub fn disconnected(user: &str) {
     tracing::info!(target: TARGET, userId = user, who = who(), "disconnected");
 }
 
-/// Notes that cached values were forgotten: one by its key, or as many as matched a pattern.
+/// Notes how many cached values were forgotten: by one key, or by a pattern.
 pub fn invalidated(what: &str, count: u64) {
     tracing::info!(target: TARGET, what, count, who = who(), "invalidated");
 }

@@ -1,11 +1,13 @@
 //! `cache`: what lies in the cache, by kind; profiles loaded ahead; cached values forgotten, in Redis and in every gateway's memory.
 //!
-//! Only values that a store has are ever forgotten here: neither recent lists, which mend themselves, nor a failed queue.
+//! Only values that a store has are ever forgotten here: neither recent lists, which mend themselves, nor a failed queue. Whatever
+//! ends a command early, what it did until then is said, and noted in the audit log, before the error is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::Result;
+use holdfast_cache::aside::Warmed;
 use holdfast_cache::aside::backend::{Backend, LEASE};
 use holdfast_cache::aside::lease::Entries;
 use holdfast_cache::keys::Kind;
@@ -19,11 +21,13 @@ use serde_json::json;
 
 use crate::args::{CacheInvalidate, CacheWarm};
 use crate::exit::{Usage, Verdict};
-use crate::output::{Output, Progress, confirm};
+use crate::output::{Output, Progress, confirm, count, legible};
 use crate::{BUDGET, audit};
 
 /// Keys that are looked at in one step of a walk.
 const PAGE: usize = 1000;
+/// Profiles that are warmed in one step.
+const CHUNK: usize = 100;
 
 #[derive(Serialize)]
 struct Row {
@@ -34,27 +38,24 @@ struct Row {
 /// Counts keys by kind, at most so many.
 pub async fn stats(cache: &Connection, keys: &Keys, limit: u64, output: &mut Output<'_>) -> Result<Verdict> {
     let mut walk = Sweep::start(cache, "*", BUDGET).await?;
-    let (mut counts, mut seen) = (BTreeMap::new(), 0);
+    let (mut counts, mut counted, mut more) = (BTreeMap::new(), 0, false);
     let mut progress = Progress::new("counted", 0);
-    let whole = loop {
-        if seen >= limit {
-            break false;
+    while !more && let Some(page) = walk.next(PAGE, BUDGET).await? {
+        let (met, room) = (page.len() as u64, limit - counted);
+        more = met > room;
+        let kinds = page.names.iter().map(|name| kind(keys, name)).chain(std::iter::repeat_n("other", page.foreign));
+        for kind in kinds.take(usize::try_from(room).unwrap_or(usize::MAX)) {
+            *counts.entry(kind).or_default() += 1;
         }
-        let Some(page) = walk.next(PAGE, BUDGET).await? else { break true };
-        for name in &page {
-            *counts.entry(kind(keys, name)).or_default() += 1;
-        }
-        seen += page.len() as u64;
-        progress.add(page.len() as u64);
-    };
+        counted += met.min(room);
+        progress.add(met.min(room));
+    }
     drop(progress);
     let rows: Vec<_> = counts.into_iter().map(|(kind, keys)| Row { kind, keys }).collect();
     output.rows(["kind", "keys"], &rows, |row| [row.kind.to_owned(), row.keys.to_string()])?;
-    output.note(if whole {
-        format!("{seen} keys")
-    } else {
-        format!("{seen} keys were counted, and there are more")
-    })?;
+    let counted_keys = count(counted, "key", "keys");
+    let said = if more { format!("{counted_keys} counted, and there are more") } else { counted_keys };
+    output.say(&json!({ "counted": counted, "more": more }), said)?;
     Ok(Verdict::Fine)
 }
 
@@ -67,31 +68,69 @@ pub async fn warm(
     args: &CacheWarm,
     output: &mut Output<'_>,
 ) -> Result<Verdict> {
+    answers(cache).await?;
     let mut users = args.users.clone();
     if let Some(messages) = args.active {
         users.extend(store.last_senders(messages).await?);
-        users.sort_unstable();
-        users.dedup();
     }
+    users.sort_unstable();
+    users.dedup();
+    let all = users.len() as u64;
     if args.dry_run {
-        let said = format!("the profiles of {} users would be loaded; nothing was done", users.len());
-        output.say(&json!({ "users": users.len(), "dryRun": true }), said)?;
+        let said = format!("{} would be loaded; nothing was done", count(all, "profile", "profiles"));
+        output.say(&json!({ "users": all, "dryRun": true }), said)?;
         return Ok(Verdict::Fine);
     }
-    let stored = Stored::new(store, Breaker::new("mongodb", BreakerSettings::default(), None));
+    let stored = Stored::new(store.clone(), Breaker::new("mongodb", BreakerSettings::default(), None));
     let profiles = Profiles::new(&Backend::start(client(cache), keys.clone(), LEASE), stored, ttl);
-    let mut progress = Progress::new("warmed", users.len() as u64);
-    let (mut warm, mut failed) = (0, 0);
-    for chunk in users.chunks(100) {
-        let warmed = profiles.warm(chunk).await;
-        warm += warmed.warm;
-        failed += warmed.failed;
+    let mut progress = Progress::new("warmed", all);
+    let (mut warmed, mut ended) = (Warmed::default(), Ok(()));
+    for chunk in users.chunks(CHUNK) {
+        let these = profiles.warm(chunk).await;
+        warmed += these;
         progress.add(chunk.len() as u64);
+        // What is left would wait for a server that is away, or be loaded for nothing.
+        ended = both_answer(cache, &store, these).await;
+        if ended.is_err() {
+            break;
+        }
     }
     drop(progress);
-    let said = format!("the profiles of {warm} users are cached; {failed} could not be loaded");
-    output.say(&json!({ "warm": warm, "failed": failed, "dryRun": false }), said)?;
-    Ok(if failed == 0 { Verdict::Fine } else { Verdict::Wrong })
+    let Warmed { warm, absent, unfilled, failed } = warmed;
+    let object = json!({
+        "users": all, "warm": warm, "absent": absent, "unfilled": unfilled, "failed": failed, "dryRun": false,
+    });
+    output.say(&object, told(warmed, users.len()))?;
+    ended?;
+    Ok(if unfilled + failed == 0 { Verdict::Fine } else { Verdict::Wrong })
+}
+
+/// Says whether what was left undone has to do with a server that is away.
+async fn both_answer(cache: &Connection, store: &Store, warmed: Warmed) -> Result<()> {
+    if warmed.unfilled > 0 {
+        answers(cache).await?;
+    }
+    if warmed.failed > 0 {
+        store.ping(BUDGET).await?;
+    }
+    Ok(())
+}
+
+/// What became of so many users' profiles.
+fn told(Warmed { warm, absent, unfilled, failed }: Warmed, users: usize) -> String {
+    let mut told = format!("{} cached", count(warm as u64, "profile is", "profiles are"));
+    let untried = users - (warm + absent + unfilled + failed);
+    for (number, one, more) in [
+        (absent, "user has none", "users have none"),
+        (unfilled, "was loaded, but is not in redis", "were loaded, but are not in redis"),
+        (failed, "could not be loaded", "could not be loaded"),
+        (untried, "was not tried", "were not tried"),
+    ] {
+        if number > 0 {
+            told = format!("{told}; {}", count(number as u64, one, more));
+        }
+    }
+    if unfilled > 0 { told + " (--verbose says why)" } else { told }
 }
 
 /// Forgets what the arguments name.
@@ -102,64 +141,132 @@ pub async fn invalidate(
     output: &mut Output<'_>,
 ) -> Result<Verdict> {
     if let Some(name) = args.keys.iter().find(|name| !is_value(keys, name)) {
-        return Err(Usage(format!("{name} is no cached value's key")).into());
+        return Err(Usage(format!("\"{}\" is no cached value's key", legible(name))).into());
     }
+    if let (Some(pattern), false) = (&args.pattern, args.dry_run) {
+        confirm(&format!("Forget every cached value that matches \"{}\"?", legible(pattern)), args.yes)?;
+    }
+    answers(cache).await?;
     let entries = Entries::new(client(cache), keys.clone());
     let mut done = Done::default();
-    if let Some(pattern) = &args.pattern {
-        if !args.dry_run {
-            confirm(&format!("Forget every cached value that matches {pattern}?"), args.yes)?;
-        }
-        let mut walk = Sweep::start(cache, pattern, BUDGET).await?;
-        let mut progress = Progress::new("looked at", 0);
-        while let Some(page) = walk.next(PAGE, BUDGET).await? {
-            let (values, others): (Vec<_>, Vec<_>) = page.into_iter().partition(|name| is_value(keys, name));
-            done.passed_over += others.iter().filter(|name| kind(keys, name) != "lease").count() as u64;
-            progress.add((values.len() + others.len()) as u64);
-            let room = usize::try_from(args.limit - done.forgotten).unwrap_or(usize::MAX);
-            done.more = values.len() > room;
-            let values = &values[..values.len().min(room)];
-            done.forgotten += forget(&entries, values, args.dry_run).await?;
-            if done.more {
-                break;
+    let ended = match &args.pattern {
+        Some(pattern) => {
+            let walked = forget_matching(cache, keys, &entries, pattern, args, &mut done).await;
+            if args.dry_run {
+                walked
+            } else {
+                audit::invalidated(pattern, done.forgotten);
+                // Gateways may hold in memory what Redis has let go.
+                walked.and(entries.forget_all_in_memory().await)
             }
         }
-        drop(progress);
-        if !args.dry_run {
-            // Gateways may hold in memory what Redis has let go.
-            entries.forget_all_in_memory().await?;
-            audit::invalidated(pattern, done.forgotten);
-        }
-    } else {
-        done.forgotten = forget(&entries, &args.keys, args.dry_run).await?;
-        if !args.dry_run {
-            args.keys.iter().for_each(|name| audit::invalidated(name, 1));
-        }
-    }
-    let Done { forgotten, passed_over, more } = done;
-    let did = if args.dry_run { "would be forgotten; nothing was done" } else { "were forgotten" };
-    let others = if passed_over > 0 { format!("; {passed_over} other keys match and stay") } else { String::new() };
-    let limit = if more { format!("; there are more than the limit of {}", args.limit) } else { String::new() };
-    let object = json!({ "forgotten": forgotten, "passedOver": passed_over, "more": more, "dryRun": args.dry_run });
-    output.say(&object, format!("{forgotten} cached values {did}{others}{limit}"))?;
+        None => forget_named(&entries, args, &mut done).await,
+    };
+    let Done { forgotten, absent, passed_over, more } = done;
+    let complete = ended.is_ok() && !more;
+    let object = json!({
+        "forgotten": forgotten, "absent": absent, "passedOver": passed_over, "more": more, "complete": complete,
+        "dryRun": args.dry_run,
+    });
+    let nothing = args.pattern.is_some() && complete && forgotten + absent + passed_over == 0;
+    let hint = if nothing { format!("; cached values match {}", keys.pattern_of_version()) } else { String::new() };
+    output.say(&object, done.told(args) + &hint)?;
+    ended?;
     Ok(if more { Verdict::Wrong } else { Verdict::Fine })
 }
 
+/// Forgets what matches, as much as the limit allows. Dry, it only counts.
+async fn forget_matching(
+    cache: &Connection,
+    keys: &Keys,
+    entries: &Entries,
+    pattern: &str,
+    args: &CacheInvalidate,
+    done: &mut Done,
+) -> Result<(), CacheError> {
+    let mut walk = Sweep::start(cache, pattern, BUDGET).await?;
+    let mut progress = Progress::new("looked at", 0);
+    while !done.more
+        && let Some(page) = walk.next(PAGE, BUDGET).await?
+    {
+        progress.add(page.len() as u64);
+        let (values, others): (Vec<_>, Vec<_>) = page.names.into_iter().partition(|name| is_value(keys, name));
+        let others = others.iter().filter(|name| kind(keys, name) != "lease").count() + page.foreign;
+        done.passed_over += others as u64;
+        let room = usize::try_from(args.limit - done.forgotten).unwrap_or(usize::MAX);
+        done.more = values.len() > room;
+        let values = &values[..values.len().min(room)];
+        if args.dry_run {
+            done.forgotten += values.len() as u64;
+        } else {
+            done.add(entries.drop(values.iter().map(String::as_str)).await)?;
+        }
+    }
+    Ok(())
+}
+
+/// Forgets what is named. Dry, it looks what is there.
+async fn forget_named(entries: &Entries, args: &CacheInvalidate, done: &mut Done) -> Result<(), CacheError> {
+    let names: BTreeSet<_> = args.keys.iter().map(String::as_str).collect();
+    if args.dry_run {
+        return done.add(entries.exist(names).await);
+    }
+    let dropped = entries.drop(names.iter().copied()).await;
+    for (name, dropped) in names.into_iter().zip(&dropped) {
+        if let Ok(dropped) = dropped {
+            audit::invalidated(name, u64::from(*dropped));
+        }
+    }
+    done.add(dropped)
+}
+
+/// What an invalidation came to so far.
 #[derive(Default)]
 struct Done {
     forgotten: u64,
+    /// Keys that were not there.
+    absent: u64,
+    /// Keys that match and hold no cached value.
     passed_over: u64,
     /// The limit was reached.
     more: bool,
 }
 
-/// Gives how many there were.
-async fn forget(entries: &Entries, names: &[String], dry_run: bool) -> Result<u64, CacheError> {
-    if dry_run {
-        return Ok(names.len() as u64);
+impl Done {
+    /// Counts those that were there and those that were not; an error is given when all are counted.
+    fn add(&mut self, were_there: Vec<Result<bool, CacheError>>) -> Result<(), CacheError> {
+        let mut result = Ok(());
+        for was_there in were_there {
+            match was_there {
+                Ok(true) => self.forgotten += 1,
+                Ok(false) => self.absent += 1,
+                Err(error) => result = Err(error),
+            }
+        }
+        result
     }
-    let dropped = entries.drop(names.iter().map(String::as_str)).await;
-    dropped.into_iter().try_fold(0, |count, dropped| Ok(count + u64::from(dropped?)))
+
+    fn told(&self, args: &CacheInvalidate) -> String {
+        let [one, more] = if args.dry_run {
+            ["cached value would be", "cached values would be"]
+        } else {
+            ["cached value was", "cached values were"]
+        };
+        let mut told = format!("{} forgotten", count(self.forgotten, one, more));
+        if self.absent > 0 {
+            told = format!("{told}; {} not there", count(self.absent, "key was", "keys were"));
+        }
+        if self.passed_over > 0 {
+            told = format!(
+                "{told}; {}",
+                count(self.passed_over, "other key matches and stays", "other keys match and stay")
+            );
+        }
+        if self.more {
+            told = format!("{told}; there are more than the limit of {}", args.limit);
+        }
+        if args.dry_run { told + "; nothing was done" } else { told }
+    }
 }
 
 fn kind(keys: &Keys, name: &str) -> &'static str {
@@ -168,6 +275,14 @@ fn kind(keys: &Keys, name: &str) -> &'static str {
 
 fn is_value(keys: &Keys, name: &str) -> bool {
     matches!(keys.parse(name), Some(Kind::Value(_)))
+}
+
+/// Whether the cache is there, all of it; a server that refuses to say so is.
+async fn answers(cache: &Connection) -> Result<(), CacheError> {
+    match cache.ping_all(BUDGET).await {
+        Err(error) if error.is_transient() => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// With time for each call, and without a breaker that would open.

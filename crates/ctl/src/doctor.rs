@@ -26,9 +26,9 @@ pub async fn run(settings: &Settings, output: &mut Output<'_>) -> Result<Verdict
     let (admin, kafka) = (settings.admin()?, settings.kafka());
     let (cache, queue) = (settings.cache()?, settings.queue()?);
     let store = settings.store().await?;
-    let durability = settings.gateway.failed_queue_durability.0;
+    let rule = settings.gateway.failed_queue();
     let (kafka, redis, mongo) =
-        tokio::join!(kafka::check(&admin, &kafka), redis::check(&cache, &queue, durability), mongo::check(&store),);
+        tokio::join!(kafka::check(&admin, &kafka), redis::check(&cache, &queue, rule), mongo::check(&store),);
     let checks: Vec<Check> = [own::check(Source::from_process), kafka, redis, mongo].into_iter().flatten().collect();
     let verdict = check::report(&checks, output)?;
     let count = |status| checks.iter().filter(|check| check.status == status).count();

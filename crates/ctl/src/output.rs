@@ -67,6 +67,21 @@ impl<'w> Output<'w> {
     }
 }
 
+/// A number of things, as `1 key`, `2 keys`.
+pub fn count(number: u64, one: &str, more: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { more })
+}
+
+/// Words that somebody typed, as they may be repeated on a terminal: what is not printable is escaped, and what is long is cut.
+pub fn legible(text: &str) -> String {
+    const LONGEST: usize = 120;
+    let mut shown: String = text.escape_debug().take(LONGEST).collect();
+    if text.escape_debug().nth(LONGEST).is_some() {
+        shown.push('…');
+    }
+    shown
+}
+
 /// Asks before something that can't be undone: a person at a terminal; anybody else must have said `--yes`.
 pub fn confirm(question: &str, yes: bool) -> Result<()> {
     if yes {
@@ -118,5 +133,19 @@ impl Drop for Progress {
         if self.shown.is_some() {
             eprint!("\x1b[K");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_typed_can_neither_move_the_cursor_nor_fill_the_screen() {
+        assert_eq!(legible("chat:v1:profile:user:{älice}"), "chat:v1:profile:user:{älice}");
+        assert_eq!(legible("a\nb\u{1b}[2J\u{202e}c"), "a\\nb\\u{1b}[2J\\u{202e}c");
+        let cut = legible(&"\u{1b}".repeat(10_000));
+        assert!(cut.chars().count() == 121 && cut.ends_with('…'), "{cut}");
+        assert_eq!((count(1, "key", "keys"), count(0, "key", "keys")), ("1 key".into(), "0 keys".into()));
     }
 }

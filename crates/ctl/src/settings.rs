@@ -4,7 +4,6 @@
 //! a service needs (a key for tokens, say) may be missing.
 
 use anyhow::{Context, Result};
-use holdfast_cache::failed::FailedQueueSettings;
 use holdfast_cache::{CacheMetrics, Connection, FailedQueue, Keys};
 use holdfast_gateway::config::GatewaySettings;
 use holdfast_kafka::{Admin, KafkaSettings, Publisher};
@@ -79,24 +78,12 @@ impl Settings {
 
     /// The failed queue. Must be called within a Tokio runtime.
     pub fn failed_queue(&self) -> Result<FailedQueue> {
-        let settings = FailedQueueSettings { durability: self.gateway.failed_queue_durability.0, ..Default::default() };
-        Ok(FailedQueue::new(self.queue()?, self.keys()?, settings))
+        Ok(FailedQueue::new(self.queue()?, self.keys()?, self.gateway.failed_queue()))
     }
 
     /// Where Kafka is.
     pub fn kafka(&self) -> KafkaSettings {
-        let servers = &self.servers;
-        KafkaSettings {
-            brokers: servers.kafka_brokers.clone(),
-            topic: servers.kafka_topic.clone(),
-            dlq_topic: servers.kafka_dlq_topic.clone(),
-            partitions: servers.kafka_partitions,
-            replication_factor: servers.kafka_replication_factor,
-            delivery_timeout: BUDGET,
-            client_id: "holdfastctl".into(),
-            properties: servers.kafka_properties().into_iter().collect(),
-            ..KafkaSettings::default()
-        }
+        KafkaSettings { delivery_timeout: BUDGET, ..KafkaSettings::of(&self.servers, "holdfastctl") }
     }
 
     /// The workers' group.

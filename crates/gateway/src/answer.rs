@@ -196,8 +196,9 @@ pub struct ConversationShape<'a> {
     /// How much of it is unread, 999 at most; null if that can't be told now.
     #[schema(required, maximum = 999)]
     unread: Option<usize>,
-    /// Who of the other members is online.
-    online: Vec<&'a str>,
+    /// Who of the other members is online; null if that can't be told now.
+    #[schema(required)]
+    online: Option<Vec<&'a str>>,
 }
 
 impl<'a> From<&'a inbox::list::Page> for Conversations<'a> {
@@ -207,7 +208,7 @@ impl<'a> From<&'a inbox::list::Page> for Conversations<'a> {
             members: conversation.members.iter().map(UserId::as_str).collect(),
             last_message: conversation.last.as_ref().map(|message| MessageJson { message, position: Position::Absent }),
             unread: conversation.unread,
-            online: conversation.online.iter().map(UserId::as_str).collect(),
+            online: conversation.online.as_ref().map(|online| online.iter().map(UserId::as_str).collect()),
         };
         Self {
             conversations: page.conversations.iter().map(shape).collect(),

@@ -17,7 +17,7 @@ pub struct Identity {
     /// Who.
     pub user: UserId,
     /// When the token ends, in Unix epoch milliseconds.
-    expires_at: i64,
+    pub expires_at: i64,
 }
 
 impl Identity {

@@ -1,12 +1,11 @@
 //! The gateway's settings, read once at start.
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use holdfast_cache::breaker::BreakerSettings;
-use holdfast_cache::failed::Durability;
+use holdfast_cache::failed::{Durability, FailedQueueSettings};
 use holdfast_kafka::KafkaSettings;
 use holdfast_kafka::publisher::REPORT_GRACE;
 use holdfast_service::servers::{CacheSettings, ServerSettings};
@@ -108,6 +107,9 @@ holdfast_service::settings! {
         redis_queue_cluster_nodes: List = "REDIS_QUEUE_CLUSTER_NODES", "";
         /// `checked`: the failed queue's persistence and eviction are read from its server; `assumed`: for servers that won't tell.
         failed_queue_durability: QueueDurability = "FAILED_QUEUE_DURABILITY", "checked";
+        /// Replicas of the failed queue's Redis that must have a message before it counts as queued; with fewer it is refused. 0: those that are
+        /// connected at the moment, which may be none.
+        failed_queue_min_replicas: u32 = "FAILED_QUEUE_MIN_REPLICAS", "0";
         /// `realtime-first`: receivers see a message before Kafka has it; `durable-first`: after.
         delivery_mode: DeliveryMode = "DELIVERY_MODE", "realtime-first";
         /// Who may write to whom unless one blocks the other: `open`, everybody to everybody; `friends`, friends to friends.
@@ -187,6 +189,15 @@ impl GatewaySettings {
         self.redis_queue_url.as_ref().map_or_else(|| servers.redis_url(), |url| url.reveal().to_owned())
     }
 
+    /// When the failed queue takes a message.
+    pub fn failed_queue(&self) -> FailedQueueSettings {
+        FailedQueueSettings {
+            timeout: self.failed_queue_timeout.0,
+            durability: self.failed_queue_durability.0,
+            min_replicas: self.failed_queue_min_replicas,
+        }
+    }
+
     /// The failed queue's cluster, if it is one: nodes to find it by.
     pub fn queue_cluster<'a>(&'a self, servers: &'a ServerSettings) -> Option<&'a [String]> {
         match (&*self.redis_queue_cluster_nodes.0, &self.redis_queue_url) {
@@ -225,18 +236,8 @@ impl Config {
 
     /// What the producer is built from.
     pub fn kafka(&self) -> KafkaSettings {
-        KafkaSettings {
-            brokers: self.servers.kafka_brokers.clone(),
-            topic: self.servers.kafka_topic.clone(),
-            dlq_topic: self.servers.kafka_dlq_topic.clone(),
-            partitions: self.servers.kafka_partitions,
-            replication_factor: self.servers.kafka_replication_factor,
-            delivery_timeout: self.own.kafka_delivery_timeout.0,
-            client_id: "holdfast-gateway".into(),
-            properties: BTreeMap::from_iter(self.servers.kafka_properties()),
-            properties_break_the_promise: holdfast_service::sabotage::is(holdfast_service::sabotage::KAFKA),
-            ..KafkaSettings::default()
-        }
+        let delivery_timeout = self.own.kafka_delivery_timeout.0;
+        KafkaSettings { delivery_timeout, ..KafkaSettings::of(&self.servers, "holdfast-gateway") }
     }
 
     /// The cache's breaker.

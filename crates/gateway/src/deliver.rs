@@ -18,6 +18,7 @@ use holdfast_cache::event::LiveEvent;
 use holdfast_cache::keys::Channel;
 use holdfast_message::json::{MessageJson, Position};
 use holdfast_message::{ChatId, Message, MessageId, UserId, id::Members};
+use holdfast_service::clock::unix_ms;
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Value, json};
@@ -25,6 +26,7 @@ use socketioxide::extract::SocketRef;
 use socketioxide::socket::Sid;
 use tokio_util::sync::CancellationToken;
 
+use crate::auth::Identity;
 use crate::deliver::hearers::Hearers;
 use crate::event::server::{CHAT_UPDATED, MESSAGE_FAILED, NEW_MESSAGE, RESYNC};
 use crate::metrics::Metrics;
@@ -39,6 +41,8 @@ pub struct Sockets {
 
 struct Connected {
     socket: SocketRef,
+    /// When its token ends, in Unix epoch milliseconds.
+    until: i64,
     /// Its buffer was full: it has missed something and is to be told.
     lagging: AtomicBool,
     /// Events that wait behind an answer to `resume`.
@@ -59,6 +63,8 @@ const MAX_HELD: usize = 1000;
 /// How often, and how many times, a socket with a full buffer is asked to close: for the heartbeat's 45 seconds.
 const DISCONNECT_AGAIN: Duration = Duration::from_millis(250);
 const DISCONNECT_ATTEMPTS: u32 = 180;
+/// Users of whom one is picked.
+const ANY_OF: usize = 64;
 
 /// While it lives, a socket's events wait behind an answer.
 pub struct Holding {
@@ -120,8 +126,10 @@ impl Sockets {
     }
 
     /// Adds a socket, and the subscription by which it hears of what other gateways do.
-    pub fn add(&self, user: &UserId, socket: SocketRef, subscription: Subscription) {
-        let connected = Connected { socket, lagging: AtomicBool::new(false), held: Mutex::default(), subscription };
+    pub fn add(&self, identity: &Identity, socket: SocketRef, subscription: Subscription) {
+        let Identity { user, expires_at: until } = identity;
+        let (lagging, held) = (AtomicBool::new(false), Mutex::default());
+        let connected = Connected { socket, until: *until, lagging, held, subscription };
         let mut sockets = self.users.entry(user.clone()).or_default();
         sockets.push(Arc::new(connected));
         // Within the lock, as its counterpart.
@@ -195,6 +203,16 @@ impl Sockets {
         self.users.iter().flat_map(of_user).collect()
     }
 
+    /// Some socket here, another one each time, and whose it is.
+    pub fn any(&self) -> Option<(UserId, Sid)> {
+        let nth = fastrand::usize(..self.users.len().clamp(1, ANY_OF));
+        let of_user = |entry: RefMulti<'_, UserId, Vec<Arc<Connected>>>| {
+            let connected = fastrand::choice(entry.value().iter())?;
+            Some((entry.key().clone(), connected.socket.id))
+        };
+        self.users.iter().nth(nth).and_then(of_user)
+    }
+
     /// Closes every socket that the user has here now. One whose buffer is full takes the news as soon as there is room, and is
     /// left to its heartbeat when there is none for long.
     pub fn disconnect(&self, user: &UserId) {
@@ -250,18 +268,29 @@ impl Sockets {
         self.emit(user, RESYNC, &json!({}));
     }
 
-    /// Tells sockets whose buffer was full that they may have missed something, once there is room again.
-    pub async fn mend_lagging(self, stop: CancellationToken) {
+    /// Every second: tells sockets whose buffer was full that they may have missed something, once there is room again, and closes
+    /// those whose token has ended.
+    pub async fn look_after(self, stop: CancellationToken) {
         let mut tick = tokio::time::interval(Duration::from_secs(1));
         while stop.run_until_cancelled(tick.tick()).await.is_some() {
+            let (now, mut ended) = (unix_ms(), Vec::new());
             for sockets in self.users.iter() {
-                for connected in sockets.iter().filter(|connected| connected.lagging.load(Ordering::Relaxed)) {
-                    // Cleared first: what is dropped from here on marks it anew.
-                    connected.lagging.store(false, Ordering::Relaxed);
-                    if !connected.give(RESYNC, &json!({})) {
-                        connected.lagging.store(true, Ordering::Relaxed);
+                for connected in sockets.iter() {
+                    if connected.until <= now {
+                        ended.push(connected.socket.clone());
+                    } else if connected.lagging.load(Ordering::Relaxed) {
+                        // Cleared first: what is dropped from here on marks it anew.
+                        connected.lagging.store(false, Ordering::Relaxed);
+                        if !connected.give(RESYNC, &json!({})) {
+                            connected.lagging.store(true, Ordering::Relaxed);
+                        }
                     }
                 }
+            }
+            for socket in ended {
+                tracing::debug!(socket = %socket.id, "a socket's token has ended");
+                // With a full buffer it is tried again.
+                let _ = socket.disconnect();
             }
         }
     }

@@ -78,7 +78,8 @@ pub struct Page {
     pub next: Option<HistoryKey>,
     /// Where it came from.
     pub source: Source,
-    /// False: the store could not be asked, or has yet to take what the list had to let go; older or missed messages may be absent.
+    /// False: the store could not be asked, or has yet to take what the list had to let go, or the failed queue could not be asked although
+    /// it held something a moment before; older or missed messages may be absent.
     pub complete: bool,
     /// The live stream's position, read before the messages; `None` without the cache.
     pub position: Option<holdfast_cache::event::Position>,
@@ -309,11 +310,16 @@ impl Sources {
             // A cluster's other nodes may have what it holds of this chat.
             Err(CacheError::NodeUnavailable { .. }) => match self.failed.peek(chat, MAX_FAILED, BUDGET).await {
                 Ok(peeked) => Failed { whole: !peeked.more, messages: peeked.messages, asked: true },
-                Err(_) => nothing,
+                Err(_) => Failed { whole: !self.failed_holds(), ..nothing },
             },
-            // Without its server, what the failed queue holds is in the list, or turns up when the server is back.
-            Err(_) => nothing,
+            // What it holds is in the list as a rule, and turns up in any case when the server is back.
+            Err(_) => Failed { whole: !self.failed_holds(), ..nothing },
         }
+    }
+
+    /// Whether anything was in the failed queue when the retry service last could ask, every few seconds.
+    fn failed_holds(&self) -> bool {
+        self.metrics.failed_messages.get() > 0
     }
 }
 

@@ -3,8 +3,8 @@
 //! The watermarks in the store are the truth about what is read, and the messages about what there is; counts and lists are
 //! derived. They are kept in the cache for a while ([`holdfast_cache::inbox`]) and kept up there by what is newly listed
 //! ([`arrivals`]); who finds them missing counts anew ([`count`]), from the recent lists, which hold what is durable but not stored
-//! yet, and the store, *read in that order*. [`read`] moves a watermark, [`list`] makes a page of conversations, [`tell`] lets
-//! clients know.
+//! yet, and the store, *read in that order*. [`read`] moves a watermark, [`list`] makes a page of conversations, [`tell`] and
+//! [`receipts`] let clients know.
 //!
 //! While the store is away, counts and lists are those that are cached, or unknown.
 
@@ -12,6 +12,7 @@ pub mod arrivals;
 pub mod count;
 pub mod list;
 pub mod read;
+pub mod receipts;
 pub mod tell;
 
 use std::collections::HashMap;
@@ -27,6 +28,7 @@ use holdfast_store::unread::MAX_UNREAD;
 use tokio::sync::Mutex;
 
 use self::count::Counted;
+use self::receipts::Receipts;
 use crate::error::{Code, Refusal};
 use crate::history::History;
 use crate::live::Live;
@@ -69,8 +71,10 @@ pub struct Parts {
     pub relations: Relations,
     /// Who is online.
     pub presence: Presence,
-    /// Tells other devices and members.
+    /// Tells other devices.
     pub live: Live,
+    /// Tells other members.
+    pub receipts: Receipts,
     /// Counters.
     pub metrics: Metrics,
 }
@@ -134,7 +138,7 @@ impl Inbox {
     /// Drops what is cached of these users: what they see has changed otherwise than by a message or a reading.
     pub async fn forget(&self, users: &[UserId]) {
         for users in users.chunks(arrivals::USERS_AT_ONCE) {
-            self.cache(self.parts.cached.forget(users, BUDGET)).await;
+            self.cache_batch(self.parts.cached.forget(users, BUDGET)).await;
         }
     }
 

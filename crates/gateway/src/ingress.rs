@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use holdfast_cache::keys::Channel;
@@ -25,6 +26,7 @@ use socketioxide::extract::{Event, SocketRef, TryData};
 use socketioxide::socket::{DisconnectReason, Sid};
 use socketioxide::{ParserError, SendError, SocketError};
 use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 
 use self::ack::Ack;
@@ -48,6 +50,8 @@ use crate::typing::TypingRequest;
 const RESUME_WITHIN: Duration = Duration::from_secs(3);
 /// How long the newest page of history waits for the socket to hear what comes after it.
 const READY_WITHIN: Duration = Duration::from_secs(1);
+/// Beyond this the subscription counts as broken, and everybody is told to `resync` once it is mended.
+const READY_LATE: Duration = Duration::from_secs(60);
 /// Between attempts to give an answer to a socket whose buffer is full.
 const ANSWER_AGAIN: Duration = Duration::from_millis(20);
 
@@ -156,6 +160,7 @@ pub async fn authenticate(
         Ok(identity) => {
             listen(&gateway, &socket, identity.user.clone());
             socket.extensions.insert(identity);
+            socket.extensions.insert(Arc::new(Arrival::default()));
             if let Some(offsets) = offsets {
                 socket.extensions.insert(Offsets(offsets));
             }
@@ -228,7 +233,8 @@ fn listen(gateway: &Arc<Gateway>, socket: &SocketRef, user: UserId) {
     inbox::listen(gateway, socket);
     let on_typing = gateway.clone();
     socket.on(client::TYPING, async move |socket: SocketRef, ack: Ack, TryData(request): TryData<TypingRequest>| {
-        let request = ack.wanted(&on_typing).and_then(|()| Ok((identify(&socket)?, request.map_err(malformed)?)));
+        // It tells, and asks nothing: whoever does not wait for an answer is heard, too.
+        let request = ack.passes(&on_typing).and_then(|()| Ok((identify(&socket)?, request.map_err(malformed)?)));
         let told = match request {
             Ok((user, request)) => {
                 let told = async {
@@ -277,13 +283,16 @@ fn listen(gateway: &Arc<Gateway>, socket: &SocketRef, user: UserId) {
 /// Lets a connection hear what is for its user.
 pub async fn connected(gateway: Arc<Gateway>, socket: SocketRef) {
     let Some(identity) = socket.extensions.get::<Identity>() else { return };
-    let user = identity.user;
+    let user = identity.user.clone();
     // Until the server has confirmed it, what other gateways announce passes this socket by.
     let subscription = gateway.channels.subscribe(Channel::User(user.clone()));
     let confirmed = subscription.confirmation();
-    gateway.sockets.add(&user, socket.clone(), subscription);
+    gateway.sockets.add(&identity, socket.clone(), subscription);
     gateway.rooms.connected(&user, confirmed);
     gateway.presence.joined(&user, socket.id);
+    if let Some(arrival) = socket.extensions.get::<Arc<Arrival>>() {
+        arrival.added.cancel();
+    }
     // It may have disconnected before it was added.
     if !socket.connected() {
         gateway.gone(&user, socket.id);
@@ -308,6 +317,15 @@ pub async fn connected(gateway: Arc<Gateway>, socket: SocketRef) {
 /// The handshake's `offsets`, until they are answered.
 #[derive(Clone)]
 struct Offsets(BTreeMap<String, Value>);
+
+/// What becomes of a new connection: its first events may be here before it is added, for clients don't wait.
+#[derive(Default)]
+struct Arrival {
+    /// Cancelled once it is.
+    added: CancellationToken,
+    /// It was not ready in time, and is told when it is.
+    late: AtomicBool,
+}
 
 /// The places that a connection takes, given back at its end.
 type Taken = (Place<UserId>, Option<Place<IpAddr>>);
@@ -350,6 +368,9 @@ impl Gateway {
         socket: &SocketRef,
         offsets: &BTreeMap<String, Value>,
     ) -> (Missed, Option<Holding>) {
+        if let Some(arrival) = socket.extensions.get::<Arc<Arrival>>() {
+            arrival.added.cancelled().await;
+        }
         let holding = self.sockets.hold(user, socket.id);
         let read = async {
             match &holding {
@@ -369,16 +390,26 @@ impl Gateway {
     /// Waits until what is announced to the user and to their groups reaches a socket, so that nothing falls between what it reads
     /// next and what it hears. If that takes long it is told to `resync` later.
     async fn ready(&self, user: &UserId, socket: &SocketRef) {
+        let Some(arrival) = socket.extensions.get::<Arc<Arrival>>() else { return };
+        arrival.added.cancelled().await;
         if !self.channels.is_healthy() {
             // Whoever hears nothing now is told when that is over.
             return;
         }
-        let ready = async {
-            self.sockets.subscribed(user, socket.id).await;
-            self.rooms.ready(user).await;
-        };
-        if tokio::time::timeout(READY_WITHIN, ready).await.is_err() {
-            self.rooms.not_ready(user);
+        let (sockets, rooms, user, id) = (self.sockets.clone(), self.rooms.clone(), user.clone(), socket.id);
+        let mut ready = Box::pin(async move {
+            sockets.subscribed(&user, id).await;
+            rooms.ready(&user).await;
+            (sockets, user)
+        });
+        let late = tokio::time::timeout(READY_WITHIN, ready.as_mut()).await.is_err();
+        if late && !arrival.late.swap(true, Ordering::Relaxed) {
+            tokio::spawn(async move {
+                if let Ok((sockets, user)) = tokio::time::timeout(READY_LATE, ready).await {
+                    sockets.resync(&user);
+                }
+                arrival.late.store(false, Ordering::Relaxed);
+            });
         }
     }
 

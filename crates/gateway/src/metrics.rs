@@ -170,8 +170,7 @@ impl Metrics {
         Dropped::ALL.iter().for_each(|reason| drop(live_dropped.with_label_values(&[reason.as_str()])));
         let presence_dropped =
             r.counters(PRESENCE_DROPPED, "Connections, or news of them, that presence missed.", "reason")?;
-        let reasons = [Dropped::Full, Dropped::Unavailable];
-        reasons.iter().for_each(|reason| drop(presence_dropped.with_label_values(&[reason.as_str()])));
+        drop(presence_dropped.with_label_values(&[Dropped::Full.as_str()]));
         Ok(Self {
             messages: ["kafka", "failed_queue", "refused", "duplicate", "rejected"]
                 .map(|outcome| messages.with_label_values(&[outcome])),

@@ -409,7 +409,7 @@ impl Stages {
             }
             Shown::Repeat { epoch, seq } => {
                 // The attempt that has listed it may fail, and must not take it back.
-                self.relist.add(send.message.clone());
+                self.relist.keep(send.message.clone());
                 (seq.map(|seq| StreamPosition { epoch, seq }), may_be_repeat)
             }
             Shown::Unlisted | Shown::Later { .. } => {

@@ -2,22 +2,26 @@
 //!
 //! 1. What sockets do waits in a bounded queue for the [`Keeper`], which alone writes it to the cache
 //!    ([`holdfast_cache::presence`]), in order: no handshake waits for that. It renews this gateway's devices by a heartbeat thrice in
-//!    their life, in batches, at once when the gateway had lost its connection; and sweeps what has expired, whoever's it was.
+//!    their life, in batches, and at once when the gateway had lost its connection, or the cache a device; and sweeps what has
+//!    expired, whoever's it was.
 //! 2. A user who came online, or has gone, is told of by the [`Teller`] to those who share a chat with them: the partners of their
-//!    newest direct chats, then the members of their groups, [`MAX_TOLD`] at most.
+//!    newest direct chats, then the members of their groups, [`MAX_TOLD`] at most. It tells what the cache says right then, so that
+//!    news that were late, whichever gateway had them, do not contradict what is the case. Of a call to the cache that was not
+//!    answered, everybody is told of whom it may have moved.
 //! 3. A look-up asks the cache alone, once for all users, and is refused as unavailable while the cache is away: what one gateway
 //!    knows by itself would show most users as gone. So it is while nobody knows who blocks whom.
 //!
-//! What finds a queue full, or nobody to tell because the store is away, is dropped and counted. Heartbeats and expiry make good for
-//! what the cache did not hear; who was not told learns it by asking.
+//! What finds a queue full is dropped and counted; while store or cache are away, so many users wait until somebody can be told.
+//! Heartbeats and expiry make good for what the cache did not hear; who was not told learns it by asking.
+
+mod teller;
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use holdfast_cache::keys::Channel;
-use holdfast_cache::presence::{Change, Device, Online, Seen, Step};
-use holdfast_cache::{Breaker, Origin};
+use holdfast_cache::presence::{Change, Device, Expired, Online, Seen, Step};
+use holdfast_cache::{Breaker, CacheError, Origin};
 use holdfast_message::UserId;
 use holdfast_message::draft::Invalid;
 use serde::{Deserialize, Serialize};
@@ -29,18 +33,15 @@ use utoipa::ToSchema;
 
 use crate::deliver::Sockets;
 use crate::error::Refusal;
-use crate::live::{Dropped, Live, LiveEvent};
-use crate::members::Membership;
+use crate::live::{Dropped, Live};
 use crate::metrics::Metrics;
 use crate::relations::Relations;
-use crate::stored::Stored;
+
+pub(crate) use teller::Told;
+pub use teller::{Company, MAX_TOLD, Teller};
 
 /// Users of one look-up.
 pub const MAX_USERS: usize = 100;
-/// Users who are told of one user's coming or going.
-pub const MAX_TOLD: usize = 500;
-/// Groups whose members are told.
-const MAX_GROUPS: usize = 50;
 /// How often expired devices are swept, and what the cache owes is tried again.
 pub const SWEEP: Duration = Duration::from_secs(1);
 /// Batches of one sweep.
@@ -74,19 +75,6 @@ pub struct Presences {
     pub last_seen: BTreeMap<String, i64>,
 }
 
-/// Whether somebody is online.
-#[derive(Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-#[schema(as = PresenceTold)]
-pub(crate) struct Told<'a> {
-    /// Who.
-    user_id: &'a str,
-    /// Whether any of their devices is connected.
-    online: bool,
-    /// When they were last there, in Unix epoch milliseconds.
-    last_seen: i64,
-}
-
 /// Presence, as requests and sockets use it. Cheap to clone.
 #[derive(Clone)]
 pub struct Presence {
@@ -107,26 +95,10 @@ pub struct Keeper {
     origin: Origin,
     steps: mpsc::Receiver<Step>,
     renew: Arc<Notify>,
-    changes: mpsc::Sender<Change>,
+    /// Who may have come or gone by a call that was not answered.
+    unsure: HashSet<UserId>,
+    changes: mpsc::Sender<UserId>,
     metrics: Metrics,
-}
-
-/// Tells those who share a chat with a user.
-pub struct Teller {
-    changes: mpsc::Receiver<Change>,
-    company: Company,
-    live: Live,
-    metrics: Metrics,
-}
-
-/// Who shares a chat with whom, and may see them there.
-pub struct Company {
-    /// The store, which knows of direct chats.
-    pub stored: Stored,
-    /// The members of groups.
-    pub membership: Membership,
-    /// Who blocks whom.
-    pub relations: Relations,
 }
 
 impl Presence {
@@ -148,11 +120,12 @@ impl Presence {
             origin,
             steps: taken,
             renew: renew.clone(),
+            unsure: HashSet::new(),
             changes,
             metrics: metrics.clone(),
         };
         let relations = company.relations.clone();
-        let teller = Teller { changes: seen, company, live, metrics: metrics.clone() };
+        let teller = Teller::new(seen, online.clone(), company, live, metrics.clone());
         (Self { online, relations, breaker, budget, origin, steps, renew, metrics }, keeper, teller)
     }
 
@@ -246,7 +219,13 @@ impl Keeper {
                     if owed {
                         owed = !self.beat().await;
                     }
-                    self.sweep().await;
+                    // One whose coming still waits is not known yet.
+                    let all_told = steps.is_empty() && self.steps.is_empty() && !owed;
+                    let connected = if all_told { self.sockets.any() } else { None };
+                    if !self.sweep(connected).await {
+                        tracing::info!("the cache has lost who is online; telling it of those who are here");
+                        owed = !self.beat().await;
+                    }
                 }
                 _ = self.steps.recv_many(&mut steps, BATCH), if steps.is_empty() => self.apply(&mut steps).await,
             }
@@ -264,7 +243,7 @@ impl Keeper {
     }
 
     /// Leaves the steps as they are if the cache is away.
-    async fn apply(&self, steps: &mut Vec<Step>) {
+    async fn apply(&mut self, steps: &mut Vec<Step>) {
         if steps.is_empty() {
             return;
         }
@@ -274,19 +253,25 @@ impl Keeper {
                 steps.clear();
                 self.changed(came);
             }
-            Err(error) => tracing::debug!(%error, "presence can't be kept, trying on"),
+            Err(error) => {
+                let joined = |step: &Step| match step {
+                    Step::Joined(device) => Some(device.user.clone()),
+                    Step::Left(_) => None,
+                };
+                self.unanswered(&error, steps.iter().filter_map(joined));
+            }
         }
     }
 
     /// Renews every device here; false if the cache did not take all of them.
-    async fn beat(&self) -> bool {
+    async fn beat(&mut self) -> bool {
         let devices = self.sockets.all().into_iter().map(|(user, socket)| Device::new(user, self.origin, &socket));
         let devices: Vec<_> = devices.collect();
         for batch in devices.chunks(BATCH) {
             match self.online.refresh(batch, BUDGET).await {
                 Ok(came) => self.changed(came),
                 Err(error) => {
-                    tracing::debug!(%error, "a heartbeat of presence did not get through");
+                    self.unanswered(&error, batch.iter().map(|device| device.user.clone()));
                     return false;
                 }
             }
@@ -294,68 +279,60 @@ impl Keeper {
         true
     }
 
-    async fn sweep(&self) {
+    /// False if the cache has lost a device that is connected here.
+    async fn sweep(&mut self, connected: Option<(UserId, Sid)>) -> bool {
+        let connected = connected.map(|(user, socket)| Device::new(user, self.origin, &socket));
+        let mut kept = true;
         for _ in 0..SWEEPS {
-            match self.online.sweep(BATCH, BUDGET).await {
-                Ok(Some(gone)) => self.changed(gone),
-                Ok(None) => return,
-                Err(error) => return tracing::debug!(%error, "presence can't be swept"),
+            let Expired { devices, known } = match self.online.expired(BATCH, connected.as_ref(), BUDGET).await {
+                Ok(expired) => expired,
+                Err(error) => {
+                    self.unanswered(&error, std::iter::empty());
+                    break;
+                }
+            };
+            // The cache answers again.
+            for user in std::mem::take(&mut self.unsure) {
+                self.tell_of(user);
+            }
+            kept &= known;
+            if devices.is_empty() {
+                break;
+            }
+            match self.online.sweep(&devices, BUDGET).await {
+                Ok(gone) => self.changed(gone),
+                Err(error) => {
+                    self.unanswered(&error, devices.into_iter().map(|device| device.user));
+                    break;
+                }
+            }
+        }
+        kept
+    }
+
+    /// A call may have been applied although nobody was told what it did: nor would a repeat be.
+    fn unanswered(&mut self, error: &CacheError, users: impl Iterator<Item = UserId>) {
+        tracing::debug!(%error, "presence can't be kept, trying on");
+        if !error.maybe_applied() {
+            return;
+        }
+        for user in users {
+            if self.unsure.len() < CAPACITY {
+                self.unsure.insert(user);
+            } else {
+                self.metrics.presence_dropped(Dropped::Full);
             }
         }
     }
 
     fn changed(&self, changes: Vec<Change>) {
-        for change in changes {
-            match self.changes.try_send(change) {
-                Ok(()) => self.metrics.presence_waiting.inc(),
-                Err(_) => self.metrics.presence_dropped(Dropped::Full),
-            }
-        }
+        changes.into_iter().for_each(|change| self.tell_of(change.user));
     }
-}
 
-impl Teller {
-    /// Tells of one user after the other, until the token is cancelled. It leaves room in the queue of live events for others.
-    pub async fn run(mut self, stop: CancellationToken) {
-        while let Some(Some(change)) = stop.run_until_cancelled(self.changes.recv()).await {
-            self.metrics.presence_waiting.dec();
-            self.live.room().await;
-            match self.company.of(&change.user).await {
-                Ok(company) => {
-                    let Change { user, online, last_seen } = &change;
-                    let told = Told { user_id: user.as_str(), online: *online, last_seen: *last_seen };
-                    self.live.tell(company.into_iter().map(Channel::User), None, LiveEvent::Presence, &told);
-                }
-                Err(refusal) => {
-                    tracing::debug!(user = %change.user, reason = refusal.message, "nobody is told of a user's presence");
-                    self.metrics.presence_dropped(Dropped::Unavailable);
-                }
-            }
+    fn tell_of(&self, user: UserId) {
+        match self.changes.try_send(user) {
+            Ok(()) => self.metrics.presence_waiting.inc(),
+            Err(_) => self.metrics.presence_dropped(Dropped::Full),
         }
-    }
-}
-
-impl Company {
-    /// Those who share a chat with this user, [`MAX_TOLD`] at most: the partners of the newest direct chats first. Where one blocks
-    /// the other, neither sees the other.
-    async fn of(&self, user: &UserId) -> Result<HashSet<UserId>, Refusal> {
-        let partners = self.stored.ask(async |store| store.partners(user, MAX_TOLD).await).await;
-        let partners = partners.map_err(|error| Refusal::unavailable(error.to_string()))?;
-        let mut company: HashSet<_> = partners.into_iter().collect();
-        for group in self.membership.groups_of(user).await?.iter().take(MAX_GROUPS) {
-            if company.len() >= MAX_TOLD {
-                break;
-            }
-            let room = MAX_TOLD - company.len();
-            let members = self.membership.of(group).await?;
-            let others: Vec<_> =
-                members.iter().filter(|member| *member != user && !company.contains(*member)).collect();
-            company.extend(others.into_iter().take(room).cloned());
-        }
-        let others: Vec<_> = company.iter().cloned().collect();
-        for hidden in self.relations.hidden_from(user, &others).await? {
-            company.remove(&hidden);
-        }
-        Ok(company)
     }
 }

@@ -157,8 +157,8 @@ impl Profiles {
             }
             tokio::time::sleep(WARM_AGAIN).await;
         };
-        let Warmed { warm, failed } = self.warm(&users).await;
-        tracing::info!(warm, failed, "profiles of those who were active last are cached");
+        let Warmed { warm, absent, unfilled, failed } = self.warm(&users).await;
+        tracing::info!(warm, absent, unfilled, failed, "warmed the profiles of those who were active last");
     }
 }
 

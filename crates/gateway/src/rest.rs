@@ -59,7 +59,7 @@ pub fn router(gateway: Arc<Gateway>) -> Router {
             let refusal = Refusal::new(Code::Validation, "the resource has no such method");
             Problem::with_status(StatusCode::METHOD_NOT_ALLOWED, refusal)
         })
-        .fallback(async || Problem::from(Refusal::new(Code::NotFound, "no such resource")))
+        .fallback(async || Problem::from(no_such_resource()))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(map_response_with_state(gateway.clone(), count))
         .layer(DefaultBodyLimit::max(MAX_BODY))
@@ -87,14 +87,21 @@ fn rendered(description: OpenApi) -> SwaggerUi {
     SwaggerUi::new("/api-docs").url("/api-docs/openapi.json", description).config(page)
 }
 
+fn no_such_resource() -> Refusal {
+    Refusal::new(Code::NotFound, "no such resource")
+}
+
 fn panicked(panic: Box<dyn Any + Send>) -> Response {
     let said = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     tracing::error!(panic = said.unwrap_or("of no words"), "a request ended in a panic");
     Problem::from(Refusal::new(Code::Internal, "a fault of the server")).into_response()
 }
 
-/// Counts a refusal.
-async fn count(State(gateway): Shared, response: Response) -> Response {
+/// Counts a refusal. The page that shows the description says nothing of what it has not: that becomes one, too.
+async fn count(State(gateway): Shared, mut response: Response) -> Response {
+    if response.status() == StatusCode::NOT_FOUND && response.extensions().get::<Code>().is_none() {
+        response = Problem::from(no_such_resource()).into_response();
+    }
     if let Some(code) = response.extensions().get::<Code>() {
         gateway.metrics.refused(*code);
     }

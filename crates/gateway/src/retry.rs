@@ -3,22 +3,24 @@
 //! Takes due chats by lease, one or more gateways at once, and replays each chat's entries in order ([`replay`]). Two retriers, or one
 //! that was frozen and thawed, can only publish a message twice, which its id absorbs.
 //!
-//! Live traffic comes first: replays are paced, and wait while Kafka's client has much to do.
+//! Live traffic comes first: replays are paced, and wait while Kafka's client has much to do. Beside this the index that names the chats
+//! is kept whole ([`repair`](crate::repair)).
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_cache::failed::{Cursor, FinishAs, Lease};
-use holdfast_cache::{CacheError, FailedQueue};
+use holdfast_cache::FailedQueue;
+use holdfast_cache::failed::{FinishAs, Lease};
 use holdfast_kafka::Publisher;
 use holdfast_message::ChatId;
 use holdfast_service::clock::unix_ms;
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, interval, sleep, sleep_until};
+use tokio::time::{Instant, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
+use crate::repair::{IndexRepair, RepairPace};
 use crate::replay::{self, BUDGET, Trouble};
 
 /// How often due chats are looked for.
@@ -35,10 +37,8 @@ const WORK: Duration = Duration::from_secs(20);
 const BUSY: usize = 2000;
 /// The shortest and the longest wait after a failure.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
-/// How often the index is compared with the queues.
-const REPAIR: Duration = Duration::from_secs(600);
-/// Keys that one step of that looks at, and steps at most.
-const REPAIR_STEP: (usize, usize) = (500, 2000);
+/// How often the index's repair goes on.
+const REPAIR: Duration = Duration::from_secs(5);
 /// How often the gauges are set, and how many chats are counted at most.
 const STATS: (Duration, usize) = (Duration::from_secs(5), 5000);
 
@@ -69,7 +69,9 @@ impl Retry {
 
     /// Works until the token is cancelled; then lets what it has in hand come to an end.
     pub async fn run(self, stop: CancellationToken) {
-        let upkeep = tokio::spawn(self.clone().upkeep(stop.clone()));
+        let mut beside = JoinSet::new();
+        beside.spawn(self.clone().count(stop.clone()));
+        beside.spawn(repair_index(self.queue.clone(), stop.clone()));
         let mut tick = interval(POLL);
         let mut at_work = JoinSet::new();
         while stop.run_until_cancelled(tick.tick()).await.is_some() {
@@ -85,7 +87,7 @@ impl Retry {
             }
         }
         while at_work.join_next().await.is_some() {}
-        let _ = upkeep.await;
+        while beside.join_next().await.is_some() {}
     }
 
     async fn work_on(self, lease: Lease) {
@@ -147,14 +149,10 @@ impl Retry {
         rounds.wait.mul_f64(0.5 + fastrand::f64() / 2.0).max(BACKOFF.0)
     }
 
-    /// Gauges and the index's repair.
-    async fn upkeep(self, stop: CancellationToken) {
-        let mut stats = interval(STATS.0);
-        let mut repaired: Option<Instant> = None;
-        while stop.run_until_cancelled(stats.tick()).await.is_some() {
-            if repaired.is_none_or(|at| at.elapsed() >= REPAIR) && self.repair_index().await.is_ok() {
-                repaired = Some(Instant::now());
-            }
+    /// Sets the gauges.
+    async fn count(self, stop: CancellationToken) {
+        let mut tick = interval(STATS.0);
+        while stop.run_until_cancelled(tick.tick()).await.is_some() {
             if let Ok(stats) = self.queue.stats(STATS.1, BUDGET).await {
                 let age = stats.oldest_queued_at.map_or(0, |at| (unix_ms() - at).max(0) / 1000);
                 self.metrics.failed_messages.set(i64::try_from(stats.messages).unwrap_or(i64::MAX));
@@ -162,30 +160,21 @@ impl Retry {
             }
         }
     }
+}
 
-    /// Server by server: one that is away keeps no other from being mended.
-    async fn repair_index(&self) -> Result<(), CacheError> {
-        let mut outcome = Ok(());
-        for start in self.queue.cursors(BUDGET).await? {
-            outcome = outcome.and(self.repair_from(start).await);
-        }
-        outcome
-    }
-
-    async fn repair_from(&self, mut cursor: Cursor) -> Result<(), CacheError> {
-        for _ in 0..REPAIR_STEP.1 {
-            let step = self.queue.repair_index(cursor, REPAIR_STEP.0, BUDGET).await?;
-            if step.added > 0 {
-                tracing::warn!(chats = step.added, "the failed queue's index had lost chats; they are back");
+/// Compares the index with the queues, until the token is cancelled.
+async fn repair_index(queue: FailedQueue, stop: CancellationToken) {
+    let mut repair = IndexRepair::new(queue, RepairPace::default());
+    let work = async {
+        let mut tick = interval(REPAIR);
+        loop {
+            tick.tick().await;
+            if let Err(error) = repair.run().await {
+                tracing::debug!(%error, "a server's queues can't be compared with the failed queue's index, trying on");
             }
-            match step.next {
-                Some(next) => cursor = next,
-                None => break,
-            }
-            sleep(Duration::from_millis(5)).await;
         }
-        Ok(())
-    }
+    };
+    stop.run_until_cancelled(work).await;
 }
 
 /// At most so many a second, whoever takes them.

@@ -77,11 +77,6 @@ impl Rooms {
         self.0.sockets.hearers().ready(user).await;
     }
 
-    /// A user's socket was not ready in time: it may miss something before it is, and is told then.
-    pub fn not_ready(&self, user: &UserId) {
-        self.0.sockets.hearers().in_vain(user);
-    }
-
     /// A user was found to belong to a group: should their sockets not hear it, something was missed.
     pub fn belongs(&self, user: &UserId, chat: &ChatId) {
         if chat.is_group() && self.0.sockets.hearers().lacks(user, chat) {

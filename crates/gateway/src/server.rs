@@ -1,16 +1,15 @@
 //! From settings to a running gateway, and its end.
 
+mod app;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
-use axum::http::{HeaderName, header};
-use axum::middleware::from_fn_with_state;
 use axum::serve::ListenerExt;
 use holdfast_cache::aside::backend::Backend;
 use holdfast_cache::channels::ChannelSettings;
-use holdfast_cache::failed::FailedQueueSettings;
 use holdfast_cache::groups::GroupChanges;
 use holdfast_cache::inbox::InboxLife;
 use holdfast_cache::presence::{Online, PresenceSettings};
@@ -22,18 +21,10 @@ use holdfast_cache::{
 };
 use holdfast_kafka::{Admin, AdminError, KafkaSettings, Publisher};
 use holdfast_service::ops;
-use holdfast_service::settings::Profile;
 use holdfast_store::{Store, StoreSettings};
-use socketioxide::SocketIo;
-use socketioxide::extract::{SocketRef, TryData};
-use socketioxide::handler::ConnectHandler;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tower_http::catch_panic::CatchPanicLayer;
-use tower_http::compression::CompressionLayer;
-use tower_http::compression::predicate::{DefaultPredicate, Predicate, SizeAbove};
-use tower_http::cors::{AllowOrigin, Any, CorsLayer};
 
 use crate::admit::Admission;
 use crate::auth::Verifier;
@@ -43,12 +34,10 @@ use crate::groups::Groups;
 use crate::health::{Breakers, GatewayHealth, Probed};
 use crate::history::{History, Sources};
 use crate::inbox::arrivals::{Arrivals, Told};
+use crate::inbox::receipts::Receipts;
 use crate::inbox::tell::Counters;
 use crate::inbox::{Inbox, Parts};
-use crate::ingress::{self, Handshake};
 use crate::kept::Kept;
-use crate::limit::address::Handshakes;
-use crate::limit::meter::Rates;
 use crate::limit::{Limits, UserLimit};
 use crate::live::Live;
 use crate::lookup::Lookup;
@@ -66,12 +55,8 @@ use crate::rooms::Rooms;
 use crate::stamps::Stamps;
 use crate::stored::Stored;
 use crate::typing::Typing;
-use crate::{Gateway, dev, presence, remote, rest};
+use crate::{Gateway, presence, remote};
 
-/// Packets that wait for a slow client before it is told to resync instead. socketioxide's 128 are fewer than a burst may have.
-const SOCKET_BUFFER: usize = 1024;
-/// Bytes from which an answer is worth compressing: less fits into a packet anyway.
-const COMPRESS_ABOVE: u64 = 1024;
 /// How long Kafka's administration may take for one request.
 const ADMIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the last answers have to leave before connections are closed.
@@ -121,11 +106,7 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
     let recent = RecentList::new(cache.clone(), keys.clone(), sizes, origin);
     // What this one announces comes back to this gateway's own sockets, which were not told directly.
     let healed = RecentList::new(cache.clone(), keys.clone(), sizes, Origin::random());
-    let failed = FailedQueue::new(
-        queue,
-        keys.clone(),
-        FailedQueueSettings { timeout: own.failed_queue_timeout.0, durability: own.failed_queue_durability.0 },
-    );
+    let failed = FailedQueue::new(queue, keys.clone(), own.failed_queue());
     let user_limit = |events| {
         let limit = Limit { events, window: own.window.0 };
         let shared = RateLimiter::new(cache.clone(), keys.clone(), limit).living(layout.cache_rate_limit_ttl.0);
@@ -211,6 +192,7 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
     let lookup = Lookup::new(&aside, stored.clone(), history.clone(), admission.clone(), own.message_cache_ttl.0);
     let life = InboxLife { unread: own.unread_ttl.0, list: own.conversations_ttl.0 };
     let inboxes = Inboxes::new(cache.clone(), keys.clone(), life);
+    let receipts = Receipts::new(live.clone(), metrics.clone());
     let inbox = Inbox::new(Parts {
         cached: inboxes.clone(),
         recent: recent.clone(),
@@ -221,6 +203,7 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
         relations: relations.clone(),
         presence: presence.clone(),
         live: live.clone(),
+        receipts: receipts.clone(),
         metrics: metrics.clone(),
     });
     let told =
@@ -278,9 +261,10 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
         )),
     );
     beside.run("rooms", rooms.run(group_changes, ended.clone()));
-    beside.run("sockets", sockets.clone().mend_lagging(ended.clone()));
+    beside.run("sockets", sockets.clone().look_after(ended.clone()));
     beside.run("live", outbox.run(cache_breaker.clone(), own.redis_budget.0, ended.clone()));
     beside.run("arrivals", told_of.run(told, ended.clone()));
+    beside.run("receipts", receipts.run(ended.clone()));
     beside.run("counters", counters.run(inbox, ended.clone()));
     beside.run("presence", keeper.run(layout.cache_presence_ttl.0, ended.clone()));
     beside.run("presence events", teller.run(ended.clone()));
@@ -299,7 +283,7 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
         async move { health.probe(probed, ended).await }
     });
     beside.run("operators", ops::serve(operators, registry, health, ended.clone()));
-    let (io, app) = app(gateway, &config);
+    let (io, app) = app::app(gateway, &config);
     let closed = CancellationToken::new();
     let serving = tokio::spawn({
         let clients = clients.tap_io(|stream| {
@@ -378,50 +362,6 @@ impl Beside {
             }
         });
     }
-}
-
-/// The routes and the layers around them.
-fn app(gateway: Arc<Gateway>, config: &Config) -> (SocketIo, axum::Router) {
-    let (layer, io) = SocketIo::builder()
-        .max_payload(rest::MAX_BODY as u64)
-        .max_buffer_size(SOCKET_BUFFER)
-        .ws_max_message_size(rest::MAX_BODY)
-        .ws_max_frame_size(rest::MAX_BODY)
-        .build_layer();
-    let (guard, guarded) = (gateway.clone(), gateway.clone());
-    let connected = move |socket: SocketRef| ingress::connected(guarded.clone(), socket);
-    io.ns(
-        "/",
-        connected.with(move |socket: SocketRef, TryData(handshake): TryData<Handshake>| {
-            ingress::authenticate(guard.clone(), socket, handshake)
-        }),
-    );
-    let own = &config.own;
-    let rates = Rates { events: own.socket_events_per_second, bytes: own.socket_bytes_per_second };
-    let per_second = own.handshakes_per_second_per_address;
-    let handshakes = Handshakes::new(per_second, &own.trusted_proxies.0, rates, gateway.metrics.clone());
-    let mut routes = rest::router(gateway);
-    if config.profile == Profile::Development {
-        routes = dev::router(&config.own).merge(routes);
-    }
-    let app = routes
-        // Inside: polling clients would pay for it with every packet.
-        .layer(CompressionLayer::new().compress_when(DefaultPredicate::new().and(SizeAbove::new(COMPRESS_ABOVE))))
-        .layer(layer)
-        .layer(from_fn_with_state(handshakes, Handshakes::guard))
-        .layer(cors(&config.own.cors_origins.0))
-        .layer(CatchPanicLayer::new());
-    (io, app)
-}
-
-fn cors(origins: &[String]) -> CorsLayer {
-    // By name: `*` would not cover `authorization`.
-    let headers = [header::AUTHORIZATION, header::CONTENT_TYPE, HeaderName::from_static("idempotency-key")];
-    let layer = CorsLayer::new().allow_methods(Any).allow_headers(headers).expose_headers([header::RETRY_AFTER]);
-    if origins.iter().any(|origin| origin == "*") {
-        return layer.allow_origin(Any);
-    }
-    layer.allow_origin(AllowOrigin::list(origins.iter().filter_map(|origin| origin.parse().ok())))
 }
 
 /// Creates what is missing in the other servers, as soon as they are there.

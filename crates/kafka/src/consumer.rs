@@ -44,7 +44,7 @@ use rdkafka::message::BorrowedMessage;
 use rdkafka::{Offset, TopicPartitionList};
 
 use crate::membership::GroupContext;
-use crate::{ClientError, KafkaSettings};
+use crate::{ClientError, KafkaSettings, Trouble};
 
 /// Records read before the events are looked at, and before the next partition has its turn.
 const BURST: usize = 64;
@@ -101,6 +101,13 @@ pub enum Event {
         high_watermarks: Vec<(i32, i64)>,
         /// Whether a broker is connected.
         broker_up: bool,
+    },
+    /// Something does not work; librdkafka goes on trying. It is logged already.
+    Trouble {
+        /// What kind.
+        kind: Trouble,
+        /// The partition that can't be fetched, if it is one. librdkafka says so once, until it could be fetched again.
+        partition: Option<i32>,
     },
     /// `max.poll.interval.ms` passed without a poll: the member has left the group, and rejoins at the next one.
     PollIntervalExceeded,
@@ -217,11 +224,7 @@ impl GroupConsumer {
             let served = context.served.load(Ordering::Relaxed);
             match self.consumer.poll(Duration::ZERO) {
                 Some(Ok(record)) => return Polled::Record(record),
-                Some(Err(error)) => {
-                    if let Some(event) = self.classify(&error) {
-                        return Polled::Event(event);
-                    }
-                }
+                Some(Err(error)) => return Polled::Event(self.classify(&error, None)),
                 None if context.served.load(Ordering::Relaxed) != served => {}
                 None => return self.next_record().unwrap_or(Polled::Idle),
             }
@@ -237,11 +240,7 @@ impl GroupConsumer {
             if !queue.paused {
                 match queue.records.poll(Duration::ZERO) {
                     Some(Ok(record)) => return Some(Polled::Record(record)),
-                    Some(Err(error)) => {
-                        if let Some(event) = self.classify(&error) {
-                            return Some(Polled::Event(event));
-                        }
-                    }
+                    Some(Err(error)) => return Some(Polled::Event(self.classify(&error, Some(queue.partition)))),
                     None => {}
                 }
             }
@@ -251,16 +250,13 @@ impl GroupConsumer {
     }
 
     /// Errors are logged by the callbacks; what is left is what the caller must know.
-    fn classify(&self, error: &KafkaError) -> Option<Event> {
+    fn classify(&self, error: &KafkaError, partition: Option<i32>) -> Event {
         if let Some((code, reason)) = self.consumer.client().fatal_error() {
-            return Some(Event::Fatal(format!("{code}: {reason}")));
+            return Event::Fatal(format!("{code}: {reason}"));
         }
         match error.rdkafka_error_code() {
-            Some(RDKafkaErrorCode::PollExceeded) => Some(Event::PollIntervalExceeded),
-            _ => {
-                tracing::debug!(%error, "consumer error");
-                None
-            }
+            Some(RDKafkaErrorCode::PollExceeded) => Event::PollIntervalExceeded,
+            code => Event::Trouble { kind: code.map_or(Trouble::Other, Trouble::of), partition },
         }
     }
 
@@ -348,6 +344,13 @@ impl GroupConsumer {
         for queue in self.queues.iter_mut().filter(|queue| partitions.contains(&queue.partition)) {
             queue.paused = paused;
         }
+    }
+
+    /// Whether the brokers let us see the topic. Blocks up to `timeout`; without an answer it is not known.
+    pub fn sees_topic(&self, timeout: Duration) -> Result<bool, ClientError> {
+        let metadata = self.consumer.fetch_metadata(Some(&self.topic), timeout);
+        let metadata = metadata.map_err(ClientError::new("asking for the topic"))?;
+        Ok(metadata.topics().iter().any(|topic| topic.error().is_none()))
     }
 
     /// The first record kept and the place of the next one. Blocks up to `timeout`.

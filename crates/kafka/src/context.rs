@@ -8,6 +8,8 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use tokio::sync::watch;
 
+use crate::Trouble;
+
 /// librdkafka repeats an error for each broker and attempt; one line in this time says as much.
 const SAME_ERROR: Duration = Duration::from_secs(10);
 
@@ -78,6 +80,9 @@ impl ClientContext for Callbacks {
     fn error(&self, error: KafkaError, reason: &str) {
         match error.rdkafka_error_code() {
             Some(code) if !self.is_news(code) => {}
+            Some(code) if Trouble::of(code).is_refusal() => {
+                tracing::error!(client = self.client, %error, reason, "kafka refuses us");
+            }
             _ => tracing::warn!(client = self.client, %error, reason, "kafka client error"),
         }
     }

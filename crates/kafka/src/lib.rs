@@ -10,7 +10,7 @@
 //!    rebalance takes place when the caller says so.
 //! 5. [`RangeReader`] ([`reader`]): reads a part of the log without a group: dead letters, verification.
 //!
-//! What librdkafka says through its callbacks goes to `tracing` ([`context`]).
+//! What librdkafka says through its callbacks goes to `tracing` ([`context`]); [`trouble`] says what kinds of errors there are.
 
 pub mod admin;
 pub mod consumer;
@@ -19,6 +19,7 @@ mod membership;
 pub mod publisher;
 pub mod reader;
 pub mod settings;
+pub mod trouble;
 
 pub use admin::{Admin, AdminError, BrokerReport, TopicReport, TopicsReport};
 pub use consumer::{ConsumerSettings, Event, GroupConsumer, Polled};
@@ -27,6 +28,7 @@ pub use publisher::{Acknowledged, Failure, PublishError, PublishRecord, Publishe
 pub use rdkafka::message::{BorrowedMessage, Headers, Message as RecordView, OwnedMessage};
 pub use reader::RangeReader;
 pub use settings::KafkaSettings;
+pub use trouble::Trouble;
 
 /// Why a client could not be built or asked: the settings are wrong, or Kafka did not answer.
 #[derive(Debug, Clone, thiserror::Error)]

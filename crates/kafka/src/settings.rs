@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
+use holdfast_service::sabotage;
+use holdfast_service::servers::ServerSettings;
 use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
 
@@ -83,6 +85,21 @@ impl fmt::Debug for KafkaSettings {
 }
 
 impl KafkaSettings {
+    /// What the environment says of Kafka, for a process that its logs call `client_id`. The rest is as by default.
+    pub fn of(servers: &ServerSettings, client_id: &str) -> Self {
+        Self {
+            brokers: servers.kafka_brokers.clone(),
+            topic: servers.kafka_topic.clone(),
+            dlq_topic: servers.kafka_dlq_topic.clone(),
+            partitions: servers.kafka_partitions,
+            replication_factor: servers.kafka_replication_factor,
+            client_id: client_id.to_owned(),
+            properties: servers.kafka_properties().into_iter().collect(),
+            properties_break_the_promise: sabotage::is(sabotage::KAFKA),
+            ..Self::default()
+        }
+    }
+
     /// A client's configuration: what is tuning first, the operator's properties over it, what the promise rests on last.
     fn client(&self, tuning: &[(&str, String)], promise: &[(&str, String)]) -> ClientConfig {
         let mut config = ClientConfig::new();
@@ -150,6 +167,8 @@ impl KafkaSettings {
 
 #[cfg(test)]
 mod tests {
+    use holdfast_service::settings::Source;
+
     use super::*;
 
     #[test]
@@ -165,6 +184,33 @@ mod tests {
         assert_eq!(producer.get("linger.ms"), Some("7"));
         assert_eq!(producer.get("sasl.username"), Some("u"));
         assert_eq!(settings.consumer(Some("g"), &[]).get("enable.auto.commit"), Some("false"));
+    }
+
+    #[test]
+    fn the_environments_settings_reach_the_client() {
+        let environment = [
+            ("KAFKA_BROKERS", "b1:9092,b2:9092"),
+            ("KAFKA_TOPIC", "messages"),
+            ("KAFKA_DLQ_TOPIC", "dead"),
+            ("KAFKA_PARTITIONS", "3"),
+            ("KAFKA_REPLICATION_FACTOR", "2"),
+            ("KAFKA_PROPERTIES", "sasl.username=u, linger.ms=7"),
+        ];
+        let mut source = Source::new(environment.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        let settings = KafkaSettings::of(&ServerSettings::read(&mut source).unwrap(), "holdfast-test");
+        assert_eq!((&*settings.topic, &*settings.dlq_topic), ("messages", "dead"));
+        assert_eq!((settings.partitions, settings.replication_factor), (3, 2));
+        assert!(!settings.properties_break_the_promise);
+        let producer = settings.producer(0);
+        let expected = [
+            ("bootstrap.servers", "b1:9092,b2:9092"),
+            ("client.id", "holdfast-test"),
+            ("sasl.username", "u"),
+            ("linger.ms", "7"),
+        ];
+        for (name, value) in expected {
+            assert_eq!(producer.get(name), Some(value), "{name}");
+        }
     }
 
     #[test]

@@ -24,6 +24,8 @@ pub struct Unread<'a> {
     pub chat: &'a ChatId,
     /// The watermark; none: nothing is read.
     pub above: Option<HistoryKey>,
+    /// Only what was sent before this time, in Unix epoch milliseconds.
+    pub before: Option<i64>,
     /// Messages that are counted already.
     pub except: &'a [MessageId],
 }
@@ -65,16 +67,15 @@ impl Store {
 
 fn count_one(user: &UserId, unread: &Unread<'_>) -> Vec<Document> {
     let mut range = doc! { "chatId": unread.chat.as_str() };
-    match unread.above {
-        Some(key) => {
-            range.insert("timestamp", doc! { "$gte": key.timestamp });
-            range.insert(
-                "$or",
-                vec![doc! { "timestamp": { "$gt": key.timestamp } }, doc! { "_id": { "$gt": key.id.to_string() } }],
-            );
-        }
-        None => drop(range.insert("timestamp", doc! { "$lte": i64::MAX })),
+    let mut sent = doc! { "$lt": unread.before.unwrap_or(i64::MAX) };
+    if let Some(key) = unread.above {
+        sent.insert("$gte", key.timestamp);
+        range.insert(
+            "$or",
+            vec![doc! { "timestamp": { "$gt": key.timestamp } }, doc! { "_id": { "$gt": key.id.to_string() } }],
+        );
     }
+    range.insert("timestamp", sent);
     let mut others = doc! { "senderId": { "$ne": user.as_str() } };
     if !unread.except.is_empty() {
         let except: Vec<_> = unread.except.iter().map(ToString::to_string).collect();

@@ -90,7 +90,7 @@ impl Kafka {
         if !data.join("meta.properties").exists() {
             format(&home, &data)?;
         }
-        let child = java(&home, &folder.path().join("log")).arg("kafka.Kafka").arg(properties);
+        let child = java(&home, folder.path())?.arg("kafka.Kafka").arg(properties);
         let kafka = Self { child, port, folder };
         kafka.start_again().await?;
         Ok(kafka)
@@ -172,9 +172,12 @@ fn settings(port: u16, controller: u16, more: &[Listener], extra: &[(String, Str
     text
 }
 
-/// A small, quickly started Java; the class archive halves the start and is left out silently if it does not fit.
-fn java(home: &Path, log: &Path) -> Child {
-    Child::new("kafka", "java", log)
+/// A small, quickly started Java; the class archive halves the start and is left out silently if it does not fit. What it unpacks (the
+/// codecs' native libraries) goes with the folder.
+fn java(home: &Path, folder: &Path) -> Result<Child> {
+    let unpacked = folder.join("tmp");
+    std::fs::create_dir_all(&unpacked).with_context(|| format!("can't create {}", unpacked.display()))?;
+    let child = Child::new("kafka", "java", folder.join("log"))
         .args([
             "-Xms64m",
             "-Xmx256m",
@@ -183,10 +186,12 @@ fn java(home: &Path, log: &Path) -> Child {
             "-XX:-UsePerfData",
             "-Xshare:auto",
         ])
+        .arg(format!("-Djava.io.tmpdir={}", unpacked.display()))
         .arg(format!("-XX:SharedArchiveFile={}", home.join("classes.jsa").display()))
         .arg(format!("-Dlog4j2.configurationFile={}", home.join("log4j2.properties").display()))
         .arg("-cp")
-        .arg(home.join("libs/*"))
+        .arg(home.join("libs/*"));
+    Ok(child)
 }
 
 /// Copies the empty folder that `scripts/servers` formatted: formatting one takes a Java of its own.

@@ -89,6 +89,7 @@ impl<S: Sink> Loop<S> {
             self.ledger.assign(*partition, *committed);
         }
         self.consumer.assign(&from).map_err(|error| error.to_string())?;
+        self.refusals.assigned(partitions);
         tracing::info!(?from, "partitions assigned");
         self.state.joined(true);
         Ok(true)
@@ -127,6 +128,7 @@ impl<S: Sink> Loop<S> {
         self.buffer.forget(partition);
         self.letters.forget(partition);
         self.pauses.forget(partition);
+        self.refusals.forget(partition);
         self.high_watermarks.remove(&partition);
         self.metrics.forget_lag(partition);
     }

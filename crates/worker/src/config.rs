@@ -116,20 +116,9 @@ impl Config {
 
     /// For Kafka's clients.
     pub fn kafka(&self) -> KafkaSettings {
-        let servers = &self.servers;
-        KafkaSettings {
-            brokers: servers.kafka_brokers.clone(),
-            topic: servers.kafka_topic.clone(),
-            dlq_topic: servers.kafka_dlq_topic.clone(),
-            partitions: servers.kafka_partitions,
-            replication_factor: servers.kafka_replication_factor,
-            // Nobody waits for a dead letter.
-            delivery_timeout: Duration::from_secs(10),
-            client_id: "holdfast-worker".into(),
-            properties: servers.kafka_properties().into_iter().collect(),
-            properties_break_the_promise: holdfast_service::sabotage::is(holdfast_service::sabotage::KAFKA),
-            ..KafkaSettings::default()
-        }
+        // Nobody waits for a dead letter.
+        let delivery_timeout = Duration::from_secs(10);
+        KafkaSettings { delivery_timeout, ..KafkaSettings::of(&self.servers, "holdfast-worker") }
     }
 
     /// For the consumer.

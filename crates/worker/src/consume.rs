@@ -39,12 +39,15 @@ use crate::health::{Snapshot, State};
 use crate::ledger::Ledger;
 use crate::metrics::Metrics;
 use crate::pause::{Capacity, Pauses};
+use crate::refusals::Refusals;
 use crate::report::{Report, Reports, Waker};
 
 /// Records taken in one pass.
 const PASS: usize = 256;
 /// How long the broker may take no commit before the worker says so.
 const COMMITS_WITHIN: Duration = Duration::from_secs(30);
+/// How long the broker has to show a topic that it refused to: the loop waits for it, having nothing to read.
+const SEEN_WITHIN: Duration = Duration::from_secs(1);
 /// The longest sleep: timers and gauges are looked at this often.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -107,6 +110,7 @@ pub struct Loop<S> {
     pub(crate) pauses: Pauses,
     pub(crate) commits: Commits,
     pub(crate) rebalance: Option<Rebalance>,
+    pub(crate) refusals: Refusals,
     pub(crate) metrics: Metrics,
     pub(crate) state: Arc<State>,
     pub(crate) settings: LoopSettings,
@@ -136,6 +140,7 @@ impl<S: Sink> Loop<S> {
             pauses: Pauses::new(wiring.settings.capacity),
             commits: Commits::default(),
             rebalance: None,
+            refusals: Refusals::default(),
             metrics: wiring.metrics,
             state: wiring.state,
             settings: wiring.settings,
@@ -232,10 +237,23 @@ impl<S: Sink> Loop<S> {
             Event::Revoked { partitions, lost } => {
                 self.rebalance = Some(Rebalance::revoke(partitions, lost, now + self.settings.revoke_within));
             }
-            Event::Committed { result, .. } => self.commits.settle(now, result, &mut self.ledger, &self.metrics),
+            Event::Committed { result, .. } => {
+                if result.is_ok() {
+                    self.refusals.committed();
+                }
+                self.commits.settle(now, result, &mut self.ledger, &self.metrics);
+            }
             Event::Statistics { high_watermarks, broker_up } => {
                 self.state.kafka(broker_up);
+                self.refusals.fetched(&high_watermarks);
+                if self.refusals.is_topic_hidden() && self.consumer.sees_topic(SEEN_WITHIN).is_ok_and(|seen| seen) {
+                    self.refusals.topic_is_seen();
+                }
                 self.high_watermarks.extend(high_watermarks);
+            }
+            Event::Trouble { kind, partition } => {
+                self.metrics.consumer_error(kind);
+                self.refusals.tell(kind, partition);
             }
             Event::PollIntervalExceeded => {
                 tracing::error!("polls came too late: the group has given our partitions away");
@@ -343,6 +361,8 @@ impl<S: Sink> Loop<S> {
                 self.metrics.lag(partition, lag.max(0));
             }
         }
+        let refused = self.refusals.any();
+        self.state.refused(refused);
         let mut degraded = Vec::new();
         for (is, why) in [
             (!self.pauses.held().is_empty(), "a partition waits for a newer worker"),
@@ -350,6 +370,7 @@ impl<S: Sink> Loop<S> {
             (self.flusher.is_failing(), "mongodb does not take messages"),
             (behind > COMMITS_WITHIN, "the broker takes no commits"),
             (self.letters.is_failing(), "the dead-letter topic can't be written"),
+            (refused, "kafka refuses us the topic or the group"),
         ] {
             if is {
                 degraded.push(why);

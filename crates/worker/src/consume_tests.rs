@@ -1,10 +1,11 @@
-use holdfast_kafka::{ConsumerSettings, KafkaSettings};
+use holdfast_kafka::{ConsumerSettings, KafkaSettings, Trouble};
 use holdfast_message::Message;
 use holdfast_service::ops::Health;
 use holdfast_store::{BatchFailed, StoreError, Touched, Written};
 use prometheus::Registry;
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
 use super::*;
 use crate::flush::LONE_REFUSAL;
@@ -36,16 +37,18 @@ fn desk() -> (MockCluster<'static, DefaultProducerContext>, Loop<Nowhere>) {
     cluster.create_topic("messages", 1, 1).unwrap();
     let settings =
         KafkaSettings { brokers: cluster.bootstrap_servers(), topic: "messages".into(), ..KafkaSettings::default() };
+    // Statistics are the tests' own.
+    let group = ConsumerSettings { statistics_interval: Duration::from_secs(3600), ..ConsumerSettings::default() };
     let (metrics, state) = (Metrics::register(&Registry::new()).unwrap(), Arc::new(State::default()));
     let wiring = Wiring {
-        consumer: GroupConsumer::subscribe(&settings, &ConsumerSettings::default(), || {}).unwrap(),
+        consumer: GroupConsumer::subscribe(&settings, &group, || {}).unwrap(),
         waker: Waker::default(),
         runtime: Handle::current(),
         sink: Arc::new(Nowhere),
         flusher: Flusher::new(1, Duration::ZERO, LONE_REFUSAL),
         letters: DeadLetters::new(None),
         healer: Healer::start(Arc::new(Nowhere), Arc::clone(&state), metrics.clone(), CancellationToken::new()),
-        conversations: Conversations::start(Arc::new(Nowhere), metrics.clone()),
+        conversations: Conversations::start(Arc::new(Nowhere), metrics.clone()).0,
         metrics,
         state,
         stop: CancellationToken::new(),
@@ -87,6 +90,43 @@ async fn an_answer_to_the_group_that_fails_is_the_end_and_not_an_idle_worker() {
     worker.rebalance = Some(Rebalance::revoke(vec![7], false, Instant::now()));
     let refused = worker.answer().unwrap_err();
     assert!(refused.contains("giving up partitions"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_worker_that_may_not_read_its_partition_is_not_ready_and_says_why() {
+    let (cluster, mut worker) = desk();
+    let denied = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED; 100];
+    cluster.request_errors(RDKafkaApiKey::Fetch, &denied);
+    worker.answer().unwrap();
+    assert!(worker.state.ready());
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while worker.metrics.consumer_errors(Trouble::TopicAuthorization) == 0 {
+        assert!(Instant::now() < deadline, "nothing is told within 30 s");
+        worker.poll(Instant::now()).unwrap();
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    worker.tell(Instant::now());
+    assert!(!worker.state.ready());
+    assert_eq!(worker.state.report()["degraded"][0], "kafka refuses us the topic or the group");
+    worker.on_event(Instant::now(), Event::Statistics { high_watermarks: vec![(0, 0)], broker_up: true });
+    worker.tell(Instant::now() + TICK);
+    assert!(worker.state.ready());
+}
+
+#[tokio::test]
+async fn a_hidden_topic_is_asked_for_until_it_is_seen() {
+    let (_cluster, mut worker) = desk();
+    worker.answer().unwrap();
+    worker.on_event(Instant::now(), Event::Trouble { kind: Trouble::TopicAuthorization, partition: None });
+    worker.tell(Instant::now());
+    assert!(!worker.state.ready());
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while worker.refusals.any() {
+        assert!(Instant::now() < deadline, "not seen within 30 s");
+        worker.on_event(Instant::now(), Event::Statistics { high_watermarks: Vec::new(), broker_up: true });
+    }
+    worker.tell(Instant::now() + TICK);
+    assert!(worker.state.ready());
 }
 
 #[tokio::test]

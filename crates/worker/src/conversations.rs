@@ -1,6 +1,7 @@
 //! The view of chats by last message. Takes what was stored; tells the store the latest of each chat, about once a second.
 //!
-//! Nothing waits for it: it may lag, and may miss messages when it can't keep up, as whoever reads the view mends it.
+//! Nothing waits for it but the end, and that not for long: it may lag, and may miss messages when it can't keep up, as whoever reads
+//! the view mends it.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -9,6 +10,7 @@ use std::time::Duration;
 
 use holdfast_message::{ChatId, Message};
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::task::JoinHandle;
 
 use crate::flush::Sink;
 use crate::metrics::Metrics;
@@ -31,11 +33,11 @@ pub struct Conversations {
 }
 
 impl Conversations {
-    /// Starts the task, which ends when the last of these is dropped.
-    pub fn start<S: Sink>(sink: Arc<S>, metrics: Metrics) -> Self {
+    /// Starts the task, which ends when the last of these is dropped and the store was told of what they were offered.
+    pub fn start<S: Sink>(sink: Arc<S>, metrics: Metrics) -> (Self, JoinHandle<()>) {
         let (offers, taken) = side_queue::channel(WAITING, WAITING_BYTES);
-        tokio::spawn(tell(sink, taken, metrics.clone()));
-        Self { offers, metrics }
+        let told = tokio::spawn(tell(sink, taken, metrics.clone()));
+        (Self { offers, metrics }, told)
     }
 
     /// Messages were stored. Never waits.

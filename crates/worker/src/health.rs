@@ -36,6 +36,7 @@ pub struct State {
     /// When the loop last came round, in epoch milliseconds; 0: it has not begun.
     ticked_at: AtomicI64,
     joined: AtomicBool,
+    refused: AtomicBool,
     draining: AtomicBool,
     kafka: AtomicBool,
     mongodb: AtomicBool,
@@ -52,6 +53,11 @@ impl State {
     /// Whether the group has us.
     pub fn joined(&self, joined: bool) {
         self.joined.store(joined, Ordering::Relaxed);
+    }
+
+    /// Whether the brokers refuse what the work needs.
+    pub fn refused(&self, refused: bool) {
+        self.refused.store(refused, Ordering::Relaxed);
     }
 
     /// The process was asked to stop.
@@ -102,7 +108,9 @@ impl Health for State {
     }
 
     fn ready(&self) -> bool {
-        self.joined.load(Ordering::Relaxed) && !self.draining.load(Ordering::Relaxed)
+        // A member that may not read the topic is none.
+        let works = self.joined.load(Ordering::Relaxed) && !self.refused.load(Ordering::Relaxed);
+        works && !self.draining.load(Ordering::Relaxed)
     }
 
     fn report(&self) -> Value {
@@ -127,13 +135,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn readiness_is_membership_and_liveness_is_the_loops_own_progress() {
+    fn readiness_is_membership_that_is_not_refused_its_records_and_liveness_is_the_loops_own_progress() {
         let state = State::default();
         assert!(state.live() && !state.ready());
         assert_eq!(state.report()["status"], "waiting");
         state.joined(true);
         assert!(state.ready());
         assert_eq!(state.report()["status"], "active");
+        state.refused(true);
+        assert!(!state.ready() && state.live());
+        state.refused(false);
+        assert!(state.ready());
         state.ticked_at.store(unix_ms() - 31_000, Ordering::Relaxed);
         assert!(!state.live());
         state.tick();

@@ -12,10 +12,11 @@
 //! 6. [`commit`]: tells the broker, one commit at a time, and believes only its answer.
 //! 7. [`dead_letter`]: what can't be decoded or stored is kept, with the reason, before it counts as done.
 //! 8. [`heal`]: beside all this, messages that the recent lists may lack are added to them; and [`conversations`] learns of what
-//!    was stored. Nothing waits for either; each has a [`side_queue`].
+//!    was stored. Nothing waits for either, but the end for the latter; each has a [`side_queue`].
 //! 9. [`cleanup`]: where it is switched on, records that every group has read are deleted.
 //!
-//! [`assignment`] says what happens when partitions come and go, [`health`] and [`metrics`] what others see.
+//! [`assignment`] says what happens when partitions come and go, [`refusals`] what may not be read, [`health`] and [`metrics`] what
+//! others see.
 //!
 //! What a commit does *not* promise: that a record was stored once only. A worker that dies between storing and committing
 //! leaves records to be stored again; the primary key absorbs them.
@@ -36,6 +37,7 @@ pub mod health;
 pub mod ledger;
 pub mod metrics;
 pub mod pause;
+pub mod refusals;
 pub mod report;
 pub mod side_queue;
 
@@ -50,6 +52,7 @@ use prometheus::Registry;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -101,7 +104,7 @@ pub async fn run(config: Config, listener: TcpListener, stop: CancellationToken)
             return Ok(());
         }
     };
-    let Running { waker, mut ending, mut left, dead_letters } = started;
+    let Running { waker, mut ending, left, viewed, dead_letters } = started;
     let dead = async || match dead_letters {
         Some(mut fatal) => fatal.wait_for(Option::is_some).await.map_or_else(|_| None, |reason| reason.clone()),
         None => std::future::pending().await,
@@ -119,8 +122,13 @@ pub async fn run(config: Config, listener: TcpListener, stop: CancellationToken)
                 return Ok(());
             };
             let ending = ending.map_err(|_| Failure::Loop)?;
-            if tokio::time::timeout_at(deadline, &mut left).await.is_err() {
+            let (left, viewed) =
+                tokio::join!(tokio::time::timeout_at(deadline, left), tokio::time::timeout_at(deadline, viewed));
+            if left.is_err() {
                 tracing::warn!("leaving the group takes too long: ending without it");
+            }
+            if viewed.is_err() {
+                tracing::warn!("telling the conversations' view takes too long: ending without it");
             }
             ending
         }
@@ -143,6 +151,7 @@ struct Running {
     waker: Waker,
     ending: oneshot::Receiver<Ending>,
     left: oneshot::Receiver<()>,
+    viewed: JoinHandle<()>,
     dead_letters: Option<tokio::sync::watch::Receiver<Option<String>>>,
 }
 
@@ -177,11 +186,12 @@ async fn start(
     let waker = Waker::default();
     let wake = waker.clone();
     let consumer = GroupConsumer::subscribe(&kafka, &config.consumer(), move || wake.wake()).map_err(setup)?;
+    let (conversations, viewed) = Conversations::start(Arc::clone(&store), metrics.clone());
     let wiring = Wiring {
         consumer,
         waker: waker.clone(),
         runtime: Handle::current(),
-        conversations: Conversations::start(Arc::clone(&store), metrics.clone()),
+        conversations,
         sink: store,
         flusher: Flusher::new(config.worker.bulk_threshold, config.worker.flush_interval.0, LONE_REFUSAL),
         letters: DeadLetters::new(topic),
@@ -196,7 +206,7 @@ async fn start(
         },
     };
     let (ending, left) = spawn(Loop::new(wiring)).map_err(setup)?;
-    Ok(Running { waker, ending, left, dead_letters })
+    Ok(Running { waker, ending, left, viewed, dead_letters })
 }
 
 /// Runs a loop on a thread of its own: says how it ended, and then when it has left the group.

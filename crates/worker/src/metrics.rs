@@ -1,5 +1,6 @@
 //! What the worker counts. The names are a contract with dashboards and alert rules.
 
+use holdfast_kafka::Trouble;
 use prometheus::{
     Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, core::Collector,
 };
@@ -22,6 +23,8 @@ pub const CONSUMER_LAG: &str = "holdfast_worker_consumer_lag";
 pub const PAUSED: &str = "holdfast_worker_paused";
 /// Commits, by `result`: what the broker answered.
 pub const COMMITS: &str = "holdfast_worker_commits_total";
+/// Errors that the consumer told and went on trying after, by `code`.
+pub const CONSUMER_ERRORS: &str = "holdfast_worker_consumer_errors_total";
 /// For how long the broker has taken no commit although there was something to commit.
 pub const COMMIT_BEHIND: &str = "holdfast_worker_commit_behind_seconds";
 /// Records that the log had dropped before they were read: lost messages.
@@ -65,6 +68,7 @@ pub struct Metrics {
     pub commits_ok: IntCounter,
     /// [`COMMITS`] that it did not.
     pub commits_failed: IntCounter,
+    consumer_errors: IntCounterVec,
     /// See [`COMMIT_BEHIND`].
     pub commit_behind: Gauge,
     /// See [`RECORDS_SKIPPED`].
@@ -122,6 +126,7 @@ impl Metrics {
             paused: add(registry, IntGauge::new(PAUSED, "1 while fetching is paused as the buffer is full."))?,
             commits_ok: commits.with_label_values(&["ok"]),
             commits_failed: commits.with_label_values(&["failed"]),
+            consumer_errors: add(registry, counters(CONSUMER_ERRORS, "Errors that the Kafka consumer told.", "code"))?,
             commit_behind: add(
                 registry,
                 Gauge::new(
@@ -143,6 +148,9 @@ impl Metrics {
                 IntCounter::new(CONVERSATIONS_SKIPPED, "Messages that the conversations' view did not learn of."),
             )?,
         };
+        for trouble in Trouble::ALL {
+            metrics.consumer_errors.with_label_values(&[trouble.code()]);
+        }
         for reason in DLQ_REASONS {
             metrics.dlq.with_label_values(&[reason]);
         }
@@ -153,6 +161,16 @@ impl Metrics {
     pub fn dead_letter(&self, reason: &str, count: u64) {
         self.dlq.with_label_values(&[reason]).inc_by(count);
         self.dead_lettered.inc_by(count);
+    }
+
+    /// Counts what the consumer complains of.
+    pub fn consumer_error(&self, trouble: Trouble) {
+        self.consumer_errors.with_label_values(&[trouble.code()]).inc();
+    }
+
+    #[cfg(test)]
+    pub(crate) fn consumer_errors(&self, trouble: Trouble) -> u64 {
+        self.consumer_errors.with_label_values(&[trouble.code()]).get()
     }
 
     /// Sets a partition's lag.
@@ -194,6 +212,7 @@ mod tests {
             "holdfast_worker_flush_messages_total{result=\"dead_letter\"} 0",
             "holdfast_worker_commits_total{result=\"ok\"} 0",
             "holdfast_worker_records_skipped_total 0",
+            "holdfast_worker_consumer_errors_total{code=\"topic_authorization_failed\"} 0",
             "holdfast_dlq_messages_total{reason=\"malformed\"} 0",
             "holdfast_worker_persist_latency_seconds_count 0",
             "holdfast_worker_consumer_lag{partition=\"3\"} 7",

@@ -32,8 +32,9 @@ pub const BOUND: Duration = Duration::from_secs(2);
 /// How long a lease lasts unless told otherwise: a load, and the calls around it.
 pub const LEASE: Duration = Duration::from_secs(5);
 
-/// Invalidations that may be owed; more are given up, and old values live until they expire.
-const MAX_OWED: usize = 10_000;
+/// Keys whose invalidation a process may owe, which bounds its memory for them: about 1 MiB. Of more, the invalidations are given up
+/// (`cache_aside_lost_invalidations_total`), and old values live until they expire.
+pub const MAX_OWED: usize = 10_000;
 /// Keys that are invalidated, and owed, together.
 const BATCH: usize = 100;
 
@@ -136,14 +137,13 @@ impl Backend {
             wishes.iter().map(|(name, _)| owed.names.contains_key(*name)).collect()
         };
         let asked: Vec<_> = wishes.iter().zip(&owed).filter(|(_, owed)| !**owed).map(|(wish, _)| *wish).collect();
-        let mut reads = self.shared.entries.read(&asked, self.shared.lease).await.into_iter().map(Result::ok);
+        let mut reads = told(self.shared.entries.read(&asked, self.shared.lease).await);
         owed.into_iter().map(|owed| if owed { None } else { reads.next().flatten() }).collect()
     }
 
-    /// Gives how many of these Redis has taken.
-    pub(super) async fn fill(&self, fills: &[Fill]) -> usize {
-        let filled = self.shared.entries.fill(fills).await;
-        filled.into_iter().filter(|filled| *filled == Ok(true)).count()
+    /// Says of each of these whether Redis has taken it.
+    pub(super) async fn fill(&self, fills: &[Fill]) -> Vec<bool> {
+        told(self.shared.entries.fill(fills).await).map(|filled| filled == Some(true)).collect()
     }
 
     /// Gives leases back; those that Redis does not take back expire.
@@ -165,6 +165,14 @@ impl Backend {
         }
         result
     }
+}
+
+/// What Redis answered. Nobody waits for an error to be told why the cache was of no help, but who looks for the reason finds it.
+fn told<T>(answers: Vec<Result<T, CacheError>>) -> impl Iterator<Item = Option<T>> {
+    if let Some(error) = answers.iter().find_map(|answer| answer.as_ref().err()) {
+        tracing::debug!(%error, "the cache did not help");
+    }
+    answers.into_iter().map(Result::ok)
 }
 
 impl Shared {

@@ -16,7 +16,7 @@ use super::backend::{Backend, Listener};
 use super::lease::{Fill, Held, Read, Token, Wish};
 use super::memory::{Known, Memory};
 use super::metrics::{By, KindMetrics};
-use super::{Answer, AsideError, Found, Freshness, LOAD, PATIENCE, Policy, REFRESHES, RETRY, Source};
+use super::{Answer, AsideError, Found, Freshness, LOAD, PATIENCE, Policy, REFRESHES, RETRY, Source, Warmed};
 use crate::codec::Codec;
 
 /// Pauses between the readings of those who wait for another process's load.
@@ -25,8 +25,16 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 /// Failures that are remembered; of more, some sources are asked earlier.
 const MAX_FAILURES: u64 = 10_000;
 
-/// The answer of a flight, once there is one, and what it is by.
-type Landing<S> = watch::Receiver<Option<(By, Answer<S>)>>;
+/// Where a flight's answer is waited for.
+type Landing<S> = watch::Receiver<Option<Landed<S>>>;
+
+/// A flight's answer.
+struct Landed<S: Source> {
+    by: By,
+    answer: Answer<S>,
+    /// It was loaded, and Redis does not have it. Known when the flight has ended.
+    unfilled: bool,
+}
 
 pub(super) struct Flights<S: Source> {
     backend: Backend,
@@ -48,7 +56,7 @@ struct Flight<S: Source> {
     name: Arc<str>,
     /// The key's generation in memory before anything was read.
     generation: u64,
-    landing: watch::Sender<Option<(By, Answer<S>)>>,
+    landing: watch::Sender<Option<Landed<S>>>,
 }
 
 /// A flight that has to load, with the lease if it has one.
@@ -103,7 +111,8 @@ impl<S: Source> Flights<S> {
         let mut answers = Vec::with_capacity(landings.len());
         for mut landing in landings {
             // A task that ended without an answer had a source that panicked.
-            let landed = landing.wait_for(Option::is_some).await.ok().and_then(|landed| landed.clone());
+            let landed = landing.wait_for(Option::is_some).await.ok();
+            let landed = landed.and_then(|landed| landed.as_ref().map(|landed| (landed.by, landed.answer.clone())));
             let (by, answer) = landed.unwrap_or((By::Nothing, Err(AsideError::Unanswered)));
             self.count(by);
             answers.push(answer);
@@ -111,14 +120,20 @@ impl<S: Source> Flights<S> {
         answers
     }
 
-    /// Has these keys in Redis, those that are stale loaded anew, and says of each whether there is an answer. Memory is not asked.
-    pub(super) async fn settle(self: Arc<Self>, keys: &[S::Key]) -> Vec<bool> {
+    /// Has these keys in Redis, those that are stale loaded anew, and says what became of them. Memory is not asked.
+    pub(super) async fn settle(self: Arc<Self>, keys: &[S::Key]) -> Warmed {
         let landings = self.begin(keys.iter().map(|key| (key.clone(), self.name(key))));
-        let mut settled = Vec::with_capacity(landings.len());
+        let mut settled = Warmed::default();
         for mut landing in landings {
             // It ends once what it has loaded was filled, or was refused.
             while landing.changed().await.is_ok() {}
-            settled.push(matches!(&*landing.borrow(), Some((_, Ok(_)))));
+            let landed = landing.borrow();
+            *match &*landed {
+                Some(Landed { unfilled: true, .. }) => &mut settled.unfilled,
+                Some(Landed { answer: Ok(found), .. }) if found.value.is_none() => &mut settled.absent,
+                Some(Landed { answer: Ok(_), .. }) => &mut settled.warm,
+                Some(Landed { answer: Err(_), .. }) | None => &mut settled.failed,
+            } += 1;
         }
         settled
     }
@@ -285,7 +300,7 @@ impl<S: Source> Flights<S> {
         mut values: HashMap<S::Key, S::Value>,
         began: Instant,
     ) -> Vec<(&'a str, Token)> {
-        let (mut fills, mut unkept) = (Vec::new(), Vec::new());
+        let (mut fills, mut filling, mut unkept) = (Vec::new(), Vec::new(), Vec::new());
         // Lives are counted from before the source was asked.
         let (now, took) = (Instant::now(), began.elapsed());
         for (flight, lease) in loaded {
@@ -295,25 +310,37 @@ impl<S: Source> Flights<S> {
             let (Ok(payload), Some((fresh, kept))) = (payload, self.policy.life(value.is_none())) else {
                 // Too large, or nothing that is kept.
                 unkept.extend(lease.map(|lease| (&*flight.name, lease)));
+                if value.is_some() {
+                    flight.unfilled();
+                }
                 continue;
             };
             let bytes = payload.as_ref().map_or(0, Vec::len);
             let known = Known { value, bytes, filled: began, fresh_until: began + fresh, kept_until: began + kept };
             self.memory.put(&flight.name, flight.generation, known, now);
             match *lease {
-                Some(token) => fills.push(Fill {
-                    name: flight.name.to_string(),
-                    token,
-                    payload: payload.map(Into::into),
-                    fresh: fresh.saturating_sub(took),
-                    kept: kept.saturating_sub(took),
-                }),
-                None => self.metrics.unfilled.inc(),
+                Some(token) => {
+                    filling.push(flight);
+                    fills.push(Fill {
+                        name: flight.name.to_string(),
+                        token,
+                        payload: payload.map(Into::into),
+                        fresh: fresh.saturating_sub(took),
+                        kept: kept.saturating_sub(took),
+                    });
+                }
+                None => self.unfilled(flight),
             }
         }
-        let taken = self.backend.fill(&fills).await;
-        self.metrics.unfilled.inc_by((fills.len() - taken) as u64);
+        let filled = self.backend.fill(&fills).await;
+        let refused = filling.into_iter().zip(filled).filter(|(_, filled)| !filled);
+        refused.for_each(|(flight, _)| self.unfilled(flight));
         unkept
+    }
+
+    fn unfilled(&self, flight: &Flight<S>) {
+        self.metrics.unfilled.inc();
+        flight.unfilled();
     }
 
     fn under_way(&self) -> MutexGuard<'_, HashMap<Arc<str>, Landing<S>>> {
@@ -337,7 +364,17 @@ enum Asked<S: Source> {
 
 impl<S: Source> Flight<S> {
     fn land(&self, by: By, answer: Answer<S>) {
-        self.landing.send_replace(Some((by, answer)));
+        self.landing.send_replace(Some(Landed { by, answer, unfilled: false }));
+    }
+
+    /// Redis has not got what was loaded. Those who wait for the answer have it, so they are not woken.
+    fn unfilled(&self) {
+        self.landing.send_if_modified(|landed| {
+            if let Some(landed) = landed {
+                landed.unfilled = true;
+            }
+            false
+        });
     }
 
     /// Without an answer so far there is none; a stale one stands.
@@ -345,7 +382,7 @@ impl<S: Source> Flight<S> {
         self.landing.send_if_modified(|landed| {
             let nothing = landed.is_none();
             if nothing {
-                *landed = Some((By::Nothing, Err(error)));
+                *landed = Some(Landed { by: By::Nothing, answer: Err(error), unfilled: false });
             }
             nothing
         });

@@ -122,6 +122,12 @@ impl Entries {
         self.client.each("aside_fill", fills.iter().map(call).collect()).await
     }
 
+    /// Says of each of these whether there is an entry.
+    pub async fn exist(&self, names: impl IntoIterator<Item = &str>) -> Vec<Result<bool, CacheError>> {
+        let calls = names.into_iter().map(|name| Call::new("EXISTS").key(name)).collect();
+        self.client.each("exists", calls).await
+    }
+
     /// Gives leases back without a fill; `false` where it was no longer the caller's. Nobody gets them for so long; with zero, the
     /// next to ask does.
     pub async fn release(&self, leases: &[(&str, Token)], rest: Duration) -> Vec<Result<bool, CacheError>> {

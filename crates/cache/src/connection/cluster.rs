@@ -10,7 +10,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -47,6 +47,8 @@ struct Shared {
     /// Those of the map, and whoever was named since.
     nodes: Mutex<HashMap<Address, Node>>,
     map: watch::Sender<Option<Arc<Map>>>,
+    /// Why the last reading of the map failed, if it did.
+    failure: Mutex<Option<String>>,
     refreshing: AtomicBool,
 }
 
@@ -86,8 +88,16 @@ impl Cluster {
         };
         let seeds = if nodes.is_empty() { vec![own] } else { nodes.iter().map(parse).collect::<Result<_, _>>()? };
         let (map, _) = watch::channel(None);
-        let refreshing = AtomicBool::new(false);
-        Ok(Self { shared: Arc::new(Shared { name, template, seeds, nodes: Mutex::default(), map, refreshing }) })
+        let shared = Shared {
+            name,
+            template,
+            seeds,
+            nodes: Mutex::default(),
+            map,
+            failure: Mutex::default(),
+            refreshing: AtomicBool::new(false),
+        };
+        Ok(Self { shared: Arc::new(shared) })
     }
 
     /// Sends calls, each to the node that has its key and those of one node as one pipeline; each has a result of its own.
@@ -220,10 +230,7 @@ impl Cluster {
         };
         match timeout_at(deadline, wait).await {
             Ok(Some(map)) => Ok(map),
-            _ => Err(CacheError::Unavailable {
-                maybe_applied: false,
-                reason: "no node of the cluster tells who has what".into(),
-            }),
+            _ => Err(CacheError::Unavailable { maybe_applied: false, reason: self.shared.why_no_map() }),
         }
     }
 
@@ -309,6 +316,16 @@ impl Shared {
         Ok(node)
     }
 
+    fn failure(&self) -> MutexGuard<'_, Option<String>> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Why nobody knows where to send a call.
+    fn why_no_map(&self) -> String {
+        let said = "no node of the cluster tells who has what";
+        self.failure().as_ref().map_or_else(|| said.into(), |reason| format!("{said}: {reason}"))
+    }
+
     async fn keep_asking(shared: Weak<Self>) {
         for attempt in 0_u32.. {
             let Some(this) = shared.upgrade() else { return };
@@ -316,7 +333,9 @@ impl Shared {
             drop(this);
             tokio::time::sleep_until(rested.unwrap_or_else(Instant::now)).await;
             let Some(this) = shared.upgrade() else { return };
-            match this.read().await {
+            let read = this.read().await;
+            *this.failure() = read.as_ref().err().map(ToString::to_string);
+            match read {
                 Ok(()) => {
                     this.refreshing.store(false, Ordering::Release);
                     return;

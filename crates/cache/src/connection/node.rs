@@ -49,8 +49,8 @@ enum Status {
     /// Not connected, and nobody is trying.
     Idle,
     Connecting {
-        /// At least one attempt has failed since the last connection.
-        failed: bool,
+        /// Why the last attempt since there was a connection has failed.
+        failed: Option<Arc<str>>,
     },
     Up(Live),
 }
@@ -151,7 +151,7 @@ impl Node {
     /// The established connection, waited for until the deadline, or until an attempt has failed: a server that is known to be away
     /// costs its callers nothing.
     pub(crate) async fn live_or_away(&self, deadline: Instant) -> Result<Live, CacheError> {
-        self.live_unless(deadline, |status| matches!(status, Status::Connecting { failed: true })).await
+        self.live_unless(deadline, |status| matches!(status, Status::Connecting { failed: Some(_) })).await
     }
 
     async fn live_unless(&self, deadline: Instant, hopeless: impl Fn(&Status) -> bool) -> Result<Live, CacheError> {
@@ -170,7 +170,7 @@ impl Node {
         };
         match timeout_at(deadline, wait).await {
             Ok(Some(live)) => Ok(live),
-            _ => Err(CacheError::Unavailable { maybe_applied: false, reason: "not connected".into() }),
+            _ => Err(CacheError::Unavailable { maybe_applied: false, reason: self.shared.why_not() }),
         }
     }
 }
@@ -182,12 +182,20 @@ impl fmt::Debug for Node {
 }
 
 impl Shared {
+    /// Why there is no connection, as far as it is known.
+    fn why_not(&self) -> String {
+        match &*self.status.borrow() {
+            Status::Connecting { failed: Some(reason) } => format!("not connected: {reason}"),
+            _ => "not connected".into(),
+        }
+    }
+
     /// Starts connecting, unless that is being done or done.
     fn connect(shared: &Arc<Self>) {
         let started = shared.status.send_if_modified(|status| {
             let idle = matches!(status, Status::Idle);
             if idle {
-                *status = Status::Connecting { failed: false };
+                *status = Status::Connecting { failed: None };
             }
             idle
         });
@@ -226,7 +234,7 @@ impl Shared {
                         tracing::warn!(server = &*name, %error, "redis is not reachable, trying on");
                     }
                     let Some(this) = shared.upgrade() else { return };
-                    this.status.send_replace(Status::Connecting { failed: true });
+                    this.status.send_replace(Status::Connecting { failed: Some(error.to_string().into()) });
                     drop(this);
                     tokio::time::sleep(connect_backoff(attempt)).await;
                 }

@@ -14,6 +14,8 @@ use crate::inspect::ServerFacts;
 const SYNC_WITHIN: Duration = Duration::from_millis(2500);
 /// Settings may change under a living connection: they are read again after this long.
 const MAX_AGE: Duration = Duration::from_secs(30);
+/// Replicas come and go by themselves: too few of them are looked for again after this long.
+const REPLICAS_MAX_AGE: Duration = Duration::from_secs(1);
 
 /// What was found on one connection.
 #[derive(Debug, Clone)]
@@ -50,14 +52,19 @@ impl Fence {
 impl Gate {
     /// Whether it still speaks for this connection.
     pub(super) fn holds(&self, live: &Live) -> bool {
-        self.generation == live.generation && self.read_at.elapsed() < MAX_AGE
+        let max_age = match self.verdict {
+            Err(Refusal::TooFewReplicas { .. }) => REPLICAS_MAX_AGE,
+            _ => MAX_AGE,
+        };
+        self.generation == live.generation && self.read_at.elapsed() < max_age
     }
 
     /// Why the server would not keep what it is given, if that was seen lately.
     pub(super) fn forgets(&self) -> Option<&Refusal> {
         let lately = self.read_at.elapsed() < 2 * MAX_AGE;
-        // A replica takes nothing, and says so; its master is asked instead.
-        self.verdict.as_ref().err().filter(|refusal| lately && **refusal != Refusal::Replica)
+        // A replica takes nothing, and says so; its master is asked instead. And one that is short of replicas forgets nothing.
+        let forgets = |refusal: &&Refusal| !matches!(refusal, Refusal::Replica | Refusal::TooFewReplicas { .. });
+        self.verdict.as_ref().err().filter(|refusal| lately && forgets(refusal))
     }
 
     /// Asks the server on this very connection.
@@ -78,7 +85,8 @@ impl Gate {
     }
 }
 
-/// The rule: an append-only file that is synced at least every second, no eviction, and a server that takes writes.
+/// The rule: an append-only file that is synced at least every second, no eviction, a server that takes writes, and as many replicas
+/// as the operator wants. Without that number a server that has lost its replicas looks like one that never had any.
 fn judge(found: &ServerFacts, settings: FailedQueueSettings) -> Result<Fence, Refusal> {
     let readable = |value: &Option<String>, name: &'static str| match (value, settings.durability) {
         (Some(value), _) => Ok(Some(value.clone())),
@@ -105,6 +113,9 @@ fn judge(found: &ServerFacts, settings: FailedQueueSettings) -> Result<Fence, Re
         Some("everysec") => found.version >= (7, 2) && settings.timeout >= SYNC_WITHIN,
         Some(_) => return Err(Refusal::NeverSynced),
     };
+    if found.replicas < settings.min_replicas {
+        return Err(Refusal::TooFewReplicas { online: found.replicas, wanted: settings.min_replicas });
+    }
     Ok(Fence { replicas: found.replicas, disk })
 }
 
@@ -113,7 +124,7 @@ mod tests {
     use super::*;
 
     const CHECKED: FailedQueueSettings =
-        FailedQueueSettings { timeout: Duration::from_secs(1), durability: Durability::Checked };
+        FailedQueueSettings { timeout: Duration::from_secs(1), durability: Durability::Checked, min_replicas: 0 };
     const ASSUMED: FailedQueueSettings = FailedQueueSettings { durability: Durability::Assumed, ..CHECKED };
 
     fn some(text: &str) -> Option<String> {
@@ -159,6 +170,11 @@ mod tests {
         let newer = ServerFacts { version: (7, 2), ..everysec };
         let patient = FailedQueueSettings { timeout: SYNC_WITHIN, ..CHECKED };
         assert_eq!(judge(&newer, patient), Ok(Fence { replicas: 2, disk: true }));
+        let demanding = |min_replicas| FailedQueueSettings { min_replicas, ..CHECKED };
+        assert_eq!(judge(&everysec, demanding(1)), Ok(Fence { replicas: 2, disk: false }), "all that are there");
+        assert_eq!(judge(&everysec, demanding(3)), Err(Refusal::TooFewReplicas { online: 2, wanted: 3 }));
+        let silent = judge(&ServerFacts::default(), FailedQueueSettings { min_replicas: 1, ..ASSUMED });
+        assert_eq!(silent, Err(Refusal::TooFewReplicas { online: 0, wanted: 1 }), "nobody vouches for replicas");
         let late = Ok(Fence { replicas: 2, disk: false });
         assert_eq!(judge(&newer, CHECKED), late, "a sync may come after the deadline");
     }

@@ -262,7 +262,7 @@ impl Refusal {
             Self::Evicts(_) => "evicts",
             Self::Unreadable(_) => "unreadable",
             Self::Replica => "replica",
-            Self::Replicas { .. } => "replicas",
+            Self::TooFewReplicas { .. } | Self::Replicas { .. } => "replicas",
             Self::NotSynced => "not_synced",
             Self::Server(_) => "server",
             Self::Unreachable(_) => "unreachable",

@@ -8,12 +8,20 @@ use super::FailedQueue;
 use crate::CacheError;
 use crate::connection::Node;
 use crate::script::{Call, parse};
+use crate::sweep::Page;
 
 /// How far a walk through one server's keys has come.
 #[derive(Debug, Clone)]
 pub struct Cursor {
     node: Node,
     at: u64,
+}
+
+impl Cursor {
+    /// The name of the server that is walked through.
+    pub fn server(&self) -> &str {
+        self.node.name()
+    }
 }
 
 impl FailedQueue {
@@ -34,6 +42,6 @@ impl FailedQueue {
         let Cursor { node, at } = cursor;
         let scan = Call::new("SCAN").arg(at).arg("MATCH").arg(self.keys.failed_pattern()).arg("COUNT").arg(keys.max(1));
         let (next, found) = parse(self.connection.run_at("failed_scan", &node, scan, deadline).await?)?;
-        Ok(((next != 0).then_some(Cursor { node, at: next }), found))
+        Ok(((next != 0).then_some(Cursor { node, at: next }), Page::of(found).names))
     }
 }

@@ -12,12 +12,14 @@ for i = 1, #ARGV, 4 do
     if not count then
       redis.call('HSET', UNREAD, chat, '1 ' .. epoch .. ' 0')
     elseif from ~= epoch then
-      forget() -- positions of two epochs can't be compared, and without a list there was none
-      return
+      -- Positions of two epochs can't be compared, and without a list there was none. What follows finds nothing known.
+      forget()
+      state, listed = false, false
     elseif tonumber(seq) > base then
       redis.call('HSET', UNREAD, chat, (count + 1) .. ' ' .. epoch .. ' ' .. base)
     end
-  elseif epoch ~= '' and (state or seq == '1') then
+  end
+  if state ~= 'ready' and epoch ~= '' and (state or seq == '1') then
     -- Nothing else may know yet that there is such a chat: whoever counts next finds it here.
     redis.call('HSET', UNREAD, '+' .. chat .. ' ' .. epoch .. ' ' .. seq, '')
     if not state then redis.call('PEXPIRE', UNREAD, KNOWN_AFTER) end

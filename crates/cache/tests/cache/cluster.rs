@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use holdfast_cache::channels::ChannelSettings;
 use holdfast_cache::event::Event;
-use holdfast_cache::failed::{Durability, FailedQueueSettings, FinishAs, PushOutcome, QueueEntry, Refusal, Taken};
+use holdfast_cache::failed::{FailedQueueSettings, FinishAs, PushOutcome, QueueEntry, Refusal, Taken};
 use holdfast_cache::keys::Channel;
 use holdfast_cache::rate_limit::{Decision, Kind, Limit, RateLimiter};
 use holdfast_cache::recent::{Added, Attempt, Floor, Repair, Repaired, TakenBack};
@@ -22,7 +22,7 @@ use crate::support::{
 };
 
 pub(crate) fn queue_on(cluster: &RedisCluster) -> FailedQueue {
-    let settings = FailedQueueSettings { timeout: BUDGET, durability: Durability::Checked };
+    let settings = FailedQueueSettings { timeout: BUDGET, ..FailedQueueSettings::default() };
     FailedQueue::new(connect_cluster(cluster), Keys::default(), settings)
 }
 

@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use holdfast_cache::failed::{Durability, FailedQueueSettings, PushOutcome, QueueEntry, Refusal};
-use holdfast_cache::{FailedQueue, Keys};
+use holdfast_cache::{FailedQueue, Keys, inspect};
 use holdfast_message::ChatId;
 use holdfast_testkit::{Proxy, Redis, Role};
 
-use crate::support::{BUDGET, chat, connect, raw, server};
+use crate::support::{BUDGET, chat, connect, raw, server, until};
 
 fn queue_with(url: &str, timeout: Duration, durability: Durability) -> FailedQueue {
-    FailedQueue::new(connect(url), Keys::default(), FailedQueueSettings { timeout, durability })
+    FailedQueue::new(connect(url), Keys::default(), FailedQueueSettings { timeout, durability, min_replicas: 0 })
 }
 
 fn queue(url: &str) -> FailedQueue {
@@ -147,6 +147,51 @@ async fn a_replica_is_waited_for_and_one_that_hangs_is_a_refusal() {
     replica.thaw().unwrap();
     assert_eq!(push(&patient, &chat).await, PushOutcome::Accepted);
     assert_eq!(push(&self::queue(&replica.url()), &chat).await, PushOutcome::Refused(Refusal::Replica));
+}
+
+#[tokio::test]
+async fn a_master_that_has_lost_its_replicas_takes_nothing_if_so_many_are_wanted() {
+    let (server, replica) = replicated().await;
+    let settings = FailedQueueSettings { timeout: BUDGET, min_replicas: 1, ..FailedQueueSettings::default() };
+    let queue = FailedQueue::new(connect(&server.url()), Keys::default(), settings);
+    let chat = chat();
+    assert_eq!(push(&queue, &chat).await, PushOutcome::Accepted);
+
+    replica.kill9().await.unwrap();
+    // Until the master has noticed, its replica is waited for in vain.
+    let short = FailedQueueSettings { timeout: Duration::from_secs(1), ..settings };
+    let short = FailedQueue::new(connect(&server.url()), Keys::default(), short);
+    let mut outcome = push(&short, &chat).await;
+    while outcome == PushOutcome::Refused(Refusal::Replicas { reached: 0, wanted: 1 }) {
+        outcome = push(&short, &chat).await;
+    }
+    let alone = Refusal::TooFewReplicas { online: 0, wanted: 1 };
+    assert_eq!(outcome, PushOutcome::Refused(alone.clone()));
+    assert_eq!(short.check(BUDGET).await, Err(alone));
+    let queued = len(&server, &chat).await;
+    assert!(matches!(push(&short, &chat).await, PushOutcome::Refused(_)));
+    assert_eq!(len(&server, &chat).await, queued, "what is refused for that is not queued");
+    // Nobody decided on a number: this one machine will do, as before.
+    assert_eq!(push(&self::queue(&server.url()), &chat).await, PushOutcome::Accepted);
+
+    replica.start_again().await.unwrap();
+    until("it is taken again", async || push(&queue, &chat).await == PushOutcome::Accepted).await;
+}
+
+#[tokio::test]
+async fn a_server_tells_whether_it_is_one_of_several() {
+    let facts = async |server: &Redis| {
+        let servers = inspect::servers(&connect(&server.url()), BUDGET).await.unwrap();
+        servers[0].facts(BUDGET).await.unwrap()
+    };
+    let lone = server(Role::Queue, &[]).await;
+    assert!(!facts(&lone).await.has_had_replicas);
+    let told = server(Role::Queue, &["--min-replicas-to-write", "1"]).await;
+    assert!(facts(&told).await.has_had_replicas);
+    let (master, replica) = replicated().await;
+    replica.kill9().await.unwrap();
+    until("its loss is noticed", async || facts(&master).await.replicas == 0).await;
+    assert!(facts(&master).await.has_had_replicas);
 }
 
 #[tokio::test]

@@ -8,15 +8,20 @@ use std::collections::HashMap;
 
 use holdfast_cache::event::Position;
 use holdfast_cache::inbox::{Arrival, Committed, Count, CountedChat, Counting, InboxLife, UnreadCounts};
-use holdfast_cache::{Inboxes, Keys};
+use holdfast_cache::{CacheError, Inboxes, Keys};
 use holdfast_message::{ChatId, UserId};
+use holdfast_testkit::Role;
 use proptest::prelude::*;
 
-use crate::support::{BUDGET, cache_url, connect, user};
+use crate::support::{BUDGET, cache_url, cluster, connect, connect_cluster, user};
 
 const CHATS: usize = 3;
 const COUNTERS: usize = 2;
 const READERS: usize = 2;
+
+fn done(results: Vec<Result<(), CacheError>>) {
+    results.into_iter().for_each(Result::unwrap);
+}
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -135,7 +140,7 @@ impl World {
 
     async fn tell(&mut self, index: usize) {
         let (_, arrival) = self.untold.swap_remove(index);
-        self.inboxes.arrived(&[(self.user.clone(), vec![arrival])], BUDGET).await.unwrap();
+        done(self.inboxes.arrived(&[(self.user.clone(), vec![arrival])], BUDGET).await);
     }
 
     async fn take(&mut self, step: Step) {
@@ -171,7 +176,7 @@ impl World {
                 let state = &mut self.chats[chat];
                 (state.epoch, state.seq) = (state.epoch + 1, 0);
             }
-            Step::Forget => self.inboxes.forget(std::slice::from_ref(&self.user), BUDGET).await.unwrap(),
+            Step::Forget => done(self.inboxes.forget(std::slice::from_ref(&self.user), BUDGET).await),
         }
     }
 
@@ -201,7 +206,7 @@ impl World {
                         *left = Some(chats.iter().map(index).collect());
                         // A chat that has no list still can't be told from one that has lost it.
                         if chats.iter().any(|chat| self.chats[index(chat)].seq == 0) {
-                            self.inboxes.forget(std::slice::from_ref(&self.user), BUDGET).await.unwrap();
+                            done(self.inboxes.forget(std::slice::from_ref(&self.user), BUDGET).await);
                         }
                     }
                 }
@@ -217,7 +222,7 @@ impl World {
                 Some(before) => Reader::Before(chat, before),
                 None => {
                     // Whoever is counting may have counted with the old watermark.
-                    self.inboxes.forget(std::slice::from_ref(&self.user), BUDGET).await.unwrap();
+                    done(self.inboxes.forget(std::slice::from_ref(&self.user), BUDGET).await);
                     Reader::Done
                 }
             },
@@ -285,7 +290,7 @@ proptest! {
             world.finish().await;
             world.check().await?;
             // And once more from nothing, which must be cached: the model is not one in which nothing ever is.
-            world.inboxes.forget(&[world.user.clone()], BUDGET).await.unwrap();
+            done(world.inboxes.forget(&[world.user.clone()], BUDGET).await);
             world.advance(0).await;
             while world.counters[0].counting.is_some() {
                 world.advance(0).await;
@@ -293,6 +298,62 @@ proptest! {
             prop_assert!(world.check().await?, "nothing is cached");
             Ok(())
         })?;
+    }
+}
+
+#[tokio::test]
+async fn a_new_epoch_drops_what_is_known_and_no_arrival_that_is_told_with_it() {
+    let inboxes = Inboxes::new(connect(&cache_url().await), Keys::default(), InboxLife::default());
+    let me = user();
+    let [old, first] = [(); 2].map(|()| ChatId::direct(&me, &user()).unwrap());
+    let at = |epoch: &str, seq| Position { epoch: epoch.into(), seq };
+    let counted = |chat: &ChatId, at: Position| CountedChat {
+        chat: chat.clone(),
+        count: Count { unread: 1, at: Some(at) },
+        last_timestamp: 1000,
+        live: true,
+    };
+    let counting = inboxes.begin(&me, BUDGET).await.unwrap().unwrap();
+    let known = [counted(&old, at("before", 7))];
+    assert_eq!(inboxes.commit(&me, &counting, &known, false, BUDGET).await.unwrap(), Committed::Done);
+    let arrival = |chat: &ChatId, at| Arrival { chat: chat.clone(), timestamp: 2000, unread: Some(at) };
+    let told = vec![arrival(&old, at("after", 1)), arrival(&first, at("first", 1))];
+    done(inboxes.arrived(&[(me.clone(), told)], BUDGET).await);
+    assert!(inboxes.unread(&me, BUDGET).await.unwrap().is_none(), "positions of two epochs can't be compared");
+    // Whoever counts next learns of the chats, which the store may not know yet.
+    let counting = inboxes.begin(&me, BUDGET).await.unwrap().unwrap();
+    match inboxes.commit(&me, &counting, &[], false, BUDGET).await.unwrap() {
+        Committed::Unknown(chats) => assert!(chats.contains(&old) && chats.contains(&first), "{chats:?}"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn of_users_on_a_master_that_is_away_nothing_is_told_or_dropped_and_of_all_others_it_is() {
+    let cluster = cluster(Role::Cache).await;
+    let inboxes = Inboxes::new(connect_cluster(&cluster), Keys::default(), InboxLife::default());
+    let mut users = [const { Vec::new() }; 3];
+    while users.iter().any(|users| users.len() < 2) {
+        let user = user();
+        let slot = cluster.slot_of(&Keys::default().unread(&user)).await.unwrap();
+        users[cluster.owner_of(slot).await.unwrap()].push(user);
+    }
+    let users: Vec<_> =
+        users.into_iter().enumerate().flat_map(|(owner, of)| of.into_iter().map(move |u| (owner, u))).collect();
+    let names: Vec<_> = users.iter().map(|(_, user)| user.clone()).collect();
+    let told: Vec<_> = names
+        .iter()
+        .map(|user| {
+            let chat = ChatId::direct(user, &self::user()).unwrap();
+            (user.clone(), vec![Arrival { chat, timestamp: 1000, unread: None }])
+        })
+        .collect();
+    done(inboxes.forget(&names, BUDGET).await);
+    cluster.node(1).kill9().await.unwrap();
+    for results in [inboxes.arrived(&told, BUDGET).await, inboxes.forget(&names, BUDGET).await] {
+        for ((owner, user), result) in users.iter().zip(results) {
+            assert_eq!(result.is_ok(), *owner != 1, "{user} on {owner}: {result:?}");
+        }
     }
 }
 
@@ -327,7 +388,7 @@ async fn a_list_is_read_page_by_page_in_one_order_and_pages_meet() {
     // A place that is in the list no more.
     let moved = HashMap::from([(chats[30].0.clone(), 2000)]);
     let arrival = Arrival { chat: chats[30].0.clone(), timestamp: moved[&chats[30].0], unread: None };
-    inboxes.arrived(&[(me.clone(), vec![arrival])], BUDGET).await.unwrap();
+    done(inboxes.arrived(&[(me.clone(), vec![arrival])], BUDGET).await);
     let after = inboxes.page(&me, Some((chats[30].1, &chats[30].0)), 100, BUDGET).await.unwrap().unwrap();
     assert_eq!(after.chats, chats[31..]);
 }

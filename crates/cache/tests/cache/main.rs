@@ -23,3 +23,4 @@ mod recent_model;
 mod recent_repair;
 mod recent_standing;
 mod support;
+mod sweep;

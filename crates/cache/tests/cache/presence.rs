@@ -30,10 +30,17 @@ async fn look(online: &Online, user: &UserId) -> Seen {
     online.look(std::slice::from_ref(user), BUDGET).await.unwrap()[0]
 }
 
+/// Who has gone with the devices that have expired; none: nothing has.
+async fn sweep(online: &Online, most: usize) -> Option<Vec<Change>> {
+    let expired = online.expired(most, None, BUDGET).await.unwrap();
+    let gone = online.sweep(&expired.devices, BUDGET).await.unwrap();
+    (!expired.devices.is_empty()).then_some(gone)
+}
+
 /// Who has gone, as soon as anything expires.
 async fn swept(online: &Online) -> Vec<Change> {
     loop {
-        if let Some(gone) = online.sweep(100, BUDGET).await.unwrap() {
+        if let Some(gone) = sweep(online, 100).await {
             return gone;
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -68,7 +75,7 @@ async fn the_first_device_brings_a_user_online_and_only_the_last_takes_them_away
         "{gone:?}"
     );
     assert_eq!(look(&online, &alice).await, Seen { online: false, last_seen: Some(gone[0].last_seen) });
-    assert_eq!(online.sweep(100, BUDGET).await, Ok(None));
+    assert_eq!(sweep(&online, 100).await, None);
     assert_eq!(joined(&online, &laptop).await.len(), 1);
 }
 
@@ -98,9 +105,9 @@ async fn a_gateway_that_died_leaves_no_ghost_and_one_of_many_sweepers_tells_of_e
     let sweepers: Vec<_> = (0..4).map(|_| online(&url, &prefix, 400, 50)).collect();
     let mut gone = Vec::new();
     while gone.len() < 150 {
-        let swept = sweepers.iter().map(|sweeper| sweeper.sweep(20, BUDGET));
+        let swept = sweepers.iter().map(|sweeper| sweep(sweeper, 20));
         let swept = futures_util::future::join_all(swept).await;
-        gone.extend(swept.into_iter().filter_map(Result::unwrap).flatten());
+        gone.extend(swept.into_iter().flatten().flatten());
         assert!(now(&mut raw(&url).await).await < beaten + 10_000, "{} of 150 are gone", gone.len());
     }
     let mut whom: Vec<_> = gone.iter().map(|change| change.user.as_str()).collect();
@@ -108,7 +115,7 @@ async fn a_gateway_that_died_leaves_no_ghost_and_one_of_many_sweepers_tells_of_e
     whom.dedup();
     assert_eq!((whom.len(), gone.len()), (150, 150));
     assert!(gone.iter().all(|change| (started..=beaten).contains(&change.last_seen)), "the last heartbeat's time");
-    while sweepers[0].sweep(100, BUDGET).await.unwrap().is_some_and(|gone| gone.is_empty()) {}
+    while sweep(&sweepers[0], 100).await.is_some_and(|gone| gone.is_empty()) {}
     let left: usize =
         redis::cmd("ZCARD").arg(format!("{prefix}:v1:online")).query_async(&mut raw(&url).await).await.unwrap();
     assert_eq!(left, 0);
@@ -137,13 +144,31 @@ async fn heartbeats_restore_what_the_server_lost_without_a_word_and_tell_of_who_
     // It leaves, late: nobody is told twice.
     left(&online, &phone).await;
     assert!(!look(&online, &alice).await.online);
-    assert_eq!(online.sweep(100, BUDGET).await, Ok(None));
+    assert_eq!(sweep(&online, 100).await, None);
     assert_eq!(online.refresh(&[phone], BUDGET).await.unwrap().len(), 1);
 
     // What the server lost and what leaves before a heartbeat is told of all the same.
     let (bob, tablet) = (user(), "tablet");
     left(&online, &device(&bob, tablet)).await;
     assert_eq!(swept(&online).await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_device_that_the_server_has_lost_is_missed_by_whoever_names_it() {
+    let (url, prefix, alice) = (cache_url().await, unique("p"), user());
+    let keys = Keys::new(&prefix, "v1", ":", 250).unwrap();
+    let (online, phone) = (online(&url, &prefix, 60_000, 50), device(&alice, "phone"));
+    let known = async || online.expired(100, Some(&phone), BUDGET).await.unwrap().known;
+    assert!(!known().await);
+    joined(&online, &phone).await;
+    assert!(known().await);
+    let mut raw = raw(&url).await;
+    for key in [keys.online(), keys.devices(&alice)] {
+        let _: () = redis::cmd("DEL").arg(&key).query_async(&mut raw).await.unwrap();
+        assert!(!known().await, "{key}");
+        online.refresh(std::slice::from_ref(&phone), BUDGET).await.unwrap();
+        assert!(known().await, "{key}");
+    }
 }
 
 #[tokio::test]
@@ -164,7 +189,7 @@ async fn expiry_from_before_the_clock_went_back_is_bounded_and_what_is_no_device
         gone = swept(&online).await;
     }
     assert_eq!(gone[0].user, alice);
-    assert_eq!(online.sweep(100, BUDGET).await, Ok(None));
+    assert_eq!(sweep(&online, 100).await, None);
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! Both roles of Redis: the queue, which must keep what it is given, and the cache, which must make room.
 
-use holdfast_cache::failed::Durability;
+use holdfast_cache::failed::{Durability, FailedQueueSettings};
 use holdfast_cache::inspect::{self, Server, ServerFacts};
 use holdfast_cache::{CacheError, Connection};
 use holdfast_service::clock::unix_ms;
@@ -18,14 +18,14 @@ struct Asked {
     after: i64,
 }
 
-/// Looks at both.
-pub async fn check(cache: &Connection, queue: &Connection, durability: Durability) -> Vec<Check> {
+/// Looks at both. `rule` is what gateways take messages by.
+pub async fn check(cache: &Connection, queue: &Connection, rule: FailedQueueSettings) -> Vec<Check> {
     let (cache, queue) = tokio::join!(ask(cache, "redis cache"), ask(queue, "redis queue"));
     let mut checks = Vec::new();
     checks.extend(queue.unserved());
     for asked in &queue.servers {
         match asked {
-            Ok(asked) => checks.extend(judge_queue(&asked.name, &asked.facts, durability)),
+            Ok(asked) => checks.extend(judge_queue(&asked.name, &asked.facts, rule)),
             Err((name, error)) => checks.push(unreachable(name, error, "start it, or correct REDIS_QUEUE_URL")),
         }
     }
@@ -106,7 +106,7 @@ async fn ask_one(server: &Server) -> Result<(i64, ServerFacts, i64), CacheError>
     Ok((before, facts, unix_ms()))
 }
 
-fn judge_queue(server: &str, facts: &ServerFacts, durability: Durability) -> Vec<Check> {
+fn judge_queue(server: &str, facts: &ServerFacts, rule: FailedQueueSettings) -> Vec<Check> {
     let name = |what: &str| format!("{server}: {what}");
     let mut checks = vec![
         known(name("appendonly"), facts.aof.clone(), "yes", |aof, check| {
@@ -128,12 +128,17 @@ fn judge_queue(server: &str, facts: &ServerFacts, durability: Durability) -> Vec
                 "maxmemory-policy noeviction, or gateways refuse to queue",
             )
         }),
-        known(name("role"), facts.role.clone(), "master", |role, mut check| {
-            check.found = format!("{role}, {} replicas online", facts.replicas);
+        known(name("role"), facts.role.clone(), "master", |role, check| {
             check.unless(role == "master", Status::Wrong, "point REDIS_QUEUE_URL at the master")
         }),
+        known(
+            name("replicas"),
+            facts.role.as_ref().map(|_| facts.replicas),
+            "as many as gateways ask for",
+            |online, check| judge_replicas(online, facts, rule.min_replicas, check),
+        ),
     ];
-    if durability == Durability::Checked {
+    if rule.durability == Durability::Checked {
         for check in checks.iter_mut().filter(|check| check.status == Status::Unknown) {
             check.status = Status::Wrong;
             check.mend =
@@ -141,6 +146,19 @@ fn judge_queue(server: &str, facts: &ServerFacts, durability: Durability) -> Vec
         }
     }
     checks
+}
+
+/// Gateways wait for the replicas that they find; a number says when those are too few.
+fn judge_replicas(online: u32, facts: &ServerFacts, min: u32, mut check: Check) -> Check {
+    check.found = format!("{online} online, FAILED_QUEUE_MIN_REPLICAS {min}");
+    let undecided = min == 0 && (online > 0 || facts.has_had_replicas);
+    check
+        .unless(
+            !undecided,
+            Status::Warning,
+            "set FAILED_QUEUE_MIN_REPLICAS to 1 or more: a master that has lost all its replicas is taken for one that never had any, and what it accepts rests on one machine",
+        )
+        .unless(online >= min, Status::Wrong, "bring its replicas back; gateways refuse to queue")
 }
 
 fn judge_cache(server: &str, facts: &ServerFacts) -> Check {
@@ -174,7 +192,8 @@ mod tests {
     #[test]
     fn what_a_queue_does_not_tell_is_wrong_unless_the_operator_vouches_for_it() {
         let worst = |durability| {
-            judge_queue("redis queue", &ServerFacts::default(), durability).iter().map(|check| check.status).max()
+            let rule = FailedQueueSettings { durability, ..FailedQueueSettings::default() };
+            judge_queue("redis queue", &ServerFacts::default(), rule).iter().map(|check| check.status).max()
         };
         assert_eq!(worst(Durability::Checked), Some(Status::Wrong));
         assert_eq!(worst(Durability::Assumed), Some(Status::Unknown));
@@ -183,7 +202,20 @@ mod tests {
     #[test]
     fn a_replica_is_no_queue() {
         let facts = ServerFacts { role: Some("slave".into()), ..ServerFacts::default() };
-        let checks = judge_queue("redis queue", &facts, Durability::Assumed);
+        let checks = judge_queue("redis queue", &facts, FailedQueueSettings::default());
         assert!(checks.iter().any(|check| check.name.ends_with("role") && check.status == Status::Wrong));
+    }
+
+    #[test]
+    fn replicas_that_nobody_asks_for_are_pointed_out_and_those_that_are_missing_are_wrong() {
+        let status = |online, has_had_replicas, min| {
+            let facts = ServerFacts { replicas: online, has_had_replicas, ..ServerFacts::default() };
+            judge_replicas(online, &facts, min, Check::ok("", "", "")).status
+        };
+        assert_eq!(status(0, false, 0), Status::Ok, "one machine, as it was meant");
+        assert_eq!(status(2, true, 0), Status::Warning);
+        assert_eq!(status(0, true, 0), Status::Warning, "it has lost them");
+        assert_eq!((status(1, true, 1), status(2, true, 1)), (Status::Ok, Status::Ok));
+        assert_eq!(status(1, true, 2), Status::Wrong);
     }
 }

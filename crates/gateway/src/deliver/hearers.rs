@@ -132,7 +132,7 @@ impl Hearers {
         self.users.get(user).is_some_and(|here| *here.looked.borrow() == Looked::Done && !here.groups.contains(chat))
     }
 
-    /// The store did not answer, or not soon enough; it will be asked again, or is being asked.
+    /// The store did not answer; it will be asked again.
     pub fn in_vain(&self, user: &UserId) {
         if let Some(here) = self.users.get(user) {
             here.looked.send_if_modified(|looked| {

@@ -5,15 +5,16 @@
 //! what is cached instead ([`Arrivals::changed`]).
 //!
 //! Batches go to the cache in order. The queue is bounded: what finds it full is dropped and counted, and counts and lists are
-//! wrong until their life ends. A batch that the cache did not take has its users' caches dropped once it answers again.
+//! wrong until their life ends. Users of whom the cache did not take a batch, all of them or those on one node, have their caches
+//! dropped once it answers again.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use holdfast_cache::Breaker;
 use holdfast_cache::event::Position;
 use holdfast_cache::inbox::{Arrival, Inboxes};
+use holdfast_cache::{Breaker, CacheError};
 use holdfast_message::{ChatId, Message, UserId};
 use holdfast_store::Store;
 use tokio::sync::mpsc;
@@ -177,38 +178,36 @@ impl Told {
         self.pay(owed).await;
         let arrivals: Vec<_> = arrivals.into_iter().collect();
         for some in arrivals.chunks(USERS_AT_ONCE) {
-            if !self.asked(self.cached.arrived(some, BUDGET)).await {
-                owe(owed, some.iter().map(|(user, _)| user), metrics);
-            }
+            let done = self.asked(self.cached.arrived(some, BUDGET)).await.unwrap_or_else(|| vec![false; some.len()]);
+            let missed = some.iter().zip(done).filter(|(_, done)| !done).map(|((user, _), _)| user);
+            owe(owed, missed, metrics);
         }
     }
 
     /// Drops the caches that are owed to be dropped, as far as the cache answers.
     async fn pay(&self, owed: &mut HashSet<UserId>) {
-        while !owed.is_empty() {
-            let some: Vec<_> = owed.iter().take(USERS_AT_ONCE).cloned().collect();
-            if !self.asked(self.cached.forget(&some, BUDGET)).await {
-                return;
-            }
-            for user in &some {
+        let users: Vec<_> = owed.iter().cloned().collect();
+        for some in users.chunks(USERS_AT_ONCE) {
+            let Some(done) = self.asked(self.cached.forget(some, BUDGET)).await else { return };
+            for (user, _) in some.iter().zip(done).filter(|(_, done)| *done) {
                 owed.remove(user);
             }
         }
     }
 
-    async fn asked(&self, call: impl Future<Output = Result<(), holdfast_cache::CacheError>>) -> bool {
-        let Ok(permit) = self.breaker.acquire(Instant::now()) else { return false };
-        match call.await {
-            Ok(()) => permit.success(),
-            Err(error) => {
-                if error.is_unavailable() {
-                    permit.failure(Instant::now());
-                }
-                tracing::debug!(%error, "unread counts and lists of conversations were not told of messages");
-                return false;
-            }
+    /// What the cache did of a call for several users; `None`: it is away as a whole.
+    async fn asked(&self, call: impl Future<Output = Vec<Result<(), CacheError>>>) -> Option<Vec<bool>> {
+        let permit = self.breaker.acquire(Instant::now()).ok()?;
+        let results = call.await;
+        if let Some(error) = results.iter().find_map(|result| result.as_ref().err()) {
+            tracing::debug!(%error, "unread counts and lists of conversations were not told of messages");
         }
-        true
+        if results.iter().any(|result| matches!(result, Err(error) if error.is_unavailable())) {
+            permit.failure(Instant::now());
+            return None;
+        }
+        permit.success();
+        Some(results.iter().map(Result::is_ok).collect())
     }
 }
 

@@ -3,7 +3,9 @@
 //! A message is unread if somebody else sent it and it lies above the user's watermark. It is listed first and stored later, and
 //! may leave the list in between only towards the store. So the lists are read first, and the store is asked for what they do not
 //! hold. A chat whose stream has moved meanwhile is counted again: a message that was listed after its list was read, and is stored
-//! already, would be counted here and told as an arrival, too.
+//! already, would be counted here and told as an arrival, too. Of a chat that never rests the store is asked, in the end, only for
+//! what was sent before the newest message that was listed: a message that comes later than that is told as an arrival, and one
+//! that never was is counted the next time.
 
 use std::collections::{HashMap, HashSet};
 
@@ -74,7 +76,7 @@ impl Inbox {
         let mut left = chats.to_vec();
         for attempt in 1..=ATTEMPTS {
             let names: Vec<_> = left.iter().map(|(chat, _)| chat.clone()).collect();
-            let counted = self.count_once(user, &names).await?;
+            let counted = self.count_once(user, &names, attempt == ATTEMPTS).await?;
             let now = self.standings(&names).await;
             let mut moved = Vec::new();
             for (((chat, last_timestamp), (listed, unread)), now) in left.into_iter().zip(counted).zip(now) {
@@ -95,8 +97,14 @@ impl Inbox {
         Ok(done)
     }
 
-    /// What the lists say of each chat, and how much of it is unread, in the order of `chats`.
-    async fn count_once(&self, user: &UserId, chats: &[ChatId]) -> Result<Vec<(Listed, usize)>, Refusal> {
+    /// What the lists say of each chat, and how much of it is unread, in the order of `chats`; where there is a list, `as_listed`: of
+    /// what was sent before its newest message.
+    async fn count_once(
+        &self,
+        user: &UserId,
+        chats: &[ChatId],
+        as_listed: bool,
+    ) -> Result<Vec<(Listed, usize)>, Refusal> {
         let standings = self.standings(chats).await;
         // As of now: a reading is counted if it was stored before.
         let states = self.parts.store.ask(async |store| store.read_states(user, chats).await).await;
@@ -105,9 +113,13 @@ impl Inbox {
         let listed = self.as_stored(chats, listed, &states).await?;
         let counts = self.parts.store.ask(async |store| {
             let asked = chats.iter().zip(&listed);
-            let asked: Vec<_> = asked
-                .map(|(chat, listed)| Unread { chat, above: states.get(chat).copied(), except: &listed.unread })
-                .collect();
+            let asked = asked.map(|(chat, listed)| Unread {
+                chat,
+                above: states.get(chat).copied(),
+                before: listed.at.as_ref().filter(|_| as_listed).map(|_| listed.newest_timestamp),
+                except: &listed.unread,
+            });
+            let asked: Vec<_> = asked.collect();
             store.count_unread(user, &asked).await
         });
         let counts: HashMap<_, _> = counts.await.map_err(unavailable)?;

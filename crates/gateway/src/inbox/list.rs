@@ -37,8 +37,8 @@ pub struct Conversation {
     pub last: Option<Message>,
     /// How much of it is unread; none: that can't be told now.
     pub unread: Option<usize>,
-    /// Who of the members, the user aside, is online.
-    pub online: Vec<UserId>,
+    /// Who of the members, the user aside, is online; none: that can't be told now.
+    pub online: Option<Vec<UserId>>,
 }
 
 /// A part of a user's list.
@@ -108,7 +108,7 @@ impl Inbox {
             };
             let unread = outline.unread.as_ref().map(|unread| unread.of_chat(&chat));
             let newest = last.as_ref().map_or(timestamp, |last| last.timestamp);
-            conversations.push((newest, Conversation { chat, members, last, unread, online: Vec::new() }));
+            conversations.push((newest, Conversation { chat, members, last, unread, online: None }));
         }
         // What the list's order missed a moment ago.
         conversations
@@ -118,7 +118,7 @@ impl Inbox {
         Ok(Page { conversations, next, complete })
     }
 
-    /// Who of the members is online. Nobody, if that can't be told: it is not worth a refusal.
+    /// Who of the members is online. If that can't be told, it is not worth a refusal.
     async fn look(&self, user: &UserId, conversations: &mut [Conversation]) {
         // Those of small chats first.
         let mut sizes: Vec<_> = conversations.iter().collect();
@@ -129,21 +129,24 @@ impl Inbox {
                 asked.push(member.clone());
             }
         }
-        let mut online = HashSet::new();
-        for users in asked.chunks(LOOKS_AT_ONCE) {
+        let (mut online, mut unknown) = (HashSet::new(), HashSet::new());
+        for (index, users) in asked.chunks(LOOKS_AT_ONCE).enumerate() {
             match self.parts.presence.of(user, users).await {
                 Ok(seen) => {
                     online.extend(users.iter().zip(seen).filter(|(_, seen)| seen.online).map(|(user, _)| user.clone()))
                 }
                 Err(refusal) => {
                     tracing::debug!(message = refusal.message, "conversations without who is online");
+                    unknown.extend(&asked[index * LOOKS_AT_ONCE..]);
                     break;
                 }
             }
         }
         for conversation in conversations {
-            conversation.online =
-                conversation.members.iter().filter(|member| online.contains(*member)).cloned().collect();
+            let members = &conversation.members;
+            if members.iter().all(|member| !unknown.contains(member)) {
+                conversation.online = Some(members.iter().filter(|member| online.contains(*member)).cloned().collect());
+            }
         }
     }
 
@@ -265,7 +268,7 @@ impl Inbox {
         }
         let (inbox, user) = (self.clone(), user.clone());
         tokio::spawn(async move {
-            inbox.cache(inbox.parts.cached.arrived(&[(user, moved)], BUDGET)).await;
+            inbox.cache_batch(inbox.parts.cached.arrived(&[(user, moved)], BUDGET)).await;
             if !late.is_empty() {
                 // An error is logged where it was met; the next reader tries again.
                 let _ = inbox.parts.store.ask(async |store| store.touch_conversations(&late).await).await;

@@ -1,16 +1,16 @@
 //! `markRead`: moves a watermark, forward only.
 //!
-//! Takes a message that its reader saw; answers how much of the chat is unread once the watermark is durable. A message at or before
-//! it changes nothing. The other members are told how far one has read, unless a block stands between two of them, and one's own devices
-//! what is left.
+//! Takes a message that its reader saw; answers how much of the chat is unread once the watermark is durable. A message before it
+//! changes nothing. The other members are told how far one has read ([`receipts`]), unless a block stands between two of them, and one's own
+//! devices what is left: as often as one says so, for whoever repeats it may not have been answered, nor the others told.
 
 use holdfast_cache::keys::Channel;
 use holdfast_message::{ChatId, MessageId, UserId};
 use holdfast_store::unread::MAX_UNREAD;
 use serde_json::json;
 
-use super::{ATTEMPTS, BUDGET, Inbox, Unread, unavailable};
-use crate::error::Refusal;
+use super::{ATTEMPTS, BUDGET, Inbox, Unread, receipts, unavailable};
+use crate::error::{Code, Refusal};
 use crate::live::LiveEvent;
 
 /// What is left after a reading.
@@ -25,25 +25,40 @@ pub struct Left {
 impl Inbox {
     /// Everything in the chat up to this message is read by the user, who may read it. Answers how much of the chat is not.
     pub async fn mark_read(&self, user: &UserId, chat: &ChatId, up_to: MessageId) -> Result<usize, Refusal> {
+        let (inbox, user, chat) = (self.clone(), user.clone(), chat.clone());
+        // A task of its own: whoever hangs up in the middle must not keep the others from learning of it.
+        let read = tokio::spawn(async move { inbox.move_watermark(&user, &chat, up_to).await }).await;
+        read.unwrap_or_else(|_| Err(Refusal::new(Code::Internal, "a fault of the server")))
+    }
+
+    async fn move_watermark(&self, user: &UserId, chat: &ChatId, up_to: MessageId) -> Result<usize, Refusal> {
         let place = self.parts.history.find(chat, up_to).await?;
         let state = self.parts.store.ask(async |store| store.mark_read(user, chat, place).await).await;
-        let state = state.map_err(unavailable)?;
-        if state.moved && self.is_seen(user, chat).await {
-            let payload = json!({ "chatId": chat.as_str(), "userId": user.as_str(), "upTo": state.up_to.id });
-            self.parts.live.tell(Channel::audience(chat), Some(user), LiveEvent::MessagesRead, &payload);
+        let reached = state.map_err(unavailable)?.up_to;
+        if reached == place && self.is_seen(user, chat).await {
+            self.parts.receipts.read(user, chat, reached);
         }
         let left = self.recount(user, chat).await?;
-        if state.moved {
+        if reached == place {
             let payload = json!({ "chatId": chat.as_str(), "count": left.count, "total": left.total });
             self.parts.live.tell([Channel::User(user.clone())], None, LiveEvent::UnreadCount, &payload);
         }
         Ok(left.count)
     }
 
-    /// Whether the other members may know what a user does in a chat: not across a block, nor while that can't be told.
+    /// Whether the other members are told how far a user has read: not across a block, in groups only if they are few, and never while
+    /// that can't be told.
     async fn is_seen(&self, user: &UserId, chat: &ChatId) -> bool {
-        let Some(other) = chat.other(user) else { return true };
-        self.parts.relations.hidden_from(user, &[other]).await.is_ok_and(|hidden| hidden.is_empty())
+        match chat.other(user) {
+            Some(other) => {
+                let hidden = self.parts.relations.hidden_from(user, &[other]).await;
+                hidden.is_ok_and(|hidden| hidden.is_empty())
+            }
+            None => {
+                let members = self.parts.membership.of(chat).await;
+                members.is_ok_and(|members| members.len() <= receipts::MAX_MEMBERS)
+            }
+        }
     }
 
     /// Brings what is cached up to a watermark that has moved.

@@ -69,6 +69,12 @@ fn size(packet: &Packet) -> usize {
 impl Ack {
     /// Refuses an event that nobody waits for the answer of, or that is too much for one connection.
     pub(super) fn wanted(&self, gateway: &Gateway) -> Result<(), Refusal> {
+        self.passes(gateway)?;
+        if self.id.is_none() { Err(ack_missing()) } else { Ok(()) }
+    }
+
+    /// Refuses an event that is too much for one connection.
+    pub(super) fn passes(&self, gateway: &Gateway) -> Result<(), Refusal> {
         // With a full buffer it stays until its next event.
         if let Verdict::Disconnect { limit } = self.verdict
             && self.socket.connected()
@@ -77,8 +83,7 @@ impl Ack {
             gateway.metrics.abusive.inc();
             tracing::info!(?limit, socket = %self.socket.id, "a client that took no notice was disconnected");
         }
-        refuse(gateway, self.verdict)?;
-        if self.id.is_none() { Err(ack_missing()) } else { Ok(()) }
+        refuse(gateway, self.verdict)
     }
 
     pub(super) fn send(&self, answer: &impl Serialize) -> Result<(), SendError> {

@@ -62,7 +62,7 @@ impl ConversationsRequest {
 pub(super) fn listen(gateway: &Arc<Gateway>, socket: &SocketRef) {
     let on_read = gateway.clone();
     socket.on(client::MARK_READ, async move |socket: SocketRef, ack: Ack, TryData(request): TryData<ReadRequest>| {
-        let request = ack.wanted(&on_read).and_then(|()| Ok((identify(&socket)?, request.map_err(malformed)?)));
+        let request = ack.passes(&on_read).and_then(|()| Ok((identify(&socket)?, request.map_err(malformed)?)));
         let answer = match request {
             Ok((user, request)) => on_read.mark_read(&user, &request).await,
             Err(refusal) => Err(refusal),

@@ -75,7 +75,8 @@ impl<T: DeserializeOwned> FromRequest<Arc<Gateway>> for Payload<T> {
             return Err(Problem::with_status(StatusCode::UNSUPPORTED_MEDIA_TYPE, refusal));
         }
         let body: Bytes = request.extract_with_state(gateway).await.map_err(unreadable)?;
-        let payload = serde_json::from_slice(&body);
+        // No body is an object without fields.
+        let payload = serde_json::from_slice(if body.is_empty() { b"{}" } else { &body });
         Ok(Self(
             payload
                 .map_err(|error| Refusal::new(Code::Validation, format!("the body is not as described: {error}")))?,

@@ -6,11 +6,15 @@ use futures_util::future::join_all;
 use holdfast_bench::client::Client;
 use holdfast_message::{ChatId, UserId};
 use holdfast_store::{Store, StoreSettings};
-use holdfast_testkit::{Mongo, Proxy, request, unique};
+use holdfast_testkit::{Mongo, Proxy, Redis, request, unique};
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
 
 use crate::described::Description;
-use crate::support::{Gateway, send, settings, until};
+use crate::people::{Person, SOON, refused};
+use crate::support::{Gateway, message, send, settings, store, until, with};
 
 /// A cache that is slow, on a busy machine, is no cache that is away.
 const PATIENT: [(&str, &str); 2] = [("REDIS_BUDGET_MS", "1000"), ("SEND_DEADLINE_MS", "10000")];
@@ -127,6 +131,178 @@ async fn while_the_store_is_away_what_is_cached_is_answered_and_the_rest_refused
         read["ok"] == true && read["unread"] == 0
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_whose_listing_was_not_answered_in_time_is_counted_and_its_chat_known() {
+    let redis = Redis::cache().await.unwrap();
+    let line = Proxy::start(redis.port()).await.unwrap();
+    let url = redis.url_at(line.port());
+    // What is cached stays so for longer than the test takes.
+    let own = [("REDIS_URL", url.as_str()), ("CACHE_UNREAD_TTL", "600"), ("CACHE_CONVLIST_TTL", "600")];
+    let settings = settings(&[&own[..], &PATIENT].concat()).await;
+    let gateway = Gateway::start(settings.clone()).await;
+    let (alice, bob) = (unique("alice"), unique("bob"));
+    let (of_alice, _) = gateway.connect(&alice).await;
+    // Bob has no device: nothing asks for him but the test.
+    let token = [format!("authorization: Bearer {}", gateway.token(&bob))];
+    let total = async || {
+        let answer = request(&gateway.url, "GET", "/api/chat/unread", &token, "").await.unwrap();
+        answer.body["total"].as_u64()
+    };
+    until("nothing is unread, which is cached", async || total().await == Some(0)).await;
+    line.drop_answers();
+    send(&of_alice, &bob, "first").await;
+    line.heal().await.unwrap();
+    until("the first is counted", async || total().await == Some(1)).await;
+    let (store, bob_id) = (store(&settings).await, UserId::parse(&bob).unwrap());
+    until("the store knows the chat", async || {
+        store.conversations(&bob_id, None, 10).await.is_ok_and(|chats| chats.len() == 1)
+    })
+    .await;
+    line.drop_answers();
+    send(&of_alice, &bob, "second").await;
+    line.heal().await.unwrap();
+    until("the second is counted", async || total().await == Some(2)).await;
+
+    let online = async || {
+        let answer = request(&gateway.url, "GET", "/api/chat/conversations", &token, "").await.unwrap();
+        answer.body.pointer("/conversations/0/online").cloned()
+    };
+    until("alice is there", async || online().await == Some(json!([alice]))).await;
+    line.cut().await;
+    until("nobody knows who is online", async || online().await == Some(Value::Null)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chat_that_is_written_to_all_the_while_that_it_is_counted_is_counted_right() {
+    let Reading { mongo, line, settings, .. } = Reading::start().await;
+    let settings = with(&settings, "CACHE_UNREAD_TTL", "600");
+    let gateway = Gateway::start(settings.clone()).await;
+    let stored = store(&with(&settings, "MONGO_URL", &mongo.url())).await;
+    let (alice, bob) = (unique("alice"), unique("bob"));
+    let (of_alice, _) = gateway.connect(&alice).await;
+    send(&of_alice, &bob, "hello").await;
+    let reader = UserId::parse(&bob).unwrap();
+    until("the store knows the chat", async || {
+        stored.conversations(&reader, None, 10).await.is_ok_and(|chats| chats.len() == 1)
+    })
+    .await;
+    line.latency(Duration::from_millis(150));
+    let token = [format!("authorization: Bearer {}", gateway.token(&bob))];
+    // Bob has no device: nothing counts for him but this.
+    let total = async || {
+        let answer = request(&gateway.url, "GET", "/api/chat/unread", &token, "").await.unwrap();
+        answer.body["total"].as_u64()
+    };
+    // What is listed is stored a moment later, while the count goes on.
+    let (mut sent, stop) = (1, CancellationToken::new());
+    let write = async {
+        while !stop.is_cancelled() {
+            let answered = send(&of_alice, &bob, "and more").await;
+            stored.insert(&[message(&answered)]).await.unwrap();
+            sent += 1;
+        }
+    };
+    let count = async {
+        until("counted", async || total().await.is_some()).await;
+        stop.cancel();
+    };
+    tokio::join!(write, count);
+    line.latency(Duration::ZERO);
+    until("all are counted once", async || total().await == Some(sent)).await;
+}
+
+/// A gateway whose store is behind a line that can fail, what is stored, and a message from alice that bob may read.
+struct Reading {
+    mongo: Mongo,
+    line: Proxy,
+    settings: Vec<(String, String)>,
+    gateway: Gateway,
+}
+
+impl Reading {
+    async fn start() -> Self {
+        let mongo = Mongo::start().await.unwrap();
+        let line = Proxy::start(mongo.port()).await.unwrap();
+        let url = mongo.url_at(line.port());
+        let own = [("MONGO_URL", url.as_str()), ("MONGO_CB_RECOVERY_TIMEOUT", "500")];
+        let settings = settings(&[&own[..], &PATIENT].concat()).await;
+        let gateway = Gateway::start(settings.clone()).await;
+        Self { mongo, line, settings, gateway }
+    }
+
+    /// Whether the store, asked directly, knows that the user has read something of the chat.
+    async fn is_stored(&self, user: &str, chat: &str) -> bool {
+        let store = store(&with(&self.settings, "MONGO_URL", &self.mongo.url())).await;
+        let (user, chat) = (UserId::parse(user).unwrap(), ChatId::parse(chat).unwrap());
+        store.read_states(&user, &[chat]).await.is_ok_and(|states| !states.is_empty())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reading_that_was_stored_but_not_answered_is_told_when_it_is_repeated() {
+    let reading = Reading::start().await;
+    let mut alice = Person::at(&reading.gateway, "alice").await;
+    let bob = Person::at(&reading.gateway, "bob").await;
+    let (chat, sent) = (format!("{}:{}", alice.name, bob.name), send(&alice.client, &bob.name, "hello").await);
+    let request = json!({ "chatId": chat, "upTo": sent["messageId"] });
+    until("stored as read", async || {
+        reading.line.drop_answers();
+        refused(&bob.emit("markRead", request.clone()).await, "UNAVAILABLE", true);
+        // If it went no further than opening a connection, which needs answers, then once more.
+        reading.line.heal().await.unwrap();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        reading.is_stored(&bob.name, &chat).await
+    })
+    .await;
+    until("read", async || bob.emit("markRead", request.clone()).await["ok"] == true).await;
+    let told = alice.events.next_named("messagesRead", SOON).await;
+    assert_eq!(told, Some(json!({ "chatId": chat, "userId": bob.name, "upTo": sent["messageId"] })));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reading_is_told_although_its_reader_hangs_up() {
+    let reading = Reading::start().await;
+    let mut alice = Person::at(&reading.gateway, "alice").await;
+    let bob = unique("bob");
+    let sent = send(&alice.client, &bob, "hello").await;
+    let (body, token) = (json!({ "upTo": sent["messageId"] }).to_string(), reading.gateway.token(&bob));
+    let request = format!(
+        "PUT /api/chat/messages/{}/read HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {token}\r\n\
+         content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        alice.name,
+        body.len()
+    );
+    reading.line.latency(Duration::from_millis(700));
+    until("heard", async || {
+        let mut line = TcpStream::connect(reading.gateway.url.trim_start_matches("http://")).await.unwrap();
+        line.write_all(request.as_bytes()).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        drop(line);
+        alice.events.next_named("messagesRead", Duration::from_secs(5)).await.is_some()
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reading_is_told_in_small_groups_only() {
+    let gateway = Gateway::start(settings(&PATIENT).await).await;
+    let (reader, mut other) = (Person::at(&gateway, "reader").await, Person::at(&gateway, "other").await);
+    let many: Vec<_> = (0..99).map(|number| format!("{}.{number}", reader.name)).collect();
+    let few: Vec<_> = [other.name.as_str()].into_iter().chain(many[..98].iter().map(String::as_str)).collect();
+    let (small, large) = (reader.group(&few).await, reader.group(&[&few[..], &[&*many[98]]].concat()).await);
+    // Live events of one gateway keep their order.
+    for (chat, told) in [(&large, false), (&small, true)] {
+        let sent = other.send(chat, "hello").await;
+        let request = json!({ "chatId": chat, "upTo": sent["messageId"] });
+        until("read", async || reader.emit("markRead", request.clone()).await["ok"] == true).await;
+        if told {
+            let heard = other.events.next_named("messagesRead", SOON).await;
+            let expected = json!({ "chatId": chat, "userId": reader.name, "upTo": sent["messageId"] });
+            assert_eq!(heard, Some(expected));
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

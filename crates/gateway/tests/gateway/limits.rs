@@ -6,11 +6,11 @@ use futures_util::future::join_all;
 use holdfast_bench::client::{Client, ConnectError};
 use holdfast_gateway::asyncapi;
 use holdfast_gateway::event::client;
-use holdfast_testkit::{Mongo, Proxy, free_port, request, unique};
+use holdfast_testkit::{Mongo, Proxy, free_port, request, token, unique};
 use serde_json::{Value, json};
 
 use crate::described::{Description, filled};
-use crate::support::{Gateway, send, settings, until, with};
+use crate::support::{Gateway, SECRET, send, settings, until, with};
 
 async fn limited(gateway: &Gateway, limit: &str) -> f64 {
     gateway.metric(&format!("holdfast_gateway_limited_total{{limit=\"{limit}\"}}")).await
@@ -311,4 +311,16 @@ async fn handshakes_are_limited_per_address_as_trusted_proxies_tell_it() {
         let answer = request(&gateway.url, "GET", "/socket.io/?EIO=4&transport=polling&sid=x", &[], "").await.unwrap();
         assert_ne!(answer.status, 429);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_ends_with_its_token() {
+    let gateway = Gateway::start(settings(&[]).await).await;
+    let short = token(&unique("alice"), SECRET, Duration::from_secs(2));
+    let (alice, _events) = Client::connect(&gateway.url, &short).await.unwrap();
+    let (bob, _) = gateway.connect(&unique("bob")).await;
+    // Clocks may differ by five seconds.
+    tokio::time::timeout(Duration::from_secs(40), alice.closed()).await.expect("it is closed");
+    assert!(!bob.is_closed());
+    until("its place is given back", async || gateway.metric("holdfast_gateway_sockets").await == 1.0).await;
 }

@@ -1,6 +1,6 @@
 //! Users of one gateway or another, over REST and sockets.
 
-use holdfast_bench::client::{Client, Events};
+use holdfast_bench::client::{Client, Event, Events};
 use holdfast_testkit::{Response, request, unique};
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -72,6 +72,20 @@ impl<'a> Person<'a> {
         let heard = self.events.next_named("newMessage", SOON).await;
         let heard = heard.unwrap_or_else(|| panic!("{} does not hear {content:?}", self.name));
         assert_eq!(heard["content"], content, "{} hears something else", self.name);
+    }
+
+    /// The next event of one of these names; others are dropped.
+    pub(crate) async fn next_of(&mut self, names: &[&str]) -> Event {
+        let next = async {
+            loop {
+                let event = self.events.next().await.expect("connected");
+                if names.contains(&event.name.as_str()) {
+                    return event;
+                }
+            }
+        };
+        let next = tokio::time::timeout(SOON, next).await;
+        next.unwrap_or_else(|_| panic!("{} hears none of {names:?}", self.name))
     }
 
     /// Waits until a chat is said to have changed.

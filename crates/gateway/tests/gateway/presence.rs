@@ -3,8 +3,11 @@
 use std::time::Duration;
 
 use holdfast_bench::client::{Client, Events};
+use holdfast_cache::presence::{Online, PresenceSettings, Seen};
+use holdfast_cache::{CacheMetrics, Connection, Keys};
 use holdfast_message::{ChatId, Message, MessageId, UserId};
-use holdfast_testkit::{Proxy, Redis, request, unique};
+use holdfast_testkit::{Mongo, Proxy, Redis, request, unique};
+use prometheus::Registry;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -48,6 +51,21 @@ async fn acquaint(settings: &[(String, String)], one: &str, other: &str) {
     };
     let store = store(settings).await;
     until("they share a chat", async || store.touch_conversations(std::slice::from_ref(&message)).await.is_ok()).await;
+}
+
+/// What these settings' cache says of presence, asked directly.
+fn cached(settings: &[(String, String)], url: Option<&str>) -> Online {
+    let value = |name: &str| settings.iter().find(|(other, _)| other == name).unwrap().1.as_str();
+    let metrics = CacheMetrics::register(&Registry::new()).unwrap();
+    let connection = Connection::open("cache", url.unwrap_or(value("REDIS_URL")), metrics).unwrap();
+    let keys = Keys::new(value("CACHE_KEY_PREFIX"), "v1", ":", 250).unwrap();
+    let life = PresenceSettings { life: Duration::from_secs(90), grace: Duration::from_secs(5) };
+    Online::new(connection, keys, life)
+}
+
+async fn seen(cached: &Online, user: &str) -> Seen {
+    let user = UserId::parse(user).unwrap();
+    cached.look(&[user], Duration::from_secs(5)).await.unwrap()[0]
 }
 
 async fn flush(cache: &Redis) {
@@ -112,7 +130,8 @@ async fn partners_on_any_gateway_see_a_user_come_and_go_and_nothing_of_a_reconne
 async fn a_cache_that_lost_everything_learns_who_is_there_and_nobody_is_told_otherwise() {
     let cache = Redis::cache().await.unwrap();
     let (url, [budget, deadline]) = (cache.url(), PATIENT);
-    let settings = settings(&[("REDIS_URL", &url), ("CACHE_PRESENCE_TTL", "21"), budget, deadline]).await;
+    // No heartbeat is due for minutes.
+    let settings = settings(&[("REDIS_URL", &url), ("CACHE_PRESENCE_TTL", "600"), budget, deadline]).await;
     let (alice, bob) = (unique("alice"), unique("bob"));
     acquaint(&settings, &alice, &bob).await;
     let gateway = Gateway::start(settings).await;
@@ -120,11 +139,66 @@ async fn a_cache_that_lost_everything_learns_who_is_there_and_nobody_is_told_oth
     let (phone, _phone) = gateway.connect(&alice).await;
     assert!(told(&mut events).await.1);
     flush(&cache).await;
-    assert!(!is_online(&watcher, &alice).await);
-    until("the next heartbeat", async || is_online(&watcher, &alice).await).await;
+    until("the gateway misses its devices", async || is_online(&watcher, &alice).await).await;
     phone.kill();
     let (_, online, _) = told(&mut events).await;
     assert!(!online, "the first that is told after her coming is that she has gone");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_whom_nobody_could_be_told_others_are_told_later_and_as_it_is_then() {
+    let mongo = Mongo::start().await.unwrap();
+    let line = Proxy::start(mongo.port()).await.unwrap();
+    let url = mongo.url_at(line.port());
+    let [budget, deadline] = PATIENT;
+    let settings = settings(&[("MONGO_URL", &url), ("MONGO_CB_RECOVERY_TIMEOUT", "500"), budget, deadline]).await;
+    let [alice, bob, carol] = ["alice", "bob", "carol"].map(unique);
+    for other in [&alice, &carol] {
+        acquaint(&settings, &bob, other).await;
+    }
+    let (gateway, cached) = (Gateway::start(settings.clone()).await, cached(&settings, None));
+    let (_watcher, mut events) = gateway.connect(&bob).await;
+    let (_carol, _events) = gateway.connect(&carol).await;
+    assert_eq!(told(&mut events).await.0, carol);
+    line.cut().await;
+    let (phone, _phone) = gateway.connect(&alice).await;
+    until("she has come", async || seen(&cached, &alice).await.online).await;
+    phone.kill();
+    until("she has gone", async || !seen(&cached, &alice).await.online).await;
+    line.heal().await.unwrap();
+    let (who, online, _) = told(&mut events).await;
+    assert_eq!((who.as_str(), online), (alice.as_str(), false), "she is not said to have come");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_coming_that_the_cache_took_without_an_answer_is_told() {
+    let cache = Redis::cache().await.unwrap();
+    let line = Proxy::start(cache.port()).await.unwrap();
+    let url = cache.url_at(line.port());
+    let settings = settings(&[("REDIS_URL", &url), ("REDIS_BUDGET_MS", "1000"), ("SEND_DEADLINE_MS", "10000")]).await;
+    let (gateway, cached) = (Gateway::start(settings.clone()).await, cached(&settings, Some(&cache.url())));
+    let bob = unique("bob");
+    let (watcher, mut events) = gateway.connect(&bob).await;
+    until("bob is there", async || is_online(&watcher, &bob).await).await;
+    let mut come = None;
+    until("the cache took it", async || {
+        let alice = unique("alice");
+        acquaint(&settings, &alice, &bob).await;
+        line.drop_answers();
+        let device = gateway.connect(&alice).await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let taken = seen(&cached, &alice).await.online;
+        line.heal().await.unwrap();
+        // If it did not, the connection had been given up before; then once more.
+        if !taken {
+            until("heard", async || is_online(&watcher, &alice).await).await;
+        }
+        come = Some((alice, device));
+        taken
+    })
+    .await;
+    let (alice, _device) = come.unwrap();
+    until("told", async || told(&mut events).await.0 == alice).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,4 +1,4 @@
-//! What a gateway that ends still owes the recent lists.
+//! What a gateway owes the recent lists: while a part of a cluster is away, and when it ends.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,9 +15,11 @@ use holdfast_gateway::relist::{Lists, Relist};
 use holdfast_gateway::stored::Stored;
 use holdfast_message::{ChatId, Message, MessageId, UserId};
 use holdfast_store::{Store, StoreSettings};
-use holdfast_testkit::{Proxy, Redis};
+use holdfast_testkit::{Proxy, Redis, RedisCluster, Role, unique};
 use prometheus::Registry;
 use tokio_util::sync::CancellationToken;
+
+use crate::support::until;
 
 const BUDGET: Duration = Duration::from_secs(5);
 
@@ -36,19 +38,16 @@ fn message() -> Message {
     }
 }
 
-/// A list that holds a refused message, the line to its server, which is cut, and the queue in which its taking back waits.
-async fn ghost() -> (Redis, Proxy, RecentList, Relist, Metrics) {
-    let server = Redis::cache().await.unwrap();
-    let line = Proxy::start(server.port()).await.unwrap();
-    let metrics = Metrics::register(&Registry::new()).unwrap();
-    let cache_metrics = CacheMetrics::register(&Registry::new()).unwrap();
-    let cache = Connection::open("cache", &server.url_at(line.port()), cache_metrics).unwrap();
-    let recent = RecentList::new(cache.clone(), Keys::default(), RecentSettings::default(), Origin::random());
-    let (message, attempt) = (Arc::new(message()), Attempt::random());
-    recent.add(&message, attempt, BUDGET).await.unwrap();
-    line.cut().await;
-    let relist = Relist::new(metrics.clone());
-    relist.take_back(message, attempt);
+fn connect(url: &str, cluster: Option<&[String]>) -> Connection {
+    Connection::open_at("cache", url, cluster, CacheMetrics::register(&Registry::new()).unwrap()).unwrap()
+}
+
+fn recent_on(cache: &Connection) -> RecentList {
+    RecentList::new(cache.clone(), Keys::default(), RecentSettings::default(), Origin::random())
+}
+
+/// Works a queue off.
+async fn work_off(relist: &Relist, recent: &RecentList, cache: Connection, metrics: &Metrics) {
     let breaker = Breaker::new("redis", BreakerSettings::default(), None);
     let stored =
         Stored::new(Store::new(StoreSettings::new("mongodb://127.0.0.1:1", "chat")).await.unwrap(), breaker.clone());
@@ -56,7 +55,70 @@ async fn ghost() -> (Redis, Proxy, RecentList, Relist, Metrics) {
     let (arrivals, _) = Arrivals::new(metrics.clone());
     let lists = Lists { take_back: recent.clone(), add: recent.clone(), arrivals, kept };
     tokio::spawn(relist.clone().run(lists, cache, breaker, CancellationToken::new()));
+}
+
+/// A list that holds a refused message, the line to its server, which is cut, and the queue in which its taking back waits.
+async fn ghost() -> (Redis, Proxy, RecentList, Relist, Metrics) {
+    let server = Redis::cache().await.unwrap();
+    let line = Proxy::start(server.port()).await.unwrap();
+    let metrics = Metrics::register(&Registry::new()).unwrap();
+    let cache = connect(&server.url_at(line.port()), None);
+    let recent = recent_on(&cache);
+    let (message, attempt) = (Arc::new(message()), Attempt::random());
+    recent.add(&message, attempt, BUDGET).await.unwrap();
+    line.cut().await;
+    let relist = Relist::new(metrics.clone());
+    relist.take_back(message, attempt);
+    work_off(&relist, &recent, cache, &metrics).await;
     (server, line, recent, relist, metrics)
+}
+
+/// A chat on each of the masters.
+async fn chats_on_each(cluster: &RedisCluster) -> Vec<ChatId> {
+    let mut chats: Vec<Option<ChatId>> = vec![None; 3];
+    while chats.contains(&None) {
+        let user = |name| UserId::parse(&unique(name)).unwrap();
+        let chat = ChatId::direct(&user("a"), &user("b")).unwrap();
+        let slot = cluster.slot_of(&format!("{{{}}}", chat.as_str())).await.unwrap();
+        chats[cluster.owner_of(slot).await.unwrap()] = Some(chat);
+    }
+    chats.into_iter().flatten().collect()
+}
+
+#[tokio::test]
+async fn a_master_that_is_away_holds_up_no_other_masters_chats() {
+    let cluster = RedisCluster::of(Role::Cache).await.unwrap();
+    let cache = connect(&cluster.url(), Some(&cluster.addresses()));
+    let recent = recent_on(&cache);
+    let chats = chats_on_each(&cluster).await;
+    cluster.node(0).kill9().await.unwrap();
+    let metrics = Metrics::register(&Registry::new()).unwrap();
+    let relist = Relist::new(metrics.clone());
+    let numbered = |chat: &ChatId, number: u16| {
+        let mut id = [1; 16];
+        id[..2].copy_from_slice(&number.to_be_bytes());
+        Arc::new(Message { id: MessageId::from_bytes(id), chat: chat.clone(), timestamp: number.into(), ..message() })
+    };
+    // More than one round trip takes, all in front of the others.
+    let many = 300;
+    (0..many).for_each(|number| relist.add(numbered(&chats[0], number)));
+    (0..many).for_each(|number| chats[1..].iter().for_each(|chat| relist.add(numbered(chat, number))));
+    work_off(&relist, &recent, cache, &metrics).await;
+    for chat in &chats[1..] {
+        until("the others' chats are told", async || {
+            let page = recent.read(chat, BUDGET).await.unwrap();
+            page.entries.last().is_some_and(|entry| entry.item.key().timestamp == i64::from(many) - 1)
+        })
+        .await;
+    }
+    until("only the first chat waits", async || metrics.relist_waiting.get() == i64::from(many)).await;
+
+    cluster.node(0).start_again().await.unwrap();
+    tokio::time::timeout(Duration::from_secs(60), relist.emptied()).await.expect("the master is back");
+    let page = recent.read(&chats[0], BUDGET).await.unwrap();
+    let listed: Vec<_> = page.messages().map(|(_, message)| message.timestamp).collect();
+    assert_eq!(listed, (200..300).collect::<Vec<_>>(), "in their order");
+    assert_eq!(metrics.relist_dropped.get(), 0);
 }
 
 #[tokio::test]

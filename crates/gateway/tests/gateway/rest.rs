@@ -55,6 +55,10 @@ async fn every_described_operation_exists_and_no_other_method_does() {
     }
     assert_eq!(checked, description.operations().count());
     assert!(checked > 5);
+    for path in ["/nothing", "/api-docs/nothing"] {
+        let answer = request(&gateway.url, "GET", path, &[], "").await.unwrap();
+        assert_eq!((answer.status, &answer.body["code"]), (404, &json!("NOT_FOUND")), "{path}: {answer:?}");
+    }
     // The other way round: routes come from `routes!`, which takes described handlers only.
     for file in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/src/rest")).unwrap() {
         let path = file.unwrap().path();
@@ -186,7 +190,9 @@ async fn long_answers_are_compressed_for_who_accepts_it_and_polling_is_left_alon
 
     let plain = alice.ask(&gateway, "GET", &path, "").await;
     assert_eq!(plain.header("content-encoding"), None);
-    for (accepted, encoding) in [("gzip", "gzip"), ("zstd", "zstd"), ("gzip;q=0.5, zstd", "zstd"), ("br", "")] {
+    for (accepted, encoding) in
+        [("gzip", "gzip"), ("zstd", "zstd"), ("gzip;q=0.5, zstd", "zstd"), ("br", ""), ("identity;q=0", "")]
+    {
         let answer = alice.ask_with(&gateway, &path, &format!("accept-encoding: {accepted}")).await;
         assert_eq!(answer.header("content-encoding").unwrap_or_default(), encoding, "{accepted}");
         assert!(

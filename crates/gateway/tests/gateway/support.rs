@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-const SECRET: &str = "tests-of-a-gateway-need-a-secret-of-32-bytes";
+pub(crate) const SECRET: &str = "tests-of-a-gateway-need-a-secret-of-32-bytes";
 
 /// A running gateway. Dropped, it is cut short.
 pub(crate) struct Gateway {
@@ -39,6 +39,9 @@ pub(crate) async fn settings(own: &[(&'static str, &str)]) -> Vec<(String, Strin
         ("MONGO_URL", &shared.mongo_url),
         ("MONGO_DB", &name),
         ("CACHE_KEY_PREFIX", &name),
+        // A busy machine is no cache that is away.
+        ("REDIS_BUDGET_MS", "1000"),
+        ("SEND_DEADLINE_MS", "10000"),
     ];
     let common = common.iter().filter(|(name, _)| own.iter().all(|(other, _)| other != name));
     common.chain(own).map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()

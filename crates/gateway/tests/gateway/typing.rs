@@ -207,3 +207,18 @@ async fn without_the_cache_those_on_the_same_gateway_still_see_it_and_what_other
     .await;
     assert_eq!(gateway.metric("holdfast_gateway_live_waiting").await, 0.0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_waits_for_no_answer_is_heard() {
+    let gateway = Gateway::start(settings(&[]).await).await;
+    let (alice, bob) = (unique("alice"), unique("bob"));
+    let (writer, mut own) = gateway.connect(&alice).await;
+    let (reader, mut heard) = gateway.connect(&bob).await;
+    writer.emit("typing", &json!({ "friendId": bob, "typing": true })).await.unwrap();
+    let typing = json!({ "chatId": format!("{alice}:{bob}"), "userId": alice, "typing": true });
+    assert_eq!(heard.next_named("typing", SOON).await, Some(typing));
+    let message = send(&writer, &bob, "said").await;
+    reader.emit("markRead", &json!({ "friendId": alice, "upTo": message["messageId"] })).await.unwrap();
+    let read = own.next_named("messagesRead", SOON).await.expect("the reading is told");
+    assert_eq!(read["upTo"], message["messageId"]);
+}

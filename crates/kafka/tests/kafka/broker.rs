@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use holdfast_kafka::{Admin, KafkaSettings, PublishError, PublishRecord, Publisher, RangeReader, RecordView};
-use holdfast_testkit::{shared, unique};
+use holdfast_testkit::{Kafka, shared, unique};
 
 async fn settings() -> KafkaSettings {
     KafkaSettings {
@@ -89,5 +89,19 @@ async fn ranges_offsets_by_time_and_truncation_agree_with_the_log() -> Result<()
         Ok(values)
     });
     assert_eq!(values.await??, [2, 3, 4, 5]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_a_broker_unpacks_goes_with_its_folder() -> Result<()> {
+    let kafka = Kafka::start().await?;
+    let settings = KafkaSettings { brokers: kafka.brokers(), ..settings().await };
+    Admin::new(&settings, Duration::from_secs(10))?.ensure_topics().await?;
+    // A broker reads into a compressed batch, for which it unpacks a native library.
+    let record = PublishRecord { chat: "a:b", value: &[b'x'; 10_000], traceparent: None, uncached: false };
+    Publisher::new(&settings)?.publish(record).await?;
+    let unpacked = std::fs::read_dir(kafka.folder().path().join("tmp"))?;
+    let names: Vec<_> = unpacked.map(|entry| Ok(entry?.file_name())).collect::<Result<_>>()?;
+    assert!(names.iter().any(|name| name.to_string_lossy().starts_with("liblz4")), "{names:?}");
     Ok(())
 }

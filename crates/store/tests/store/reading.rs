@@ -20,7 +20,7 @@ fn chat() -> ChatId {
 
 impl Fixture {
     async fn unread(&self, name: &str, above: Option<HistoryKey>, except: &[MessageId]) -> usize {
-        let asked = [Unread { chat: &chat(), above, except }];
+        let asked = [Unread { chat: &chat(), above, before: None, except }];
         self.store.count_unread(&user(name), &asked).await.unwrap().get(&chat()).copied().unwrap_or_default()
     }
 }
@@ -70,6 +70,9 @@ async fn what_is_unread_is_what_others_wrote_above_the_watermark() {
     assert_eq!(t.unread("bob", Some(message(3).key()), &[id(4), id(9), id(100)]).await, 4);
     assert_eq!(t.unread("bob", Some(message(9).key()), &[]).await, 0);
     assert_eq!(t.unread("alice", None, &[]).await, 2);
+    let (chat, above) = (chat(), Some(message(3).key()));
+    let asked = [Unread { chat: &chat, above, before: Some(message(7).timestamp), except: &[id(5)] }];
+    assert_eq!(t.store.count_unread(&user("bob"), &asked).await.unwrap()[&chat], 2, "4 and 6");
     let tie = HistoryKey { id: id(2), ..message(3).key() };
     assert_eq!(t.unread("bob", Some(tie), &[]).await, 7, "a message of the watermark's time with a greater id");
 }
@@ -91,7 +94,7 @@ async fn many_chats_are_counted_at_once_and_none_beyond_the_cap() {
         })
         .collect();
     t.store.insert(&messages).await.unwrap();
-    let asked: Vec<_> = chats.iter().map(|chat| Unread { chat, above: None, except: &[] }).collect();
+    let asked: Vec<_> = chats.iter().map(|chat| Unread { chat, above: None, before: None, except: &[] }).collect();
     let counts = t.store.count_unread(&alice, &asked).await.unwrap();
     for (n, chat) in chats.iter().enumerate() {
         assert_eq!(counts.get(chat).copied().unwrap_or_default(), n % 4);

@@ -9,4 +9,5 @@ mod heal;
 mod journeys;
 mod processes;
 mod rig;
+mod rights;
 mod stack;

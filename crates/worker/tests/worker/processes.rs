@@ -3,6 +3,8 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use holdfast_testkit::{Mongo, Proxy, shared};
+use mongodb::bson::{Document, doc};
 
 use crate::rig::until;
 use crate::stack::Stack;
@@ -19,6 +21,25 @@ async fn sigterm_with_a_full_buffer_stores_and_commits_it_and_exits_with_0() -> 
     assert_eq!(worker.program.term_and_wait(Duration::from_secs(25)).await?, 0);
     assert!(started.elapsed() < Duration::from_secs(15), "{:?}", started.elapsed());
     assert_eq!((stack.stored().await?, stack.lag().await?), (900, 0));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_leaves_no_chat_out_of_the_conversations_view() -> Result<()> {
+    let mongo = Mongo::start().await?;
+    let line = Proxy::start(mongo.port()).await?;
+    let stack = Stack::on(&shared().await.kafka_brokers, &mongo.url_at(line.port())).await?;
+    let worker = stack.worker(&[("BULK_THRESHOLD", "1000"), ("FLUSH_INTERVAL_MS", "300000")])?;
+    worker.ready().await?;
+    stack.publish(0..100).await?;
+    until("received", async || worker.says("/buffer/messages", 100).await).await;
+    // The view takes longer to be told than the group to be left.
+    line.latency(Duration::from_secs(2));
+    assert_eq!(worker.program.term_and_wait(Duration::from_secs(25)).await?, 0);
+    line.heal().await?;
+    let view = mongodb::Client::with_uri_str(&stack.mongo_url).await?.database(&stack.db);
+    let told = view.collection::<Document>("conversations").count_documents(doc! {}).await?;
+    assert_eq!((stack.stored().await?, told), (100, 37));
     Ok(())
 }
 

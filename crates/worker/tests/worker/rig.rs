@@ -198,7 +198,7 @@ impl Worker {
                 source: cluster.settings.topic.as_str().into(),
             })),
             healer: Healer::start(Arc::new(NoLists), Arc::clone(&state), metrics.clone(), stop.clone()),
-            conversations: Conversations::start(Arc::clone(sink), metrics.clone()),
+            conversations: Conversations::start(Arc::clone(sink), metrics.clone()).0,
             metrics: metrics.clone(),
             state: Arc::clone(&state),
             stop: stop.clone(),

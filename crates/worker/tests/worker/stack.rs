@@ -155,6 +155,10 @@ impl Worker {
         self.program.wait_ready(&self.ops, Duration::from_secs(60)).await
     }
 
+    pub(crate) async fn is_ready(&self) -> bool {
+        http_get(&self.ops, "/health/ready").await.is_ok_and(|(status, _)| status == 200)
+    }
+
     pub(crate) async fn health(&self) -> Result<Value> {
         Ok(serde_json::from_str(&http_get(&self.ops, "/health").await?.1)?)
     }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use holdfast_cache::BreakerSettings;
 use holdfast_cache::aside::{AsideError, Policy, RETRY, Warmed};
 use redis::AsyncCommands;
 
@@ -102,15 +103,46 @@ async fn warming_loads_what_is_missing_and_says_what_could_not_be_loaded() {
     let process = Process::new(&servers.cache.url());
     let aside = process.aside(&source, NO_MEMORY);
     source.switch("failing", true).await;
-    assert_eq!(aside.warm(&keys[..10]).await, Warmed { warm: 0, failed: 10 });
+    assert_eq!(aside.warm(&keys[..10]).await, Warmed { failed: 10, ..Warmed::default() });
     source.switch("failing", false).await;
     tokio::time::sleep(RETRY).await;
-    assert_eq!(aside.warm(&keys).await, Warmed { warm: 250, failed: 0 });
+    for key in &keys[1..] {
+        source.set(key, "there").await;
+    }
+    let warm = Warmed { warm: 249, absent: 1, ..Warmed::default() };
+    assert_eq!(aside.warm(&keys).await, warm);
     let cached: Vec<String> = raw(&servers.cache.url()).await.keys("*").await.unwrap();
     assert_eq!(cached.len(), 250, "it returns when they are in redis, and no lease is left");
     assert_eq!(source.batches().await, 4, "one that failed, and three of a hundred at most");
-    assert_eq!(aside.warm(&keys).await, Warmed { warm: 250, failed: 0 });
+    assert_eq!(aside.warm(&keys).await, warm);
     assert_eq!(source.batches().await, 4);
+}
+
+#[tokio::test]
+async fn warming_says_what_was_loaded_and_is_not_in_redis() {
+    let servers = Servers::start().await;
+    let source = servers.database().await;
+    let keys = [key(), key(), key()];
+    source.set(&keys[0], "zero").await;
+    source.set(&keys[1], "one").await;
+    let process = Process::new(&servers.cache.url());
+    let unkept = Policy { fresh: Duration::ZERO, ttl: Duration::ZERO, negative: Duration::ZERO, ..NO_MEMORY };
+    let warmed = process.aside(&source, unkept).warm(&keys).await;
+    assert_eq!(warmed, Warmed { absent: 1, unfilled: 2, ..Warmed::default() }, "the policy keeps nothing");
+
+    let (aside, mut cache) = (process.aside(&source, NO_MEMORY), raw(&servers.cache.url()).await);
+    let in_the_way = format!("chat:v1:profile:user:{{{}}}", keys[0]);
+    let _: () = cache.rpush(&in_the_way, "a list").await.unwrap();
+    assert_eq!(aside.warm(&keys).await, Warmed { warm: 1, absent: 1, unfilled: 1, failed: 0 });
+    let _: () = cache.del(&in_the_way).await.unwrap();
+    let full = ["SET", "maxmemory-policy", "noeviction", "maxmemory", "100kb"];
+    let _: () = redis::cmd("CONFIG").arg(&full).query_async(&mut cache).await.unwrap();
+    assert_eq!(aside.warm(&keys[..1]).await, Warmed { unfilled: 1, ..Warmed::default() }, "there is no room");
+    assert_eq!(process.metric("cache_aside_unfilled_total{kind=\"test\"}"), 2.0);
+    servers.cache.stop().await.unwrap();
+    let away = Process::with(&servers.cache.url(), Duration::from_millis(50), BreakerSettings::default());
+    let warmed = away.aside(&source, NO_MEMORY).warm(&keys).await;
+    assert_eq!(warmed, Warmed { unfilled: 3, ..Warmed::default() });
 }
 
 #[tokio::test]

@@ -1,0 +1,88 @@
+//! What clients reach: Socket.IO and REST behind one address, and the layers around them.
+
+use std::sync::Arc;
+
+use axum::extract::Request;
+use axum::http::header::Entry;
+use axum::http::{HeaderName, HeaderValue, header};
+use axum::middleware::{from_fn_with_state, map_request};
+use holdfast_service::settings::Profile;
+use socketioxide::SocketIo;
+use socketioxide::extract::{SocketRef, TryData};
+use socketioxide::handler::ConnectHandler;
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::compression::CompressionLayer;
+use tower_http::compression::predicate::{DefaultPredicate, Predicate, SizeAbove};
+use tower_http::cors::{AllowOrigin, Any, CorsLayer};
+
+use crate::config::Config;
+use crate::ingress::{self, Handshake};
+use crate::limit::address::Handshakes;
+use crate::limit::meter::Rates;
+use crate::{Gateway, dev, rest};
+
+/// Packets that wait for a slow client before it is told to resync instead. socketioxide's 128 are fewer than a burst may have.
+const SOCKET_BUFFER: usize = 1024;
+/// Bytes from which an answer is worth compressing: less fits into a packet anyway.
+const COMPRESS_ABOVE: u64 = 1024;
+
+/// The routes and the layers around them.
+pub(super) fn app(gateway: Arc<Gateway>, config: &Config) -> (SocketIo, axum::Router) {
+    let (layer, io) = SocketIo::builder()
+        .max_payload(rest::MAX_BODY as u64)
+        .max_buffer_size(SOCKET_BUFFER)
+        .ws_max_message_size(rest::MAX_BODY)
+        .ws_max_frame_size(rest::MAX_BODY)
+        .build_layer();
+    let (guard, guarded) = (gateway.clone(), gateway.clone());
+    let connected = move |socket: SocketRef| ingress::connected(guarded.clone(), socket);
+    io.ns(
+        "/",
+        connected.with(move |socket: SocketRef, TryData(handshake): TryData<Handshake>| {
+            ingress::authenticate(guard.clone(), socket, handshake)
+        }),
+    );
+    let own = &config.own;
+    let rates = Rates { events: own.socket_events_per_second, bytes: own.socket_bytes_per_second };
+    let per_second = own.handshakes_per_second_per_address;
+    let handshakes = Handshakes::new(per_second, &own.trusted_proxies.0, rates, gateway.metrics.clone());
+    let mut routes = rest::router(gateway);
+    if config.profile == Profile::Development {
+        routes = dev::router(&config.own).merge(routes);
+    }
+    let app = routes
+        // Inside: polling clients would pay for it with every packet.
+        .layer(CompressionLayer::new().compress_when(DefaultPredicate::new().and(SizeAbove::new(COMPRESS_ABOVE))))
+        .layer(map_request(as_is_if_need_be))
+        .layer(layer)
+        .layer(from_fn_with_state(handshakes, Handshakes::guard))
+        .layer(cors(&config.own.cors_origins.0))
+        .layer(CatchPanicLayer::new());
+    (io, app)
+}
+
+/// Who accepts no encoding that there is gets the answer as it is: a request that was carried out is not answered with a 406.
+async fn as_is_if_need_be(mut request: Request) -> Request {
+    if let Entry::Occupied(accepted) = request.headers_mut().entry(header::ACCEPT_ENCODING) {
+        let refuses_plain = |value: &HeaderValue| {
+            let listed = value.to_str().unwrap_or_default().split(',');
+            listed
+                .map(|coding| coding.replace(' ', ""))
+                .any(|coding| coding.starts_with("identity;q=0") || coding.starts_with("*;q=0"))
+        };
+        if accepted.iter().any(refuses_plain) {
+            accepted.remove_entry_mult();
+        }
+    }
+    request
+}
+
+fn cors(origins: &[String]) -> CorsLayer {
+    // By name: `*` would not cover `authorization`.
+    let headers = [header::AUTHORIZATION, header::CONTENT_TYPE, HeaderName::from_static("idempotency-key")];
+    let layer = CorsLayer::new().allow_methods(Any).allow_headers(headers).expose_headers([header::RETRY_AFTER]);
+    if origins.iter().any(|origin| origin == "*") {
+        return layer.allow_origin(Any);
+    }
+    layer.allow_origin(AllowOrigin::list(origins.iter().filter_map(|origin| origin.parse().ok())))
+}

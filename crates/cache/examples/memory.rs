@@ -8,7 +8,7 @@ use std::error::Error;
 use std::time::{Duration, Instant};
 
 use holdfast_cache::aside::backend::{Backend, LEASE};
-use holdfast_cache::aside::{Aside, Policy, Source};
+use holdfast_cache::aside::{Aside, PATIENCE, Policy, Source};
 use holdfast_cache::keys::Cached;
 use holdfast_cache::{Breaker, BreakerSettings, CacheMetrics, Client, ClientSettings, Connection, Keys};
 use holdfast_message::UserId;
@@ -43,7 +43,15 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let breaker = Breaker::new("redis", BreakerSettings::default(), Some(&metrics));
     let backend = Backend::start(Client::new(connection, breaker, ClientSettings::default()), Keys::default(), LEASE);
     let hour = Duration::from_secs(3600);
-    let policy = Policy { fresh: hour, ttl: hour, negative: hour, jitter: 0.0, memory_bytes: 16 << 20 };
+    let policy = Policy {
+        fresh: hour,
+        ttl: hour,
+        negative: hour,
+        jitter: 0.0,
+        memory_bytes: 16 << 20,
+        patience: PATIENCE,
+        unheard: Duration::ZERO,
+    };
     let names = Aside::new(&backend, Names, policy);
     while !backend.hears() {
         tokio::time::sleep(Duration::from_millis(10)).await;

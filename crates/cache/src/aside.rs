@@ -20,12 +20,15 @@
 //! many keys as [`MAX_OWED`](backend::MAX_OWED) may be owed; of more, the invalidations are given up and counted.
 //!
 //! A read that has joined a flight gets what the flight found, which may have begun before the read did, by [`LOAD`] at most.
+//!
+//! [`Aside::get_fresh`] is for whoever would rather wait a little than be told what was: it follows a stale value's flight to its end.
 
 pub mod backend;
 pub mod lease;
 pub mod metrics;
 
 mod flight;
+mod fresh;
 mod listen;
 mod memory;
 
@@ -48,7 +51,7 @@ pub(crate) use metrics::AsideMetrics;
 
 /// How long a load may take.
 pub const LOAD: Duration = Duration::from_secs(3);
-/// How long those who did not get the lease wait for those who did, before they load for themselves.
+/// How long those who did not get the lease wait for those who did, unless a [`Policy`] says otherwise.
 pub const PATIENCE: Duration = Duration::from_secs(1);
 /// How long a source that failed for a key is not asked for it again.
 pub const RETRY: Duration = Duration::from_millis(500);
@@ -56,6 +59,8 @@ pub const RETRY: Duration = Duration::from_millis(500);
 const WARM: usize = 100;
 /// Refreshes in the background at once, for one [`Aside`]; more are left to later readers.
 pub const REFRESHES: usize = 64;
+/// Loads at once, for one [`Aside`]; more take their turn, and their time begins with it.
+pub const LOADS: usize = 64;
 
 /// Where values come from.
 pub trait Source: Send + Sync + 'static {
@@ -97,6 +102,21 @@ pub struct Policy {
     pub jitter: f64,
     /// What the first level may take in this process, about; with 0 there is none.
     pub memory_bytes: u64,
+    /// How long Redis is waited for, and whoever holds the lease, before a reader loads for itself. What is loaded without a lease
+    /// fills memory alone.
+    pub patience: Duration,
+    /// How long after its load a value in memory is used although invalidations may go unheard; up to [`BOUND`](backend::BOUND) no
+    /// value is served for longer after its invalidation than otherwise.
+    pub unheard: Duration,
+}
+
+/// How long somebody who wants a fresh value waits for it.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// Where something older is known, which is the answer then.
+    pub stale: Duration,
+    /// Where nothing is.
+    pub nothing: Duration,
 }
 
 /// An answer.
@@ -126,7 +146,7 @@ pub enum AsideError<E> {
     /// The source failed, now or less than [`RETRY`] ago.
     #[error("{0}")]
     Source(Arc<E>),
-    /// The source did not answer within [`LOAD`].
+    /// The source did not answer within [`LOAD`], or the reader's [`Patience`] was at an end.
     #[error("the source did not answer in time")]
     Unanswered,
 }
@@ -186,6 +206,21 @@ impl<S: Source> Aside<S> {
             *answer = fetched.next();
         }
         answers.into_iter().map(|answer| answer.unwrap_or(Err(AsideError::Unanswered))).collect()
+    }
+
+    /// The value of one key, fresh if it can be had in time: nothing stale is answered while a load is under way that one has the
+    /// patience for. What is stale is the answer when the source fails, or takes too long; then, should memory know nothing that
+    /// may be used, even what it knows and may have been invalidated unheard.
+    ///
+    /// No answer is older than an invalidation that this process has heard of, or made, before it is given.
+    pub async fn get_fresh(&self, key: &S::Key, patience: Patience) -> Answer<S> {
+        let answers = self.get_many_fresh(std::slice::from_ref(key), patience);
+        answers.await.pop().unwrap_or(Err(AsideError::Unanswered))
+    }
+
+    /// [`Aside::get_fresh`] for many keys at once, in their order.
+    pub async fn get_many_fresh(&self, keys: &[S::Key], patience: Patience) -> Vec<Answer<S>> {
+        self.flights.clone().fresh(keys, patience).await
     }
 
     /// Sees to it that these keys are cached: what is missing or stale is loaded. It returns when Redis has it, or can't have it, and

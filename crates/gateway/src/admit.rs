@@ -1,7 +1,7 @@
 //! Permissions and limits, before anybody sees a message.
 //!
 //! Takes stamped messages from the pipeline; gives each a verdict. Who belongs to a chat is known from its id or from the store, whose
-//! last word is kept for a while ([`crate::members`]): a send whose chat is known waits for nobody.
+//! last word is cached, and forgotten everywhere when it changes ([`crate::members`]): a send whose chat is known waits for nobody.
 
 use std::sync::Arc;
 
@@ -11,9 +11,9 @@ use holdfast_message::{ChatId, UserId};
 
 use crate::error::{Code, Refusal};
 use crate::limit::UserLimit;
-use crate::members::{Membership, no_such_chat};
+use crate::members::{Membership, Roster};
 use crate::metrics::{Limited, Metrics};
-use crate::relations::{Relation, Relations};
+use crate::relations::{Between, Relations};
 
 /// What a user wants to do in a chat.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,10 +38,10 @@ pub struct Admission {
 /// What the store said of a chat: enough for a verdict about any of its members.
 #[derive(Debug, Clone)]
 pub enum Standing {
-    /// What is between the two users; `None`: it could not say.
-    Direct(Option<Relation>),
-    /// Who belongs to the group, sorted.
-    Group(Result<Arc<[UserId]>, Refusal>),
+    /// What is between the two users.
+    Direct(Between),
+    /// Who belongs to the group.
+    Group(Result<Roster, Refusal>),
 }
 
 impl Admission {
@@ -58,14 +58,24 @@ impl Admission {
         }
     }
 
-    /// The same, if it is known without asking anybody.
+    /// [`Admission::permit`] to read, for many chats at once, in their order.
+    pub async fn permit_reading(&self, user: &UserId, chats: &[ChatId]) -> Vec<Result<(), Refusal>> {
+        let rosters = self.membership.rosters(chats).await;
+        let verdict = |(chat, roster): (&ChatId, Result<Roster, Refusal>)| match chat.members() {
+            Members::Direct(..) => chat.other(user).map(drop).ok_or_else(stranger),
+            Members::Group => roster?.includes(user),
+        };
+        chats.iter().zip(rosters).map(verdict).collect()
+    }
+
+    /// What [`Admission::permit`] answers, if it is known without asking anybody.
     pub fn known(&self, user: &UserId, chat: &ChatId, act: Act) -> Option<Result<(), Refusal>> {
         let standing = match chat.members() {
             // A verdict on a stranger, and what was written stays readable for both, whatever is between them now.
             Members::Direct(..) if act == Act::Read || chat.other(user).is_none() => {
                 return Some(chat.other(user).map(drop).ok_or_else(stranger));
             }
-            Members::Direct(..) => Standing::Direct(Some(self.relations.known(chat)?)),
+            Members::Direct(..) => Standing::Direct(self.relations.known(chat)?),
             Members::Group => Standing::Group(self.membership.known(chat)?),
         };
         Some(self.verdict(&standing, user, chat))
@@ -74,7 +84,7 @@ impl Admission {
     /// What the store says of a chat.
     pub async fn standing(&self, chat: &ChatId) -> Standing {
         if chat.is_group() {
-            return Standing::Group(self.membership.of(chat).await);
+            return Standing::Group(self.membership.roster(chat).await);
         }
         Standing::Direct(self.relations.between(chat).await)
     }
@@ -83,11 +93,8 @@ impl Admission {
     pub fn verdict(&self, standing: &Standing, user: &UserId, chat: &ChatId) -> Result<(), Refusal> {
         match standing {
             Standing::Direct(_) if chat.other(user).is_none() => Err(stranger()),
-            Standing::Direct(relation) => self.relations.permits(*relation),
-            Standing::Group(members) => {
-                let members = members.as_ref().map_err(Clone::clone)?;
-                members.binary_search(user).map(drop).map_err(|_| no_such_chat())
-            }
+            Standing::Direct(between) => self.relations.permits(*between),
+            Standing::Group(roster) => roster.as_ref().map_err(Clone::clone)?.includes(user),
         }
     }
 

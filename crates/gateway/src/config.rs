@@ -14,7 +14,7 @@ use holdfast_service::settings::{
 };
 use ipnet::IpNet;
 
-use crate::decisions::BRIEFLY;
+use crate::members::BRIEFLY;
 
 /// When a message is shown to its receivers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,8 +1,8 @@
 //! Groups: made, changed and ended by their members.
 //!
 //! A change is made to what the store has ([`rules`] says what it becomes), and written only if that is still the same; otherwise it
-//! is made anew. Once it is written, this gateway and the others forget what they knew, move the sockets that it concerns, and tell
-//! clients `chatUpdated` ([`crate::rooms`]).
+//! is made anew. Once it is written, every gateway forgets who belonged to it ([`crate::members`]); then this one and the others move the
+//! sockets that it concerns, and tell clients `chatUpdated` ([`crate::rooms`]).
 
 pub mod rules;
 
@@ -19,10 +19,10 @@ use self::rules::{Outcome, Wish};
 use crate::error::{Code, Refusal};
 use crate::inbox::arrivals::Arrivals;
 use crate::limit::Limits;
-use crate::members::{MAX_GROUPS, MAX_MEMBERS, no_such_chat};
+use crate::members::{MAX_GROUPS, MAX_MEMBERS, Membership, no_such_chat};
 use crate::relations::Relations;
 use crate::rooms::Rooms;
-use crate::stored::Stored;
+use crate::stored::{self, Stored};
 
 /// The namespace of the groups whose creation can be repeated.
 const NAMESPACE: Uuid = Uuid::from_u128(0x9d0c_5f5a_37c1_5a44_b2a8_1f6e_0c44_7be3);
@@ -35,6 +35,7 @@ const ADDED: &str = "addMembers";
 #[derive(Clone)]
 pub struct Groups {
     stored: Stored,
+    membership: Membership,
     relations: Relations,
     limits: Arc<Limits>,
     rooms: Rooms,
@@ -54,11 +55,11 @@ impl Groups {
     /// Groups in this store.
     pub fn new(
         stored: Stored,
-        relations: Relations,
+        (membership, relations): (Membership, Relations),
         limits: Arc<Limits>,
         (rooms, arrivals): (Rooms, Arrivals),
     ) -> Self {
-        Self { stored, relations, limits, rooms, arrivals }
+        Self { stored, membership, relations, limits, rooms, arrivals }
     }
 
     /// Makes a group of which `creator` is the owner. With a `key`, every repeat finds the group that the first one made, unless it
@@ -145,8 +146,7 @@ impl Groups {
     /// was before. Answers the group as it is then, or `None` if somebody else's change came first.
     async fn make(&self, change: Change) -> Result<Option<Group>, Refusal> {
         let groups = self.clone();
-        let made = tokio::spawn(async move { groups.write(change).await }).await;
-        made.unwrap_or_else(|_| Err(Refusal::new(Code::Internal, "a fault of the server")))
+        stored::to_its_end(async move { groups.write(change).await }).await
     }
 
     async fn write(&self, change: Change) -> Result<Option<Group>, Refusal> {
@@ -159,7 +159,10 @@ impl Groups {
             Ok(true) => {
                 let version = group.version + i64::from(!is_new);
                 let group = Group { version, ..group };
+                // First, for whoever is told acts on it.
+                self.membership.forget(&group.chat).await;
                 self.tell(&group.chat, joined, left);
+                self.membership.learn(&group.chat).await;
                 // Derived; whoever reads conversations does without.
                 if let Err(error) = self.stored.ask(async |store| store.set_members(&group).await).await {
                     tracing::debug!(chat_id = %group.chat, %error, "a group's conversation does not know its members yet");
@@ -169,6 +172,7 @@ impl Groups {
             Ok(false) => Ok(None),
             Err(error) => {
                 // It may be written, or be yet: whoever it would concern looks for themselves.
+                self.membership.forget(&group.chat).await;
                 self.tell(&group.chat, joined.into_iter().chain(left).collect(), Vec::new());
                 Err(unavailable(error))
             }

@@ -31,7 +31,6 @@ pub mod answer;
 pub mod asyncapi;
 pub mod auth;
 pub mod config;
-pub mod decisions;
 pub mod deliver;
 mod dev;
 pub mod durables;

@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use holdfast_cache::aside::backend::Backend;
-use holdfast_cache::aside::{Aside, Policy, Source};
+use holdfast_cache::aside::{Aside, PATIENCE, Policy, Source};
 use holdfast_cache::keys::Cached;
 use holdfast_message::{ChatId, Message, MessageId, UserId};
 use holdfast_store::StoreError;
@@ -61,7 +61,15 @@ impl Lookup {
     /// Looks in the store, whose answers are kept for so long, and where history looks.
     pub fn new(backend: &Backend, stored: Stored, history: History, admission: Admission, ttl: Duration) -> Self {
         // A message never changes, so it is fresh for as long as it is kept; one that is missing may be stored at any moment.
-        let policy = Policy { fresh: ttl, ttl, negative: Duration::ZERO, jitter: 0.0, memory_bytes: MEMORY };
+        let policy = Policy {
+            fresh: ttl,
+            ttl,
+            negative: Duration::ZERO,
+            jitter: 0.0,
+            memory_bytes: MEMORY,
+            patience: PATIENCE,
+            unheard: Duration::ZERO,
+        };
         Self { stored: Aside::new(backend, StoredMessages(stored), policy), history, admission }
     }
 

@@ -171,6 +171,8 @@ async fn run(stages: Arc<Stages>, mut sends: mpsc::Receiver<Send>) {
     let (mut arrived, mut open) = (Vec::new(), true);
     loop {
         let permitted = tokio::select! {
+            // An answer that is there decides for those who waited for it, and for nobody who comes later.
+            biased;
             Some(answer) = waiting.asked.join_next() => {
                 // A fault ends this task, which is seen.
                 let Ok((chat, standing)) = answer else { return };

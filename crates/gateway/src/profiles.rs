@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use holdfast_cache::aside::backend::Backend;
-use holdfast_cache::aside::{Aside, AsideError, Policy, Source, Warmed};
+use holdfast_cache::aside::{Aside, AsideError, PATIENCE, Policy, Source, Warmed};
 use holdfast_cache::keys::Cached;
 use holdfast_message::draft::{MAX_IMAGE_URL, is_https};
 use holdfast_message::{Invalid, UserId};
@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::error::{Code, Refusal};
-use crate::stored::Stored;
+use crate::stored::{self, Stored};
 
 /// The longest name, in Unicode characters.
 pub const MAX_NAME: usize = 64;
@@ -96,8 +96,15 @@ impl Source for StoredProfiles {
 impl Profiles {
     /// Profiles in this store, cached for so long.
     pub fn new(backend: &Backend, stored: Stored, ttl: Duration) -> Self {
-        let policy =
-            Policy { fresh: FRESH.min(ttl), ttl, negative: NEGATIVE.min(ttl), jitter: 0.1, memory_bytes: MEMORY };
+        let policy = Policy {
+            fresh: FRESH.min(ttl),
+            ttl,
+            negative: NEGATIVE.min(ttl),
+            jitter: 0.1,
+            memory_bytes: MEMORY,
+            patience: PATIENCE,
+            unheard: Duration::ZERO,
+        };
         let cached = Aside::new(backend, StoredProfiles(stored.clone()), policy);
         Self { stored, cached }
     }
@@ -120,9 +127,7 @@ impl Profiles {
         }
         let profile = profile.checked()?;
         let (profiles, user, stored) = (self.clone(), user.clone(), profile.clone());
-        // A task of its own: whoever hangs up in the middle must not leave the old profile cached.
-        let written = tokio::spawn(async move { profiles.write(&user, stored).await }).await;
-        written.unwrap_or_else(|_| Err(Refusal::new(Code::Internal, "a fault of the server")))?;
+        stored::to_its_end(async move { profiles.write(&user, stored).await }).await?;
         Ok(profile)
     }
 

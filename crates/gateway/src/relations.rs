@@ -1,7 +1,7 @@
 //! Friends and blocks, and what they allow.
 //!
-//! What is between two users lies in MongoDB under the id of their chat; what was read of it is kept as membership is
-//! ([`crate::decisions`]). A block holds both ways: neither writes to the other, sees the other type or be online, asks for
+//! What is between two users lies in MongoDB under the id of their chat; what was read of it is cached as membership is
+//! ([`crate::members`]), and forgotten everywhere when it changes. A block holds both ways: neither writes to the other, sees the other type or be online, asks for
 //! friendship, or adds the other to a group. It looks like any other refusal, and is not told apart from missing friendship. In a group
 //! that both belong to it stops nothing: the group is everybody's.
 //!
@@ -10,21 +10,28 @@
 
 use std::collections::{HashMap, HashSet};
 
+use holdfast_cache::aside::backend::Backend;
+use holdfast_cache::aside::{Aside, AsideError, Found, Freshness, Patience, Source};
+use holdfast_cache::keys::{Cached, Pair};
+use holdfast_message::id::Members;
 use holdfast_message::{ChatId, UserId};
-use holdfast_store::{Relationship, Store, StoreError};
+use holdfast_store::{Relationship, StoreError};
+use serde::{Deserialize, Serialize};
+use tokio::time::timeout;
 
 use crate::config::Permissions;
-use crate::decisions::{BRIEFLY, Decisions};
 use crate::error::{Code, Refusal};
-use crate::members;
+use crate::members::{BRIEFLY, WITHIN, decisions};
 use crate::metrics::Metrics;
-use crate::stored::Stored;
+use crate::stored::{self, Stored};
 
-/// Pairs of users whose relation is kept; about 20 MB.
-const KEPT: u64 = 100_000;
+/// What relations may take in a gateway's memory: some 80,000.
+const MEMORY: u64 = 24 << 20;
+/// The most relations that are looked for in the cache together. Of more, one question costs the store less than it does the cache.
+const TOGETHER: usize = 100;
 
 /// What is between two users, as far as permissions go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Relation {
     /// One of them blocks the other.
     pub blocked: bool,
@@ -35,6 +42,30 @@ pub struct Relation {
 impl From<&Relationship> for Relation {
     fn from(relationship: &Relationship) -> Self {
         Self { blocked: relationship.blocked(), friends: relationship.friends() }
+    }
+}
+
+/// What is known of a relation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Between {
+    /// This is what is between the two.
+    Now(Relation),
+    /// This was, some minutes ago at most; the store could not be asked in time.
+    Lately(Relation),
+    /// Nothing is known.
+    Unknown,
+}
+
+impl Relation {
+    fn permits(self, permissions: Permissions) -> bool {
+        !self.blocked && (self.friends || permissions == Permissions::Open)
+    }
+}
+
+impl Between {
+    fn of(found: &Found<Relation>) -> Self {
+        let relation = found.value.as_deref().copied().unwrap_or_default();
+        if found.freshness == Freshness::Fresh { Self::Now(relation) } else { Self::Lately(relation) }
     }
 }
 
@@ -57,59 +88,96 @@ pub enum Friendship {
 #[derive(Clone)]
 pub struct Relations {
     stored: Stored,
-    kept: Decisions<Relation>,
+    cached: Aside<StoredRelations>,
     permissions: Permissions,
     metrics: Metrics,
 }
 
+/// Where relations come from.
+pub struct StoredRelations(Stored);
+
+/// What a user makes of what is between them and another.
+#[derive(Debug, Clone, Copy)]
+enum Change {
+    Ask,
+    End,
+    Block,
+    Unblock,
+}
+
+impl Source for StoredRelations {
+    type Key = Pair;
+    type Value = Relation;
+    type Error = StoreError;
+    const NAME: &'static str = "rel";
+    const SHAPE: u8 = 1;
+
+    fn cached(&self, pair: &Pair) -> Cached {
+        Cached::Relationship(pair.clone())
+    }
+
+    /// Every pair has a relation, and be it that there is nothing between them.
+    async fn load(&self, pairs: &[Pair]) -> Result<HashMap<Pair, Relation>, StoreError> {
+        let chats: Vec<_> = pairs.iter().filter_map(|pair| chat(pair).map(|chat| (pair.clone(), chat))).collect();
+        let ids: Vec<_> = chats.iter().map(|(_, chat)| chat.clone()).collect();
+        let found = self.0.ask_within(WITHIN, async |store| store.relationships(&ids).await).await?;
+        let relation = |chat| found.get(chat).map(Relation::from).unwrap_or_default();
+        Ok(chats.iter().map(|(pair, chat)| (pair.clone(), relation(chat))).collect())
+    }
+}
+
 impl Relations {
     /// Relations in this store.
-    pub fn new(stored: Stored, permissions: Permissions, metrics: Metrics) -> Self {
-        Self { stored, kept: Decisions::new(KEPT, |_| 1), permissions, metrics }
+    pub fn new(backend: &Backend, stored: Stored, permissions: Permissions, metrics: Metrics) -> Self {
+        let cached = Aside::new(backend, StoredRelations(stored.clone()), decisions(MEMORY));
+        Self { stored, cached, permissions, metrics }
     }
 
     /// What is between the two users of a direct chat, if it is known without asking.
-    pub fn known(&self, pair: &ChatId) -> Option<Relation> {
-        self.kept.fresh(pair)
+    pub fn known(&self, chat: &ChatId) -> Option<Between> {
+        let found = self.cached.peek(&pair_of(chat)?).filter(|found| found.freshness == Freshness::Fresh)?;
+        Some(Between::of(&found))
     }
 
-    /// What is between the two users of a direct chat; `None` while that can't be told.
-    pub async fn between(&self, pair: &ChatId) -> Option<Relation> {
-        let (stored, chat) = (self.stored.clone(), pair.clone());
-        let load = async move {
-            let found = stored
-                .ask_within(members::WITHIN, async |store| store.relationships(std::slice::from_ref(&chat)).await);
-            Ok::<_, StoreError>(found.await?.get(&chat).map(Relation::from).unwrap_or_default())
-        };
-        let patience = match self.permissions {
+    /// What is between the two users of a direct chat.
+    pub async fn between(&self, chat: &ChatId) -> Between {
+        let nothing = match self.permissions {
             Permissions::Open => BRIEFLY,
-            Permissions::Friends => members::WITHIN,
+            Permissions::Friends => WITHIN,
         };
-        let read = self.kept.get(pair, patience, load).await;
-        read.inspect_err(|error| tracing::debug!(chat_id = %pair, %error, "a relation is not known")).ok()
-    }
-
-    /// Whether two users may write to each other; what is not known is `None`.
-    pub fn permits(&self, relation: Option<Relation>) -> Result<(), Refusal> {
-        match (relation, self.permissions) {
-            (Some(Relation { blocked: true, .. }), _) => Err(refused()),
-            (Some(Relation { friends: true, .. }), _) | (Some(_), Permissions::Open) => Ok(()),
-            (Some(_), Permissions::Friends) => Err(refused()),
-            (None, Permissions::Open) => {
-                self.metrics.permitted_unknown.inc();
-                Ok(())
+        let Some(pair) = pair_of(chat) else { return Between::Unknown };
+        match self.cached.get_fresh(&pair, Patience { stale: BRIEFLY, nothing }).await {
+            Ok(found) => Between::of(&found),
+            Err(error) => {
+                tracing::debug!(chat_id = %chat, %error, "a relation is not known");
+                Between::Unknown
             }
-            (None, Permissions::Friends) => Err(Refusal::unavailable("the permission can't be read now")),
         }
     }
 
-    /// Whether a user may add others to a group.
+    /// Whether two users may write to each other between whom is this. That they may not is for certain only as of now.
+    pub fn permits(&self, between: Between) -> Result<(), Refusal> {
+        let unknown = || Refusal::unavailable("the permission can't be read now");
+        match (between, self.permissions) {
+            (Between::Now(relation) | Between::Lately(relation), permissions) if relation.permits(permissions) => {
+                Ok(())
+            }
+            (Between::Now(_), _) => Err(refused()),
+            (Between::Unknown, Permissions::Open) => {
+                self.metrics.permitted_unknown.inc();
+                Ok(())
+            }
+            (Between::Lately(_), _) | (Between::Unknown, Permissions::Friends) => Err(unknown()),
+        }
+    }
+
+    /// Whether a user may add others to a group, by what is stored: whoever is added stays.
     pub async fn may_add(&self, user: &UserId, others: &[UserId]) -> Result<(), Refusal> {
-        let pairs = pairs(user, others);
-        let relations = self.read(&pairs.iter().map(|(_, pair)| pair.clone()).collect::<Vec<_>>()).await?;
-        for (other, pair) in &pairs {
-            let relation = relations.get(pair).map(Relation::from).unwrap_or_default();
-            if self.permits(Some(relation)).is_err() {
+        let chats = chats(user, others);
+        let relations = self.read(&chats.iter().map(|(_, chat)| chat.clone()).collect::<Vec<_>>()).await?;
+        for (other, chat) in &chats {
+            let relation = relations.get(chat).map(Relation::from).unwrap_or_default();
+            if !relation.permits(self.permissions) {
                 return Err(Refusal::new(Code::Forbidden, format!("{other} can't be added by you")));
             }
         }
@@ -118,80 +186,112 @@ impl Relations {
 
     /// Which of these users a user must not see, nor be seen by: one of the two blocks the other.
     pub async fn hidden_from(&self, user: &UserId, others: &[UserId]) -> Result<HashSet<UserId>, Refusal> {
-        let (mut hidden, mut unknown) = (HashSet::new(), Vec::new());
-        for (other, pair) in pairs(user, others) {
-            match self.known(&pair) {
-                Some(relation) if relation.blocked => drop(hidden.insert(other)),
-                Some(_) => {}
-                None => unknown.push((other, pair)),
+        if others.len() > TOGETHER {
+            let chats = chats(user, others);
+            let read = self.read(&chats.iter().map(|(_, chat)| chat.clone()).collect::<Vec<_>>()).await?;
+            let blocked = |chat: &ChatId| read.get(chat).is_some_and(Relationship::blocked);
+            return Ok(chats.into_iter().filter(|(_, chat)| blocked(chat)).map(|(other, _)| other).collect());
+        }
+        let others: Vec<_> = others.iter().filter(|other| *other != user).collect();
+        let pairs: Vec<_> = others.iter().map(|other| Pair::of(user, other)).collect();
+        let found = self.cached.get_many_fresh(&pairs, Patience { stale: BRIEFLY, nothing: WITHIN }).await;
+        let mut hidden = HashSet::new();
+        for (other, found) in others.into_iter().zip(found) {
+            let found = found.map_err(|error| match error {
+                AsideError::Source(error) => unavailable(&error),
+                AsideError::Unanswered => away(),
+            })?;
+            if found.value.is_some_and(|relation| relation.blocked) {
+                hidden.insert(other.clone());
             }
         }
-        if unknown.is_empty() {
-            return Ok(hidden);
-        }
-        let read = self.read(&unknown.iter().map(|(_, pair)| pair.clone()).collect::<Vec<_>>()).await?;
-        let blocked = |pair: &ChatId| read.get(pair).is_some_and(Relationship::blocked);
-        hidden.extend(unknown.into_iter().filter(|(_, pair)| blocked(pair)).map(|(other, _)| other));
         Ok(hidden)
     }
 
     /// How a user stands with another. While one blocks the other there is nothing between them.
     pub async fn friendship(&self, user: &UserId, other: &UserId) -> Result<Friendship, Refusal> {
-        let pair = pair(user, other)?;
-        let read = self.read(std::slice::from_ref(&pair)).await?;
-        Ok(read.get(&pair).map_or(Friendship::None, |relationship| friendship(relationship, user)))
+        let chat = direct(user, other)?;
+        let read = self.read(std::slice::from_ref(&chat)).await?;
+        Ok(read.get(&chat).map_or(Friendship::None, |relationship| friendship(relationship, user)))
     }
 
     /// A user asks another for friendship, or accepts it.
     pub async fn ask(&self, user: &UserId, other: &UserId) -> Result<Friendship, Refusal> {
-        let pair = pair(user, other)?;
-        let asked = self.write(&pair, async |store| store.ask_friend(&pair, user).await).await?;
+        let asked = self.change(user, other, Change::Ask).await?;
         asked.map(|relationship| friendship(&relationship, user)).ok_or_else(refused)
     }
 
     /// A user ends a friendship, withdraws a request or declines one.
     pub async fn end(&self, user: &UserId, other: &UserId) -> Result<(), Refusal> {
-        let pair = pair(user, other)?;
-        self.write(&pair, async |store| store.end_friendship(&pair).await).await.map(drop)
+        self.change(user, other, Change::End).await.map(drop)
     }
 
     /// A user blocks another.
     pub async fn block(&self, user: &UserId, other: &UserId) -> Result<(), Refusal> {
-        let pair = pair(user, other)?;
-        self.write(&pair, async |store| store.block(&pair, user).await).await.map(drop)
+        self.change(user, other, Change::Block).await.map(drop)
     }
 
     /// A user blocks another no longer.
     pub async fn unblock(&self, user: &UserId, other: &UserId) -> Result<(), Refusal> {
-        let pair = pair(user, other)?;
-        self.write(&pair, async |store| store.unblock(&pair, user).await).await.map(drop)
+        self.change(user, other, Change::Unblock).await.map(drop)
     }
 
-    async fn read(&self, pairs: &[ChatId]) -> Result<HashMap<ChatId, Relationship>, Refusal> {
-        self.stored.ask(async |store| store.relationships(pairs).await).await.map_err(unavailable)
+    async fn read(&self, chats: &[ChatId]) -> Result<HashMap<ChatId, Relationship>, Refusal> {
+        self.stored.ask(async |store| store.relationships(chats).await).await.map_err(|error| unavailable(&error))
+    }
+
+    async fn change(&self, user: &UserId, other: &UserId, change: Change) -> Result<Option<Relationship>, Refusal> {
+        let chat = direct(user, other)?;
+        let (relations, user, pair) = (self.clone(), user.clone(), Pair::of(user, other));
+        stored::to_its_end(async move { relations.write(&chat, pair, &user, change).await }).await
     }
 
     async fn write(
         &self,
-        pair: &ChatId,
-        call: impl AsyncFnOnce(&Store) -> Result<Option<Relationship>, StoreError>,
+        chat: &ChatId,
+        pair: Pair,
+        user: &UserId,
+        change: Change,
     ) -> Result<Option<Relationship>, Refusal> {
-        let written = self.stored.ask(call).await;
-        match &written {
-            Ok(Some(relationship)) => self.kept.learn(pair, relationship.into()),
-            // After an error, too: it may be written.
-            Ok(None) | Err(_) => self.kept.forget(pair),
+        let written = self.stored.ask(async |store| match change {
+            Change::Ask => store.ask_friend(chat, user).await,
+            Change::End => store.end_friendship(chat).await,
+            Change::Block => store.block(chat, user).await,
+            Change::Unblock => store.unblock(chat, user).await,
+        });
+        let written = written.await.map_err(|error| unavailable(&error));
+        // After an error, too: it may be written.
+        if let Err(error) = self.cached.invalidate(std::slice::from_ref(&pair)).await {
+            tracing::warn!(chat_id = %chat, %error, "the invalidation of a relation waits for the cache");
         }
-        written.map_err(unavailable)
+        // So that no send comes upon a pair of which nothing is known, here or on a gateway whose store is slow or away.
+        if written.is_ok() && timeout(WITHIN, self.cached.warm(std::slice::from_ref(&pair))).await.is_err() {
+            tracing::debug!(chat_id = %chat, "a relation is not known yet");
+        }
+        written
     }
 }
 
-fn pair(user: &UserId, other: &UserId) -> Result<ChatId, Refusal> {
+fn direct(user: &UserId, other: &UserId) -> Result<ChatId, Refusal> {
     ChatId::direct(user, other).map_err(|_| Refusal::new(Code::Validation, "userId: must be another user"))
 }
 
-/// The others, each with the pair that they are with `user`; not `user` themselves.
-fn pairs(user: &UserId, others: &[UserId]) -> Vec<(UserId, ChatId)> {
+/// The two users of a direct chat.
+fn pair_of(chat: &ChatId) -> Option<Pair> {
+    match chat.members() {
+        Members::Direct(one, other) => Some(Pair::of(&one, &other)),
+        Members::Group => None,
+    }
+}
+
+/// The chat of two users.
+fn chat(pair: &Pair) -> Option<ChatId> {
+    let (one, other) = pair.users();
+    ChatId::direct(one, other).ok()
+}
+
+/// The others, each with the chat that they have with `user`; not `user` themselves.
+fn chats(user: &UserId, others: &[UserId]) -> Vec<(UserId, ChatId)> {
     others.iter().filter_map(|other| Some((other.clone(), ChatId::direct(user, other).ok()?))).collect()
 }
 
@@ -211,9 +311,13 @@ fn refused() -> Refusal {
     Refusal::new(Code::Forbidden, "you and this user can't write to each other")
 }
 
-fn unavailable(error: StoreError) -> Refusal {
+fn away() -> Refusal {
+    Refusal::unavailable("relations can't be read or written now")
+}
+
+fn unavailable(error: &StoreError) -> Refusal {
     match error {
-        StoreError::Unavailable(_) => Refusal::unavailable("relations can't be read or written now"),
+        StoreError::Unavailable(_) => away(),
         StoreError::Rejected { .. } => {
             tracing::error!(%error, "the store refuses a question about relations");
             Refusal::new(Code::Internal, "a fault of the server")

@@ -7,7 +7,6 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use futures_util::{StreamExt, future, stream};
 use holdfast_cache::recent::Resumed;
 use holdfast_cache::{Breaker, RecentList, event::Position as StreamPosition};
 use holdfast_message::json::{MessageJson, Position};
@@ -16,7 +15,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
-use crate::admit::{Act, Admission};
+use crate::admit::Admission;
 
 /// Chats that one request may name; the rest are not recovered.
 pub const MAX_CHATS: usize = 1000;
@@ -26,8 +25,6 @@ const MAX_MESSAGES: usize = 500;
 const MAX_BYTES: usize = 1 << 20;
 /// Chats per round trip.
 const BATCH: usize = 50;
-/// Chats whose membership is asked for at once.
-const CHECKS: usize = 16;
 /// What the cache has for one round trip.
 const BUDGET: Duration = Duration::from_millis(250);
 
@@ -82,11 +79,11 @@ impl Resume {
     /// `{ chatId: { recovered, messages?, epoch, seq } }` for every chat that was named.
     pub async fn read(&self, user: &UserId, offsets: &BTreeMap<String, Value>) -> Map<String, Value> {
         let mut chats = Self::nothing(offsets);
-        let permitted = wanted(offsets).map(async |(chat, offset)| {
-            let permitted = self.admission.permit(user, &chat, Act::Read).await;
-            permitted.ok().map(|()| (chat, offset))
-        });
-        let wanted: Vec<_> = stream::iter(permitted).buffered(CHECKS).filter_map(future::ready).collect().await;
+        let wanted: Vec<_> = wanted(offsets).collect();
+        let named: Vec<_> = wanted.iter().map(|(chat, _)| chat.clone()).collect();
+        let permitted = self.admission.permit_reading(user, &named).await;
+        let wanted: Vec<_> =
+            wanted.into_iter().zip(permitted).filter_map(|(chat, permitted)| permitted.ok().map(|()| chat)).collect();
         let mut room = Room { messages: MAX_MESSAGES, bytes: MAX_BYTES };
         for batch in wanted.chunks(BATCH) {
             let Ok(permit) = self.breaker.acquire(Instant::now()) else { break };

@@ -84,9 +84,9 @@ impl Rooms {
         }
     }
 
-    /// This gateway has changed a group. Whoever is concerned here is told at once, the other gateways in the background.
+    /// This gateway has changed a group, and nobody decides by what it was any more. Whoever is concerned here is told at once, the
+    /// other gateways in the background.
     pub fn changed(&self, change: GroupChange) {
-        self.0.membership.forget(&change.chat);
         for user in &change.left {
             self.removed(user, &change.chat);
         }
@@ -105,7 +105,7 @@ impl Rooms {
 
     /// Another gateway has changed a group, and said so on this channel.
     pub fn heard(&self, channel: &Channel, chat: &ChatId, left: Option<&UserId>) {
-        self.0.membership.forget(chat);
+        self.0.membership.forget_here(chat);
         if let Some(user) = left {
             self.removed(user, chat);
         }

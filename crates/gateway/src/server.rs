@@ -121,8 +121,8 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
     let client = Client::new(cache.clone(), cache_breaker.clone(), settings);
     let aside = Backend::start(client, keys.clone(), layout.cache_stale_marker_ttl.0);
     let profiles = Profiles::new(&aside, stored.clone(), layout.cache_profile_ttl.0);
-    let membership = Membership::new(stored.clone());
-    let relations = Relations::new(stored.clone(), own.permissions, metrics.clone());
+    let membership = Membership::new(&aside, stored.clone());
+    let relations = Relations::new(&aside, stored.clone(), own.permissions, metrics.clone());
     let limits = Limits::new(own, user_limit(own.event_limit), metrics.clone());
     let admission =
         Admission::new(membership.clone(), relations.clone(), user_limit(own.message_limit), metrics.clone());
@@ -159,8 +159,8 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
     let rooms = Rooms::new(sockets.clone(), channels.clone(), membership.clone(), metrics.clone());
     let (arrivals, told_of) = Arrivals::new(metrics.clone());
     let counters = Counters::new(sockets.clone());
-    let told = (rooms.clone(), arrivals.clone());
-    let groups = Groups::new(stored.clone(), relations.clone(), limits.clone(), told);
+    let (who, told) = ((membership.clone(), relations.clone()), (rooms.clone(), arrivals.clone()));
+    let groups = Groups::new(stored.clone(), who, limits.clone(), told);
     let group_changes = GroupChanges::new(cache.clone(), keys.clone(), origin);
     let pipeline = Pipeline::start(
         Stages {

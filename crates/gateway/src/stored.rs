@@ -10,6 +10,8 @@ use holdfast_cache::Breaker;
 use holdfast_store::{Store, StoreError};
 use tokio::time::timeout;
 
+use crate::error::{Code, Refusal};
+
 /// What one request has for all that it asks of the store, so that it is answered in time with or without.
 const WITHIN: Duration = Duration::from_secs(2);
 
@@ -50,4 +52,12 @@ impl Stored {
         }
         answer
     }
+}
+
+/// Does this in a task of its own: whoever hangs up in the middle of a change must not keep the rest from learning of it.
+pub async fn to_its_end<T: Send + 'static>(
+    change: impl Future<Output = Result<T, Refusal>> + Send + 'static,
+) -> Result<T, Refusal> {
+    let changed = tokio::spawn(change).await;
+    changed.unwrap_or_else(|_| Err(Refusal::new(Code::Internal, "a fault of the server")))
 }

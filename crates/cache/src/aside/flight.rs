@@ -10,28 +10,28 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio::time::{sleep, timeout};
+use tokio::time::{sleep, timeout, timeout_at};
 
 use super::backend::{Backend, Listener};
 use super::lease::{Fill, Held, Read, Token, Wish};
-use super::memory::{Known, Memory};
+use super::memory::{Hit, Known, Memory};
 use super::metrics::{By, KindMetrics};
-use super::{Answer, AsideError, Found, Freshness, LOAD, PATIENCE, Policy, REFRESHES, RETRY, Source, Warmed};
+use super::{Answer, AsideError, Found, Freshness, LOAD, LOADS, Policy, REFRESHES, RETRY, Source, Warmed};
 use crate::codec::Codec;
 
 /// Pauses between the readings of those who wait for another process's load.
-const FIRST_PAUSE: Duration = Duration::from_millis(5);
-const LONGEST_PAUSE: Duration = Duration::from_millis(50);
+pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(5);
+pub(super) const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 /// Failures that are remembered; of more, some sources are asked earlier.
 const MAX_FAILURES: u64 = 10_000;
 
 /// Where a flight's answer is waited for.
-type Landing<S> = watch::Receiver<Option<Landed<S>>>;
+pub(super) type Landing<S> = watch::Receiver<Option<Landed<S>>>;
 
 /// A flight's answer.
-struct Landed<S: Source> {
-    by: By,
-    answer: Answer<S>,
+pub(super) struct Landed<S: Source> {
+    pub(super) by: By,
+    pub(super) answer: Answer<S>,
     /// It was loaded, and Redis does not have it. Known when the flight has ended.
     unfilled: bool,
 }
@@ -45,6 +45,7 @@ pub(super) struct Flights<S: Source> {
     /// Sources that failed less than [`RETRY`] ago.
     failures: moka::sync::Cache<Arc<str>, AsideError<S::Error>>,
     refreshes: Arc<Semaphore>,
+    loads: Semaphore,
     codec: Codec<S::Value>,
     metrics: KindMetrics,
 }
@@ -69,6 +70,7 @@ impl<S: Source> Flights<S> {
             under_way: Mutex::default(),
             failures: moka::sync::Cache::builder().max_capacity(MAX_FAILURES).time_to_live(RETRY).build(),
             refreshes: Arc::new(Semaphore::new(REFRESHES)),
+            loads: Semaphore::new(LOADS),
             codec: Codec::new(S::NAME, S::SHAPE, backend.cache_metrics()),
             metrics: backend.metrics().of(S::NAME),
             backend,
@@ -88,11 +90,11 @@ impl<S: Source> Flights<S> {
     /// What memory has for a key. A stale entry is an answer, after which one reader of many looks for a newer one.
     pub(super) fn remembered(self: &Arc<Self>, key: &S::Key) -> Option<Found<S::Value>> {
         let now = Instant::now();
-        if !self.backend.hears_at(now) {
+        if self.policy.unheard.is_zero() && !self.backend.hears_at(now) {
             return None;
         }
         let name = self.backend.name(&self.source.cached(key));
-        let hit = self.memory.get(&name, now)?;
+        let hit = self.memory.get(&name, now).filter(|hit| self.may_use(hit, now))?;
         if hit.due {
             drop(self.begin([(key.clone(), name.into())]));
         }
@@ -100,7 +102,21 @@ impl<S: Source> Flights<S> {
         Some(hit.found)
     }
 
-    fn count(&self, by: By) {
+    /// Whether no invalidation of what memory has may have gone unheard for too long.
+    pub(super) fn may_use(&self, hit: &Hit<S::Value>, now: Instant) -> bool {
+        hit.age < self.policy.unheard || self.backend.hears_at(now)
+    }
+
+    pub(super) fn memory(&self) -> &Memory<S::Value> {
+        &self.memory
+    }
+
+    /// Whether the source failed for this key a moment ago.
+    pub(super) fn failed(&self, name: &Arc<str>) -> bool {
+        self.failures.contains_key(name)
+    }
+
+    pub(super) fn count(&self, by: By) {
         self.metrics.read(by);
         self.backend.cache_metrics().lookup(!matches!(by, By::Source | By::Nothing));
     }
@@ -139,7 +155,7 @@ impl<S: Source> Flights<S> {
     }
 
     /// Joins the flights of these keys, and begins those that there are not.
-    fn begin(self: &Arc<Self>, keys: impl IntoIterator<Item = (S::Key, Arc<str>)>) -> Vec<Landing<S>> {
+    pub(super) fn begin(self: &Arc<Self>, keys: impl IntoIterator<Item = (S::Key, Arc<str>)>) -> Vec<Landing<S>> {
         let mut begun = Vec::new();
         let mut landings = Vec::new();
         let mut under_way = self.under_way();
@@ -164,10 +180,10 @@ impl<S: Source> Flights<S> {
     async fn fly(self: Arc<Self>, flights: Vec<Flight<S>>) {
         let mut refresh = self.refreshes.clone().try_acquire_owned().ok();
         let mut asking = flights;
-        let (until, mut pause) = (Instant::now() + PATIENCE, FIRST_PAUSE);
+        let (until, mut pause) = (Instant::now() + self.policy.patience, FIRST_PAUSE);
         loop {
             let (mut loading, mut stale, mut waiting) = (Vec::new(), Vec::new(), Vec::new());
-            for (flight, read) in self.ask(asking, refresh.is_some()).await {
+            for (flight, read) in self.ask(asking, refresh.is_some(), until).await {
                 match read {
                     Asked::Held { known, lease } => {
                         let now = Instant::now();
@@ -207,27 +223,29 @@ impl<S: Source> Flights<S> {
     }
 
     /// What Redis says of each, and so what is to be done.
-    async fn ask(&self, flights: Vec<Flight<S>>, refresh: bool) -> Vec<(Flight<S>, Asked<S>)> {
+    async fn ask(&self, flights: Vec<Flight<S>>, refresh: bool, until: Instant) -> Vec<(Flight<S>, Asked<S>)> {
         let wish = |flight: &Flight<S>| match (self.failures.contains_key(&flight.name), refresh) {
             (true, _) => Wish::Nothing,
             (false, true) => Wish::Stale,
             (false, false) => Wish::Missing,
         };
         let wishes: Vec<_> = flights.iter().map(|flight| (&*flight.name, wish(flight))).collect();
-        let mut asked = self.read(&wishes).await;
+        let mut asked = self.read(&wishes, until).await;
         // What another version wrote is loaded as if it were missing.
         let strange: Vec<_> = (0..asked.len()).filter(|&index| matches!(asked[index], Asked::Strange)).collect();
         if !strange.is_empty() {
             let anew: Vec<_> = strange.iter().map(|&index| (wishes[index].0, Wish::Anew)).collect();
-            for (index, again) in strange.into_iter().zip(self.read(&anew).await) {
+            for (index, again) in strange.into_iter().zip(self.read(&anew, until).await) {
                 asked[index] = again;
             }
         }
         flights.into_iter().zip(asked).collect()
     }
 
-    async fn read(&self, wishes: &[(&str, Wish)]) -> Vec<Asked<S>> {
-        let reads = self.backend.read(wishes).await;
+    async fn read(&self, wishes: &[(&str, Wish)], until: Instant) -> Vec<Asked<S>> {
+        let reads = timeout_at(until.into(), self.backend.read(wishes)).await;
+        // Too slow to be waited for: as if it were away.
+        let reads = reads.unwrap_or_else(|_| wishes.iter().map(|_| None).collect());
         let now = Instant::now();
         reads.into_iter().zip(wishes).map(|(read, (_, wish))| self.judge(read, *wish, now)).collect()
     }
@@ -267,12 +285,14 @@ impl<S: Source> Flights<S> {
         let loading: Vec<_> = loading.into_iter().map(|(_, loading)| loading).collect();
         if !loading.is_empty() {
             let keys: Vec<_> = loading.iter().map(|(flight, _)| flight.key.clone()).collect();
+            let turn = self.loads.acquire().await;
             let began = Instant::now();
             let loaded = match timeout(LOAD, self.source.load(&keys)).await {
                 Ok(Ok(values)) => Ok(values),
                 Ok(Err(error)) => Err(AsideError::Source(Arc::new(error))),
                 Err(_) => Err(AsideError::Unanswered),
             };
+            drop(turn);
             match loaded {
                 Ok(values) => {
                     self.metrics.loaded.inc();

@@ -52,6 +52,8 @@ struct Entry<V> {
 /// An entry that was found.
 pub(super) struct Hit<V> {
     pub(super) found: Found<V>,
+    /// How long ago it was loaded.
+    pub(super) age: Duration,
     /// This reader is to look for a newer one.
     pub(super) due: bool,
 }
@@ -91,7 +93,7 @@ impl<V: Send + Sync + 'static> Memory<V> {
                 .due
                 .compare_exchange(due, at + LOOK_AGAIN.as_millis() as u64, Ordering::Relaxed, Ordering::Relaxed)
                 .is_ok();
-        Some(Hit { found: known.found(fresh, now), due })
+        Some(Hit { found: known.found(fresh, now), age: now.saturating_duration_since(known.filled), due })
     }
 
     /// Puts what was read under this generation. Without room nothing happens.

@@ -75,7 +75,7 @@ impl AsideMetrics {
         registry.register(Box::new(metrics.emptied.clone()))?;
         registry.register(Box::new(metrics.owed.clone()))?;
         registry.register(Box::new(metrics.lost.clone()))?;
-        for kind in ["profile", "message"] {
+        for kind in ["profile", "message", "rel", "members"] {
             metrics.of(kind);
         }
         Ok(metrics)

@@ -167,7 +167,7 @@ mod tests {
     fn replicas_and_the_disk_are_waited_for_where_that_can_be_done() {
         let everysec = ServerFacts { fsync: some("everysec"), replicas: 2, ..durable() };
         assert_eq!(judge(&everysec, CHECKED), Ok(Fence { replicas: 2, disk: false }));
-        let newer = ServerFacts { version: (7, 2), ..everysec };
+        let newer = ServerFacts { version: (7, 2), ..everysec.clone() };
         let patient = FailedQueueSettings { timeout: SYNC_WITHIN, ..CHECKED };
         assert_eq!(judge(&newer, patient), Ok(Fence { replicas: 2, disk: true }));
         let demanding = |min_replicas| FailedQueueSettings { min_replicas, ..CHECKED };

@@ -1,6 +1,7 @@
 //! Cache-aside on a real Redis. The source is another Redis, so that several processes share it and count its loads together.
 
 mod bounds;
+mod fresh;
 mod one_process;
 mod two_processes;
 
@@ -27,6 +28,9 @@ const POLICY: Policy = Policy {
     negative: Duration::from_secs(60),
     jitter: 0.1,
     memory_bytes: 1 << 20,
+    // On a busy machine a call may take its time.
+    patience: BUDGET,
+    unheard: Duration::ZERO,
 };
 
 /// A source whose values, gates and failures lie in a Redis of its own. `batches` counts its loads, `loads:{key}` those of a key.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
+use futures_util::future::join_all;
 use holdfast_message::UserId;
 use holdfast_store::Profile;
 use holdfast_testkit::{Redis, RedisOptions, request, token, unique};
@@ -98,13 +99,11 @@ async fn a_server_that_is_away_is_said_to_be_with_the_reason() {
     let world = World::new().await;
     let away = world.clone().set("REDIS_URL", "redis://127.0.0.1:1/");
     let key = key(&world, &user("alice"));
-    let ran = tokio::join!(
-        away.ctl(&["cache", "stats"]),
-        away.ctl(&["cache", "warm", "alice"]),
-        away.ctl(&["cache", "invalidate", &key]),
-        away.ctl(&["cache", "invalidate", "--pattern", "*", "--yes"]),
-    );
-    for ran in [ran.0, ran.1, ran.2, ran.3] {
+    let commands =
+        [&["stats"][..], &["warm", "alice"], &["invalidate", &key], &["invalidate", "--pattern", "*", "--yes"]];
+    let away = &away;
+    let ran = commands.map(async |command| away.ctl(&[&["cache"], command].concat()).await);
+    for ran in join_all(ran).await {
         let ran = ran.expect(3);
         assert!(told(&ran.stderr).contains("refused"), "{}", ran.stderr);
         assert!(!ran.stderr.contains('\x1b'), "no colours where there is no terminal: {}", ran.stderr);

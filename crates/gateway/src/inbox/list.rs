@@ -10,7 +10,6 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use futures_util::future::join_all;
 use holdfast_cache::inbox::Arrival;
 use holdfast_message::{ChatId, Invalid, Message, UserId};
 
@@ -94,9 +93,10 @@ impl Inbox {
         let mut complete = outline.unread.is_some();
         let last = self.last_messages(user, &outline.chats, &mut complete).await;
         let mut conversations = Vec::with_capacity(outline.chats.len());
-        let members = join_all(outline.chats.iter().map(|(chat, _)| self.parts.membership.of(chat))).await;
-        for (((chat, timestamp), last), members) in outline.chats.into_iter().zip(last).zip(members) {
-            let members = match members {
+        let named: Vec<_> = outline.chats.iter().map(|(chat, _)| chat.clone()).collect();
+        let rosters = self.parts.membership.rosters(&named).await;
+        for (((chat, timestamp), last), roster) in outline.chats.into_iter().zip(last).zip(rosters) {
+            let members = match roster.map(|roster| roster.members) {
                 Ok(members) if members.binary_search(user).is_ok() => shown(&members, user),
                 // Gone since the list was made.
                 Ok(_) => continue,

@@ -8,6 +8,7 @@ use holdfast_bench::client::{Client, Events};
 use holdfast_testkit::{RedisCluster, Role, unique};
 use serde_json::{Value, json};
 
+use crate::permissions::changes_here_are_obeyed_there;
 use crate::support::{Gateway, settings, until, with};
 
 /// Settings on a cluster alone.
@@ -126,6 +127,14 @@ async fn a_message_sent_on_one_gateway_reaches_the_others_sockets_whichever_mast
         pair.hears("third").await;
     }
     until("all is well", async || near.health("/dependencies/redis/up").await == true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_block_and_a_removal_made_through_one_gateway_hold_on_another_on_whichever_master_they_are_cached() {
+    let cluster = RedisCluster::of(Role::Queue).await.unwrap();
+    let settings = with(&with(&settings_on(&cluster).await, "PERMISSIONS", "friends"), "MESSAGE_LIMIT", "0");
+    let (near, far) = (Gateway::start(settings.clone()).await, Gateway::start(settings).await);
+    changes_here_are_obeyed_there(&near, &far).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,6 +12,7 @@ mod inbox;
 mod limits;
 mod outsiders;
 mod people;
+mod permissions;
 mod presence;
 mod profiles;
 mod queue_away;

@@ -1,11 +1,13 @@
 //! Friends and blocks, and who may write to whom.
 
+use holdfast_cache::keys::{Cached, Pair};
+use holdfast_message::{ChatId, UserId};
 use holdfast_testkit::{Mongo, Proxy, unique};
 use serde_json::{Value, json};
 
 use crate::described::Description;
 use crate::people::{Person, SOON, ask, refused};
-use crate::support::{Gateway, send, settings, until};
+use crate::support::{Gateway, invalidate, send, settings, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_who_both_ask_are_friends_and_either_ends_it() {
@@ -118,7 +120,8 @@ async fn where_only_friends_write_strangers_do_not_and_nobody_does_unknown() {
     let line = Proxy::start(mongo.port()).await.unwrap();
     let url = mongo.url_at(line.port());
     let own = [("PERMISSIONS", "friends"), ("MONGO_URL", url.as_str()), ("MONGO_CB_RECOVERY_TIMEOUT", "500")];
-    let gateway = Gateway::start(settings(&own).await).await;
+    let settings = settings(&own).await;
+    let gateway = Gateway::start(settings.clone()).await;
     until("the store is reached", async || gateway.health("/dependencies/mongodb/up").await == true).await;
     let (alice, bob) = (Person::at(&gateway, "alice").await, Person::at(&gateway, "bob").await);
     let to_bob = json!({ "friendId": bob.name, "content": "x" });
@@ -131,6 +134,8 @@ async fn where_only_friends_write_strangers_do_not_and_nobody_does_unknown() {
     assert_eq!(alice.emit("sendMessage", to_bob.clone()).await["ok"], true);
     let group = alice.group(&[&bob.name]).await;
     line.cut().await;
+    invalidate(&settings, Cached::Members(ChatId::parse(&group).unwrap())).await;
+    until("it is forgotten", async || alice.try_send(&group, "unknown here").await["ok"] == false).await;
     refused(&alice.emit("sendMessage", json!({ "friendId": "carol", "content": "x" })).await, "UNAVAILABLE", true);
     refused(&alice.try_send(&group, "unknown here yet").await, "UNAVAILABLE", true);
     assert_eq!(alice.emit("sendMessage", to_bob).await["ok"], true, "what is known holds");
@@ -142,7 +147,8 @@ async fn a_stranger_does_not_slip_in_behind_a_question_that_the_store_has_yet_to
     let mongo = Mongo::start().await.unwrap();
     let line = Proxy::start(mongo.port()).await.unwrap();
     let url = mongo.url_at(line.port());
-    let gateway = Gateway::start(settings(&[("PERMISSIONS", "friends"), ("MONGO_URL", url.as_str())]).await).await;
+    let settings = settings(&[("PERMISSIONS", "friends"), ("MONGO_URL", url.as_str())]).await;
+    let gateway = Gateway::start(settings.clone()).await;
     until("the store is reached", async || gateway.health("/dependencies/mongodb/up").await == true).await;
     let (alice, bob) = (Person::at(&gateway, "alice").await, Person::at(&gateway, "bob").await);
     let mallory = Person::at(&gateway, "mallory").await;
@@ -150,9 +156,11 @@ async fn a_stranger_does_not_slip_in_behind_a_question_that_the_store_has_yet_to
         assert_eq!(one.rest("PUT", &format!("/api/friends/{}", other.name), Value::Null).await.status, 200);
     }
     let chat = format!("{}:{}", alice.name, bob.name);
+    let user = |name: &str| UserId::parse(name).unwrap();
     for _ in 0..3 {
         // What was known is asked anew.
-        tokio::time::sleep(std::time::Duration::from_millis(2100)).await;
+        invalidate(&settings, Cached::Relationship(Pair::of(&user(&alice.name), &user(&bob.name)))).await;
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
         line.latency(std::time::Duration::from_millis(30));
         let (sent, strange) = tokio::join!(alice.try_send(&chat, "hello"), mallory.try_send(&chat, "hello"));
         line.latency(std::time::Duration::ZERO);

@@ -3,12 +3,16 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use holdfast_bench::client::{Client, Events};
+use holdfast_bench::client::{Client as Socket, Events};
+use holdfast_cache::aside::lease::Entries;
+use holdfast_cache::keys::{Cached, MAX_KEY_LENGTH};
+use holdfast_cache::{Breaker, BreakerSettings, CacheMetrics, Client, ClientSettings, Connection, Keys};
 use holdfast_gateway::Config;
 use holdfast_message::{ChatId, Message, MessageId, UserId};
 use holdfast_service::settings::Source;
 use holdfast_store::{Store, StoreSettings};
 use holdfast_testkit::{Response, http_get, request, shared, token, unique};
+use prometheus::Registry;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -68,8 +72,8 @@ impl Gateway {
         gateway
     }
 
-    pub(crate) async fn connect(&self, user: &str) -> (Client, Events) {
-        Client::connect(&self.url, &self.token(user)).await.unwrap()
+    pub(crate) async fn connect(&self, user: &str) -> (Socket, Events) {
+        Socket::connect(&self.url, &self.token(user)).await.unwrap()
     }
 
     pub(crate) fn token(&self, user: &str) -> String {
@@ -107,6 +111,18 @@ impl Drop for Gateway {
     }
 }
 
+/// Has every gateway with these settings forget a cached value.
+pub(crate) async fn invalidate(settings: &[(String, String)], cached: Cached) {
+    let value = |name: &str| settings.iter().find(|(other, _)| other == name).unwrap().1.as_str();
+    let metrics = CacheMetrics::register(&Registry::new()).unwrap();
+    let connection = Connection::open("test", value("REDIS_URL"), metrics).unwrap();
+    let budget = ClientSettings { budget: Duration::from_secs(20), ..ClientSettings::default() };
+    let client = Client::new(connection, Breaker::new("redis", BreakerSettings::default(), None), budget);
+    let keys = Keys::new(value("CACHE_KEY_PREFIX"), "v1", ":", MAX_KEY_LENGTH).unwrap();
+    let name = keys.value(&cached);
+    assert!(Entries::new(client, keys).drop([name.as_str()]).await[0].is_ok());
+}
+
 /// What is stored under these settings.
 pub(crate) async fn store(settings: &[(String, String)]) -> Store {
     let value = |name: &str| settings.iter().find(|(other, _)| other == name).unwrap().1.as_str();
@@ -114,7 +130,7 @@ pub(crate) async fn store(settings: &[(String, String)]) -> Store {
 }
 
 /// Sends a message, and gives it back as it was answered.
-pub(crate) async fn send(client: &Client, friend: &str, content: &str) -> Value {
+pub(crate) async fn send(client: &Socket, friend: &str, content: &str) -> Value {
     let answer = client.emit_with_ack("sendMessage", &json!({ "friendId": friend, "content": content })).await.unwrap();
     assert_eq!(answer["ok"], true, "{answer}");
     answer["message"].clone()

@@ -66,7 +66,7 @@ async fn a_worker_without_its_rights_is_not_ready_until_it_has_them_back() -> Re
 
     deny_reading(&kafka, TOPIC, &stack.kafka.topic).await?;
     until("it may not read the topic, and says so", async || !worker.is_ready().await).await;
-    assert!(worker.says("/status", "degraded").await);
+    until("its health says why", async || worker.says("/status", "degraded").await).await;
     let refused = "holdfast_worker_consumer_errors_total{code=\"topic_authorization_failed\"}";
     assert!(worker.metric(refused).await? >= 1.0);
     allow(&kafka, TOPIC, &stack.kafka.topic).await?;

@@ -21,7 +21,7 @@ async fn a_verified_list_answers_alone_and_says_the_same_as_the_store() -> Resul
                 .await?;
             ensure!(answer["ok"] == true, "{answer}");
         }
-        eventually("the list answers alone, and whole", Duration::from_secs(10), async || {
+        eventually("the list answers alone, and whole", Duration::from_secs(60), async || {
             let page = client.emit_with_ack("history", &json!({ "friendId": bob, "limit": 50 })).await?;
             ensure!(page["source"] == "cache" && page["complete"] == true, "{} {}", page["source"], page["complete"]);
             let stored = stack.stored.history(&format!("{alice}:{bob}")).await?;

@@ -341,6 +341,8 @@ async fn without_the_store_members_go_on_and_a_removed_one_does_not() {
     let direct = direct(&bob.name, &carol.name);
     bob.send(&direct, "direct chats are open").await;
     bob.hears("direct chats are open").await;
+    // Of a stranger nobody has read anything.
+    bob.send(&self::direct(&bob.name, &unique("stranger")), "so is this one").await;
     assert!(far.metric("holdfast_gateway_permitted_unknown_total").await > 0.0);
 
     let member = format!("/api/chats/{chat}/members/{}", bob.name);

@@ -4,7 +4,7 @@ use holdfast_bench::client::Client;
 use holdfast_testkit::{Redis, RedisOptions, Role, free_port, unique};
 use serde_json::{Value, json};
 
-use crate::support::{Gateway, send, settings, until};
+use crate::support::{Gateway, settings, until};
 
 async fn history(client: &Client, friend: &str) -> Value {
     client.emit_with_ack("history", &json!({ "friendId": friend })).await.unwrap()
@@ -36,7 +36,8 @@ async fn what_only_the_queue_has_is_missing_while_its_server_is_away_and_the_pag
     until("its loss is noticed", async || is_up(false).await).await;
     queue.start_again().await.unwrap();
     until("the queue takes messages", async || is_up(true).await).await;
-    assert_eq!(send(&client, &bob, "kept").await["durability"], "failed-queue");
+    let sent = client.emit_with_ack("sendMessage", &json!({ "friendId": bob, "content": "kept" })).await.unwrap();
+    assert_eq!((&sent["ok"], &sent["durability"]), (&json!(true), &json!("failed-queue")), "{sent}");
     until("it is counted", async || gateway.metric("holdfast_failed_queue_messages").await == 1.0).await;
     // Only the queue has it now.
     cache.kill9().await.unwrap();

@@ -180,7 +180,7 @@ async fn run(stages: Arc<Stages>, mut sends: mpsc::Receiver<Send>) {
             }
             count = sends.recv_many(&mut arrived, MAX_BATCH), if open => {
                 open = count > 0;
-                waiting.sort(stages.within_limits(arrived.drain(..).collect()).await)
+                waiting.sort(stages.within_limits(std::mem::take(&mut arrived)).await)
             }
             else => return,
         };

@@ -4,7 +4,7 @@
 //! after a while; so is the end of it, which comes by the client's own word, by its message, by its disconnect, or by silence. A gateway
 //! that dies says nothing: clients forget who was said to type after [`Typing`]'s life, too, unless it is said again.
 //!
-//! A chat may have a thousand members, so of one socket it is told something once in half a second at most ([`TICK`]): a word that comes
+//! A chat may have a thousand members, so of one socket it is told something once in half a second at most: a word that comes
 //! sooner waits, and what it says by then is told. What sockets' users type in is kept here, `MAX_CHATS` chats for each at most: one
 //! more displaces the oldest, in silence, unless that one was told of in this half second, too; then nobody is told of the new one. The
 //! cache holds a mark for others to look at; nothing waits for it.

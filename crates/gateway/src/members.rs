@@ -46,7 +46,7 @@ pub(crate) const fn decisions(memory_bytes: u64) -> Policy {
         negative: Duration::from_secs(10),
         jitter: 0.1,
         memory_bytes,
-        patience: BRIEFLY,
+        patience: Duration::from_millis(10),
         unheard: BOUND,
     }
 }

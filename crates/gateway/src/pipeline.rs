@@ -5,7 +5,8 @@
 //! Two tasks, one behind the other, do what must keep that order: rate limit, permit, recent list and fan-out; then local delivery
 //! and handing over to Kafka's client. They take whatever has arrived as one batch, so that under load a batch costs the cache one
 //! round trip. Where the store has to be asked whether a send is permitted, it waits beside the batches, and with it whatever follows
-//! to the same chat; who is refused has used up their limit all the same, or they could have it asked without end. Waiting for durability happens in a task per send, which nobody's disconnect ends.
+//! to the same chat; who is refused has used up their limit all the same, or they could have it asked without end. Waiting for
+//! durability happens in a task per send, which nobody's disconnect ends.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -1,8 +1,8 @@
 //! Friends and blocks, and what they allow.
 //!
 //! What is between two users lies in MongoDB under the id of their chat; what was read of it is cached as membership is
-//! ([`crate::members`]), and forgotten everywhere when it changes. A block holds both ways: neither writes to the other, sees the other type or be online, asks for
-//! friendship, or adds the other to a group. It looks like any other refusal, and is not told apart from missing friendship. In a group
+//! ([`crate::members`]), and forgotten everywhere when it changes. A block holds both ways: neither writes to the other, sees the other
+//! type or be online, asks for friendship, or adds the other to a group. It looks like any other refusal, and is not told apart from missing friendship. In a group
 //! that both belong to it stops nothing: the group is everybody's.
 //!
 //! While the store is away, or slower than a send may wait, and nothing is known of two users, `PERMISSIONS=open` lets them write, and

@@ -10,8 +10,9 @@ use holdfast_store::unread::MAX_UNREAD;
 use serde_json::json;
 
 use super::{ATTEMPTS, BUDGET, Inbox, Unread, receipts, unavailable};
-use crate::error::{Code, Refusal};
+use crate::error::Refusal;
 use crate::live::LiveEvent;
+use crate::stored;
 
 /// What is left after a reading.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,9 +27,7 @@ impl Inbox {
     /// Everything in the chat up to this message is read by the user, who may read it. Answers how much of the chat is not.
     pub async fn mark_read(&self, user: &UserId, chat: &ChatId, up_to: MessageId) -> Result<usize, Refusal> {
         let (inbox, user, chat) = (self.clone(), user.clone(), chat.clone());
-        // A task of its own: whoever hangs up in the middle must not keep the others from learning of it.
-        let read = tokio::spawn(async move { inbox.move_watermark(&user, &chat, up_to).await }).await;
-        read.unwrap_or_else(|_| Err(Refusal::new(Code::Internal, "a fault of the server")))
+        stored::to_its_end(async move { inbox.move_watermark(&user, &chat, up_to).await }).await
     }
 
     async fn move_watermark(&self, user: &UserId, chat: &ChatId, up_to: MessageId) -> Result<usize, Refusal> {

@@ -66,9 +66,10 @@ async fn as_is_if_need_be(mut request: Request) -> Request {
     if let Entry::Occupied(accepted) = request.headers_mut().entry(header::ACCEPT_ENCODING) {
         let refuses_plain = |value: &HeaderValue| {
             let listed = value.to_str().unwrap_or_default().split(',');
-            listed
-                .map(|coding| coding.replace(' ', ""))
-                .any(|coding| coding.starts_with("identity;q=0") || coding.starts_with("*;q=0"))
+            listed.filter_map(|coding| coding.split_once(';')).any(|(coding, weight)| {
+                let weight = weight.trim().strip_prefix("q=").and_then(|weight| weight.parse::<f32>().ok());
+                ["identity", "*"].contains(&coding.trim()) && weight == Some(0.0)
+            })
         };
         if accepted.iter().any(refuses_plain) {
             accepted.remove_entry_mult();

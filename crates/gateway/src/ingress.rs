@@ -423,7 +423,7 @@ impl Gateway {
         if !draft.chat().is_group() && draft.chat().other(user).is_none() {
             return Err(Refusal::new(Code::Forbidden, "not a member of this chat"));
         }
-        let stamp = self.stamps.next(user, draft.chat());
+        let stamp = self.stamps.next(user, draft.chat()).map_err(|far| Refusal::rate_limited(far.retry_after))?;
         let message = draft.stamp(stamp);
         self.pipeline.submit(message, TraceParent::random(fastrand::u128(..), fastrand::u64(..)))
     }

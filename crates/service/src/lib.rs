@@ -7,7 +7,7 @@
 //! * [`ops`]: the operators' port: metrics and health.
 //! * [`lifecycle`]: from a signal to a token that everything watches.
 //! * [`sabotage`]: ways to break the promise on purpose, in debug builds alone.
-//! * [`clock`]: wall-clock milliseconds that never go back.
+//! * [`clock`]: wall-clock milliseconds.
 
 pub mod clock;
 pub mod lifecycle;

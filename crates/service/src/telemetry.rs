@@ -9,7 +9,7 @@ use tracing_subscriber::fmt;
 ///
 /// The error says what is wrong with the filter or the format.
 pub fn init(level: &str, format: &str) -> Result<(), String> {
-    let filter = EnvFilter::try_new(level).map_err(|error| format!("LOG_LEVEL={level}: {error}"))?;
+    let filter = EnvFilter::try_new(level).map_err(|_| "LOG_LEVEL: must be a level or a tracing filter")?;
     let log = fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
@@ -19,7 +19,7 @@ pub fn init(level: &str, format: &str) -> Result<(), String> {
     let _ = match format {
         "json" => log.json().flatten_event(true).with_current_span(false).try_init(),
         "text" => log.compact().try_init(),
-        _ => return Err(format!("LOG_FORMAT={format}: must be json or text")),
+        _ => return Err("LOG_FORMAT: must be json or text".into()),
     };
     Ok(())
 }

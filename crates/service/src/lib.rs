@@ -2,7 +2,7 @@
 //!
 //! * [`mod@settings`]: the environment, parsed once into typed values, all errors at once.
 //! * [`servers`]: the settings that both services share.
-//! * [`telemetry`] sets up the log.
+//! * [`telemetry`] sets up the log, and [`log_limit`] keeps anybody from flooding it.
 //! * [`trace`]: the W3C trace context that a message carries.
 //! * [`ops`]: the operators' port: metrics and health.
 //! * [`lifecycle`]: from a signal to a token that everything watches.
@@ -11,6 +11,7 @@
 
 pub mod clock;
 pub mod lifecycle;
+pub mod log_limit;
 pub mod ops;
 pub mod sabotage;
 pub mod servers;

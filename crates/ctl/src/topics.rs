@@ -132,9 +132,8 @@ fn retention(topic: &TopicReport, name: String, forever: bool, set: impl Fn(&str
     let least = if forever { i64::MAX } else { i64::try_from(RETENTION.as_millis()).unwrap_or(i64::MAX) };
     let (wanted, mend) =
         if forever { ("for ever", set("retention.ms=-1")) } else { ("7days or more", set("retention.ms=604800000")) };
-    let mut check = known(name, topic.retention_ms, wanted, |ms, check| {
-        check.unless(ms < 0 || ms >= least, Status::Wrong, mend)
-    });
+    let mut check =
+        known(name, topic.retention_ms, wanted, |ms, check| check.unless(ms < 0 || ms >= least, Status::Wrong, mend));
     if let Some(ms) = topic.retention_ms {
         check.found = if ms < 0 { "for ever".into() } else { time::length(ms) };
     }

@@ -13,6 +13,7 @@ use rdkafka::{Offset, TopicPartitionList};
 
 pub use brokers::BrokerReport;
 
+use crate::commits::{Committed, read_commits};
 use crate::context::Callbacks;
 use crate::settings::{BATCH_BYTES, DLQ_HEADROOM};
 use crate::{ClientError, KafkaSettings};
@@ -192,7 +193,8 @@ impl Admin {
         Ok(TopicsReport { main, dlq, warnings })
     }
 
-    /// Low and high watermark of each partition: the first record kept, and the place of the next one.
+    /// The first record kept of each partition, and the end of what can be read: the place of the next record or, while a transaction is open,
+    /// of its first one (the last stable offset).
     pub async fn watermarks(&self, topic: &str) -> Result<Vec<(i32, i64, i64)>, AdminError> {
         let (client, timeout, topic) = (Arc::clone(&self.client), self.timeout, topic.to_owned());
         blocking("asking for watermarks", move || {
@@ -211,16 +213,38 @@ impl Admin {
         .await
     }
 
+    /// The place of the next record of each partition (the high watermark), open transactions or not.
+    pub async fn ends(&self, topic: &str) -> Result<Vec<(i32, i64)>, AdminError> {
+        let mut config = self.settings.consumer(None, &[]);
+        // It reads nothing. A question for the end is answered with the last stable offset otherwise.
+        config.set("isolation.level", "read_uncommitted");
+        let (client, timeout, topic) = (Arc::clone(&self.client), self.timeout, topic.to_owned());
+        blocking("asking for the ends of a topic", move || {
+            let partitions = partitions_of(&client, &topic, Offset::End, timeout)?;
+            let consumer: BaseConsumer<Callbacks> = config.create_with_context(Callbacks::new("offset reader"))?;
+            let partitions = partitions.elements().into_iter().map(|element| element.partition());
+            partitions
+                .map(|partition| Ok((partition, consumer.fetch_watermarks(&topic, partition, timeout)?.1)))
+                .collect()
+        })
+        .await
+    }
+
     /// What `group` has committed in each partition of `topic`, read from the broker. `None`: nothing.
     pub async fn committed(&self, group: &str, topic: &str) -> Result<Vec<(i32, Option<i64>)>, AdminError> {
+        let commits = self.commits(group, topic).await?;
+        Ok(commits.into_iter().map(|commit| (commit.partition, commit.offset)).collect())
+    }
+
+    /// The same, with what was lost below.
+    pub async fn commits(&self, group: &str, topic: &str) -> Result<Vec<Committed>, AdminError> {
         let config = self.settings.consumer(Some(group), &[]);
         let (client, timeout, topic) = (Arc::clone(&self.client), self.timeout, topic.to_owned());
         blocking("reading a group's offsets", move || {
             let asked = partitions_of(&client, &topic, Offset::Invalid, timeout)?;
             // Never subscribes, so it does not join the group.
             let consumer: BaseConsumer<Callbacks> = config.create_with_context(Callbacks::new("offset reader"))?;
-            let committed = consumer.committed_offsets(asked, timeout)?;
-            offsets(&committed)
+            read_commits(&consumer.committed_offsets(asked, timeout)?)
         })
         .await
     }
@@ -439,8 +463,14 @@ mod tests {
             ..sound("a", 1_000_000)
         };
         assert_eq!(judge(&weak, &dead()).len(), 7);
-        assert_eq!(judge(&sound("a", 1_000_000), &TopicReport { timestamp_type: weak.timestamp_type, ..dead() }).len(), 1);
-        assert_eq!(judge(&sound("a", 1_000_000), &TopicReport { max_message_bytes: Some(1_000_000), ..dead() }).len(), 1);
+        assert_eq!(
+            judge(&sound("a", 1_000_000), &TopicReport { timestamp_type: weak.timestamp_type, ..dead() }).len(),
+            1
+        );
+        assert_eq!(
+            judge(&sound("a", 1_000_000), &TopicReport { max_message_bytes: Some(1_000_000), ..dead() }).len(),
+            1
+        );
         assert_eq!(judge(&sound("a", 1_000_000), &TopicReport { name: "b".into(), ..TopicReport::default() }).len(), 1);
     }
 }

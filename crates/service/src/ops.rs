@@ -1,4 +1,5 @@
-//! The operators' port: `/metrics`, `/health/live`, `/health/ready` and `/health`, and `POST /breakers/{dependency}/{open|close|auto}`.
+//! The operators' port: `/metrics`, `/health/live`, `/health/ready` and `/health`, `POST /breakers/{dependency}/{open|close|auto}`, and a
+//! worker's `POST /losses/acknowledge`.
 //!
 //! A breaker is turned here, process by process, and not by way of Redis: Redis may be what the breaker is about. Whoever reaches
 //! this port can do it, which is one reason more why it listens on the loopback interface unless told otherwise; a web page that
@@ -23,6 +24,10 @@ pub trait Health: Send + Sync + 'static {
     fn ready(&self) -> bool;
     /// The document at `/health`, as its service describes it. Refreshed by the service, so that asking costs nothing.
     fn report(&self) -> serde_json::Value;
+    /// An operator knows that records were lost; `false`: this service would not know of it.
+    fn acknowledge_losses(&self) -> bool {
+        false
+    }
     /// Turns the circuit breaker in front of a dependency; `false`: it has none.
     fn turn(&self, _dependency: &str, _to: Turn) -> bool {
         false
@@ -83,6 +88,7 @@ fn router<H: Health>(registry: Registry, health: Arc<H>) -> Router {
         .route("/health/ready", get(move |State(health): State<Arc<H>>| async move { status(health.ready()) }))
         .route("/health", get(|State(health): State<Arc<H>>| async move { axum::Json(health.report()) }))
         .route("/breakers/{dependency}/{to}", post(turn::<H>))
+        .route("/losses/acknowledge", post(acknowledge::<H>))
         .with_state(health)
         .route("/metrics", get(move || async move { metrics(&registry) }))
 }
@@ -99,6 +105,16 @@ async fn turn<H: Health>(
         Some(to) if health.turn(&dependency, to) => (StatusCode::NO_CONTENT, ""),
         Some(_) => (StatusCode::NOT_FOUND, "no breaker of this name\n"),
         None => (StatusCode::NOT_FOUND, "a breaker is turned to 'open', 'close' or 'auto'\n"),
+    }
+}
+
+async fn acknowledge<H: Health>(State(health): State<Arc<H>>, headers: HeaderMap) -> (StatusCode, &'static str) {
+    if headers.contains_key(header::ORIGIN) {
+        return (StatusCode::FORBIDDEN, "not from a web page\n");
+    }
+    match health.acknowledge_losses() {
+        true => (StatusCode::NO_CONTENT, ""),
+        false => (StatusCode::NOT_FOUND, "losses are a worker's to know of\n"),
     }
 }
 
@@ -162,6 +178,9 @@ mod tests {
         assert_eq!(ask("POST", "/breakers/queue/open").await, "404");
         assert_eq!(ask("GET", "/breakers/redis/open").await, "405");
         assert_eq!(ask("POST", "/breakers/redis/open origin: http://evil.example").await, "403");
+        assert_eq!(ask("POST", "/losses/acknowledge origin: http://evil.example").await, "403");
+        assert_eq!(ask("GET", "/losses/acknowledge").await, "405");
+        assert_eq!(ask("POST", "/losses/acknowledge").await, "404", "this service has none");
         assert_eq!(health.0.lock().unwrap().len(), 3);
         stop.cancel();
     }

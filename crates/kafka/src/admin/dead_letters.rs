@@ -24,7 +24,9 @@ impl Admin {
         let Some(found) = self.own_settings(topic).await? else { return Ok(()) };
         let kept = found.entries.iter().filter(|entry| entry.source == ConfigSource::DynamicTopic);
         let mut changed = AlterConfig::new(ResourceSpecifier::Topic(topic));
-        for (name, value) in kept.filter_map(|entry| Some((entry.name.as_str(), entry.value.as_deref()?))).chain(FOR_EVER) {
+        for (name, value) in
+            kept.filter_map(|entry| Some((entry.name.as_str(), entry.value.as_deref()?))).chain(FOR_EVER)
+        {
             changed = changed.set(name, value);
         }
         let doing = "changing a topic's settings";

@@ -82,8 +82,15 @@ async fn a_dead_letter_topic_that_deletes_is_told_to_keep_and_the_rest_of_it_sta
         let admin = Admin::new(&settings, Duration::from_secs(10))?;
         admin.ensure_topics().await?;
         let settings = KafkaSettings { dlq_topic: unique("dead"), ..settings };
-        create(&settings, &settings.dlq_topic, &[deleting, ("max.message.bytes", "2000000"), ("segment.ms", "777777")]).await?;
+        create(&settings, &settings.dlq_topic, &[deleting, ("max.message.bytes", "2000000"), ("segment.ms", "777777")])
+            .await?;
         let admin = Admin::new(&settings, Duration::from_secs(10))?;
+        // A broker tells of a new topic when it comes to it.
+        let deadline = std::time::Instant::now() + Duration::from_secs(60);
+        while !admin.describe(&settings.dlq_topic).await?.deletes_records() {
+            assert!(std::time::Instant::now() < deadline, "the broker does not tell of the topic within 60 s");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
         // As when several services start at once.
         let (first, second) = tokio::join!(admin.ensure_topics(), admin.ensure_topics());
         first?;

@@ -5,6 +5,7 @@
 //! * [`telemetry`] sets up the log.
 //! * [`trace`]: the W3C trace context that a message carries.
 //! * [`ops`]: the operators' port: metrics and health.
+//! * [`serve`]: connections over HTTP/1.1, within limits that hold whatever the peer does.
 //! * [`lifecycle`]: from a signal to a token that everything watches.
 //! * [`sabotage`]: ways to break the promise on purpose, in debug builds alone.
 //! * [`clock`]: wall-clock milliseconds that never go back.
@@ -13,6 +14,7 @@ pub mod clock;
 pub mod lifecycle;
 pub mod ops;
 pub mod sabotage;
+pub mod serve;
 pub mod servers;
 pub mod settings;
 pub mod telemetry;

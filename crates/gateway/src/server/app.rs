@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use axum::extract::Request;
+use axum::extract::{Request, State};
 use axum::http::header::Entry;
 use axum::http::{HeaderName, HeaderValue, header};
-use axum::middleware::{Next, from_fn, from_fn_with_state, map_request, map_response};
+use axum::middleware::{Next, from_fn_with_state, map_request, map_response};
 use axum::response::{IntoResponse, Response};
 use holdfast_service::settings::Profile;
 use socketioxide::SocketIo;
@@ -21,6 +21,7 @@ use crate::error::{Code, Refusal};
 use crate::ingress::{self, Handshake};
 use crate::limit::address::Handshakes;
 use crate::limit::meter::Rates;
+use crate::metrics::Metrics;
 use crate::outgoing::response::note_size;
 use crate::rest::Problem;
 use crate::sessions::Sessions;
@@ -54,6 +55,7 @@ pub(super) fn app(gateway: Arc<Gateway>, sessions: Sessions, config: &Config) ->
     let rates = Rates { events: own.socket_events_per_second, bytes: own.socket_bytes_per_second };
     let per_second = own.handshakes_per_second_per_address;
     let handshakes = Handshakes::new(per_second, &own.trusted_proxies.0, rates, gateway.metrics.clone());
+    let metrics = gateway.metrics.clone();
     let mut routes = rest::router(gateway);
     if config.profile == Profile::Development {
         routes = dev::router(&config.own).merge(routes);
@@ -66,16 +68,17 @@ pub(super) fn app(gateway: Arc<Gateway>, sessions: Sessions, config: &Config) ->
         .layer(layer)
         .layer(from_fn_with_state(sessions, Sessions::guard))
         .layer(from_fn_with_state(handshakes, Handshakes::guard))
-        .layer(from_fn(within_size))
+        .layer(from_fn_with_state(metrics, within_size))
         .layer(cors(&config.own.cors_origins.0))
         .layer(CatchPanicLayer::new());
     (io, app)
 }
 
 /// Refuses a body that is too large by its own account, before anything is read of it or asked for (`Expect: 100-continue`).
-async fn within_size(request: Request, next: Next) -> Response {
+async fn within_size(State(metrics): State<Metrics>, request: Request, next: Next) -> Response {
     let length = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
     if length.is_some_and(|length: u64| length > rest::MAX_BODY as u64) {
+        metrics.refused(Code::TooLarge);
         return Problem::from(Refusal::new(Code::TooLarge, "the body is too large")).into_response();
     }
     next.run(request).await

@@ -151,7 +151,7 @@ async fn polling(gateway: &Process, user: &str) -> String {
 }
 
 const HEARTBEATS: [(&str, &str); 3] =
-    [("PING_INTERVAL_MS", "1000"), ("PING_TIMEOUT_MS", "1000"), ("CONNECT_TIMEOUT_MS", "1500")];
+    [("PING_INTERVAL_MS", "1000"), ("PING_TIMEOUT_MS", "9000"), ("CONNECT_TIMEOUT_MS", "10000")];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sessions_abandoned_while_polling_or_amid_an_upgrade_are_released() {

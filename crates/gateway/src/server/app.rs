@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::extract::{Request, State};
 use axum::http::header::Entry;
-use axum::http::{HeaderName, HeaderValue, header};
+use axum::http::{HeaderValue, Method, header};
 use axum::middleware::{Next, from_fn_with_state, map_request, map_response};
 use axum::response::{IntoResponse, Response};
 use holdfast_service::settings::Profile;
@@ -14,7 +14,7 @@ use socketioxide::handler::ConnectHandler;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::{DefaultPredicate, Predicate, SizeAbove};
-use tower_http::cors::{AllowOrigin, Any, CorsLayer};
+use tower_http::cors::{AllowHeaders, AllowOrigin, Any, CorsLayer};
 
 use crate::config::Config;
 use crate::error::{Code, Refusal};
@@ -22,6 +22,7 @@ use crate::ingress::{self, Handshake};
 use crate::limit::address::Handshakes;
 use crate::limit::meter::Rates;
 use crate::metrics::Metrics;
+use crate::origins::{self, Origins};
 use crate::outgoing::response::note_size;
 use crate::rest::Problem;
 use crate::sessions::Sessions;
@@ -56,6 +57,7 @@ pub(super) fn app(gateway: Arc<Gateway>, sessions: Sessions, config: &Config) ->
     let per_second = own.handshakes_per_second_per_address;
     let handshakes = Handshakes::new(per_second, &own.trusted_proxies.0, rates, gateway.metrics.clone());
     let metrics = gateway.metrics.clone();
+    let pages = origins::Guard { origins: Arc::new(own.cors_origins.clone()), metrics: gateway.metrics.clone() };
     let mut routes = rest::router(gateway);
     if config.profile == Profile::Development {
         routes = dev::router(&config.own).merge(routes);
@@ -68,8 +70,9 @@ pub(super) fn app(gateway: Arc<Gateway>, sessions: Sessions, config: &Config) ->
         .layer(layer)
         .layer(from_fn_with_state(sessions, Sessions::guard))
         .layer(from_fn_with_state(handshakes, Handshakes::guard))
+        .layer(from_fn_with_state(pages, origins::guard))
         .layer(from_fn_with_state(metrics, within_size))
-        .layer(cors(&config.own.cors_origins.0))
+        .layer(cors(&config.own.cors_origins))
         .layer(CatchPanicLayer::new());
     (io, app)
 }
@@ -101,12 +104,15 @@ async fn as_is_if_need_be(mut request: Request) -> Request {
     request
 }
 
-fn cors(origins: &[String]) -> CorsLayer {
-    // By name: `*` would not cover `authorization`.
-    let headers = [header::AUTHORIZATION, header::CONTENT_TYPE, HeaderName::from_static("idempotency-key")];
-    let layer = CorsLayer::new().allow_methods(Any).allow_headers(headers).expose_headers([header::RETRY_AFTER]);
-    if origins.iter().any(|origin| origin == "*") {
-        return layer.allow_origin(Any);
+/// Which pages may call. Named ones with credentials: without, a browser drops the cookie by which a balancer sends all requests of one
+/// long-polling connection to one gateway. `*` never has credentials.
+fn cors(origins: &Origins) -> CorsLayer {
+    let methods = [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
+    // Whatever is asked for: tracing and error reporting add headers of their own to a page's requests.
+    let layer = CorsLayer::new().allow_methods(methods).allow_headers(AllowHeaders::mirror_request());
+    let layer = layer.expose_headers([header::RETRY_AFTER]);
+    match origins.named() {
+        Some(named) => layer.allow_origin(AllowOrigin::list(named.to_vec())).allow_credentials(true),
+        None => layer.allow_origin(Any),
     }
-    layer.allow_origin(AllowOrigin::list(origins.iter().filter_map(|origin| origin.parse().ok())))
 }

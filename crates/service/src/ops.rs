@@ -16,6 +16,8 @@ use prometheus::{IntGauge, Opts, Registry, TextEncoder};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::serve::{self, ConnectionLimits, ConnectionMetrics};
+
 /// What a service says of itself.
 pub trait Health: Send + Sync + 'static {
     /// Whether its own loops make progress. Never asks another server.
@@ -76,9 +78,10 @@ pub async fn serve<H: Health>(
     listener: TcpListener,
     registry: Registry,
     health: Arc<H>,
+    (limits, metrics): (ConnectionLimits, ConnectionMetrics),
     stop: CancellationToken,
 ) -> std::io::Result<()> {
-    axum::serve(listener, router(registry, health)).with_graceful_shutdown(stop.cancelled_owned()).await
+    serve::serve(listener, router(registry, health), limits, metrics, stop).await
 }
 
 fn router<H: Health>(registry: Registry, health: Arc<H>) -> Router {
@@ -133,6 +136,8 @@ mod tests {
     use tokio::net::TcpStream;
 
     use super::*;
+    use crate::serve::ConnectionSettings;
+    use crate::settings::Source;
 
     #[derive(Default)]
     struct Turned(Mutex<Vec<Turn>>);
@@ -160,7 +165,10 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, health) = (listener.local_addr().unwrap(), Arc::new(Turned::default()));
         let stop = CancellationToken::new();
-        tokio::spawn(serve(listener, Registry::new(), Arc::clone(&health), stop.clone()));
+        let registry = Registry::new();
+        let [metrics] = ConnectionMetrics::register(&registry, ["operators"]).unwrap();
+        let limits = ConnectionSettings::read(&mut Source::default()).unwrap().operators();
+        tokio::spawn(serve(listener, registry, Arc::clone(&health), (limits, metrics), stop.clone()));
         let ask = async |method: &str, path: &str| {
             let mut stream = TcpStream::connect(address).await.unwrap();
             let (path, headers) = path.split_once(' ').unwrap_or((path, "accept: */*"));

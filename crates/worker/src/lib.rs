@@ -96,7 +96,8 @@ pub async fn run(config: Config, listener: TcpListener, stop: CancellationToken)
     // Health is answered until the very end.
     let ended = CancellationToken::new();
     let _ends = ended.clone().drop_guard();
-    tokio::spawn(ops::serve(listener, registry.clone(), Arc::clone(&state), ended.clone()));
+    let served = (config.connections.operators(), metrics.connections.clone());
+    tokio::spawn(ops::serve(listener, registry.clone(), Arc::clone(&state), served, ended.clone()));
 
     let started = tokio::select! {
         started = start(&config, &registry, metrics, state, ended, stop.clone()) => started?,

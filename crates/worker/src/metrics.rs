@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use holdfast_kafka::Trouble;
+use holdfast_service::serve::ConnectionMetrics;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
@@ -49,6 +50,8 @@ const DLQ_REASONS: [&str; 4] = ["malformed", "invalid_field", "refused", "refuse
 /// All of the worker's metrics. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Metrics {
+    /// Connections to the operators' port.
+    pub connections: ConnectionMetrics,
     /// See [`BUFFER_MESSAGES`].
     pub buffer_messages: IntGauge,
     /// See [`BUFFER_UTILIZATION`].
@@ -110,7 +113,9 @@ impl Metrics {
         let flushed = add(registry, counters(FLUSH_MESSAGES, "What became of messages in flushes.", "result"))?;
         let commits = add(registry, counters(COMMITS, "What the broker answered to commits.", "result"))?;
         let healed = add(registry, counters(HEALED, "Messages for the recent lists.", "result"))?;
+        let [connections] = ConnectionMetrics::register(registry, ["operators"])?;
         let metrics = Self {
+            connections,
             buffer_messages: add(registry, IntGauge::new(BUFFER_MESSAGES, "Messages received and not yet stored."))?,
             buffer_utilization: add(registry, Gauge::new(BUFFER_UTILIZATION, "How full the buffer is."))?,
             flush_seconds: seconds(FLUSH_SECONDS, "How long one flush took.", &FLUSH_BUCKETS)?,

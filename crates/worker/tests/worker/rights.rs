@@ -2,6 +2,9 @@
 
 use anyhow::{Result, ensure};
 use holdfast_testkit::{Kafka, KafkaOptions, shared};
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -15,6 +18,7 @@ const LITERAL: u8 = 3;
 const ANY: u8 = 1;
 const ALL: u8 = 2;
 const READ: u8 = 3;
+const ALTER_CONFIGS: u8 = 11;
 const DENY: u8 = 2;
 const ALLOW: u8 = 3;
 
@@ -40,9 +44,23 @@ async fn change_rules(kafka: &Kafka, api: u8, resource: u8, name: &str, rules: &
     Ok(())
 }
 
-/// Everything but reading.
+/// Everything but this.
+async fn deny(kafka: &Kafka, operation: u8, resource: u8, name: &str) -> Result<()> {
+    change_rules(kafka, 30, resource, name, &[(ALL, ALLOW), (operation, DENY)]).await
+}
+
 async fn deny_reading(kafka: &Kafka, resource: u8, name: &str) -> Result<()> {
-    change_rules(kafka, 30, resource, name, &[(ALL, ALLOW), (READ, DENY)]).await
+    deny(kafka, READ, resource, name).await
+}
+
+/// One that asks its rules.
+async fn kafka_with_rights() -> Result<Kafka> {
+    let settings = [
+        ("authorizer.class.name", "org.apache.kafka.metadata.authorizer.StandardAuthorizer"),
+        ("allow.everyone.if.no.acl.found", "true"),
+    ];
+    let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+    Kafka::start_with(KafkaOptions { settings, ..KafkaOptions::default() }).await
 }
 
 async fn allow(kafka: &Kafka, resource: u8, name: &str) -> Result<()> {
@@ -51,12 +69,7 @@ async fn allow(kafka: &Kafka, resource: u8, name: &str) -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_without_its_rights_is_not_ready_until_it_has_them_back() -> Result<()> {
-    let settings = [
-        ("authorizer.class.name", "org.apache.kafka.metadata.authorizer.StandardAuthorizer"),
-        ("allow.everyone.if.no.acl.found", "true"),
-    ];
-    let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
-    let kafka = Kafka::start_with(KafkaOptions { settings, ..KafkaOptions::default() }).await?;
+    let kafka = kafka_with_rights().await?;
     let stack = Stack::on(&kafka.brokers(), &shared().await.mongo_url).await?;
     let worker = stack.worker(&[])?;
     worker.ready().await?;
@@ -80,5 +93,33 @@ async fn a_worker_without_its_rights_is_not_ready_until_it_has_them_back() -> Re
     until("it is one again", async || worker.is_ready().await).await;
     stack.publish(10..20).await?;
     until("stored", async || stack.stored().await.unwrap() == 20).await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_may_not_correct_the_dead_letter_topic_warns_and_works() -> Result<()> {
+    let kafka = kafka_with_rights().await?;
+    let stack = Stack::on(&kafka.brokers(), &shared().await.mongo_url).await?;
+    let client: AdminClient<DefaultClientContext> =
+        ClientConfig::new().set("bootstrap.servers", kafka.brokers()).create()?;
+    let dead = NewTopic::new(&stack.kafka.dlq_topic, 1, TopicReplication::Fixed(1)).set("retention.ms", "604800000");
+    let made = client.create_topics([&dead], &AdminOptions::new()).await?;
+    assert!(made.iter().all(Result::is_ok), "{made:?}");
+    deny(&kafka, ALTER_CONFIGS, TOPIC, &stack.kafka.dlq_topic).await?;
+
+    let worker = stack.worker(&[])?;
+    worker.ready().await?;
+    stack.publish(0..10).await?;
+    until("stored", async || stack.stored().await.unwrap() == 10).await;
+    let log = worker.program.log_tail(200);
+    assert!(log.contains("does not let us change the dead-letter topic's retention"), "{log}");
+    assert!(log.contains("deletes dead letters before anybody has dealt with them"), "{log}");
+    assert_eq!(stack.admin.describe(&stack.kafka.dlq_topic).await?.retention_ms, Some(604_800_000));
+    // With the right, the next start corrects it.
+    allow(&kafka, TOPIC, &stack.kafka.dlq_topic).await?;
+    let next = stack.worker(&[])?;
+    next.ready().await?;
+    let kept = async || stack.admin.describe(&stack.kafka.dlq_topic).await.unwrap().retention_ms == Some(-1);
+    until("corrected", kept).await;
     Ok(())
 }

@@ -16,6 +16,7 @@ pub mod admin;
 pub mod consumer;
 pub mod context;
 mod membership;
+mod producer;
 pub mod publisher;
 pub mod reader;
 pub mod settings;

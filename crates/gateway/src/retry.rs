@@ -77,13 +77,18 @@ impl Retry {
         let mut beside = JoinSet::new();
         beside.spawn(self.clone().count(stop.clone()));
         beside.spawn(repair_index(self.queue.clone(), stop.clone()));
-        // An error is shown by the health report, which asks the same server.
-        let lease = async |most: usize| match self.is_busy() {
-            true => Vec::new(),
-            false => self.queue.lease(most, LEASE, BUDGET).await.unwrap_or_default(),
-        };
-        dispatch::run(&self.concurrency, lease, |lease| self.clone().work_on(lease), stop).await;
+        let lease = |most| self.clone().lease(most);
+        dispatch::run(self.concurrency.clone(), lease, |lease| self.clone().work_on(lease), stop).await;
         while beside.join_next().await.is_some() {}
+    }
+
+    /// Due chats, at most so many; none while live traffic comes first.
+    async fn lease(self, most: usize) -> Vec<Lease> {
+        match self.is_busy() {
+            true => Vec::new(),
+            // An error is shown by the health report, which asks the same server.
+            false => self.queue.lease(most, LEASE, BUDGET).await.unwrap_or_default(),
+        }
     }
 
     /// Whether live traffic has so much in Kafka's client that replays wait.

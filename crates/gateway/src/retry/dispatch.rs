@@ -2,6 +2,7 @@
 //!
 //! The only clock is tokio's, so that the tests have one of their own.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -17,12 +18,13 @@ const POLL: Duration = Duration::from_millis(250);
 ///
 /// `lease` gives at most as many chats as it is asked for. As long as it gives that many there may be more, and the next is leased as
 /// soon as one is finished.
-pub(super) async fn run<Chat, Work>(
-    concurrency: &Concurrency,
-    lease: impl AsyncFn(usize) -> Vec<Chat>,
+pub(super) async fn run<Chat, Leased, Work>(
+    concurrency: Arc<Concurrency>,
+    lease: impl Fn(usize) -> Leased,
     work: impl Fn(Chat) -> Work,
     stop: CancellationToken,
 ) where
+    Leased: Future<Output = Vec<Chat>>,
     Work: Future<Output = ()> + Send + 'static,
 {
     let mut poll = interval(POLL);
@@ -133,7 +135,7 @@ impl Drop for AtWork<'_> {
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
-    use std::sync::Arc;
+    use std::future::ready;
 
     use super::*;
 
@@ -146,13 +148,14 @@ mod tests {
         let (due, stop) = (Cell::new(chats), CancellationToken::new());
         let (pace, concurrency) = (Arc::new(Pace::new(per_second)), Arc::new(Concurrency::up_to(128)));
         let done = Arc::new(AtomicUsize::new(0));
-        let lease = async |most: usize| {
+        let lease = |most: usize| {
             let given = most.min(due.get());
             due.set(due.get() - given);
-            vec![(); given]
+            ready(vec![(); given])
         };
+        let works_on = concurrency.clone();
         let work = |()| {
-            let (pace, concurrency, done, stop) = (pace.clone(), concurrency.clone(), done.clone(), stop.clone());
+            let (pace, concurrency, done, stop) = (pace.clone(), works_on.clone(), done.clone(), stop.clone());
             async move {
                 pace.take(1).await;
                 tokio::time::sleep(ROUND_TRIPS).await;
@@ -162,7 +165,7 @@ mod tests {
                 }
             }
         };
-        run(&concurrency, lease, work, stop.clone()).await;
+        run(concurrency, lease, work, stop.clone()).await;
         started.elapsed()
     }
 
@@ -205,7 +208,7 @@ mod tests {
             }
         };
         let started = Instant::now();
-        run(&concurrency, async |most: usize| vec![(); most], work, stop.clone()).await;
+        run(concurrency.clone(), |most| ready(vec![(); most]), work, stop.clone()).await;
         assert_eq!(tried.load(Ordering::Relaxed), 141);
         assert_eq!(beside.load(Ordering::Relaxed), 0, "after the first failures each is alone");
         assert!(started.elapsed() > 12 * POLL, "the queue's server is not asked without end");

@@ -114,6 +114,10 @@ holdfast_service::settings! {
         /// Replicas of the failed queue's Redis that must have a message before it counts as queued; with fewer it is refused. 0: those that are
         /// connected at the moment, which may be none.
         failed_queue_min_replicas: u32 = "FAILED_QUEUE_MIN_REPLICAS", "0";
+        /// `true`: a gateway does not become ready while its failed queue's server has settings by which the queue refuses messages (it evicts,
+        /// has no append-only file, never syncs it, or does not tell). `false`: it is ready as soon as Kafka answers, and sends are refused at
+        /// the next outage of Kafka.
+        failed_queue_required: bool = "FAILED_QUEUE_REQUIRED", "true", development "false";
         /// `realtime-first`: receivers see a message before Kafka has it; `durable-first`: after.
         delivery_mode: DeliveryMode = "DELIVERY_MODE", "realtime-first";
         /// Who may write to whom unless one blocks the other: `open`, everybody to everybody; `friends`, friends to friends.

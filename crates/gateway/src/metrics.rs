@@ -22,6 +22,8 @@ pub const ACK: &str = "holdfast_gateway_ack_seconds";
 pub const DELIVERY: &str = "holdfast_gateway_delivery_seconds";
 /// Seconds from handing a message to Kafka's client to its report.
 pub const PUBLISH: &str = "holdfast_gateway_publish_seconds";
+/// Times that Kafka's producer failed for good and another took its place.
+pub const PRODUCER_REBUILDS: &str = "holdfast_gateway_producer_rebuilds_total";
 /// Connected sockets.
 pub const SOCKETS: &str = "holdfast_gateway_sockets";
 /// Socket.IO sessions whose queues are in memory, with or without a connected socket.
@@ -71,6 +73,8 @@ pub const INBOXES_COUNTED: &str = "holdfast_gateway_inboxes_counted_total";
 pub const FAILED_MESSAGES: &str = "holdfast_failed_queue_messages";
 /// Age of the oldest of them.
 pub const FAILED_AGE: &str = "holdfast_failed_queue_oldest_age_seconds";
+/// 1 while the failed queue would take messages, as far as the settings and the state of its server tell.
+pub const FAILED_USABLE: &str = "holdfast_failed_queue_usable";
 /// Messages that Kafka took from the failed queue.
 pub const REPLAYED: &str = "holdfast_failed_queue_replayed_total";
 /// Entries moved to a dead list.
@@ -124,6 +128,8 @@ pub struct Metrics {
     pub delivery: Histogram,
     /// [`PUBLISH`].
     pub publish: Histogram,
+    /// [`PRODUCER_REBUILDS`].
+    pub producer_rebuilds: IntCounter,
     /// [`SOCKETS`].
     pub sockets: IntGauge,
     /// [`SESSIONS`].
@@ -172,6 +178,8 @@ pub struct Metrics {
     pub failed_messages: IntGauge,
     /// [`FAILED_AGE`].
     pub failed_age: IntGauge,
+    /// [`FAILED_USABLE`].
+    pub failed_usable: IntGauge,
     /// [`REPLAYED`].
     pub replayed: IntCounter,
     /// [`DEAD`].
@@ -213,6 +221,10 @@ impl Metrics {
             ack: r.seconds(ACK, "From a send's arrival to its answer.")?,
             delivery: r.seconds(DELIVERY, "From a send's arrival to its emission to this gateway's sockets.")?,
             publish: r.seconds(PUBLISH, "From handing a message to Kafka's client to its report.")?,
+            producer_rebuilds: r.counter(
+                PRODUCER_REBUILDS,
+                "Times that Kafka's producer failed for good and another took its place.",
+            )?,
             sockets: r.gauge(SOCKETS, "Connected sockets.")?,
             sessions: r.gauge(SESSIONS, "Socket.IO sessions whose queues are in memory.")?,
             rooms: r.gauge(ROOMS, "Groups with members who have sockets here.")?,
@@ -256,6 +268,10 @@ impl Metrics {
             inboxes_counted: r.counter(INBOXES_COUNTED, "Times that a user's unread messages were counted anew.")?,
             failed_messages: r.gauge(FAILED_MESSAGES, "Messages that wait in the failed queue.")?,
             failed_age: r.gauge(FAILED_AGE, "Age of the failed queue's oldest message.")?,
+            failed_usable: r.gauge(
+                FAILED_USABLE,
+                "1 while the failed queue would take messages, as far as the settings and the state of its server tell.",
+            )?,
             replayed: r.counter(REPLAYED, "Messages that Kafka took from the failed queue.")?,
             dead: r.counter(DEAD, "Failed-queue entries moved to a dead list.")?,
         })

@@ -252,6 +252,7 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
         pipeline.clone(),
         Breakers { kafka: kafka_breaker, mongodb: mongo_breaker, cache: cache_breaker.clone() },
         metrics.clone(),
+        own.failed_queue_required,
         draining.clone(),
     ));
 
@@ -285,6 +286,10 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
     let kept = Kept::new(sockets.clone(), stored);
     let lists = Lists { take_back: recent, add: healed, kept, arrivals };
     beside.run("relist", relist.clone().run(lists, cache.clone(), cache_breaker.clone(), ended.clone()));
+    beside.run("producer", {
+        let (publisher, rebuilds) = (publisher.clone(), metrics.producer_rebuilds.clone());
+        ended.clone().run_until_cancelled_owned(async move { publisher.keep_alive(|| rebuilds.inc()).await })
+    });
     beside.run("retry", Retry::new(failed.clone(), publisher.clone(), own.replay_rate, metrics).run(ended.clone()));
     if layout.cache_warmup_enabled {
         beside.tasks.spawn(ended.clone().run_until_cancelled_owned(profiles.warm_up(store.clone(), locks)));
@@ -320,13 +325,10 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
         serve::serve(clients, app, accepted, client_metrics, closed)
     });
 
-    // Without a living producer a gateway would only fill the failed queue, without a part it would miss something for good:
-    // another process starts whole.
-    let mut fatal = publisher.fatal();
+    // Without a part a gateway would miss something for good: another process starts whole.
     let failure = tokio::select! {
         () = stop.cancelled() => None,
-        failed = fatal.wait_for(Option::is_some) => Some(format!("kafka's client failed for good: {failed:?}")),
-        () = beside.broken.cancelled() => Some("a part of the gateway ended unexpectedly".into()),
+        () = beside.broken.cancelled() => Some("a part of the gateway ended unexpectedly"),
     };
 
     // The end: refuse new sends, answer those in progress, let the connections go, leave nothing in Kafka's client.

@@ -18,6 +18,7 @@ pub mod consumer;
 pub mod context;
 mod membership;
 mod position;
+mod producer;
 pub mod publisher;
 pub mod reader;
 pub mod settings;

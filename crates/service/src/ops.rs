@@ -22,8 +22,12 @@ use crate::serve::{self, ConnectionLimits, ConnectionMetrics};
 pub trait Health: Send + Sync + 'static {
     /// Whether its own loops make progress. Never asks another server.
     fn live(&self) -> bool;
-    /// Whether it can do its work.
-    fn ready(&self) -> bool;
+    /// Why it can't be given work; `None`: it can. The body of `/health/ready`.
+    fn unready(&self) -> Option<String>;
+    /// Whether it can be given work.
+    fn ready(&self) -> bool {
+        self.unready().is_none()
+    }
     /// The document at `/health`, as its service describes it. Refreshed by the service, so that asking costs nothing.
     fn report(&self) -> serde_json::Value;
     /// An operator knows that records were lost; `false`: this service would not know of it.
@@ -88,12 +92,19 @@ fn router<H: Health>(registry: Registry, health: Arc<H>) -> Router {
     let status = |good: bool| if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     Router::new()
         .route("/health/live", get(move |State(health): State<Arc<H>>| async move { status(health.live()) }))
-        .route("/health/ready", get(move |State(health): State<Arc<H>>| async move { status(health.ready()) }))
+        .route("/health/ready", get(|State(health): State<Arc<H>>| async move { ready(health.unready()) }))
         .route("/health", get(|State(health): State<Arc<H>>| async move { axum::Json(health.report()) }))
         .route("/breakers/{dependency}/{to}", post(turn::<H>))
         .route("/losses/acknowledge", post(acknowledge::<H>))
         .with_state(health)
         .route("/metrics", get(move || async move { metrics(&registry) }))
+}
+
+fn ready(unready: Option<String>) -> (StatusCode, String) {
+    match unready {
+        None => (StatusCode::OK, String::new()),
+        Some(why) => (StatusCode::SERVICE_UNAVAILABLE, why + "\n"),
+    }
 }
 
 async fn turn<H: Health>(
@@ -146,8 +157,8 @@ mod tests {
         fn live(&self) -> bool {
             true
         }
-        fn ready(&self) -> bool {
-            false
+        fn unready(&self) -> Option<String> {
+            Some("starting".into())
         }
         fn report(&self) -> serde_json::Value {
             serde_json::json!({})

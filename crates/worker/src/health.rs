@@ -115,10 +115,18 @@ impl Health for State {
         ticked_at == 0 || unix_ms() - ticked_at < HUNG_AFTER.as_millis() as i64
     }
 
-    fn ready(&self) -> bool {
-        // A member that may not read the topic is none.
-        let works = self.joined.load(Ordering::Relaxed) && !self.refused.load(Ordering::Relaxed);
-        works && !self.draining.load(Ordering::Relaxed)
+    fn unready(&self) -> Option<String> {
+        let why = if self.draining.load(Ordering::Relaxed) {
+            "draining"
+        } else if self.refused.load(Ordering::Relaxed) {
+            // A member that may not read the topic is none.
+            "kafka refuses what the work needs"
+        } else if !self.joined.load(Ordering::Relaxed) {
+            "not a member of the group"
+        } else {
+            return None;
+        };
+        Some(why.to_owned())
     }
 
     fn acknowledge_losses(&self) -> bool {

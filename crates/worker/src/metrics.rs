@@ -37,6 +37,8 @@ pub const RECORDS_SKIPPED: &str = "holdfast_worker_records_skipped_total";
 pub const LOSS_UNACKNOWLEDGED: &str = "holdfast_worker_loss_unacknowledged";
 /// Records kept as dead letters (or skipped, where those are switched off), by `reason`.
 pub const DLQ_MESSAGES: &str = "holdfast_dlq_messages_total";
+/// Times that the dead letters' producer failed for good and another took its place.
+pub const PRODUCER_REBUILDS: &str = "holdfast_worker_producer_rebuilds_total";
 /// Partitions that wait for a newer worker.
 pub const PARTITIONS_HELD: &str = "holdfast_worker_partitions_held";
 /// Messages for the recent lists, by `result`.
@@ -84,6 +86,8 @@ pub struct Metrics {
     /// See [`LOSS_UNACKNOWLEDGED`].
     pub loss_unacknowledged: IntGauge,
     dlq: IntCounterVec,
+    /// See [`PRODUCER_REBUILDS`].
+    pub producer_rebuilds: IntCounter,
     /// See [`PARTITIONS_HELD`].
     pub partitions_held: IntGauge,
     /// [`HEALED`], added to their lists.
@@ -159,6 +163,13 @@ impl Metrics {
                 ),
             )?,
             dlq: add(registry, counters(DLQ_MESSAGES, "Records kept as dead letters.", "reason"))?,
+            producer_rebuilds: add(
+                registry,
+                IntCounter::new(
+                    PRODUCER_REBUILDS,
+                    "Times that the dead letters' producer failed for good and another took its place.",
+                ),
+            )?,
             partitions_held: add(registry, IntGauge::new(PARTITIONS_HELD, "Partitions that wait for a newer worker."))?,
             healed: healed.with_label_values(&["added"]),
             heal_present: healed.with_label_values(&["present"]),

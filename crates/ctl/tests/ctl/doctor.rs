@@ -108,6 +108,8 @@ async fn a_queue_that_may_lose_messages_is_wrong() {
     for (args, name, status) in [
         (&["--maxmemory-policy", "allkeys-lru"][..], "maxmemory-policy", "wrong"),
         (&["--appendonly", "no"], "appendonly", "wrong"),
+        (&["--appendonly", "no"], "append-only file", "wrong"),
+        (&["--no-appendfsync-on-rewrite", "yes"], "no-appendfsync-on-rewrite", "warning"),
         (&["--appendfsync", "everysec"], "appendfsync", "warning"),
         (&["--appendfsync", "no"], "appendfsync", "wrong"),
         (&["--replicaof", "127.0.0.1 1"], "role", "wrong"),
@@ -117,6 +119,17 @@ async fn a_queue_that_may_lose_messages_is_wrong() {
         let checks = examine(&world.clone().set("REDIS_QUEUE_URL", queue.url()), 1).await;
         assert_status(&checks, &format!("redis queue: {name}"), status);
     }
+}
+
+#[tokio::test]
+async fn settings_that_are_in_no_file_are_warned_about() {
+    let queue = redis(Role::Queue, &[]).await;
+    let world = World::with_topics().await.set("REDIS_QUEUE_URL", queue.url());
+    assert_status(&examine(&world, 1).await, "redis queue: settings since its start", "ok");
+    let client = redis::Client::open(queue.url()).unwrap();
+    let mut raw = client.get_multiplexed_async_connection().await.unwrap();
+    redis::cmd("CONFIG").arg(&["SET", "appendonly", "yes"]).exec_async(&mut raw).await.unwrap();
+    assert_status(&examine(&world, 1).await, "redis queue: settings since its start", "warning");
 }
 
 #[tokio::test]

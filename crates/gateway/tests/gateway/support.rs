@@ -60,16 +60,28 @@ pub(crate) fn with(settings: &[(String, String)], name: &str, value: &str) -> Ve
 impl Gateway {
     /// Starts one and waits until it is ready.
     pub(crate) async fn start(settings: Vec<(String, String)>) -> Self {
+        let gateway = Self::begin(settings).await;
+        until("ready", async || http_get(&gateway.ops, "/health/ready").await.is_ok_and(|(status, _)| status == 200))
+            .await;
+        gateway
+    }
+
+    /// Starts one, which may never be ready.
+    pub(crate) async fn begin(settings: Vec<(String, String)>) -> Self {
         let config = Config::read(Source::new(settings)).unwrap().value;
         let clients = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let operators = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", clients.local_addr().unwrap());
         let ops = operators.local_addr().unwrap().to_string();
         let ended = tokio::spawn(holdfast_gateway::run(config, clients, operators, CancellationToken::new()));
-        let gateway = Self { url, ops, ended };
-        until("ready", async || http_get(&gateway.ops, "/health/ready").await.is_ok_and(|(status, _)| status == 200))
-            .await;
-        gateway
+        Self { url, ops, ended }
+    }
+
+    /// Why it is not ready; empty if it is.
+    pub(crate) async fn unready(&self) -> String {
+        let (status, why) = http_get(&self.ops, "/health/ready").await.unwrap();
+        assert_eq!(status == 503, !why.is_empty(), "{status} {why}");
+        why
     }
 
     pub(crate) async fn connect(&self, user: &str) -> (Socket, Events) {

@@ -172,7 +172,7 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
             admission: admission.clone(),
             recent: recent.clone(),
             cache_breaker: cache_breaker.clone(),
-            cache_budget: own.redis_budget.0,
+            pace: config.pace(),
             mode: own.delivery_mode,
             sockets: sockets.clone(),
             publish: Publish::new(publisher.clone(), kafka_breaker.clone(), failed.clone(), metrics.clone()),
@@ -278,7 +278,8 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
     beside.run("typing", typing.run(ended.clone()));
     let kept = Kept::new(sockets.clone(), stored);
     let lists = Lists { take_back: recent, add: healed, kept, arrivals };
-    beside.run("relist", relist.clone().run(lists, cache.clone(), cache_breaker.clone(), ended.clone()));
+    let relisting = relist.clone().run(lists, cache.clone(), (cache_breaker.clone(), config.pace()), ended.clone());
+    beside.run("relist", relisting);
     beside.run("retry", Retry::new(failed.clone(), publisher.clone(), own.replay_rate, metrics).run(ended.clone()));
     if layout.cache_warmup_enabled {
         beside.tasks.spawn(ended.clone().run_until_cancelled_owned(profiles.warm_up(store.clone(), locks)));

@@ -22,6 +22,7 @@ mod repair;
 mod repeats;
 mod rest;
 mod resync;
+mod slow_cache;
 mod store_away;
 mod support;
 mod typing;

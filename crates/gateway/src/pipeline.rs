@@ -29,6 +29,7 @@ use crate::admit::{Act, Admission, Standing};
 use crate::config::DeliveryMode;
 use crate::deliver::Sockets;
 use crate::error::{Code, Refusal};
+use crate::groups::acts::Acts;
 use crate::inbox::arrivals::Arrivals;
 use crate::inbox::tell::Counters;
 use crate::limit::places::{Place, Places};
@@ -121,6 +122,8 @@ pub struct Stages {
     pub arrivals: Arrivals,
     /// And the sockets here, of how much is unread.
     pub counters: Counters,
+    /// In which groups users act.
+    pub acts: Acts,
     /// Counters.
     pub metrics: Metrics,
 }
@@ -455,6 +458,7 @@ impl Stages {
             Durability::Kafka => Outcome::Kafka,
             Durability::FailedQueue => Outcome::FailedQueue,
         };
+        self.acts.note(&send.message.sender, &send.message.chat);
         let accepted = Accepted { message: send.message.clone(), position, durability, duplicate };
         self.answer(send, Ok(accepted), outcome);
     }

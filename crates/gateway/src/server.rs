@@ -32,6 +32,7 @@ use crate::auth::Verifier;
 use crate::config::Config;
 use crate::deliver::Sockets;
 use crate::groups::Groups;
+use crate::groups::acts::Acts;
 use crate::health::{Breakers, GatewayHealth, Probed};
 use crate::history::{History, Sources};
 use crate::inbox::arrivals::{Arrivals, Told};
@@ -166,6 +167,7 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
     let rooms = Rooms::new(sockets.clone(), channels.clone(), membership.clone(), metrics.clone());
     let (arrivals, told_of) = Arrivals::new(metrics.clone());
     let counters = Counters::new(sockets.clone());
+    let acts = Acts::new(stored.clone());
     let group_changes = GroupChanges::new(cache.clone(), keys.clone(), origin);
     let pipeline = Pipeline::start(
         Stages {
@@ -179,6 +181,7 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
             relist: relist.clone(),
             arrivals: arrivals.clone(),
             counters: counters.clone(),
+            acts: acts.clone(),
             metrics: metrics.clone(),
         },
         own.max_sends_in_flight,
@@ -209,10 +212,11 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
         presence: presence.clone(),
         live: live.clone(),
         receipts: receipts.clone(),
+        acts: acts.clone(),
         metrics: metrics.clone(),
     });
     let (who, told) = ((membership.clone(), relations.clone()), (rooms.clone(), arrivals.clone(), inbox.clone()));
-    let groups = Groups::new(stored.clone(), who, limits.clone(), told);
+    let groups = Groups::new(stored.clone(), who, limits.clone(), told, acts);
     let told =
         Told { cached: inboxes, breaker: cache_breaker.clone(), membership: membership.clone(), store: store.clone() };
     let resume = Resume { recent: recent.clone(), breaker: cache_breaker.clone(), admission: admission.clone() };

@@ -195,7 +195,9 @@ async fn a_stranger_who_adds_somebody_to_groups_without_end_uses_up_nothing_of_t
     let mut bob = Person::at(&gateway, "bob").await;
     let id = UserId::parse(&bob.name).unwrap();
     let (written, read) = (alice.group(&[&bob.name]).await, alice.group(&[&bob.name]).await);
-    let only_added = alice.group(&[&bob.name]).await;
+    // Whoever adds takes from themselves first, so somebody else made this one.
+    let carol = Person::at(&gateway, "carol").await;
+    let only_added = carol.group(&[&bob.name]).await;
     bob.send(&written, "I am here").await;
     let message = alice.send(&read, "do you read this?").await;
     let upto = json!({ "chatId": read, "upTo": message["messageId"] });

@@ -3,18 +3,24 @@
 //! A change is made to what the store has ([`rules`] says what it becomes), and written only if that is still the same; otherwise it
 //! is made anew. Once it is written, every gateway forgets who belonged to it ([`crate::members`]); then this one and the others move the
 //! sockets that it concerns, and tell clients `chatUpdated` ([`crate::rooms`]).
+//!
+//! Nobody's groups can be used up by others: one in which a user never acted ([`acts`]) gives way to another ([`allowance`]).
 
+pub mod acts;
+pub mod allowance;
 pub mod rules;
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
+use futures_util::{StreamExt, stream};
 use holdfast_cache::groups::GroupChange;
 use holdfast_message::{ChatId, UserId};
 use holdfast_service::clock::unix_ms;
 use holdfast_store::{Group, Member, Role, StoreError};
 use uuid::Uuid;
 
+use self::acts::Acts;
 use self::rules::{Outcome, Wish};
 use crate::error::{Code, Refusal};
 use crate::inbox::Inbox;
@@ -31,6 +37,10 @@ const NAMESPACE: Uuid = Uuid::from_u128(0x9d0c_5f5a_37c1_5a44_b2a8_1f6e_0c44_7be
 const ATTEMPTS: usize = 8;
 /// As what members count that are added to groups.
 const ADDED: &str = "addMembers";
+/// As what groups count that are left together.
+const LEFT: &str = "leaveGroups";
+/// Of the groups that are left together, so many at once.
+const LEAVING: usize = 8;
 
 /// Groups. Cheap to clone.
 #[derive(Clone)]
@@ -42,6 +52,7 @@ pub struct Groups {
     rooms: Rooms,
     arrivals: Arrivals,
     inbox: Inbox,
+    acts: Acts,
 }
 
 /// What is to be written of a group, and whom it concerns.
@@ -60,8 +71,9 @@ impl Groups {
         (membership, relations): (Membership, Relations),
         limits: Arc<Limits>,
         (rooms, arrivals, inbox): (Rooms, Arrivals, Inbox),
+        acts: Acts,
     ) -> Self {
-        Self { stored, membership, relations, limits, rooms, arrivals, inbox }
+        Self { stored, membership, relations, limits, rooms, arrivals, inbox, acts }
     }
 
     /// Makes a group of which `creator` is the owner. With a `key`, every repeat finds the group that the first one made, unless it
@@ -91,7 +103,7 @@ impl Groups {
             return Ok((of_member(Some(known), creator)?, false));
         }
         self.may_add(creator, &others).await?;
-        self.have_room(&[&others[..], std::slice::from_ref(creator)].concat()).await?;
+        self.make_room(creator, &[&others[..], std::slice::from_ref(creator)].concat()).await?;
         let now = unix_ms();
         let member = |user: &UserId, role| Member { user: user.clone(), role, joined_at: now };
         let group = Group {
@@ -126,22 +138,79 @@ impl Groups {
                 && group.member(user).is_none()
             {
                 self.may_add(actor, std::slice::from_ref(user)).await?;
-                self.have_room(std::slice::from_ref(user)).await?;
+                self.make_room(actor, std::slice::from_ref(user)).await?;
             }
-            let next = match outcome {
-                Outcome::Unchanged => return Ok(Some(group)),
-                Outcome::Becomes(next) => next,
-                // Kept: whoever knows the key that made it must not make it again, with all that was written there.
-                Outcome::Ends => Group { members: Vec::new(), ..group.clone() },
-            };
-            let (before, after) = (users(&group), users(&next));
-            let joined: Vec<_> = after.difference(&before).map(|user| (*user).clone()).collect();
-            let left: Vec<_> = before.difference(&after).map(|user| (*user).clone()).collect();
-            if let Some(made) = self.make(Change { group: next, is_new: false, joined, left }).await? {
-                return Ok(Some(made).filter(|made| !made.members.is_empty()));
+            if let Some(after) = self.carry_out(group, outcome).await? {
+                if !matches!(wish, Wish::Remove(user) if user == actor) {
+                    self.acts.note(actor, chat);
+                }
+                return Ok(after);
             }
         }
-        Err(Refusal::unavailable("the group is being changed by others; do it again"))
+        Err(changed_by_others())
+    }
+
+    /// Leaves groups. Answers those that the user does not belong to now, whether or not they did, and why they still belong to the
+    /// others; if that is to all, it is a refusal.
+    pub async fn leave_many(
+        &self,
+        user: &UserId,
+        chats: &[ChatId],
+    ) -> Result<(Vec<ChatId>, Vec<(ChatId, Refusal)>), Refusal> {
+        self.limits.pass_many(user, LEFT, chats.len()).await?;
+        let chats: BTreeSet<_> = chats.iter().cloned().collect();
+        let leave = |chat: ChatId| {
+            let (groups, user) = (self.clone(), user.clone());
+            async move {
+                let done = groups.leave(&user, &chat).await;
+                (chat, done)
+            }
+        };
+        let leaves: Vec<_> = chats.into_iter().map(leave).collect();
+        let done: Vec<_> = stream::iter(leaves).buffered(LEAVING).collect().await;
+        let (mut left, mut remaining) = (Vec::new(), Vec::new());
+        for (chat, done) in done {
+            match done {
+                Ok(()) => left.push(chat),
+                Err(refusal) => remaining.push((chat, refusal)),
+            }
+        }
+        if left.is_empty()
+            && let Some((_, refusal)) = remaining.first()
+        {
+            return Err(refusal.clone());
+        }
+        Ok((left, remaining))
+    }
+
+    /// Sees to it that a user does not belong to a group.
+    async fn leave(&self, user: &UserId, chat: &ChatId) -> Result<(), Refusal> {
+        for _ in 0..ATTEMPTS {
+            let Some(group) = self.read(chat).await?.filter(|group| group.member(user).is_some()) else {
+                return Ok(());
+            };
+            let outcome = rules::outcome(&group, user, &Wish::Remove(user.clone()), unix_ms())?;
+            if self.carry_out(group, outcome).await?.is_some() {
+                return Ok(());
+            }
+        }
+        Err(changed_by_others())
+    }
+
+    /// Has a group become what it is to be. Answers it as it is then, or `Some(None)` if it has ended; `None`: somebody else's change
+    /// came first.
+    async fn carry_out(&self, group: Group, outcome: Outcome) -> Result<Option<Option<Group>>, Refusal> {
+        let next = match outcome {
+            Outcome::Unchanged => return Ok(Some(Some(group))),
+            Outcome::Becomes(next) => next,
+            // Kept: whoever knows the key that made it must not make it again, with all that was written there.
+            Outcome::Ends => Group { members: Vec::new(), ..group.clone() },
+        };
+        let (before, after) = (users(&group), users(&next));
+        let joined: Vec<_> = after.difference(&before).map(|user| (*user).clone()).collect();
+        let left: Vec<_> = before.difference(&after).map(|user| (*user).clone()).collect();
+        let made = self.make(Change { group: next, is_new: false, joined, left }).await?;
+        Ok(made.map(|made| Some(made).filter(|made| !made.members.is_empty())))
     }
 
     /// Writes a change and tells whom it concerns, as a task of its own: who hangs up in the middle must not leave the others with what
@@ -188,7 +257,10 @@ impl Groups {
     }
 
     fn tell(&self, chat: &ChatId, joined: Vec<UserId>, left: Vec<UserId>) {
-        let moved = joined.iter().chain(&left).cloned().collect();
+        let moved: Vec<_> = joined.iter().chain(&left).cloned().collect();
+        for user in &moved {
+            self.acts.forget(user, chat);
+        }
         self.rooms.changed(GroupChange { chat: chat.clone(), joined, left });
         self.arrivals.moved(moved);
     }
@@ -206,14 +278,26 @@ impl Groups {
         Ok(())
     }
 
-    /// Refuses if one of these users belongs to as many groups as anybody may. Who that is nobody learns.
-    async fn have_room(&self, users: &[UserId]) -> Result<(), Refusal> {
-        let full = self.stored.ask(async |store| store.any_in_groups(users, MAX_GROUPS).await).await;
-        match full.map_err(unavailable)? {
-            true => Err(Refusal::new(Code::Validation, "one of the members belongs to as many groups as anybody may")),
-            false => Ok(()),
+    /// Sees to it that each of these users may belong to one more group, or refuses. Who could not that is nobody learns.
+    async fn make_room(&self, adder: &UserId, users: &[UserId]) -> Result<(), Refusal> {
+        let full = self.stored.ask(async |store| store.in_many_groups(users, MAX_GROUPS).await).await;
+        for user in full.map_err(unavailable)? {
+            let groups = self.stored.ask(async |store| store.memberships(&user, 2 * MAX_GROUPS).await).await;
+            let Some(giving_way) = allowance::giving_way(groups.map_err(unavailable)?, &user, adder) else {
+                let rule = "one of the members belongs to as many groups as anybody may";
+                return Err(Refusal::new(Code::Validation, rule));
+            };
+            for chat in giving_way {
+                tracing::debug!(chat_id = %chat, "a group in which a member never acted gives way to another");
+                self.leave(&user, &chat).await?;
+            }
         }
+        Ok(())
     }
+}
+
+fn changed_by_others() -> Refusal {
+    Refusal::unavailable("the group is being changed by others; do it again")
 }
 
 /// A group, if there is one and this user belongs to it.

@@ -30,6 +30,7 @@ use tokio::sync::Mutex;
 use self::count::Counted;
 use self::receipts::Receipts;
 use crate::error::{Code, Refusal};
+use crate::groups::acts::Acts;
 use crate::history::History;
 use crate::live::Live;
 use crate::members::Membership;
@@ -75,6 +76,8 @@ pub struct Parts {
     pub live: Live,
     /// Tells other members.
     pub receipts: Receipts,
+    /// In which groups users act.
+    pub acts: Acts,
     /// Counters.
     pub metrics: Metrics,
 }

@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use crate::inbox::arrivals::Arrivals;
 use crate::kept::Kept;
 use crate::metrics::Metrics;
+use crate::pipeline::pace::Pace;
 
 /// Calls that may wait.
 const CAPACITY: usize = 10_000;
@@ -131,13 +132,16 @@ impl Relist {
     }
 
     /// Works the queue off until the token is cancelled.
-    pub async fn run(self, lists: Lists, cache: Connection, breaker: Breaker, stop: CancellationToken) {
+    pub async fn run(self, lists: Lists, cache: Connection, live: (Breaker, Pace), stop: CancellationToken) {
+        let (breaker, pace) = live;
         let work = async {
             let mut failure = None;
             loop {
+                let began = Instant::now();
                 match self.pass(&lists).await {
-                    // Live sends need not wait for the breaker's minute either.
-                    Ok(Pass::Done) => breaker.answered(),
+                    // Live sends need not wait for the breaker's minute either, unless it opened because the cache is slow.
+                    Ok(Pass::Done) if !pace.is_slow(began.elapsed()) => breaker.answered(),
+                    Ok(Pass::Done) => {}
                     Ok(Pass::Idle) => self.arrived.notified().await,
                     Ok(Pass::Resting(until)) => {
                         if let Some(error) = failure.take() {

@@ -32,6 +32,7 @@ use crate::auth::Verifier;
 use crate::config::Config;
 use crate::deliver::Sockets;
 use crate::groups::Groups;
+use crate::groups::acts::Acts;
 use crate::health::{Breakers, GatewayHealth, Probed};
 use crate::history::{History, Sources};
 use crate::inbox::arrivals::{Arrivals, Told};
@@ -172,19 +173,21 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
     let rooms = Rooms::new(sockets.clone(), channels.clone(), membership.clone(), metrics.clone());
     let (arrivals, told_of) = Arrivals::new(metrics.clone());
     let counters = Counters::new(sockets.clone());
+    let acts = Acts::new(stored.clone());
     let group_changes = GroupChanges::new(cache.clone(), keys.clone(), origin);
     let pipeline = Pipeline::start(
         Stages {
             admission: admission.clone(),
             recent: recent.clone(),
             cache_breaker: cache_breaker.clone(),
-            cache_budget: own.redis_budget.0,
+            pace: config.pace(),
             mode: own.delivery_mode,
             sockets: sockets.clone(),
             publish: Publish::new(publisher.clone(), kafka_breaker.clone(), failed.clone(), metrics.clone()),
             relist: relist.clone(),
             arrivals: arrivals.clone(),
             counters: counters.clone(),
+            acts: acts.clone(),
             metrics: metrics.clone(),
         },
         own.max_sends_in_flight,
@@ -215,10 +218,11 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
         presence: presence.clone(),
         live: live.clone(),
         receipts: receipts.clone(),
+        acts: acts.clone(),
         metrics: metrics.clone(),
     });
     let (who, told) = ((membership.clone(), relations.clone()), (rooms.clone(), arrivals.clone(), inbox.clone()));
-    let groups = Groups::new(stored.clone(), who, limits.clone(), told);
+    let groups = Groups::new(stored.clone(), who, limits.clone(), told, acts);
     let told =
         Told { cached: inboxes, breaker: cache_breaker.clone(), membership: membership.clone(), store: store.clone() };
     let resume = Resume { recent: recent.clone(), breaker: cache_breaker.clone(), admission: admission.clone() };
@@ -285,7 +289,8 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
     beside.run("typing", typing.run(ended.clone()));
     let kept = Kept::new(sockets.clone(), stored);
     let lists = Lists { take_back: recent, add: healed, kept, arrivals };
-    beside.run("relist", relist.clone().run(lists, cache.clone(), cache_breaker.clone(), ended.clone()));
+    let relisting = relist.clone().run(lists, cache.clone(), (cache_breaker.clone(), config.pace()), ended.clone());
+    beside.run("relist", relisting);
     beside.run("producer", {
         let (publisher, rebuilds) = (publisher.clone(), metrics.producer_rebuilds.clone());
         ended.clone().run_until_cancelled_owned(async move { publisher.keep_alive(|| rebuilds.inc()).await })

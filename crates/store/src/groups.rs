@@ -88,6 +88,21 @@ impl Group {
     }
 }
 
+/// That a user belongs to a group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Membership {
+    /// The group.
+    pub chat: ChatId,
+    /// Who made it.
+    pub created_by: UserId,
+    /// How many belong to it.
+    pub members: usize,
+    /// Since when this user does, in Unix epoch milliseconds.
+    pub joined_at: i64,
+    /// Whether this user made it, or has written, read or changed something there since.
+    pub acted: bool,
+}
+
 impl Store {
     /// Stores a new group; false if there is one with this id already.
     pub async fn create_group(&self, group: &Group) -> Result<bool, StoreError> {
@@ -167,31 +182,72 @@ impl Store {
         .await
     }
 
-    /// Whether one of these users belongs to so many groups or more.
-    pub async fn any_in_groups(&self, users: &[UserId], many: u32) -> Result<bool, StoreError> {
+    /// Which of these users belong to so many groups or more.
+    pub async fn in_many_groups(&self, users: &[UserId], many: u32) -> Result<Vec<UserId>, StoreError> {
         let deadline = Instant::now() + self.read_timeout;
         let groups = self.groups();
         // By the index alone, and no further than that many.
-        let count = |user: &UserId| -> Vec<Document> {
+        let count = |member: &UserId| -> Vec<Document> {
             vec![
-                doc! { "$match": { "members.userId": user.as_str() } },
+                doc! { "$match": { "members.userId": member.as_str() } },
                 doc! { "$limit": i64::from(many) },
                 doc! { "$count": "groups" },
+                doc! { "$set": { "userId": { "$literal": member.as_str() } } },
             ]
         };
+        let mut found = Vec::new();
         for users in users.chunks(MAX_USERS) {
             let mut counts = users.iter().map(count);
             let Some(mut pipeline) = counts.next() else { break };
             pipeline.extend(counts.map(|count| doc! { "$unionWith": { "coll": groups.name(), "pipeline": count } }));
             pipeline.push(doc! { "$match": { "groups": { "$gte": i64::from(many) } } });
-            pipeline.push(doc! { "$limit": 1_i64 });
             let left = deadline.saturating_duration_since(Instant::now());
             let query = groups.aggregate(pipeline).max_time(server_limit(left));
-            if within(deadline, async { query.await?.try_next().await }).await?.is_some() {
-                return Ok(true);
-            }
+            within(deadline, async {
+                let mut cursor = query.await?;
+                while let Some(counted) = cursor.try_next().await? {
+                    found.extend(user(&counted, "userId"));
+                }
+                Ok(())
+            })
+            .await?;
         }
-        Ok(false)
+        Ok(found)
+    }
+
+    /// The groups that a user belongs to, at most `limit` of them, and what the user has done there. It reads whole groups, and is for users
+    /// who have as many as they may.
+    pub async fn memberships(&self, member: &UserId, limit: u32) -> Result<Vec<Membership>, StoreError> {
+        let deadline = Instant::now() + self.read_timeout;
+        let groups = self.groups();
+        let own = doc! { "$filter": { "input": "$members", "cond": { "$eq": ["$$this.userId", { "$literal": member.as_str() }] } } };
+        let pipeline = vec![
+            doc! { "$match": { "members.userId": member.as_str() } },
+            doc! { "$limit": i64::from(limit) },
+            doc! { "$project": {
+                "createdBy": 1,
+                "members": { "$size": "$members" },
+                "joinedAt": { "$first": { "$map": { "input": own, "in": "$$this.joinedAt" } } },
+            } },
+        ];
+        let left = deadline.saturating_duration_since(Instant::now());
+        let query = groups.aggregate(pipeline).max_time(server_limit(left));
+        let mut found: Vec<Membership> = within(deadline, async {
+            let mut found = Vec::new();
+            let mut cursor = query.await?;
+            while let Some(stored) = cursor.try_next().await? {
+                found.extend(membership(&stored));
+            }
+            Ok(found)
+        })
+        .await?;
+        let chats: Vec<_> = found.iter().map(|membership| membership.chat.clone()).collect();
+        let acts = self.acts(member, &chats, deadline).await?;
+        for membership in &mut found {
+            membership.acted = membership.created_by == *member
+                || acts.get(&membership.chat).is_some_and(|acts| acts.since(membership.joined_at));
+        }
+        Ok(found)
     }
 
     /// Stores name and members of a group, if its version is still the one it has here; the stored one is then one higher. False
@@ -242,6 +298,16 @@ fn decode(stored: &Document) -> Option<Group> {
         created_by: user(stored, "createdBy")?,
         created_at: millis_in(stored, "createdAt")?,
         version: number(stored, "version")?,
+    })
+}
+
+fn membership(stored: &Document) -> Option<Membership> {
+    Some(Membership {
+        chat: ChatId::parse(stored.get_str("_id").ok()?).ok()?,
+        created_by: user(stored, "createdBy")?,
+        members: usize::try_from(stored.get_i32("members").ok()?).ok()?,
+        joined_at: stored.get_i64("joinedAt").ok()?,
+        acted: false,
     })
 }
 

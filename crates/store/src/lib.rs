@@ -39,7 +39,7 @@ use tokio::time::Instant;
 
 pub use conversations::{Conversation, Touched};
 pub use error::{StoreError, is_passing};
-pub use groups::{Group, Member, Role};
+pub use groups::{Group, Member, Membership, Role};
 pub use history::Page;
 pub use insert::{BatchFailed, Written};
 pub use inspect::{IndexReport, ServerReport, StoredCopy};

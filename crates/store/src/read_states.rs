@@ -1,4 +1,5 @@
-//! `readStates`: `{ _id: { chatId, userId }, upTo: { timestamp: int64, messageId } }`, how far a user has read a chat.
+//! `readStates`: `{ _id: { chatId, userId }, upTo: { timestamp: int64, messageId }, actedAt: int64 }`, how far a user has read a chat, and when
+//! they last did something in a group. Either may be absent.
 //!
 //! A watermark only moves forward: one atomic update compares and moves it, so that devices and gateways may race. Unread counts are
 //! derived from it and from the messages; nothing else says what is read.
@@ -12,6 +13,7 @@ use mongodb::error::{ErrorKind, WriteFailure};
 use mongodb::options::ReturnDocument;
 use tokio::time::Instant;
 
+use crate::groups::is_duplicate;
 use crate::history::batch;
 use crate::time::millis_of;
 use crate::{Store, StoreError, server_limit, within};
@@ -25,6 +27,25 @@ pub struct ReadState {
     pub up_to: HistoryKey,
     /// Whether this request has moved it.
     pub moved: bool,
+}
+
+/// Where clocks may differ, in milliseconds; and in which somebody else's doing may move a watermark, when a user is added to a group.
+const ABOUT: i64 = 60_000;
+
+/// What a user has done in a group.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Acts {
+    acted_at: Option<i64>,
+    read_up_to: Option<i64>,
+}
+
+impl Acts {
+    /// Whether there was something since the user belongs to it. Who is added is given a watermark at the newest message of that moment; one
+    /// beyond it has been moved by the user.
+    pub(crate) fn since(&self, joined_at: i64) -> bool {
+        self.acted_at.is_some_and(|at| at >= joined_at - ABOUT)
+            || self.read_up_to.is_some_and(|timestamp| timestamp >= joined_at + ABOUT)
+    }
 }
 
 /// How far one user has read each of several chats; a chat of which nothing is read is absent.
@@ -43,6 +64,51 @@ impl Store {
         };
         let moved = before.is_none_or(|before| before < up_to);
         Ok(ReadState { up_to: before.map_or(up_to, |before| before.max(up_to)), moved })
+    }
+
+    /// A user has done something in a group at this time, in Unix epoch milliseconds: it is not one that they were only added to.
+    pub async fn note_act(&self, user: &UserId, group: &ChatId, at: i64) -> Result<(), StoreError> {
+        let deadline = Instant::now() + self.write_timeout;
+        let states = &self.read_states;
+        let note =
+            || states.update_one(doc! { "_id": key(user, group) }, doc! { "$max": { "actedAt": at } }).upsert(true);
+        within(deadline, async {
+            match note().await {
+                // Two have begun the same state at once; the other one was first.
+                Err(error) if is_duplicate(&error) => note().await,
+                noted => noted,
+            }
+        })
+        .await
+        .map(drop)
+    }
+
+    /// What the user has done in each of these groups.
+    pub(crate) async fn acts(
+        &self,
+        user: &UserId,
+        groups: &[ChatId],
+        deadline: Instant,
+    ) -> Result<HashMap<ChatId, Acts>, StoreError> {
+        let keys: Vec<_> = groups.iter().map(|chat| key(user, chat)).collect();
+        let left = deadline.saturating_duration_since(Instant::now());
+        let query = self
+            .read_states
+            .find(doc! { "_id": { "$in": keys } })
+            .batch_size(batch(groups.len()))
+            .max_time(server_limit(left));
+        within(deadline, async {
+            let mut acts = HashMap::new();
+            let mut cursor = query.await?;
+            while let Some(state) = cursor.try_next().await? {
+                let chat = state.get_document("_id").and_then(|id| id.get_str("chatId")).ok();
+                let read_up_to = state.get_document("upTo").and_then(|up_to| up_to.get_i64("timestamp")).ok();
+                let of_chat = Acts { acted_at: state.get_i64("actedAt").ok(), read_up_to };
+                acts.extend(chat.and_then(|text| ChatId::parse(text).ok()).map(|chat| (chat, of_chat)));
+            }
+            Ok(acts)
+        })
+        .await
     }
 
     /// Returns where it was before.

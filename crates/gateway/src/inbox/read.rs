@@ -34,6 +34,7 @@ impl Inbox {
         let place = self.parts.history.find(chat, up_to).await?;
         let state = self.parts.store.ask(async |store| store.mark_read(user, chat, place).await).await;
         let reached = state.map_err(unavailable)?.up_to;
+        self.parts.acts.note(user, chat);
         if reached == place && self.is_seen(user, chat).await {
             self.parts.receipts.read(user, chat, reached);
         }

@@ -6,12 +6,12 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use holdfast_message::{ChatId, UserId};
 use holdfast_store::Role;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::extract::{Path, Payload, User};
+use super::extract::{Caller, Path, Payload, User};
 use super::idempotency::{IdempotencyKey, IdempotencyKeyHeader};
 use super::problem::{Problem, Problems, ProblemsOfBody, ProblemsOfChat};
 use super::{Routes, Shared};
@@ -19,11 +19,15 @@ use crate::answer::{GroupMemberRole, GroupShape};
 use crate::error::{Code, Refusal};
 use crate::groups::rules::{self, Wish};
 
+/// The most groups that one request leaves.
+const MAX_LEFT: usize = 100;
+
 pub(super) fn routes() -> Routes {
     OpenApiRouter::new()
         .routes(routes!(create))
         .routes(routes!(read, rename, end))
         .routes(routes!(put_member, remove_member))
+        .routes(routes!(leave))
 }
 
 /// A new group.
@@ -44,6 +48,35 @@ struct GroupPatch {
     /// What it is called from now on.
     #[schema(min_length = 1, max_length = 100)]
     name: String,
+}
+
+/// Groups to be left.
+#[derive(Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct GroupsToLeave {
+    /// Their ids.
+    #[schema(min_items = 1, max_items = 100)]
+    chat_ids: Vec<String>,
+}
+
+/// What became of them.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct GroupsLeft {
+    /// Those that you do not belong to now, whether or not you did.
+    left: Vec<String>,
+    /// Those that you still belong to.
+    remaining: Vec<GroupNotLeft>,
+}
+
+/// A group that could not be left.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct GroupNotLeft {
+    /// Its id.
+    chat_id: String,
+    /// Why.
+    error: Refusal,
 }
 
 /// As what a user belongs to a group.
@@ -164,6 +197,32 @@ async fn remove_member(
     let wish = Wish::Remove(parse_user("userId", &member)?);
     gateway.groups.change(&user, &parse_group(&chat)?, &wish).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Leave many groups at once.
+///
+/// Each is left as by a request of its own, independently of the others, and counts as one. Repeat those in `remaining` whose error is
+/// retryable.
+#[utoipa::path(
+    post, path = "/api/chats/leave", operation_id = "leaveGroups", tag = "groups",
+    request_body(content = GroupsToLeave, example = json!({ "chatIds": ["g_9b2c6a52-9f9e-4f0c-8c57-2d1c4a6b7f10"] })),
+    responses((status = 200, description = "What became of them", body = GroupsLeft), Problems, ProblemsOfBody),
+)]
+async fn leave(
+    State(gateway): Shared,
+    Caller(user): Caller,
+    Payload(body): Payload<GroupsToLeave>,
+) -> Result<Json<GroupsLeft>, Problem> {
+    if !(1..=MAX_LEFT).contains(&body.chat_ids.len()) {
+        return Err(Refusal::new(Code::Validation, format!("chatIds: 1 to {MAX_LEFT} groups")).into());
+    }
+    let chats = body.chat_ids.iter().map(|chat| parse_group(chat)).collect::<Result<Vec<_>, _>>()?;
+    let (left, remaining) = gateway.groups.leave_many(&user, &chats).await?;
+    let not_left = |(chat_id, error): (ChatId, Refusal)| GroupNotLeft { chat_id: chat_id.to_string(), error };
+    Ok(Json(GroupsLeft {
+        left: left.iter().map(ChatId::to_string).collect(),
+        remaining: remaining.into_iter().map(not_left).collect(),
+    }))
 }
 
 fn parse_group(text: &str) -> Result<ChatId, Refusal> {

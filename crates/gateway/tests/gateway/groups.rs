@@ -168,6 +168,133 @@ async fn whoever_belongs_to_as_many_groups_as_anybody_may_is_not_named_and_a_rep
     assert_eq!((again.status, &again.body), (200, &made.body));
 }
 
+/// Groups that `creator` made and added `user` to, so many, in the store alone.
+async fn add_to_groups(settings: &[(String, String)], creator: &str, user: &str, count: u128) {
+    let stored = store(settings).await;
+    let (creator, user) = (UserId::parse(creator).unwrap(), UserId::parse(user).unwrap());
+    let creates = (0..count).map(async |n| {
+        let member = |user: &UserId, role| Member { user: user.clone(), role, joined_at: 1 };
+        let group = Group {
+            chat: ChatId::parse(&format!("g_00000000-0000-4000-8000-{n:012x}")).unwrap(),
+            name: "x".into(),
+            created_by: creator.clone(),
+            members: vec![member(&creator, Role::Owner), member(&user, Role::Member)],
+            created_at: 1,
+            version: 1,
+        };
+        assert!(stored.create_group(&group).await.unwrap());
+    });
+    futures_util::stream::iter(creates).buffer_unordered(16).collect::<Vec<_>>().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stranger_who_adds_somebody_to_groups_without_end_uses_up_nothing_of_theirs() {
+    let settings = settings(&[]).await;
+    let gateway = Gateway::start(settings.clone()).await;
+    let (alice, eve) = (Person::at(&gateway, "alice").await, Person::at(&gateway, "eve").await);
+    let mut bob = Person::at(&gateway, "bob").await;
+    let id = UserId::parse(&bob.name).unwrap();
+    let (written, read) = (alice.group(&[&bob.name]).await, alice.group(&[&bob.name]).await);
+    // Whoever adds takes from themselves first, so somebody else made this one.
+    let carol = Person::at(&gateway, "carol").await;
+    let only_added = carol.group(&[&bob.name]).await;
+    bob.send(&written, "I am here").await;
+    let message = alice.send(&read, "do you read this?").await;
+    let upto = json!({ "chatId": read, "upTo": message["messageId"] });
+    until("it is read", async || bob.emit("markRead", upto.clone()).await["ok"] == true).await;
+    let stored = store(&settings).await;
+    let of_bob = async || stored.memberships(&id, 2000).await.unwrap();
+    until("it is known where he acts", async || of_bob().await.iter().filter(|group| group.acted).count() == 2).await;
+
+    // Eve fills up what is left of a thousand, and goes on.
+    add_to_groups(&settings, &eve.name, &bob.name, 997).await;
+    assert_eq!(of_bob().await.len(), 1000);
+    let mut last = String::new();
+    for _ in 0..5 {
+        last = eve.group(&[&bob.name]).await;
+        let leave = format!("/api/chats/{last}/members/{}", eve.name);
+        assert_eq!(eve.rest("DELETE", &leave, Value::Null).await.status, 204);
+    }
+    assert_eq!(of_bob().await.len(), 1000, "what gives way is hers");
+
+    let own = bob.group(&[]).await;
+    let added = alice.group(&[&bob.name]).await;
+    let put = format!("/api/chats/{}/members/{}", alice.group(&[]).await, bob.name);
+    assert_eq!(alice.rest("PUT", &put, json!({})).await.status, 200);
+    let now: BTreeSet<_> = of_bob().await.into_iter().map(|group| group.chat.to_string()).collect();
+    assert_eq!(now.len(), 1000);
+    for chat in [&written, &read, &only_added, &own, &added] {
+        assert!(now.contains(chat), "{chat} gave way");
+    }
+    assert!(!now.contains(&last), "what nobody else belongs to goes first");
+    bob.hears_of(&last).await;
+    bob.send(&added, "and here").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_groups_are_left_by_one_request_and_nobody_learns_of_others() {
+    let gateway = Gateway::start(settings(&[]).await).await;
+    let description = Description::served(&gateway.url).await;
+    let (alice, bob) = (Person::at(&gateway, "alice").await, Person::at(&gateway, "bob").await);
+    let mallory = Person::at(&gateway, "mallory").await;
+    let of_alice = [alice.group(&[&bob.name]).await, alice.group(&[&bob.name]).await];
+    let of_bob = [bob.group(&[&alice.name]).await, bob.group(&[]).await];
+    let unknown = "g_00000000-0000-4000-8000-000000000000".to_owned();
+    let leave = async |person: &Person<'_>, chats: Value| {
+        let answer = person.rest("POST", "/api/chats/leave", json!({ "chatIds": chats })).await;
+        description.check("POST", "/api/chats/leave", &answer);
+        answer
+    };
+    let left = |answer: &Value| -> BTreeSet<String> {
+        answer["left"].as_array().unwrap().iter().map(|chat| chat.as_str().unwrap().to_owned()).collect()
+    };
+    let members = async |chat: &str| {
+        let group = alice.rest("GET", &format!("/api/chats/{chat}"), Value::Null).await;
+        (group.status == 200).then(|| roles(&group.body))
+    };
+
+    // An outsider changes nothing, and is answered as of groups that do not exist.
+    let answer = leave(&mallory, json!([of_alice[0], unknown])).await;
+    assert_eq!((answer.status, left(&answer.body)), (200, [of_alice[0].clone(), unknown.clone()].into()));
+    let both = these([(alice.name.as_str(), "owner"), (bob.name.as_str(), "member")]);
+    assert_eq!(members(&of_alice[0]).await, Some(both));
+
+    let all: Vec<_> = of_alice.iter().chain(&of_bob).chain([&unknown, &of_bob[0]]).collect();
+    let answer = leave(&bob, json!(all)).await;
+    assert_eq!((answer.status, &answer.body["remaining"]), (200, &json!([])), "{answer:?}");
+    assert_eq!(left(&answer.body), all.into_iter().cloned().collect());
+    for chat in of_alice.iter().chain([&of_bob[0]]) {
+        assert_eq!(members(chat).await, Some(these([(alice.name.as_str(), "owner")])), "she follows its owner");
+        let refusal = bob.emit("history", json!({ "chatId": chat })).await;
+        assert_eq!(refusal["error"]["code"], "NOT_FOUND", "{refusal}");
+    }
+    let answer = leave(&bob, json!(of_bob)).await;
+    assert_eq!(left(&answer.body), of_bob.into(), "a repeat is answered alike");
+
+    let many: Vec<_> = (0..101).map(|n| format!("g_00000000-0000-4000-8000-{n:012x}")).collect();
+    let direct = format!("{}:{}", alice.name, bob.name);
+    for wrong in [json!([]), json!(many), json!([direct]), json!([unknown, "x"]), json!("x"), Value::Null] {
+        assert_eq!(leave(&bob, wrong.clone()).await.status, 400, "{wrong}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_group_that_is_left_counts() {
+    let own = [("EVENT_LIMIT", "10"), ("WINDOW_SECONDS", "600")];
+    let gateway = Gateway::start(settings(&own).await).await;
+    let alice = unique("alice");
+    let leave = async |count: usize| {
+        let chats: Vec<_> = (0..count).map(|n| format!("g_00000000-0000-4000-8000-{n:012x}")).collect();
+        let headers = [format!("authorization: Bearer {}", gateway.token(&alice))];
+        let body = json!({ "chatIds": chats }).to_string();
+        request(&gateway.url, "POST", "/api/chats/leave", &headers, &body).await.unwrap().status
+    };
+    assert_eq!(leave(6).await, 200);
+    assert_eq!(leave(6).await, 429);
+    assert_eq!(leave(4).await, 200);
+    assert_eq!(leave(1).await, 429);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn changes_made_at_once_are_all_made() {
     let gateway = Gateway::start(settings(&[]).await).await;

@@ -29,6 +29,7 @@ mod replay;
 mod rest;
 mod resync;
 mod rights;
+mod slow_cache;
 mod store_away;
 mod stored_times;
 mod support;

@@ -117,7 +117,7 @@ async fn a_producer_that_died_is_replaced_and_what_it_held_fails_at_once() {
     let rebuilds = Arc::new(AtomicUsize::new(0));
     tokio::spawn({
         let (publisher, rebuilds) = (publisher.clone(), Arc::clone(&rebuilds));
-        async move { publisher.keep_alive(|| drop(rebuilds.fetch_add(1, Ordering::Relaxed))).await }
+        async move { publisher.keep_alive(|| _ = rebuilds.fetch_add(1, Ordering::Relaxed)).await }
     });
     for report in held {
         let failure = failure(report.await.unwrap_err());

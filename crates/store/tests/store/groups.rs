@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-use holdfast_message::{ChatId, Message, UserId};
-use holdfast_store::{Group, Member, Relationship, Role};
+use holdfast_message::{ChatId, HistoryKey, Message, UserId};
+use holdfast_store::{Group, Member, Membership, Relationship, Role};
 use mongodb::bson::{Document, doc};
 
 use super::{fixture, message};
@@ -45,14 +45,81 @@ async fn a_group_comes_back_whole_and_is_found_by_its_members() {
     assert_eq!(t.store.groups_of(&user("eve"), 10).await.unwrap(), []);
     let others: Vec<_> = (0..250).map(|n| user(&format!("other{n}"))).collect();
     let everybody = [&others[..], &[user("alice"), user("bob")]].concat();
-    for (users, many, any) in
-        [(&others, 1, false), (&everybody, 1, true), (&everybody, 2, true), (&everybody, 3, false), (&vec![], 1, false)]
-    {
-        assert_eq!(t.store.any_in_groups(users, many).await.unwrap(), any, "{} users in {many}", users.len());
+    for (users, many, found) in [
+        (&others, 1, vec![]),
+        (&everybody, 1, vec![user("alice"), user("bob")]),
+        (&everybody, 2, vec![user("bob")]),
+        (&everybody, 3, vec![]),
+        (&vec![], 1, vec![]),
+    ] {
+        let mut full = t.store.in_many_groups(users, many).await.unwrap();
+        full.sort();
+        assert_eq!(full, found, "{} users in {many}", users.len());
     }
     let plan = doc! { "explain": { "find": "groups", "filter": { "members.userId": "bob" } } };
     let plan = t.db.run_command(plan).await.unwrap().to_string();
     assert!(plan.contains("members.userId_1") && !plan.contains("COLLSCAN"), "{plan}");
+}
+
+#[tokio::test]
+async fn a_group_is_one_that_its_member_acts_in_once_they_made_it_or_did_something_there_since_they_joined() {
+    const JOINED: i64 = 1_800_000_000_000;
+    let t = fixture().await;
+    let bob = user("bob");
+    let mut expected = Vec::new();
+    for number in 1..=8 {
+        let mut group = group(number, &["alice", "bob"]);
+        group.members[1].joined_at = JOINED;
+        let at = |timestamp| HistoryKey { timestamp, ..message(1).key() };
+        let acted = match number {
+            1 => false,
+            2 => {
+                group.created_by = bob.clone();
+                true
+            }
+            3 => {
+                t.store.note_act(&bob, &group.chat, JOINED + 5).await.unwrap();
+                t.store.note_act(&bob, &group.chat, 5).await.unwrap();
+                true
+            }
+            // Before they left and were added anew.
+            4 => {
+                t.store.note_act(&bob, &group.chat, JOINED - 3_600_000).await.unwrap();
+                false
+            }
+            // As whoever is added is given it.
+            5 => {
+                t.store.mark_read(&bob, &group.chat, at(JOINED + 100)).await.unwrap();
+                false
+            }
+            6 => {
+                t.store.mark_read(&bob, &group.chat, at(JOINED + 3_600_000)).await.unwrap();
+                true
+            }
+            7 => {
+                t.store.note_act(&user("alice"), &group.chat, JOINED + 5).await.unwrap();
+                group.members.remove(0);
+                false
+            }
+            _ => {
+                t.store.mark_read(&bob, &group.chat, at(JOINED + 100)).await.unwrap();
+                t.store.note_act(&bob, &group.chat, JOINED + 5).await.unwrap();
+                true
+            }
+        };
+        t.store.create_group(&group).await.unwrap();
+        let (members, created_by) = (group.members.len(), group.created_by);
+        expected.push(Membership { chat: group.chat, created_by, members, joined_at: JOINED, acted });
+    }
+    t.store.create_group(&group(9, &["alice"])).await.unwrap();
+    let mut found = t.store.memberships(&bob, 100).await.unwrap();
+    found.sort_by(|one, other| one.chat.cmp(&other.chat));
+    assert_eq!(found, expected);
+    assert_eq!(t.store.memberships(&bob, 3).await.unwrap().len(), 3);
+    let chats: Vec<_> = expected.iter().map(|membership| membership.chat.clone()).collect();
+    let mut read: Vec<_> = t.store.read_states(&bob, &chats).await.unwrap().into_keys().collect();
+    read.sort();
+    assert_eq!(read, [&chats[4], &chats[5], &chats[7]].map(Clone::clone), "an act is not a reading");
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use anyhow::Result;
 use holdfast_kafka::{Admin, KafkaSettings, PublishError, PublishRecord, Publisher, RangeReader, RecordView};
 use holdfast_testkit::{Kafka, shared, unique};
 
-async fn settings() -> KafkaSettings {
+pub(crate) async fn settings() -> KafkaSettings {
     KafkaSettings {
         brokers: shared().await.kafka_brokers.clone(),
         topic: unique("messages"),
@@ -27,14 +27,29 @@ async fn topics_are_made_once_and_one_replica_is_warned_about() -> Result<()> {
     let (first, second) = tokio::join!(admin.ensure_topics(), admin.ensure_topics());
     first?;
     second?;
-    admin.ensure_topics().await?;
-    let report = admin.check_topics().await?;
+    let report = admin.ensure_topics().await?;
     assert_eq!((report.main.partitions, report.main.replication_factor), (3, 1));
     assert_eq!((report.main.retention_ms, report.main.cleanup_policy.as_deref()), (Some(604_800_000), Some("delete")));
     let largest = |bytes: Option<usize>| bytes.expect("the broker tells");
     assert_eq!(largest(report.dlq.max_message_bytes), largest(report.main.max_message_bytes) + 64 * 1024);
     assert!(report.warnings.iter().any(|warning| warning.contains("1 replica(s)")), "{:?}", report.warnings);
     publisher.ping(Duration::from_secs(5)).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn whoever_creates_the_topics_reads_their_settings_at_once_and_whole() -> Result<()> {
+    for _ in 0..20 {
+        let settings = settings().await;
+        let admin = Admin::new(&settings, Duration::from_secs(60))?;
+        let (one, other) = tokio::join!(admin.ensure_topics(), admin.ensure_topics());
+        for report in [one?, other?] {
+            for topic in [&report.main, &report.dlq] {
+                assert_eq!(topic.partitions, 3, "{topic:?}");
+                assert!(topic.max_message_bytes.is_some() && topic.retention_ms.is_some(), "{topic:?}");
+            }
+        }
+    }
     Ok(())
 }
 

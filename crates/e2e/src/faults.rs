@@ -60,6 +60,8 @@ impl Scene {
             gateways: rig.client_urls(),
             secret: SECRET.to_owned(),
             pairs: load.pairs,
+            groups: load.groups,
+            mesh: load.mesh,
             rate: load.rate,
             length: load.length,
             seed,

@@ -22,6 +22,10 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use tokio::time::{Instant, sleep};
 
+/// What has not happened by then never happens, however busy the machine is. A test waits for so long for what must come; it proves nothing
+/// about speed.
+pub const LIVENESS: Duration = Duration::from_secs(120);
+
 /// Waits until something holds; the error names it, with the last answer that it did not.
 pub async fn eventually<T, F>(what: &str, limit: Duration, mut holds: impl FnMut() -> F) -> Result<T>
 where

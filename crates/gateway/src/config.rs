@@ -15,6 +15,7 @@ use holdfast_service::settings::{
 use ipnet::IpNet;
 
 use crate::members::BRIEFLY;
+use crate::origins::Origins;
 
 /// When a message is shown to its receivers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,8 +99,9 @@ holdfast_service::settings! {
         jwt_audience: Option<String> = "JWT_AUDIENCE", "";
         /// The issuer that tokens must name.
         jwt_issuer: Option<String> = "JWT_ISSUER", "";
-        /// Origins of browsers that may call, separated by commas; `*` for every one.
-        cors_origins: List = "CORS_ORIGINS", "", development "*";
+        /// Origins of browsers that may call and connect, as `https://chat.example`, separated by commas; `*` for every one, without
+        /// credentials. Pages of the gateway's own host may connect in any case.
+        cors_origins: Origins = "CORS_ORIGINS", "", development "*";
         /// The failed queue's Redis. Unset: the cache's, which must then not evict and must keep an append-only file.
         redis_queue_url: Option<Secret> = "REDIS_QUEUE_URL", "";
         /// The failed queue's Redis is a cluster of its own, found by these nodes, `host:port` separated by commas. User, password and TLS are

@@ -38,6 +38,7 @@ use crate::deliver::Holding;
 use crate::error::{Code, Refusal};
 use crate::event::{client, server};
 use crate::history::{Page, read_cursor, read_limit};
+use crate::integer;
 use crate::limit::address::ClientAddress;
 use crate::limit::places::Place;
 use crate::metrics::{Limited, Outcome};
@@ -100,6 +101,7 @@ pub struct HistoryRequest {
     /// Or the chat.
     pub chat_id: Option<String>,
     /// The most messages.
+    #[serde(default, deserialize_with = "integer::optional")]
     #[schema(minimum = 1, maximum = 100)]
     pub limit: Option<usize>,
     /// The `nextCursor` of a page: the page after it.

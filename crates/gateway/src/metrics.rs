@@ -50,6 +50,8 @@ pub const IN_FLIGHT: &str = "holdfast_gateway_sends_in_flight";
 pub const HISTORY: &str = "holdfast_gateway_history_pages_total";
 /// Messages that a verification found missing in a recent list.
 pub const REPAIRED: &str = "holdfast_gateway_recent_repaired_total";
+/// Stored documents that cannot be read.
+pub const UNREADABLE: &str = "holdfast_gateway_unreadable_documents_total";
 /// Messages that wait to be told to the cached unread counts and lists of conversations.
 pub const INBOX_WAITING: &str = "holdfast_gateway_inbox_waiting";
 /// What these were not told because too many waited: they are right again at the end of their lives.
@@ -138,6 +140,8 @@ pub struct Metrics {
     /// [`IN_FLIGHT`].
     pub in_flight: IntGauge,
     history: IntCounterVec,
+    /// [`UNREADABLE`].
+    pub unreadable: IntCounter,
     /// [`REPAIRED`].
     pub repaired: IntCounter,
     /// [`INBOX_WAITING`].
@@ -211,6 +215,10 @@ impl Metrics {
                 .gauge(PRESENCE_WAITING, "Connections, and news of them, that presence has to see to.")?,
             in_flight: r.gauge(IN_FLIGHT, "Sends in progress.")?,
             history,
+            unreadable: r.counter(
+                UNREADABLE,
+                "Stored documents that cannot be read and are left out of history, each counted when it is first met.",
+            )?,
             repaired: r.counter(REPAIRED, "Messages that a verification found missing in a recent list.")?,
             inbox_waiting: r.gauge(
                 INBOX_WAITING,

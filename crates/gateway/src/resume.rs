@@ -16,6 +16,7 @@ use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
 use crate::admit::Admission;
+use crate::integer;
 
 /// Chats that one request may name; the rest are not recovered.
 pub const MAX_CHATS: usize = 1000;
@@ -133,5 +134,5 @@ impl Room {
 }
 
 fn offset_of(offset: &Value) -> Option<StreamPosition> {
-    Some(StreamPosition { epoch: offset["epoch"].as_str()?.into(), seq: offset["seq"].as_u64()? })
+    Some(StreamPosition { epoch: offset["epoch"].as_str()?.into(), seq: integer::of(&offset["seq"])? })
 }

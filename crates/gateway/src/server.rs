@@ -88,9 +88,13 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
     let (url, cluster) = (own.queue_url(servers), own.queue_cluster(servers));
     let queue = Connection::open_at("queue", &url, cluster, cache_metrics.clone())
         .context("REDIS_QUEUE_URL, REDIS_QUEUE_CLUSTER_NODES")?;
-    let store = Store::new(StoreSettings::new(config.servers.mongo_url.reveal(), &config.servers.mongo_db))
-        .await
-        .context("MONGO_URL")?;
+    let unreadable = metrics.unreadable.clone();
+    let store = Store::new(StoreSettings {
+        on_unreadable: Some(Arc::new(move || unreadable.inc())),
+        ..StoreSettings::new(config.servers.mongo_url.reveal(), &config.servers.mongo_db)
+    })
+    .await
+    .context("MONGO_URL")?;
     let kafka = config.kafka();
     let publisher = Publisher::new(&kafka).context("KAFKA_*")?;
     let cache_breaker = Breaker::new("redis", config.cache_breaker(), Some(&cache_metrics));

@@ -4,6 +4,7 @@
 //! message: nothing waits for it, and whoever reads it mends it. A direct chat's `members` follow from its id; a group's are
 //! written by whoever makes the group, with the group's own time for `lastTimestamp` until it has a message.
 
+use std::cmp::Ordering;
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 
@@ -17,6 +18,7 @@ use crate::bson::Writer;
 use crate::groups::is_duplicate;
 use crate::history::batch;
 use crate::insert::number;
+use crate::time::{Newest, Range, Timed, is_plain, millis_of};
 use crate::{Group, Store, StoreError, document, server_limit, within};
 
 /// The name of the index that a user's conversations are read by.
@@ -60,15 +62,18 @@ impl Store {
         limit: usize,
     ) -> Result<Vec<Conversation>, StoreError> {
         let deadline = Instant::now() + self.read_timeout;
-        let last = before.map_or(i64::MAX, |(timestamp, _)| timestamp);
-        let mut filter = doc! { "members": user.as_str(), "lastTimestamp": { "$lte": last } };
-        if let Some((timestamp, chat)) = before {
-            let earlier = doc! { "lastTimestamp": { "$lt": timestamp } };
-            filter.insert("$or", vec![earlier, doc! { "_id": { "$lt": chat.as_str() } }]);
-        }
-        let query = self.conversations.find(filter).sort(doc! { "lastTimestamp": -1, "_id": -1 });
-        let query = query.limit(i64::try_from(limit).unwrap_or(i64::MAX)).batch_size(batch(limit));
-        self.found(query, "lastTimestamp", deadline).await
+        let query = Newest {
+            collection: &self.conversations,
+            range: Range {
+                of: ("members", user.as_str().to_owned()),
+                time: "lastTimestamp",
+                before: before.map(|(timestamp, chat)| (timestamp, chat.as_str().to_owned())),
+            },
+            fields: Some(doc! { "lastTimestamp": 1 }),
+            read: |stored: &RawDocumentBuf| self.conversation(stored, "lastTimestamp"),
+            deadline,
+        };
+        query.get(limit).await
     }
 
     /// The conversations of these groups. One that the view does not know is as new as its group.
@@ -105,27 +110,36 @@ impl Store {
             let mut found = Vec::new();
             let mut cursor = query.await?;
             while let Some(stored) = cursor.try_next().await? {
-                let chat = stored.get_str("_id").ok().and_then(|text| ChatId::parse(text).ok());
-                if let (Some(chat), Ok(last_timestamp)) = (chat, stored.get_i64(time)) {
-                    found.push(Conversation { chat, last_timestamp });
-                }
+                found.extend(self.conversation(&stored, time));
             }
             Ok(found)
         })
         .await
     }
 
+    fn conversation(&self, stored: &RawDocumentBuf, time: &str) -> Option<Conversation> {
+        let chat = stored.get_str("_id").ok().and_then(|text| ChatId::parse(text).ok());
+        match (chat, millis_of(stored, time)) {
+            (Some(chat), Some(last_timestamp)) => Some(Conversation { chat, last_timestamp }),
+            (chat, _) => {
+                self.unreadable(stored, if chat.is_some() { time } else { "_id" });
+                None
+            }
+        }
+    }
+
     /// The newest stored message of each of these chats, of the messages themselves: the view may lag behind them.
     pub async fn newest_of(&self, chats: &[ChatId]) -> Result<HashMap<ChatId, Message>, StoreError> {
         let deadline = Instant::now() + self.read_timeout;
+        // Whatever its time is: what the server puts above numbers is met here, and looked into below.
         let newest = |chat: &ChatId| -> Vec<Document> {
             vec![
-                doc! { "$match": { "chatId": chat.as_str(), "timestamp": { "$lte": i64::MAX } } },
+                doc! { "$match": { "chatId": chat.as_str() } },
                 doc! { "$sort": { "timestamp": -1, "_id": -1 } },
                 doc! { "$limit": 1_i64 },
             ]
         };
-        let mut found = HashMap::with_capacity(chats.len());
+        let (mut found, mut others) = (HashMap::with_capacity(chats.len()), Vec::new());
         for chats in chats.chunks(MAX_CHATS_READ) {
             let mut branches = chats.iter().map(newest);
             let Some(mut pipeline) = branches.next() else { break };
@@ -137,13 +151,19 @@ impl Store {
             within(deadline, async {
                 let mut cursor = query.await?;
                 while let Some(stored) = cursor.try_next().await? {
-                    if let Some(message) = self.decode(&stored) {
-                        found.insert(message.chat.clone(), message);
+                    match self.decode(&stored).filter(|_| is_plain(stored.get("timestamp").ok().flatten())) {
+                        Some(message) => drop(found.insert(message.chat.clone(), message)),
+                        None => others.extend(stored.get_str("chatId").ok().and_then(|text| ChatId::parse(text).ok())),
                     }
                 }
                 Ok(())
             })
             .await?;
+        }
+        for chat in others {
+            if let Some(message) = self.page_within(&chat, None, 1, deadline).await?.messages.pop() {
+                found.insert(chat, message);
+            }
         }
         Ok(found)
     }
@@ -329,5 +349,32 @@ fn older_than(message: &Message, writer: &mut Writer) {
     writer.bool("$exists", false);
     writer.end();
     writer.end();
+    // As another tool stores a time.
+    writer.begin_element(3);
+    writer.begin_document("lastTimestamp");
+    writer.date("$lt", message.timestamp);
     writer.end();
+    writer.end();
+    // What cannot be read is shown by nobody, and is older than any.
+    writer.begin_element(4);
+    writer.begin_document("lastTimestamp");
+    writer.begin_document("$not");
+    writer.begin_array("$type");
+    writer.string("0", "number");
+    writer.string("1", "date");
+    writer.end();
+    writer.end();
+    writer.end();
+    writer.end();
+    writer.end();
+}
+
+impl Timed for Conversation {
+    fn time(&self) -> i64 {
+        self.last_timestamp
+    }
+
+    fn compare(&self, other: &Self) -> Ordering {
+        (self.last_timestamp, &self.chat).cmp(&(other.last_timestamp, &other.chat))
+    }
 }

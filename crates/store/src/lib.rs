@@ -7,7 +7,7 @@
 //! 3. [`Store::touch_conversations`] ([`conversations`]): a derived view that nothing waits for, and a user's list of chats by it.
 //! 4. [`Store::mark_read`] ([`read_states`]), [`Store::count_unread`] ([`unread`]): how far a user has read, and what they have not.
 //! 5. Who belongs to a group chat ([`groups`]), changed by compare-and-set; friends and blocks ([`relationships`]); profiles ([`users`]).
-//! 6. [`Store::copies`] and its like ([`inspect`]): what operators ask.
+//! 6. [`Store::copies`] and its like ([`inspect`]), [`Store::find_unreadable`] ([`unreadable`]): what operators ask.
 //!
 //! Every call has a time limit of its own and ends within it, whatever the server does. Every error says what the caller must
 //! do ([`StoreError`]). No call ever changes or removes a stored message: the first stored copy wins.
@@ -22,11 +22,12 @@ pub mod insert;
 pub mod inspect;
 pub mod read_states;
 pub mod relationships;
+mod time;
 pub mod unread;
+pub mod unreadable;
 pub mod users;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use mongodb::bson::{Document, RawDocumentBuf, doc};
@@ -44,6 +45,7 @@ pub use inspect::{IndexReport, ServerReport, StoredCopy};
 pub use read_states::{ReadState, ReadStates};
 pub use relationships::Relationship;
 pub use unread::Unread;
+pub use unreadable::{OnUnreadable, UnreadableDocument};
 pub use users::Profile;
 
 /// Where the store is and how long its calls may take.
@@ -63,6 +65,8 @@ pub struct StoreSettings {
     pub read_timeout: Duration,
     /// The most connections to one server; a call beyond it waits, within its limit.
     pub max_connections: u32,
+    /// Called for each stored document that cannot be read, when a reading call meets it for the first time.
+    pub on_unreadable: Option<Arc<OnUnreadable>>,
 }
 
 impl StoreSettings {
@@ -76,6 +80,7 @@ impl StoreSettings {
             write_timeout: Duration::from_secs(10),
             read_timeout: Duration::from_secs(2),
             max_connections: 32,
+            on_unreadable: None,
         }
     }
 }
@@ -89,7 +94,8 @@ pub struct Store {
     read_states: Collection<RawDocumentBuf>,
     write_timeout: Duration,
     read_timeout: Duration,
-    undecodable: Arc<AtomicU64>,
+    unreadable: Arc<unreadable::Met>,
+    on_unreadable: Option<Arc<OnUnreadable>>,
 }
 
 impl Store {
@@ -123,7 +129,8 @@ impl Store {
             db,
             write_timeout: settings.write_timeout,
             read_timeout: settings.read_timeout,
-            undecodable: Arc::default(),
+            unreadable: Arc::default(),
+            on_unreadable: settings.on_unreadable,
         })
     }
 
@@ -148,11 +155,6 @@ impl Store {
         within(deadline, self.messages.create_index(pages)).await?;
         within(deadline, self.conversations.create_index(lists)).await?;
         self.ensure_group_indexes(deadline).await
-    }
-
-    /// How many stored documents that are no messages have been met by the reading calls and left out.
-    pub fn undecodable(&self) -> u64 {
-        self.undecodable.load(Ordering::Relaxed)
     }
 
     /// Runs a command whose reply is to be read by the caller: `ok: 1` says nothing of `writeErrors` or `writeConcernError`.

@@ -1,11 +1,13 @@
 //! A part of the messages' topic against MongoDB.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use holdfast_kafka::RecordView;
 use holdfast_message::{Message, MessageId, record};
 use holdfast_service::clock::unix_ms;
+use holdfast_store::UnreadableDocument;
 
 use super::elsewhere::Elsewhere;
 use super::judge::{Judged, Suspect, judge};
@@ -17,6 +19,11 @@ use crate::output::{Output, Progress};
 
 /// Messages whose time is doubtful; with more, the range is read once more before it goes on.
 const MAX_SUSPECTS: usize = 100_000;
+
+/// Stored documents that cannot be read, as many as are named.
+const MAX_UNREADABLE: usize = 10_000;
+/// The search for them walks an index of all messages.
+const LOOK_THROUGH: Duration = Duration::from_secs(3600);
 
 /// What is read, and what can't be.
 #[derive(Debug, Default)]
@@ -76,13 +83,32 @@ pub async fn run(sources: &Sources, args: &VerifyArgs, output: &mut Output<'_>) 
     }
     drop(progress);
     settle(sources, &plan.spans, &mut suspects, &mut findings).await?;
+    if *args == VerifyArgs::default() {
+        name_unreadable(sources, &mut findings).await?;
+    }
     let summary = &mut findings.summary;
     // What was planned and did not come was deleted meanwhile.
     summary.unverifiable = plan.unverifiable + all.saturating_sub(summary.checked);
     summary.before_the_range = plan.before_the_range;
     summary.not_committed = plan.not_committed;
-    summary.notes = plan.notes;
+    summary.notes.extend(plan.notes);
     findings.end()
+}
+
+/// Names the stored documents that cannot be read, whether or not the topic knows of them.
+async fn name_unreadable(sources: &Sources, findings: &mut Findings<'_, '_>) -> Result<()> {
+    let found = sources.store.find_unreadable(MAX_UNREADABLE, LOOK_THROUGH).await;
+    let found = found.context("looking for stored documents that cannot be read")?;
+    if found.len() == MAX_UNREADABLE {
+        findings
+            .summary
+            .notes
+            .push(format!("more than {MAX_UNREADABLE} documents cannot be read; the rest is not named"));
+    }
+    for UnreadableDocument { id, field } in found {
+        findings.name(MessageId::parse(&id), None, &Finding::Unreadable { document: id, field })?;
+    }
+    Ok(())
 }
 
 async fn plan(sources: &Sources, args: &VerifyArgs) -> Result<Plan> {

@@ -17,6 +17,7 @@ use crate::event::client;
 use crate::history::read_limit;
 use crate::inbox::Unread;
 use crate::inbox::list::{Page, Place};
+use crate::integer;
 
 /// Everything up to a message of the chat with `friendId`, or of `chatId`, is read.
 #[derive(Debug, Default, Deserialize, ToSchema)]
@@ -36,6 +37,7 @@ pub struct ReadRequest {
 #[derive(Debug, Default, Deserialize, ToSchema)]
 pub struct ConversationsRequest {
     /// The most conversations.
+    #[serde(default, deserialize_with = "integer::optional")]
     #[schema(minimum = 1, maximum = 100)]
     pub limit: Option<usize>,
     /// A `nextCursor`.

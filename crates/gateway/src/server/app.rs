@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::extract::Request;
 use axum::http::header::Entry;
-use axum::http::{HeaderName, HeaderValue, header};
+use axum::http::{HeaderValue, Method, header};
 use axum::middleware::{from_fn_with_state, map_request};
 use holdfast_service::settings::Profile;
 use socketioxide::SocketIo;
@@ -13,12 +13,13 @@ use socketioxide::handler::ConnectHandler;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::{DefaultPredicate, Predicate, SizeAbove};
-use tower_http::cors::{AllowOrigin, Any, CorsLayer};
+use tower_http::cors::{AllowHeaders, AllowOrigin, Any, CorsLayer};
 
 use crate::config::Config;
 use crate::ingress::{self, Handshake};
 use crate::limit::address::Handshakes;
 use crate::limit::meter::Rates;
+use crate::origins::{self, Origins};
 use crate::{Gateway, dev, rest};
 
 /// Packets that wait for a slow client before it is told to resync instead. socketioxide's 128 are fewer than a burst may have.
@@ -46,6 +47,7 @@ pub(super) fn app(gateway: Arc<Gateway>, config: &Config) -> (SocketIo, axum::Ro
     let rates = Rates { events: own.socket_events_per_second, bytes: own.socket_bytes_per_second };
     let per_second = own.handshakes_per_second_per_address;
     let handshakes = Handshakes::new(per_second, &own.trusted_proxies.0, rates, gateway.metrics.clone());
+    let pages = origins::Guard { origins: Arc::new(own.cors_origins.clone()), metrics: gateway.metrics.clone() };
     let mut routes = rest::router(gateway);
     if config.profile == Profile::Development {
         routes = dev::router(&config.own).merge(routes);
@@ -56,7 +58,8 @@ pub(super) fn app(gateway: Arc<Gateway>, config: &Config) -> (SocketIo, axum::Ro
         .layer(map_request(as_is_if_need_be))
         .layer(layer)
         .layer(from_fn_with_state(handshakes, Handshakes::guard))
-        .layer(cors(&config.own.cors_origins.0))
+        .layer(from_fn_with_state(pages, origins::guard))
+        .layer(cors(&config.own.cors_origins))
         .layer(CatchPanicLayer::new());
     (io, app)
 }
@@ -78,12 +81,15 @@ async fn as_is_if_need_be(mut request: Request) -> Request {
     request
 }
 
-fn cors(origins: &[String]) -> CorsLayer {
-    // By name: `*` would not cover `authorization`.
-    let headers = [header::AUTHORIZATION, header::CONTENT_TYPE, HeaderName::from_static("idempotency-key")];
-    let layer = CorsLayer::new().allow_methods(Any).allow_headers(headers).expose_headers([header::RETRY_AFTER]);
-    if origins.iter().any(|origin| origin == "*") {
-        return layer.allow_origin(Any);
+/// Which pages may call. Named ones with credentials: without, a browser drops the cookie by which a balancer sends all requests of one
+/// long-polling connection to one gateway. `*` never has credentials.
+fn cors(origins: &Origins) -> CorsLayer {
+    let methods = [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
+    // Whatever is asked for: tracing and error reporting add headers of their own to a page's requests.
+    let layer = CorsLayer::new().allow_methods(methods).allow_headers(AllowHeaders::mirror_request());
+    let layer = layer.expose_headers([header::RETRY_AFTER]);
+    match origins.named() {
+        Some(named) => layer.allow_origin(AllowOrigin::list(named.to_vec())).allow_credentials(true),
+        None => layer.allow_origin(Any),
     }
-    layer.allow_origin(AllowOrigin::list(origins.iter().filter_map(|origin| origin.parse().ok())))
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod groups;
+mod other_tools;
 mod reading;
 
 use std::time::{Duration, Instant};
@@ -26,6 +27,8 @@ struct Fixture {
     /// The name that the store's connections give; failpoints are set for it alone.
     app: String,
     failing: Option<MutexGuard<'static, ()>>,
+    /// How the store was opened.
+    settings: StoreSettings,
 }
 
 /// A database of its own on a server that all tests share.
@@ -48,9 +51,10 @@ async fn fixture_on(server: &Mongo) -> Fixture {
 async fn fixture_within(server: &Mongo, write_timeout: Duration) -> Fixture {
     let name = unique("store");
     let db = mongodb::Client::with_uri_str(server.url()).await.unwrap().database(&name);
-    let store = Store::new(StoreSettings { write_timeout, ..settings(server, &name) }).await.unwrap();
+    let settings = StoreSettings { write_timeout, ..settings(server, &name) };
+    let store = Store::new(settings.clone()).await.unwrap();
     store.ensure_indexes().await.unwrap();
-    Fixture { store, db, app: name, failing: None }
+    Fixture { store, db, app: name, failing: None, settings }
 }
 
 fn settings(server: &Mongo, name: &str) -> StoreSettings {
@@ -330,7 +334,7 @@ async fn documents_that_are_no_messages_are_left_out_and_do_not_end_the_history(
     let numbers = |page: &Page| page.messages.iter().map(|m| m.timestamp - 1_700_000_000_000).collect::<Vec<_>>();
     let first = t.store.page(&chat, None, 4).await.unwrap();
     assert_eq!((numbers(&first), first.more), (vec![9, 8, 7, 6], true));
-    assert!(t.store.undecodable() >= 30);
+    assert!(t.store.unreadable_met() >= 30);
     let second = t.store.page(&chat, Some(first.messages[3].key()), 4).await.unwrap();
     assert_eq!((numbers(&second), second.more), (vec![5, 4, 3, 2], true));
     let last = t.store.page(&chat, Some(second.messages[3].key()), 4).await.unwrap();

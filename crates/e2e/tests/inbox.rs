@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use fastrand::Rng;
 use futures_util::TryStreamExt;
 use holdfast_bench::client::{Client, Events};
-use holdfast_e2e::{Backends, LIVENESS, Stack, StackOptions, eventually};
+use holdfast_e2e::{Backends, LIVENESS, Stack, StackOptions, eventually, insist};
 use holdfast_testkit::{Redis, connect_redis, request, shared, unique};
 use mongodb::bson::{Document, doc};
 use serde_json::{Value, json};
@@ -214,10 +214,13 @@ impl Crowd {
                 chats.push((format!("{}:{}", users[one], users[other]), vec![one, other]));
             }
         }
-        let headers =
-            [format!("authorization: Bearer {}", stack.token(&users[0])), "content-type: application/json".into()];
+        let headers = [
+            format!("authorization: Bearer {}", stack.token(&users[0])),
+            "content-type: application/json".into(),
+            "idempotency-key: all".into(),
+        ];
         let body = json!({ "name": "all", "members": users }).to_string();
-        let group = request(stack.url(), "POST", "/api/chats", &headers, &body).await?;
+        let group = insist(stack.url(), "POST", "/api/chats", &headers, &body).await?;
         let id = group.body["chatId"].as_str().with_context(|| format!("{group:?}"))?;
         chats.push((id.to_owned(), (0..users.len()).collect()));
         let sent = chats.iter().map(|_| Vec::new()).collect();

@@ -5,10 +5,11 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use fastrand::Rng;
 use holdfast_message::{ChatId, UserId};
-use holdfast_testkit::{request, token, unique};
+use holdfast_testkit::{token, unique};
 use serde_json::json;
 
 use super::LoadOptions;
+use crate::insist;
 
 /// Where a user writes to.
 #[derive(Debug, Clone)]
@@ -46,9 +47,13 @@ impl Company {
             members.truncate(rng.usize(3..=6));
             let names: Vec<_> = members.iter().map(|member| &users[*member]).collect();
             let token = token(names[0], &options.secret, Duration::from_secs(3600));
-            let headers = [format!("authorization: Bearer {token}"), "content-type: application/json".into()];
+            let headers = [
+                format!("authorization: Bearer {token}"),
+                "content-type: application/json".into(),
+                format!("idempotency-key: group {number}"),
+            ];
             let body = json!({ "name": format!("group {number}"), "members": names[1..] }).to_string();
-            let made = request(&options.gateways[0], "POST", "/api/chats", &headers, &body).await?;
+            let made = insist(&options.gateways[0], "POST", "/api/chats", &headers, &body).await?;
             let id = made.body["chatId"].as_str().with_context(|| format!("no group: {made:?}"))?;
             for member in members {
                 targets[member].push(Target::Group(id.to_owned()));

@@ -50,7 +50,7 @@ impl Company {
             let headers = [
                 format!("authorization: Bearer {token}"),
                 "content-type: application/json".into(),
-                format!("idempotency-key: group {number}"),
+                format!("idempotency-key: group-{number}"),
             ];
             let body = json!({ "name": format!("group {number}"), "members": names[1..] }).to_string();
             let made = insist(&options.gateways[0], "POST", "/api/chats", &headers, &body).await?;

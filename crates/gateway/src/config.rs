@@ -8,6 +8,7 @@ use holdfast_cache::breaker::BreakerSettings;
 use holdfast_cache::failed::{Durability, FailedQueueSettings};
 use holdfast_kafka::KafkaSettings;
 use holdfast_kafka::publisher::REPORT_GRACE;
+use holdfast_service::serve::{ConnectionLimits, ConnectionSettings};
 use holdfast_service::servers::{CacheSettings, ServerSettings};
 use holdfast_service::settings::{
     CONFIG_FILE, Effective, List, Millis, PROFILE, Profile, Seconds, Secret, Setting, SettingsError, Source, Value,
@@ -141,6 +142,22 @@ holdfast_service::settings! {
         max_sockets_per_user: usize = "MAX_SOCKETS_PER_USER", "0";
         /// Connections from one address (of IPv6: from one /64) at once on one gateway; 0 for no limit.
         max_sockets_per_address: usize = "MAX_SOCKETS_PER_ADDRESS", "0";
+        /// Connections at once on one gateway, of whatever use; one more is closed before it is read.
+        max_connections: usize = "MAX_CONNECTIONS", "20000";
+        /// Milliseconds between two heartbeats of a Socket.IO connection.
+        ping_interval: Millis = "PING_INTERVAL_MS", "25000";
+        /// Milliseconds that a client has to answer a heartbeat. One that says nothing for `PING_INTERVAL_MS` and this is disconnected.
+        ping_timeout: Millis = "PING_TIMEOUT_MS", "20000";
+        /// Milliseconds that a Socket.IO connection may last without a valid token.
+        connect_timeout: Millis = "CONNECT_TIMEOUT_MS", "45000";
+        /// Bytes that may wait for one Socket.IO connection, and one response beyond them. What finds no room is dropped: an event
+        /// leads to a `resync`, a request to a refusal.
+        socket_buffer_bytes: usize = "SOCKET_BUFFER_BYTES", "1048576";
+        /// Milliseconds after which a Socket.IO connection that has no room all that time is closed.
+        socket_overflow: Millis = "SOCKET_OVERFLOW_MS", "10000";
+        /// Bytes that may wait for all connections of one gateway together. When three quarters are taken, those that have the most wait
+        /// for them are closed.
+        outgoing_bytes_max: usize = "OUTGOING_BYTES_MAX", "67108864";
         /// Handshakes a second from one address (of IPv6: from one /64) on one gateway; 0 for no limit.
         handshakes_per_second_per_address: u32 = "HANDSHAKES_PER_SECOND_PER_ADDRESS", "0";
         /// Networks of proxies whose `X-Forwarded-For` is believed, as `10.0.0.0/8,fd00::/8`.
@@ -181,6 +198,8 @@ pub struct Config {
     pub servers: ServerSettings,
     /// The cache's layout.
     pub cache: CacheSettings,
+    /// What connections may take.
+    pub connections: ConnectionSettings,
     /// Its own.
     pub own: GatewaySettings,
 }
@@ -217,6 +236,7 @@ impl Config {
             .into_iter()
             .chain(GatewaySettings::SETTINGS)
             .chain(CacheSettings::SETTINGS)
+            .chain(ConnectionSettings::SETTINGS)
             .chain(ServerSettings::SETTINGS)
     }
 
@@ -225,15 +245,30 @@ impl Config {
         let profile = source.profile();
         let servers = ServerSettings::read(&mut source);
         let cache = CacheSettings::read(&mut source);
+        let connections = ConnectionSettings::read(&mut source);
         let own = GatewaySettings::read(&mut source);
         if let Some(cache) = &cache {
             cache.check(&mut source);
         }
+        if let Some(connections) = &connections {
+            connections.check(&mut source);
+        }
         if let Some(own) = &own {
             check(own, &mut source);
         }
-        let all = servers.zip(cache).zip(own);
-        source.finish(all.map(|((servers, cache), own)| Self { profile, servers, cache, own }))
+        let all = servers.zip(cache).zip(connections).zip(own);
+        source.finish(all.map(|(((servers, cache), connections), own)| Self {
+            profile,
+            servers,
+            cache,
+            connections,
+            own,
+        }))
+    }
+
+    /// What the clients' connections may take.
+    pub fn clients(&self) -> ConnectionLimits {
+        self.connections.limits(self.own.max_connections)
     }
 
     /// What the producer is built from.
@@ -287,6 +322,20 @@ fn check(own: &GatewaySettings, source: &mut Source) {
         "JWT_SECRET must have 32 bytes or more",
     );
     source.require((1..=100).contains(&own.history_default_limit), "HISTORY_DEFAULT_LIMIT must be from 1 to 100");
+    for (name, value) in [
+        ("PING_INTERVAL_MS", own.ping_interval),
+        ("PING_TIMEOUT_MS", own.ping_timeout),
+        ("CONNECT_TIMEOUT_MS", own.connect_timeout),
+        ("SOCKET_OVERFLOW_MS", own.socket_overflow),
+    ] {
+        source.require(!value.0.is_zero(), format!("{name} must be above 0"));
+    }
+    source.require(own.max_connections > 0, "MAX_CONNECTIONS must be above 0");
+    source.require(own.socket_buffer_bytes >= 65_536, "SOCKET_BUFFER_BYTES must be at least 65536");
+    source.require(
+        own.outgoing_bytes_max / 4 >= own.socket_buffer_bytes,
+        "OUTGOING_BYTES_MAX must be at least four times SOCKET_BUFFER_BYTES",
+    );
     source.require(own.max_sends_in_flight > 0, "MAX_SENDS_IN_FLIGHT must be above 0");
     source.require(
         (own.message_limit, own.event_limit) == (0, 0) || own.window.0 > Duration::ZERO,

@@ -4,6 +4,7 @@
 //! Emits go socket by socket, so that a full buffer is seen and is one client's own: that socket is marked as lagging, and told to
 //! `resync` once its buffer drains. Which users a group's messages are for, [`hearers`] knows.
 
+pub mod emit;
 pub mod hearers;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,8 +21,8 @@ use holdfast_message::json::{MessageJson, Position};
 use holdfast_message::{ChatId, Message, MessageId, UserId, id::Members};
 use holdfast_service::clock::unix_ms;
 use serde::Serialize;
+use serde_json::json;
 use serde_json::value::{RawValue, to_raw_value};
-use serde_json::{Value, json};
 use socketioxide::extract::SocketRef;
 use socketioxide::socket::Sid;
 use tokio_util::sync::CancellationToken;
@@ -30,6 +31,7 @@ use crate::auth::Identity;
 use crate::deliver::hearers::Hearers;
 use crate::event::server::{CHAT_UPDATED, MESSAGE_FAILED, NEW_MESSAGE, RESYNC};
 use crate::metrics::Metrics;
+use crate::outgoing::Packet;
 
 /// The sockets of this gateway, by user.
 #[derive(Clone)]
@@ -54,7 +56,7 @@ struct Connected {
 struct Held {
     /// Answers that are being made.
     holders: usize,
-    events: Vec<(&'static str, Value)>,
+    events: Vec<(&'static str, Box<RawValue>)>,
 }
 
 /// Events that wait for one socket; more make it a lagging one.
@@ -85,7 +87,7 @@ impl Drop for Holding {
         held.holders -= 1;
         if held.holders == 0 {
             for (event, payload) in held.events.drain(..) {
-                if self.connected.socket.emit(event, &payload).is_err() {
+                if !emit::kept(&self.connected.socket, event, &payload) {
                     self.connected.missed(&self.metrics);
                 }
             }
@@ -99,20 +101,21 @@ impl Connected {
     }
 
     /// Gives an event to the socket, or puts it behind the answer that it waits for; false if it was dropped.
-    fn give(&self, event: &'static str, payload: &(impl Serialize + ?Sized)) -> bool {
+    fn give(&self, event: &'static str, payload: &RawValue) -> bool {
         let mut held = self.held();
         if held.holders == 0 {
             // Within the lock, so that what was held before is out before.
-            return self.socket.emit(event, payload).is_ok();
+            return emit::event(&self.socket, event, payload);
         }
-        let fits = held.events.len() < MAX_HELD;
-        if fits && let Ok(payload) = serde_json::to_value(payload) {
-            held.events.push((event, payload));
+        let fits = held.events.len() < MAX_HELD && emit::keep(&self.socket, event, payload);
+        if fits {
+            held.events.push((event, payload.to_owned()));
         }
         fits
     }
 
     fn missed(&self, metrics: &Metrics) {
+        metrics.outgoing_dropped(Packet::Event);
         if !self.lagging.swap(true, Ordering::Relaxed) {
             metrics.lagging.inc();
         }
@@ -187,11 +190,19 @@ impl Sockets {
     /// An event to every socket of one user here.
     pub fn emit(&self, user: &UserId, event: &'static str, payload: &(impl Serialize + ?Sized)) {
         let Some(sockets) = self.users.get(user) else { return };
+        // What is JSON already is only copied.
+        let Ok(payload) = to_raw_value(payload) else { return };
         for connected in sockets.iter() {
-            if !connected.give(event, payload) {
+            if !connected.give(event, &payload) {
                 connected.missed(&self.metrics);
             }
         }
+    }
+
+    /// One socket of a user, if it is here.
+    pub fn socket(&self, user: &UserId, socket: Sid) -> Option<SocketRef> {
+        let sockets = self.users.get(user)?;
+        sockets.iter().find(|connected| connected.socket.id == socket).map(|connected| connected.socket.clone())
     }
 
     /// Every socket here, and whose it is.
@@ -271,6 +282,7 @@ impl Sockets {
     /// Every second: tells sockets whose buffer was full that they may have missed something, once there is room again, and closes
     /// those whose token has ended.
     pub async fn look_after(self, stop: CancellationToken) {
+        let Ok(resync) = to_raw_value(&json!({})) else { return };
         let mut tick = tokio::time::interval(Duration::from_secs(1));
         while stop.run_until_cancelled(tick.tick()).await.is_some() {
             let (now, mut ended) = (unix_ms(), Vec::new());
@@ -281,7 +293,7 @@ impl Sockets {
                     } else if connected.lagging.load(Ordering::Relaxed) {
                         // Cleared first: what is dropped from here on marks it anew.
                         connected.lagging.store(false, Ordering::Relaxed);
-                        if !connected.give(RESYNC, &json!({})) {
+                        if !connected.give(RESYNC, &resync) {
                             connected.lagging.store(true, Ordering::Relaxed);
                         }
                     }

@@ -2,8 +2,11 @@
 
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, core::Collector};
 
+use holdfast_service::serve::ConnectionMetrics;
+
 use crate::error::Code;
 use crate::live::Dropped;
+use crate::outgoing::Packet;
 
 /// Sends, by how they ended.
 pub const MESSAGES: &str = "holdfast_gateway_messages_total";
@@ -21,6 +24,8 @@ pub const DELIVERY: &str = "holdfast_gateway_delivery_seconds";
 pub const PUBLISH: &str = "holdfast_gateway_publish_seconds";
 /// Connected sockets.
 pub const SOCKETS: &str = "holdfast_gateway_sockets";
+/// Socket.IO sessions whose queues are in memory, with or without a connected socket.
+pub const SESSIONS: &str = "holdfast_gateway_sessions";
 /// Groups with members who have sockets here.
 pub const ROOMS: &str = "holdfast_gateway_rooms";
 /// Changes of groups that other gateways were not told of because too many waited; they find them at their next recheck.
@@ -36,6 +41,10 @@ pub const RELIST_DROPPED: &str = "holdfast_gateway_relist_dropped_total";
 pub const RELIST_WAITING: &str = "holdfast_gateway_relist_waiting";
 /// Times that a socket's buffer was full.
 pub const LAGGING: &str = "holdfast_gateway_lagging_sockets_total";
+/// Bytes that wait to be written to clients.
+pub const OUTGOING_BYTES: &str = "holdfast_gateway_outgoing_bytes";
+/// What found no room among them, by kind.
+pub const OUTGOING_DROPPED: &str = "holdfast_gateway_outgoing_dropped_total";
 /// Live events that did not reach other gateways, by reason.
 pub const LIVE_DROPPED: &str = "holdfast_gateway_live_dropped_total";
 /// Live events that wait to be published.
@@ -117,6 +126,8 @@ pub struct Metrics {
     pub publish: Histogram,
     /// [`SOCKETS`].
     pub sockets: IntGauge,
+    /// [`SESSIONS`].
+    pub sessions: IntGauge,
     /// [`ROOMS`].
     pub rooms: IntGauge,
     /// [`GROUP_CHANGES_UNTOLD`].
@@ -131,6 +142,13 @@ pub struct Metrics {
     pub relist_waiting: IntGauge,
     /// [`LAGGING`].
     pub lagging: IntCounter,
+    /// [`OUTGOING_BYTES`].
+    pub outgoing_bytes: IntGauge,
+    outgoing_dropped: [IntCounter; 2],
+    /// Connections to the clients' port.
+    pub clients: ConnectionMetrics,
+    /// Connections to the operators' port.
+    pub operators: ConnectionMetrics,
     live_dropped: IntCounterVec,
     /// [`LIVE_WAITING`].
     pub live_waiting: IntGauge,
@@ -170,6 +188,8 @@ impl Metrics {
         let limited = r.counters(LIMITED, "What was refused because it was too much, by the limit.", "limit")?;
         let history = r.counters(HISTORY, "History pages, by source.", "source")?;
         ["cache", "store", "merged"].iter().for_each(|source| drop(history.with_label_values(&[source])));
+        let dropped = r.counters(OUTGOING_DROPPED, "Events and responses that found no room in what waits.", "kind")?;
+        let [clients, operators] = ConnectionMetrics::register(registry, ["clients", "operators"])?;
         let live_dropped = r.counters(LIVE_DROPPED, "Live events that did not reach other gateways.", "reason")?;
         Dropped::ALL.iter().for_each(|reason| drop(live_dropped.with_label_values(&[reason.as_str()])));
         let presence_dropped =
@@ -194,6 +214,7 @@ impl Metrics {
             delivery: r.seconds(DELIVERY, "From a send's arrival to its emission to this gateway's sockets.")?,
             publish: r.seconds(PUBLISH, "From handing a message to Kafka's client to its report.")?,
             sockets: r.gauge(SOCKETS, "Connected sockets.")?,
+            sessions: r.gauge(SESSIONS, "Socket.IO sessions whose queues are in memory.")?,
             rooms: r.gauge(ROOMS, "Groups with members who have sockets here.")?,
             group_changes_untold: r.counter(
                 GROUP_CHANGES_UNTOLD,
@@ -208,6 +229,10 @@ impl Metrics {
             )?,
             relist_waiting: r.gauge(RELIST_WAITING, "Background repeats that wait or are under way.")?,
             lagging: r.counter(LAGGING, "Times that a socket's buffer was full.")?,
+            outgoing_bytes: r.gauge(OUTGOING_BYTES, "Bytes that wait to be written to clients.")?,
+            outgoing_dropped: ["event", "response"].map(|kind| dropped.with_label_values(&[kind])),
+            clients,
+            operators,
             live_dropped,
             live_waiting: r.gauge(LIVE_WAITING, "Live events that wait to be published.")?,
             presence_dropped,
@@ -249,6 +274,11 @@ impl Metrics {
     /// Counts what a limit refused.
     pub fn limited(&self, limit: Limited) {
         self.limited[limit as usize].inc();
+    }
+
+    /// Counts what found no room in what waits for clients.
+    pub fn outgoing_dropped(&self, packet: Packet) {
+        self.outgoing_dropped[packet as usize].inc();
     }
 
     /// Counts live events that did not reach other gateways.

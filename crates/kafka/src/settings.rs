@@ -173,10 +173,17 @@ mod tests {
 
     #[test]
     fn properties_override_tuning_but_not_the_promise() {
+        let read_all = ("isolation.level", "read_uncommitted");
         let settings = KafkaSettings {
-            properties: [("acks", "1"), ("enable.auto.commit", "true"), ("linger.ms", "7"), ("sasl.username", "u")]
-                .map(|(name, value)| (name.to_owned(), value.to_owned()))
-                .into(),
+            properties: [
+                ("acks", "1"),
+                ("enable.auto.commit", "true"),
+                ("linger.ms", "7"),
+                ("sasl.username", "u"),
+                read_all,
+            ]
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .into(),
             ..KafkaSettings::default()
         };
         let producer = settings.producer(0);
@@ -184,6 +191,10 @@ mod tests {
         assert_eq!(producer.get("linger.ms"), Some("7"));
         assert_eq!(producer.get("sasl.username"), Some("u"));
         assert_eq!(settings.consumer(Some("g"), &[]).get("enable.auto.commit"), Some("false"));
+        for group in [Some("g"), None] {
+            let level = settings.consumer(group, &[]);
+            assert_eq!(level.get("isolation.level"), Some("read_committed"), "an aborted record is nobody's message");
+        }
     }
 
     #[test]

@@ -26,6 +26,8 @@ pub struct Snapshot {
     pub last_flush_at: Option<i64>,
     /// The partitions that are ours.
     pub partitions: Vec<i32>,
+    /// Records of them that were lost, as long as no operator has acknowledged it.
+    pub lost: u64,
     /// What is wrong.
     pub degraded: Vec<&'static str>,
 }
@@ -38,6 +40,7 @@ pub struct State {
     joined: AtomicBool,
     refused: AtomicBool,
     draining: AtomicBool,
+    acknowledged: AtomicBool,
     kafka: AtomicBool,
     mongodb: AtomicBool,
     redis: AtomicBool,
@@ -80,6 +83,11 @@ impl State {
         self.redis.store(up, Ordering::Relaxed);
     }
 
+    /// Whether an operator has acknowledged the losses since this was asked last.
+    pub fn take_acknowledgement(&self) -> bool {
+        self.acknowledged.load(Ordering::Relaxed) && self.acknowledged.swap(false, Ordering::Relaxed)
+    }
+
     /// The loop tells how it is.
     pub fn tell(&self, snapshot: Snapshot) {
         *self.snapshot.lock().unwrap_or_else(PoisonError::into_inner) = snapshot;
@@ -113,6 +121,11 @@ impl Health for State {
         works && !self.draining.load(Ordering::Relaxed)
     }
 
+    fn acknowledge_losses(&self) -> bool {
+        self.acknowledged.store(true, Ordering::Relaxed);
+        true
+    }
+
     fn report(&self) -> Value {
         let snapshot = self.snapshot.lock().unwrap_or_else(PoisonError::into_inner).clone();
         json!({
@@ -121,6 +134,7 @@ impl Health for State {
             "buffer": { "messages": snapshot.messages, "bytes": snapshot.bytes, "capacity": snapshot.capacity },
             "lastFlushAt": snapshot.last_flush_at,
             "partitions": snapshot.partitions,
+            "lostRecords": snapshot.lost,
             "dependencies": {
                 "kafka": { "up": self.kafka.load(Ordering::Relaxed) },
                 "mongodb": { "up": self.mongodb.load(Ordering::Relaxed) },

@@ -8,7 +8,7 @@
 //! 3. [`buffer`]: the message waits with others. [`pause`] stops fetching while too many wait.
 //! 4. [`flush`]: a batch is stored while consuming goes on. A message ends as stored, as stored before, or as a dead letter; any
 //!    other outcome is tried again for ever.
-//! 5. [`ledger`]: says how far each partition is done, and for which assignment.
+//! 5. [`ledger`]: says how far each partition is done, and for which assignment. [`gaps`] says which missing offsets were messages.
 //! 6. [`commit`]: tells the broker, one commit at a time, and believes only its answer.
 //! 7. [`dead_letter`]: what can't be decoded or stored is kept, with the reason, before it counts as done.
 //! 8. [`heal`]: beside all this, messages that the recent lists may lack are added to them; and [`conversations`] learns of what
@@ -32,6 +32,7 @@ pub mod conversations;
 pub mod dead_letter;
 pub mod decode;
 pub mod flush;
+pub mod gaps;
 pub mod heal;
 pub mod health;
 pub mod ledger;
@@ -95,7 +96,8 @@ pub async fn run(config: Config, listener: TcpListener, stop: CancellationToken)
     // Health is answered until the very end.
     let ended = CancellationToken::new();
     let _ends = ended.clone().drop_guard();
-    tokio::spawn(ops::serve(listener, registry.clone(), Arc::clone(&state), ended.clone()));
+    let served = (config.connections.operators(), metrics.connections.clone());
+    tokio::spawn(ops::serve(listener, registry.clone(), Arc::clone(&state), served, ended.clone()));
 
     let started = tokio::select! {
         started = start(&config, &registry, metrics, state, ended, stop.clone()) => started?,

@@ -11,7 +11,8 @@ use holdfast_kafka::publisher::REPORT_GRACE;
 use holdfast_service::serve::{ConnectionLimits, ConnectionSettings};
 use holdfast_service::servers::{CacheSettings, ServerSettings};
 use holdfast_service::settings::{
-    CONFIG_FILE, Effective, List, Millis, PROFILE, Profile, Seconds, Secret, Setting, SettingsError, Source, Value,
+    CONFIG_FILE, Effective, List, Millis, PROFILE, Profile, RedisUrl, Seconds, Secret, Setting, SettingsError, Source,
+    Value,
 };
 use ipnet::IpNet;
 
@@ -104,7 +105,7 @@ holdfast_service::settings! {
         /// credentials. Pages of the gateway's own host may connect in any case.
         cors_origins: Origins = "CORS_ORIGINS", "", development "*";
         /// The failed queue's Redis. Unset: the cache's, which must then not evict and must keep an append-only file.
-        redis_queue_url: Option<Secret> = "REDIS_QUEUE_URL", "";
+        redis_queue_url: Option<RedisUrl> = "REDIS_QUEUE_URL", "";
         /// The failed queue's Redis is a cluster of its own, found by these nodes, `host:port` separated by commas. User, password and TLS are
         /// those of `REDIS_QUEUE_URL`, or else of `REDIS_URL`. Unset: one server at `REDIS_QUEUE_URL`, or whatever the cache is.
         redis_queue_cluster_nodes: List = "REDIS_QUEUE_CLUSTER_NODES", "";
@@ -247,6 +248,9 @@ impl Config {
         let cache = CacheSettings::read(&mut source);
         let connections = ConnectionSettings::read(&mut source);
         let own = GatewaySettings::read(&mut source);
+        if let Some(servers) = &servers {
+            check_servers(servers, &mut source);
+        }
         if let Some(cache) = &cache {
             cache.check(&mut source);
         }
@@ -298,6 +302,15 @@ impl Config {
     }
 }
 
+/// What only the servers' own clients can say of their settings.
+pub fn check_servers(servers: &ServerSettings, source: &mut Source) {
+    servers.check(source);
+    KafkaSettings::check(servers, source);
+    if let Err(rule) = holdfast_store::check_url(servers.mongo_url.reveal()) {
+        source.refuse("MONGO_URL", &rule);
+    }
+}
+
 /// The ladder of deadlines, and what else must hold between settings.
 fn check(own: &GatewaySettings, source: &mut Source) {
     // A send asks the cache twice, for the limit and for the list, and waits for one batch before its own; and for the store, where
@@ -321,6 +334,9 @@ fn check(own: &GatewaySettings, source: &mut Source) {
         own.jwt_secret.as_ref().is_none_or(|secret| secret.reveal().len() >= 32),
         "JWT_SECRET must have 32 bytes or more",
     );
+    if own.redis_queue_cluster_nodes.0.iter().any(|node| node.contains('@')) {
+        source.refuse("REDIS_QUEUE_CLUSTER_NODES", "must not hold a user or a password");
+    }
     source.require((1..=100).contains(&own.history_default_limit), "HISTORY_DEFAULT_LIMIT must be from 1 to 100");
     for (name, value) in [
         ("PING_INTERVAL_MS", own.ping_interval),

@@ -45,6 +45,6 @@ pub struct ClientError {
 
 impl ClientError {
     pub(crate) fn new(doing: &'static str) -> impl FnOnce(rdkafka::error::KafkaError) -> Self {
-        move |error| Self { doing, reason: error.to_string() }
+        move |error| Self { doing, reason: settings::without_value(&error) }
     }
 }

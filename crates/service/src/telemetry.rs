@@ -13,12 +13,12 @@ use crate::log_limit::LogLimit;
 ///
 /// The error says what is wrong with the filter or the format.
 pub fn init(level: &str, format: &str) -> Result<(), String> {
-    let filter = EnvFilter::try_new(level).map_err(|error| format!("LOG_LEVEL={level}: {error}"))?;
+    let filter = EnvFilter::try_new(level).map_err(|_| "LOG_LEVEL: must be a level or a tracing filter")?;
     let log = fmt::layer().with_writer(std::io::stderr).with_target(true).with_ansi(std::io::stderr().is_terminal());
     let log = match format {
         "json" => log.json().flatten_event(true).with_current_span(false).boxed(),
         "text" => log.compact().boxed(),
-        _ => return Err(format!("LOG_FORMAT={format}: must be json or text")),
+        _ => return Err("LOG_FORMAT: must be json or text".into()),
     };
     let limit = LogLimit::new(Instant::now);
     let log = tracing_subscriber::registry().with(filter).with(log.with_filter(limit.clone()));

@@ -25,6 +25,7 @@ pub mod relationships;
 mod time;
 pub mod unread;
 pub mod unreadable;
+mod uri;
 pub mod users;
 
 use std::sync::Arc;
@@ -32,7 +33,7 @@ use std::time::Duration;
 
 use mongodb::bson::{Document, RawDocumentBuf, doc};
 use mongodb::error::Error;
-use mongodb::options::{Acknowledgment, ClientOptions, IndexOptions, ReadConcern, SelectionCriteria, WriteConcern};
+use mongodb::options::IndexOptions;
 use mongodb::{Client, Collection, Database, IndexModel};
 use tokio::time::Instant;
 
@@ -46,12 +47,14 @@ pub use read_states::{ReadState, ReadStates};
 pub use relationships::Relationship;
 pub use unread::Unread;
 pub use unreadable::{OnUnreadable, UnreadableDocument};
+pub use uri::check_url;
 pub use users::Profile;
 
 /// Where the store is and how long its calls may take.
 #[derive(Clone)]
 pub struct StoreSettings {
-    /// A MongoDB connection string. Its write concern, read concern and read preference are overruled.
+    /// A MongoDB connection string. Its options take precedence over the settings below; one that would break the promise is refused
+    /// ([`check_url`]).
     pub url: String,
     /// The database.
     pub db: String,
@@ -105,22 +108,7 @@ impl Store {
     /// string that can't be used is [`StoreError::Rejected`]. Only `mongodb+srv` looks its servers up here; names that don't
     /// resolve yet are [`StoreError::Unavailable`], to be tried again.
     pub async fn new(settings: StoreSettings) -> Result<Self, StoreError> {
-        let mut options = ClientOptions::parse(&settings.url).await?;
-        options.app_name.get_or_insert_with(|| "holdfast".into());
-        options.server_selection_timeout = Some(settings.server_selection_timeout);
-        options.connect_timeout = Some(settings.connect_timeout);
-        options.max_pool_size = Some(settings.max_connections);
-        options.retry_writes = Some(true);
-        options.retry_reads = Some(true);
-        options.write_concern = Some(
-            WriteConcern::builder()
-                .w(Acknowledgment::Majority)
-                .journal(true)
-                .w_timeout(server_limit(settings.write_timeout))
-                .build(),
-        );
-        options.read_concern = Some(ReadConcern::local());
-        options.selection_criteria = Some(SelectionCriteria::ReadPreference(mongodb::options::ReadPreference::Primary));
+        let options = uri::options(&settings).await?;
         let db = Client::with_options(options)?.database(&settings.db);
         Ok(Self {
             messages: db.collection("messages"),

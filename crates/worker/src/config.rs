@@ -97,6 +97,9 @@ impl Config {
         let cache = CacheSettings::read(&mut source);
         let connections = ConnectionSettings::read(&mut source);
         let worker = WorkerSettings::read(&mut source);
+        if let Some(servers) = &servers {
+            check_servers(servers, &mut source);
+        }
         if let Some(cache) = &cache {
             cache.check(&mut source);
         }
@@ -178,6 +181,15 @@ impl Config {
     pub fn drain_within(&self) -> Duration {
         let grace = self.servers.shutdown_grace.0;
         grace.saturating_sub((grace / 4).min(Duration::from_secs(5)))
+    }
+}
+
+/// What only the servers' own clients can say of their settings.
+fn check_servers(servers: &ServerSettings, source: &mut Source) {
+    servers.check(source);
+    KafkaSettings::check(servers, source);
+    if let Err(rule) = holdfast_store::check_url(servers.mongo_url.reveal()) {
+        source.refuse("MONGO_URL", &rule);
     }
 }
 

@@ -220,6 +220,28 @@ async fn a_wrong_setting_is_told_from_an_absence() {
 }
 
 #[tokio::test]
+async fn an_option_of_the_connection_string_takes_precedence_or_is_refused_by_its_name() {
+    let at = |query: &str| {
+        // An hour each: a call that ends was ended by what the connection string says.
+        let hour = Duration::from_secs(3600);
+        let mut settings = StoreSettings::new(format!("mongodb://127.0.0.1:1/?directConnection=true{query}"), "chat");
+        (settings.server_selection_timeout, settings.connect_timeout, settings.read_timeout) = (hour, hour, hour);
+        Store::new(settings)
+    };
+    let store = at("&serverSelectionTimeoutMS=50").await.unwrap();
+    let ended = tokio::time::timeout(Duration::from_secs(60), store.ping(Duration::from_secs(3600))).await;
+    assert!(matches!(ended, Ok(Err(StoreError::Unavailable(_)))), "{ended:?}");
+    for (option, name) in [("w=1", "w"), ("journal=false", "journal"), ("retryWrites=false", "retryWrites")] {
+        match at(&format!("&{option}")).await.err() {
+            Some(StoreError::Rejected { code: None, reason }) => {
+                assert!(reason.contains(&format!("option {name} ")), "{reason}");
+            }
+            other => panic!("{option}: {other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_server_that_is_away_is_reported_in_time_and_found_again() {
     let server = server().await;
     let t = fixture_on(&server).await;

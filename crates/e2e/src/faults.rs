@@ -35,8 +35,8 @@ const AFTER: Duration = Duration::from_secs(3);
 const REPEAT: Duration = Duration::from_secs(60);
 /// How long the failed queue, the topic and the buffers have to run empty. A retry service's lease is a part of it.
 const DRAIN: Duration = Duration::from_secs(120);
-/// How long until history shows everything: verification (2 s here) and flush intervals, and some slack.
-const SHOW: Duration = Duration::from_secs(15);
+/// How long until history shows everything: verification (2 s here) and flush intervals, on a machine that may be busy.
+const SHOW: Duration = Duration::from_secs(60);
 /// For how long newest pages are read then, longer than a verification holds.
 const PAGES: Duration = Duration::from_secs(3);
 /// How long devices have to catch up.
@@ -60,6 +60,8 @@ impl Scene {
             gateways: rig.client_urls(),
             secret: SECRET.to_owned(),
             pairs: load.pairs,
+            groups: load.groups,
+            mesh: load.mesh,
             rate: load.rate,
             length: load.length,
             seed,

@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
-use holdfast_message::{Draft, Message, UserId};
+use holdfast_message::{ChatId, Draft, Message, UserId};
 use serde::{Deserialize, Serialize};
 
 pub use held::{Document, Held};
@@ -101,8 +101,11 @@ pub struct Sent {
     pub temp_id: String,
     /// Who sent it.
     pub sender: String,
-    /// To whom.
+    /// To whom; empty for a group.
     pub receiver: String,
+    /// The group that it was sent to. Absent for a chat of two.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
     /// What.
     pub content: String,
     /// Its attempts, in their order.
@@ -112,8 +115,11 @@ pub struct Sent {
 impl Sent {
     /// The message that this send is, whichever gateway takes it; without a time. `None` if no gateway would take it.
     pub fn message(&self) -> Option<Message> {
-        let (sender, receiver) = (UserId::parse(&self.sender).ok()?, UserId::parse(&self.receiver).ok()?);
-        let chat = holdfast_message::ChatId::direct(&sender, &receiver).ok()?;
+        let sender = UserId::parse(&self.sender).ok()?;
+        let chat = match &self.group {
+            Some(group) => ChatId::parse(group).ok()?,
+            None => ChatId::direct(&sender, &UserId::parse(&self.receiver).ok()?).ok()?,
+        };
         let draft = Draft::new(sender, chat, Some(self.temp_id.clone()), self.content.clone(), None, None).ok()?;
         Some(draft.stamp(0))
     }
@@ -138,6 +144,9 @@ pub struct Seen {
     pub user: String,
     /// Which of theirs.
     pub device: String,
+    /// The chats that it takes part in.
+    #[serde(default)]
+    pub chats: BTreeSet<String>,
     /// Every `newMessage` with a seq, by message.
     pub live: BTreeMap<String, Vec<Live>>,
     /// Where messages stood first in their chat's stream, however that was learned: by message, the lowest seq of each epoch.
@@ -203,6 +212,7 @@ pub fn is_genuine(message: &serde_json::Value) -> bool {
         temp_id: text("tempId").to_owned(),
         sender: text("senderId").to_owned(),
         receiver: text("receiverId").to_owned(),
+        group: message["receiverId"].is_null().then(|| text("chatId").to_owned()),
         content: text("content").to_owned(),
         attempts: Vec::new(),
     };

@@ -19,8 +19,27 @@ pub use stored::Stored;
 
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
+use holdfast_testkit::{Response, request};
 use tokio::time::{Instant, sleep};
+
+/// What has not happened by then never happens, however busy the machine is. A test waits for so long for what must come; it proves nothing
+/// about speed.
+pub const LIVENESS: Duration = Duration::from_secs(120);
+
+/// A REST request that is repeated for as long as the answer says that it may succeed later, as clients do. One that creates something needs an
+/// `Idempotency-Key`.
+///
+/// # Errors
+/// No answer, or none but refusals that may pass, within [`LIVENESS`].
+pub async fn insist(url: &str, method: &str, path: &str, headers: &[String], body: &str) -> Result<Response> {
+    eventually(path, LIVENESS, async || {
+        let answer = request(url, method, path, headers, body).await?;
+        ensure!(answer.body["retryable"] != true, "{}", answer.body);
+        Ok(answer)
+    })
+    .await
+}
 
 /// Waits until something holds; the error names it, with the last answer that it did not.
 pub async fn eventually<T, F>(what: &str, limit: Duration, mut holds: impl FnMut() -> F) -> Result<T>

@@ -1,27 +1,31 @@
 //! Steady load from devices that keep to the protocol, and that write down what they do and see.
 //!
-//! Users are friends two by two, and each has two devices on different gateways. One of them sends: at a steady rate, whatever
-//! becomes of earlier sends. A send that was refused as retryable or whose outcome is unknown is repeated with the same `tempId` until
-//! it is accepted, unless its sender gives it up; now and then an accepted one is repeated too. All devices reconnect, resume, refetch ([`Device`]).
+//! Users are friends two by two, or everybody of everybody, and some belong to groups. Each has two devices on different gateways. One of
+//! them sends to one chat or another: at a steady rate, whatever becomes of earlier sends. A send that was refused as retryable or whose
+//! outcome is unknown is repeated with the same `tempId`, after as long as the gateway asks to wait, until it is accepted, unless its
+//! sender gives it up; now and then an accepted one is repeated too. All devices reconnect, resume, refetch ([`Device`]).
 
+mod company;
 mod device;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use fastrand::Rng;
-use holdfast_testkit::{token, unique};
+use holdfast_testkit::token;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use company::{Company, Target};
 use device::Connection;
 pub use device::Device;
 
-use crate::ledger::{Attempt, History, Order, Outcome, Sent, now_ms};
+use crate::ledger::{Attempt, History, Order, Outcome, Seen, Sent, now_ms};
 
 /// How long a client waits for an answer.
 pub const PATIENCE: Duration = Duration::from_secs(6);
@@ -39,17 +43,31 @@ pub struct LoadOptions {
     pub secret: String,
     /// How many pairs of friends.
     pub pairs: usize,
+    /// How many groups of three to six of them.
+    pub groups: usize,
+    /// Whether everybody is everybody's friend.
+    pub mesh: bool,
     /// Messages a second, of all users together.
     pub rate: f64,
-    /// How long most messages are, in bytes; of fifty one has 4,000.
+    /// How long most messages are, in characters; of fifty one has 4,000.
     pub length: Range<usize>,
     /// What random choices are made from.
     pub seed: u64,
 }
 
+/// A chat that is written to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chat {
+    /// Its id.
+    pub id: String,
+    /// One of its members, to read it as.
+    pub member: String,
+}
+
 /// A running load.
 pub struct Load {
     devices: Vec<Device>,
+    chats: Vec<Chat>,
     shared: Arc<Shared>,
 }
 
@@ -88,26 +106,31 @@ impl Load {
             sends: TaskTracker::new(),
         });
         let mut rng = Rng::with_seed(options.seed);
-        let run = unique("load");
+        let company = Company::gather(options, &mut rng).await?;
         let mut devices = Vec::new();
-        for pair in 0..options.pairs {
-            let users = ["a", "b"].map(|name| format!("{run}-{pair}{name}"));
-            for (user, friend) in [(0, 1), (1, 0)] {
-                let (user, friend) = (&users[user], &users[friend]);
-                let token = token(user, &options.secret, Duration::from_secs(24 * 3600));
-                for name in ["one", "other"] {
-                    // Both senders of a pair, and both devices of a user, are on different gateways where there are two.
-                    let first = (devices.len() + devices.len() / 2) % options.gateways.len();
-                    let gateways = options.gateways.clone();
-                    devices.push(Device::start(user, friend, name, &token, gateways, first, rng.fork()).await?);
-                }
-                let sender = devices[devices.len() - 2].clone();
-                let (user, friend) = (user.clone(), friend.clone());
-                let who = Sender { device: sender, user, friend, length: options.length.clone() };
-                shared.sends.spawn(send_on(Arc::clone(&shared), who, rng.fork()));
+        for (user, targets) in company.users.iter().zip(&company.targets) {
+            let token = token(user, &options.secret, Duration::from_secs(24 * 3600));
+            let chats: BTreeSet<_> = targets.iter().map(|target| target.chat(user)).collect::<Result<_>>()?;
+            for name in ["one", "other"] {
+                // Both senders of a pair, and both devices of a user, are on different gateways where there are two.
+                let first = (devices.len() + devices.len() / 2) % options.gateways.len();
+                let seen =
+                    Seen { user: user.clone(), device: name.to_owned(), chats: chats.clone(), ..Seen::default() };
+                devices.push(Device::start(seen, &token, options.gateways.clone(), first, rng.fork()).await?);
+            }
+            let device = devices[devices.len() - 2].clone();
+            let (user, targets) = (user.clone(), targets.clone());
+            let who = Sender { device, user, targets, length: options.length.clone() };
+            shared.sends.spawn(send_on(Arc::clone(&shared), who, rng.fork()));
+        }
+        let mut chats = BTreeMap::new();
+        for (user, targets) in company.users.iter().zip(&company.targets) {
+            for target in targets {
+                chats.entry(target.chat(user)?).or_insert_with(|| user.clone());
             }
         }
-        Ok(Self { devices, shared })
+        let chats = chats.into_iter().map(|(id, member)| Chat { id, member }).collect();
+        Ok(Self { devices, chats, shared })
     }
 
     /// The devices, two by two of one user.
@@ -137,6 +160,32 @@ impl Load {
         self.shared.accepted().len()
     }
 
+    /// Sends again the first messages of a user that were accepted, as they were, and returns the answers.
+    ///
+    /// # Errors
+    /// The user has no connection.
+    pub async fn resend(&self, user: &str, count: usize) -> Result<Vec<Outcome>> {
+        let device = self.devices.iter().find(|device| device.user() == user).context("no such user")?;
+        let mut early: Vec<_> = {
+            let mut sent = self.sent();
+            let early = |sent: &Sent| sent.sender == user && sent.accepted().is_some();
+            let mut taken: Vec<_> = sent.extract_if(.., |sent| early(sent)).collect();
+            taken.sort_by_key(|sent| sent.accepted());
+            let more = taken.split_off(count.min(taken.len()));
+            sent.extend(more);
+            taken
+        };
+        let mut outcomes = Vec::new();
+        for sent in &mut early {
+            let connection = device.connected().await.context("no connection")?;
+            let (attempt, _) = begin(&self.shared.order, &connection, sent).await.end(&self.shared.order).await;
+            outcomes.push(attempt.outcome.clone());
+            sent.attempts.push(attempt);
+        }
+        self.sent().extend(early);
+        Ok(outcomes)
+    }
+
     fn sent(&self) -> MutexGuard<'_, Vec<Sent>> {
         self.shared.sent.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -151,12 +200,9 @@ impl Load {
         }
     }
 
-    /// The chats that were written to.
-    pub fn chats(&self) -> Vec<String> {
-        let mut chats: Vec<_> = self.devices.iter().map(|device| device.chat().to_owned()).collect();
-        chats.sort_unstable();
-        chats.dedup();
-        chats
+    /// The chats that are written to.
+    pub fn chats(&self) -> Vec<Chat> {
+        self.chats.clone()
     }
 
     /// Lets every device catch up, by the protocol alone, and returns what was done and seen.
@@ -186,16 +232,59 @@ impl Drop for Load {
     }
 }
 
+/// Mostly letters and digits; one in ten of all that JSON, UTF-8 or a terminal could trip over.
+fn content(rng: &mut Rng, length: usize) -> String {
+    const ODD: &[char] = &[
+        '\0',
+        '\u{1}',
+        '\u{8}',
+        '\t',
+        '\n',
+        '\r',
+        '\u{1b}',
+        '"',
+        '\\',
+        '/',
+        '<',
+        '&',
+        '\u{7f}',
+        '\u{85}',
+        '\u{a0}',
+        'é',
+        'ß',
+        '\u{301}',
+        '\u{200b}',
+        '\u{200d}',
+        '\u{2028}',
+        '\u{202e}',
+        '中',
+        '\u{d7ff}',
+        '\u{e000}',
+        '\u{feff}',
+        '\u{fffd}',
+        '\u{ffff}',
+        '👍',
+        '🏽',
+        '\u{10ffff}',
+    ];
+    if rng.u8(..10) > 0 {
+        return std::iter::repeat_with(|| rng.alphanumeric()).take(length).collect();
+    }
+    // One that shows, or it would be refused as empty.
+    let odd = std::iter::repeat_with(|| ODD[rng.usize(..ODD.len())]);
+    std::iter::once('x').chain(odd).take(length).collect()
+}
+
 struct Sender {
     device: Device,
     user: String,
-    friend: String,
+    targets: Vec<Target>,
     length: Range<usize>,
 }
 
 /// One user: a message at each tick, on whatever connection there is.
 async fn send_on(shared: Arc<Shared>, who: Sender, mut rng: Rng) {
-    let Sender { device, user, friend, length } = who;
+    let Sender { device, user, targets, length } = who;
     let mut due = Instant::now();
     for number in 0_u64.. {
         let rate = *shared.rate.lock().unwrap_or_else(PoisonError::into_inner);
@@ -206,11 +295,16 @@ async fn send_on(shared: Arc<Shared>, who: Sender, mut rng: Rng) {
         }
         let Some(connection) = device.connection() else { continue };
         let length = if rng.u8(..50) == 0 { 4000 } else { rng.usize(length.clone()) };
+        let (receiver, group) = match &targets[rng.usize(..targets.len())] {
+            Target::Friend(friend) => (friend.clone(), None),
+            Target::Group(group) => (String::new(), Some(group.clone())),
+        };
         let sent = Sent {
             temp_id: format!("{number}-{:016x}", rng.u64(..)),
             sender: user.clone(),
-            receiver: friend.clone(),
-            content: std::iter::repeat_with(|| rng.alphanumeric()).take(length).collect(),
+            receiver,
+            group,
+            content: content(&mut rng, length),
             attempts: Vec::new(),
         };
         // Handed over here, in order; awaited elsewhere.
@@ -226,7 +320,12 @@ struct Begun {
 }
 
 async fn begin(order: &Order, connection: &Connection, sent: &Sent) -> Begun {
-    let json = json!({ "tempId": sent.temp_id, "friendId": sent.receiver, "content": sent.content }).to_string();
+    let mut json = json!({ "tempId": sent.temp_id, "content": sent.content });
+    match &sent.group {
+        Some(group) => json["chatId"] = json!(group),
+        None => json["friendId"] = json!(sent.receiver),
+    }
+    let json = json.to_string();
     let attempt = Attempt {
         gateway: connection.gateway.clone(),
         connection: connection.number,

@@ -59,6 +59,9 @@ struct LoadCommand {
     /// How many pairs of users.
     #[arg(long, default_value_t = 4)]
     pairs: usize,
+    /// How many groups of them.
+    #[arg(long, default_value_t = 2)]
+    groups: usize,
     /// Messages a second, of all of them together.
     #[arg(long, default_value_t = 80.0)]
     rate: f64,
@@ -195,6 +198,8 @@ async fn load(options: LoadCommand) -> Result<()> {
         gateways: options.urls,
         secret: options.secret,
         pairs: options.pairs,
+        groups: options.groups,
+        mesh: false,
         rate: options.rate,
         length: 1..300,
         seed: fastrand::u64(..),

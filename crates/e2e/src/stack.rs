@@ -48,6 +48,22 @@ pub struct StackOptions {
     pub settings: Vec<(&'static str, String)>,
 }
 
+impl StackOptions {
+    /// With a cache that is given time: for tests of what the cache answers, on a machine that may be busy. Shipped gateways wait for
+    /// 50 ms, and then go on without the cache.
+    pub fn patient(gateways: usize) -> Self {
+        let settings = [("REDIS_BUDGET_MS", "5000"), ("SEND_DEADLINE_MS", "20000")];
+        Self { gateways, settings: settings.map(|(name, value)| (name, value.to_owned())).into(), ..Self::default() }
+    }
+
+    /// The settings that `scripts/run`, compose and Kubernetes ship, and nothing made easier.
+    pub fn shipped(gateways: usize) -> Self {
+        let settings =
+            [("FLUSH_INTERVAL_MS", "1000"), ("MESSAGE_LIMIT", "100"), ("EVENT_LIMIT", "300"), ("WINDOW_SECONDS", "10")];
+        Self { gateways, settings: settings.map(|(name, value)| (name, value.to_owned())).into(), ..Self::default() }
+    }
+}
+
 impl Default for StackOptions {
     fn default() -> Self {
         Self { gateways: 1, workers: 1, settings: Vec::new() }

@@ -1,10 +1,8 @@
 //! The recent list answers on its own once it is known to be whole.
 
-use std::time::Duration;
-
 use anyhow::{Result, ensure};
 use holdfast_bench::client::Client;
-use holdfast_e2e::{Backends, Stack, StackOptions, eventually};
+use holdfast_e2e::{Backends, LIVENESS, Stack, StackOptions, eventually};
 use holdfast_testkit::{shared, unique};
 use mongodb::bson::doc;
 use serde_json::{Value, json};
@@ -21,7 +19,7 @@ async fn a_verified_list_answers_alone_and_says_the_same_as_the_store() -> Resul
                 .await?;
             ensure!(answer["ok"] == true, "{answer}");
         }
-        eventually("the list answers alone, and whole", Duration::from_secs(60), async || {
+        eventually("the list answers alone, and whole", LIVENESS, async || {
             let page = client.emit_with_ack("history", &json!({ "friendId": bob, "limit": 50 })).await?;
             ensure!(page["source"] == "cache" && page["complete"] == true, "{} {}", page["source"], page["complete"]);
             let stored = stack.stored.history(&format!("{alice}:{bob}")).await?;
@@ -49,7 +47,7 @@ async fn a_message_that_is_stored_as_of_another_time_than_listed_is_shown_where_
         let send = json!({ "friendId": bob, "content": format!("message {number}") });
         sent.push(client.emit_with_ack("sendMessage", &send).await?["message"].clone());
     }
-    eventually("all is stored", Duration::from_secs(10), async || {
+    eventually("all is stored", LIVENESS, async || {
         ensure!(stack.stored.count().await? == 8, "it is not");
         Ok(())
     })
@@ -64,7 +62,7 @@ async fn a_message_that_is_stored_as_of_another_time_than_listed_is_shown_where_
 
     let stored = stack.stored.history(&chat).await?;
     for source in ["merged", "cache"] {
-        eventually("the page is as stored", Duration::from_secs(10), async || {
+        eventually("the page is as stored", LIVENESS, async || {
             let page = client.emit_with_ack("history", &json!({ "friendId": bob, "limit": 3 })).await?;
             let ids =
                 page["messages"].as_array().into_iter().flatten().filter_map(|message| message["messageId"].as_str());

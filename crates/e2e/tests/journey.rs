@@ -1,10 +1,8 @@
 //! Everything works: a message from one user to the other, to Kafka, to MongoDB, and back as history.
 
-use std::time::Duration;
-
 use anyhow::{Result, ensure};
 use futures_util::future::try_join_all;
-use holdfast_e2e::{Backends, Peer, Report, Stack, StackOptions, eventually};
+use holdfast_e2e::{Backends, LIVENESS, Peer, Report, Stack, StackOptions, eventually};
 use holdfast_testkit::{request, shared, unique};
 use serde_json::json;
 
@@ -35,7 +33,7 @@ async fn exchange(stack: &Stack, transport: &str, count: usize) -> Result<()> {
 }
 
 async fn all_stored(stack: &Stack, chat: &str, reports: &[&Report]) -> Result<()> {
-    eventually("every acknowledged message is stored once", Duration::from_secs(20), async || {
+    eventually("every acknowledged message is stored once", LIVENESS, async || {
         let stored = stack.stored.of_chat(chat).await?;
         for ack in reports.iter().flat_map(|report| report.acknowledged().into_iter()) {
             let (id, ack) = ack;
@@ -95,7 +93,7 @@ async fn the_same_journey_over_rest() -> Result<()> {
         try_join_all(batch.iter().map(|index| send(&bob, &alice, *index))).await?;
     }
     let chat = format!("{alice}:{bob}");
-    eventually("all are stored", Duration::from_secs(20), async || {
+    eventually("all are stored", LIVENESS, async || {
         let count = stack.stored.of_chat(&chat).await?.len();
         ensure!(count == 200, "{count} stored");
         Ok(())

@@ -1,24 +1,21 @@
 //! A send that is repeated, from wherever, is the same message.
 
-use std::time::Duration;
-
 use anyhow::{Result, ensure};
 use holdfast_bench::client::Client;
-use holdfast_e2e::{Backends, Stack, StackOptions, eventually};
+use holdfast_e2e::{Backends, LIVENESS, Stack, StackOptions, eventually};
 use holdfast_testkit::{Redis, shared, unique};
 use serde_json::json;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_repeat_by_another_connection_and_gateway_is_the_same_message_and_another_body_is_another() -> Result<()> {
-    let stack =
-        Stack::start(&Backends::from(shared().await), StackOptions { gateways: 2, ..Default::default() }).await?;
+    let stack = Stack::start(&Backends::from(shared().await), StackOptions::patient(2)).await?;
     let (alice, bob) = (unique("alice"), unique("bob"));
     let (one, _) = Client::connect(&stack.gateways[0].url, &stack.token(&alice)).await?;
     let (same_gateway, _) = Client::connect(&stack.gateways[0].url, &stack.token(&alice)).await?;
     let (other_gateway, _) = Client::connect(&stack.gateways[1].url, &stack.token(&alice)).await?;
-    let (_receiver, mut events) = Client::connect(&stack.gateways[1].url, &stack.token(&bob)).await?;
-    // The receiver's gateway has to be subscribed before the first send.
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    let (receiver, mut events) = Client::connect(&stack.gateways[1].url, &stack.token(&bob)).await?;
+    // Answered once what is published reaches the connection.
+    receiver.emit_with_ack("resume", &json!({ "offsets": {} })).await?;
 
     let body = json!({ "tempId": "t-1", "friendId": bob, "content": "hello" });
     let first = one.emit_with_ack("sendMessage", &body).await?;
@@ -38,13 +35,13 @@ async fn a_repeat_by_another_connection_and_gateway_is_the_same_message_and_anot
         one.emit_with_ack("sendMessage", &json!({ "tempId": "t-2", "friendId": bob, "content": "last" })).await?;
     let mut seen = Vec::new();
     while seen.last() != Some(&last["message"]["messageId"]) {
-        let event = events.next_named("newMessage", Duration::from_secs(5)).await;
+        let event = events.next_named("newMessage", LIVENESS).await;
         let Some(event) = event else { anyhow::bail!("the last message never came; seen: {seen:?}") };
         seen.push(event["messageId"].clone());
     }
     let expected = [&first, &another, &last].map(|answer| answer["message"]["messageId"].clone());
     ensure!(seen == expected, "{seen:?} instead of {expected:?}");
-    eventually("three messages are stored", Duration::from_secs(10), async || {
+    eventually("three messages are stored", LIVENESS, async || {
         let count = stack.stored.of_chat(&format!("{alice}:{bob}")).await?.len();
         ensure!(count == 3, "{count}");
         Ok(())

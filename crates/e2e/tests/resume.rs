@@ -1,10 +1,8 @@
 //! A client that was away for a moment gets exactly what it missed, or is told that nobody knows.
 
-use std::time::Duration;
-
 use anyhow::{Context, Result, ensure};
 use holdfast_bench::client::{Client, Events};
-use holdfast_e2e::{Backends, Stack, StackOptions};
+use holdfast_e2e::{Backends, LIVENESS, Stack, StackOptions};
 use holdfast_testkit::{Redis, shared, unique};
 use serde_json::{Value, json};
 
@@ -15,7 +13,7 @@ async fn send(client: &Client, friend: &str, content: &str) -> Result<Value> {
 }
 
 async fn resumed(events: &mut Events, chat: &str) -> Result<Value> {
-    let answer = events.next_named("resumed", Duration::from_secs(10)).await.context("no `resumed`")?;
+    let answer = events.next_named("resumed", LIVENESS).await.context("no `resumed`")?;
     Ok(answer["chats"][chat].clone())
 }
 
@@ -25,8 +23,7 @@ fn ids(messages: &Value) -> Vec<&str> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn exactly_what_was_missed_comes_back_in_order() -> Result<()> {
-    let stack =
-        Stack::start(&Backends::from(shared().await), StackOptions { gateways: 2, ..Default::default() }).await?;
+    let stack = Stack::start(&Backends::from(shared().await), StackOptions::patient(2)).await?;
     let (alice, bob) = (unique("alice"), unique("bob"));
     let chat = format!("{alice}:{bob}");
     let (sender, _) = Client::connect(&stack.gateways[0].url, &stack.token(&alice)).await?;
@@ -72,7 +69,7 @@ async fn after_the_cache_lost_its_data_nothing_is_recovered_and_clients_are_told
     let without = send(&client, &bob, "without the cache").await?;
     ensure!(without["seq"].is_null() && without["epoch"].is_null(), "{without}");
     cache.start_again().await?;
-    events.next_named("resync", Duration::from_secs(20)).await.context("no `resync`")?;
+    events.next_named("resync", LIVENESS).await.context("no `resync`")?;
 
     let offsets = json!({ "offsets": { chat.clone(): { "epoch": before["epoch"], "seq": before["seq"] } } });
     let answer = client.emit_with_ack("resume", &offsets).await?;

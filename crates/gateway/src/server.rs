@@ -18,7 +18,7 @@ use holdfast_cache::{
     Announcer, Breaker, CacheMetrics, Channels, Client, ClientSettings, Connection, FailedQueue, Inboxes, Keys, Locks,
     Origin, RecentList,
 };
-use holdfast_kafka::{Admin, AdminError, KafkaSettings, Publisher};
+use holdfast_kafka::{Admin, AdminError, KafkaSettings, Publisher, TopicsReport};
 use holdfast_message::UserId;
 use holdfast_service::{ops, serve};
 use holdfast_store::{Store, StoreSettings};
@@ -394,6 +394,30 @@ impl Beside {
     }
 }
 
+/// Creates the topics, or waits for somebody who may, and reports them as soon as the main one can be described: an unread
+/// `max.message.bytes` would leave too large records to be refused by the broker, one delivery timeout after the other.
+async fn described(admin: &Admin) -> TopicsReport {
+    let mut refused = false;
+    loop {
+        let report = match admin.ensure_topics().await {
+            Err(error @ AdminError::Refused { .. }) => {
+                if !refused {
+                    tracing::warn!(%error, "topics can't be created; they must be there already");
+                    refused = true;
+                }
+                admin.check_topics().await
+            }
+            report => report,
+        };
+        match report {
+            Ok(report) if report.main.partitions > 0 => return report,
+            Ok(_) => {}
+            Err(error) => tracing::info!(%error, "waiting for kafka"),
+        }
+        tokio::time::sleep(PREPARE_AGAIN).await;
+    }
+}
+
 /// Creates what is missing in the other servers, as soon as they are there.
 async fn prepare(kafka: KafkaSettings, publisher: Publisher, store: Store, stop: CancellationToken) {
     let topics = async {
@@ -401,22 +425,10 @@ async fn prepare(kafka: KafkaSettings, publisher: Publisher, store: Store, stop:
             Ok(admin) => admin,
             Err(error) => return tracing::error!(%error, "topics can't be looked after"),
         };
-        loop {
-            match admin.ensure_topics().await {
-                Ok(()) => break,
-                Err(AdminError::Unavailable(error)) => tracing::info!(%error, "waiting for kafka"),
-                Err(error) => return tracing::warn!(%error, "topics can't be created; they must be there already"),
-            }
-            tokio::time::sleep(PREPARE_AGAIN).await;
-        }
-        match admin.check_topics().await {
-            Ok(report) => {
-                report.warnings.iter().for_each(|warning| tracing::warn!(warning, "topic settings"));
-                if let Some(bytes) = report.main.max_message_bytes {
-                    publisher.limit_records(bytes);
-                }
-            }
-            Err(error) => tracing::warn!(%error, "topic settings can't be read"),
+        let report = described(&admin).await;
+        report.warnings.iter().for_each(|warning| tracing::warn!(warning, "topic settings"));
+        if let Some(bytes) = report.main.max_message_bytes {
+            publisher.limit_records(bytes);
         }
     };
     let indexes = async {

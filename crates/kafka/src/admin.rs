@@ -10,6 +10,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, NewTopic, Resour
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaResult, RDKafkaErrorCode};
 use rdkafka::{Offset, TopicPartitionList};
+use tokio::time::Instant;
 
 pub use brokers::BrokerReport;
 
@@ -22,6 +23,8 @@ use crate::{ClientError, KafkaSettings};
 pub const RETENTION: Duration = Duration::from_secs(7 * 24 * 3600);
 /// The broker's own default for `message.max.bytes`, for brokers that don't tell.
 const BROKER_MAX_BYTES: usize = 1_048_588;
+/// How often a topic that was just created is asked for.
+const SPREAD_POLL: Duration = Duration::from_millis(100);
 
 /// Why the topics could not be made or read.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -103,21 +106,29 @@ impl Admin {
         AdminOptions::new().request_timeout(Some(self.timeout)).operation_timeout(Some(self.timeout))
     }
 
-    /// Creates the two topics where they are missing. One that exists is left as it is, except that a dead-letter topic which
-    /// deletes its records is told to keep them ([`Self::keep_dead_letters`]).
-    pub async fn ensure_topics(&self) -> Result<(), AdminError> {
-        if self.describe(&self.settings.topic).await?.partitions == 0 {
-            self.create(&self.settings.topic, None).await?;
-        }
-        let dlq = self.describe(&self.settings.dlq_topic).await?;
-        if dlq.partitions == 0 {
-            let main = self.describe(&self.settings.topic).await?;
-            let largest = main.max_message_bytes.unwrap_or(BROKER_MAX_BYTES) + DLQ_HEADROOM;
-            self.create(&self.settings.dlq_topic, Some(largest)).await?;
-        } else if dlq.deletes_records() {
+    /// Creates the two topics where they are missing, and reports both. One that exists is left as it is, except
+    /// that a dead-letter topic which deletes its records is told to keep them ([`Self::keep_dead_letters`]).
+    ///
+    /// A broker acknowledges a new topic before every broker has heard of it. This returns once the topic and its settings can be
+    /// read, so a report of a topic that was just created is never that of a missing one.
+    pub async fn ensure_topics(&self) -> Result<TopicsReport, AdminError> {
+        let main = self.ensure(&self.settings.topic, None).await?;
+        let largest = main.max_message_bytes.unwrap_or(BROKER_MAX_BYTES) + DLQ_HEADROOM;
+        let mut dlq = self.ensure(&self.settings.dlq_topic, Some(largest)).await?;
+        if dlq.deletes_records() {
             self.keep_dead_letters().await?;
+            dlq = self.describe(&self.settings.dlq_topic).await?;
         }
-        Ok(())
+        Ok(TopicsReport::new(main, dlq))
+    }
+
+    async fn ensure(&self, name: &str, largest: Option<usize>) -> Result<TopicReport, AdminError> {
+        let found = self.describe(name).await?;
+        if found.partitions > 0 {
+            return Ok(found);
+        }
+        self.create(name, largest).await?;
+        known(self.timeout, || self.describe(name)).await
     }
 
     /// `largest`: the largest record of the dead-letter topic, in bytes; `None` makes the main topic.
@@ -165,14 +176,20 @@ impl Admin {
         report.partitions = topic.partitions().len();
         report.replication_factor =
             topic.partitions().iter().map(|partition| partition.replicas().len()).min().unwrap_or_default();
-        for attempt in 0_u32.. {
+        let until = Instant::now() + self.timeout;
+        loop {
             let described = self.client.describe_configs([&ResourceSpecifier::Topic(name)], &self.options()).await;
             let described = described.map_err(ClientError::new("reading a topic's settings"))?;
             match described.into_iter().next() {
                 Some(Ok(resource)) => report.configure(&resource),
-                // A new topic's settings are told a little later than its partitions.
-                Some(Err(RDKafkaErrorCode::UnknownTopicOrPartition)) if attempt < 20 => {
-                    tokio::time::sleep(Duration::from_millis(100)).await;
+                // A broker may report a new topic's settings later than its partitions. No answer is not the answer "no settings".
+                Some(Err(code @ RDKafkaErrorCode::UnknownTopicOrPartition)) => {
+                    if Instant::now() >= until {
+                        return Err(
+                            ClientError { doing: "reading a topic's settings", reason: code.to_string() }.into()
+                        );
+                    }
+                    tokio::time::sleep(SPREAD_POLL).await;
                     continue;
                 }
                 Some(Err(code)) => {
@@ -189,8 +206,7 @@ impl Admin {
     pub async fn check_topics(&self) -> Result<TopicsReport, AdminError> {
         let main = self.describe(&self.settings.topic).await?;
         let dlq = self.describe(&self.settings.dlq_topic).await?;
-        let warnings = judge(&main, &dlq);
-        Ok(TopicsReport { main, dlq, warnings })
+        Ok(TopicsReport::new(main, dlq))
     }
 
     /// The first record kept of each partition, and the end of what can be read: the place of the next record or, while a transaction is open,
@@ -271,6 +287,32 @@ impl Admin {
         let deleted = self.client.delete_records(&list, &self.options()).await.map_err(ClientError::new(doing))?;
         let low = offsets(&deleted).map_err(ClientError::new(doing))?;
         Ok(low.into_iter().filter_map(|(partition, offset)| Some((partition, offset?))).collect())
+    }
+}
+
+impl TopicsReport {
+    fn new(main: TopicReport, dlq: TopicReport) -> Self {
+        let warnings = judge(&main, &dlq);
+        Self { main, dlq, warnings }
+    }
+}
+
+/// Describes a topic that was just created until the broker that answers has heard of it.
+async fn known<F: Future<Output = Result<TopicReport, AdminError>>>(
+    limit: Duration,
+    mut describe: impl FnMut() -> F,
+) -> Result<TopicReport, AdminError> {
+    let until = Instant::now() + limit;
+    loop {
+        let report = describe().await?;
+        if report.partitions > 0 {
+            return Ok(report);
+        }
+        if Instant::now() >= until {
+            let reason = format!("{} was created, and the broker does not know it after {limit:?}", report.name);
+            return Err(ClientError { doing: "waiting for a new topic", reason }.into());
+        }
+        tokio::time::sleep(SPREAD_POLL).await;
     }
 }
 
@@ -425,6 +467,20 @@ mod tests {
             unclean_leader_election: Some(false),
             timestamp_type: Some("LogAppendTime".into()),
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_new_topic_is_waited_for_until_the_broker_that_answers_has_heard_of_it() {
+        let mut asked = 0;
+        let report = known(Duration::from_secs(10), || {
+            asked += 1;
+            let missing = || TopicReport { name: "a".into(), ..TopicReport::default() };
+            std::future::ready(Ok(if asked < 30 { missing() } else { sound("a", 1) }))
+        });
+        assert_eq!(report.await.unwrap(), sound("a", 1));
+        let never = || std::future::ready(Ok(TopicReport { name: "a".into(), ..TopicReport::default() }));
+        let error = known(Duration::from_secs(10), never).await.unwrap_err();
+        assert!(matches!(error, AdminError::Unavailable(_)), "{error}: to be tried again, never a report of nothing");
     }
 
     /// A dead-letter topic that takes what `sound` topics of 1,000,000 bytes may hold.

@@ -7,12 +7,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// The status and the body of `GET http://{address}{path}`, within five seconds.
+/// The status and the body of `GET http://{address}{path}`, within half a minute: the machine may be busy.
 ///
 /// # Errors
 /// No connection, no answer in time, or none that is HTTP.
 pub async fn http_get(address: &str, path: &str) -> Result<(u16, String)> {
-    timeout(Duration::from_secs(5), get(address, path)).await.with_context(|| format!("{address} does not answer"))?
+    timeout(Duration::from_secs(30), get(address, path)).await.with_context(|| format!("{address} does not answer"))?
 }
 
 async fn get(address: &str, path: &str) -> Result<(u16, String)> {

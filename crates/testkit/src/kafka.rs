@@ -62,8 +62,15 @@ impl Kafka {
     /// # Errors
     /// As [`Self::start_with`].
     pub async fn start_behind<const N: usize>() -> Result<(Self, [Proxy; N])> {
+        Self::start_with_behind(KafkaOptions::default()).await
+    }
+
+    /// The same with options.
+    ///
+    /// # Errors
+    /// As [`Self::start_with`].
+    pub async fn start_with_behind<const N: usize>(mut options: KafkaOptions) -> Result<(Self, [Proxy; N])> {
         let mut proxies = Vec::with_capacity(N);
-        let mut options = KafkaOptions::default();
         for _ in 0..N {
             let port = free_port()?;
             let proxy = Proxy::start(port).await?;

@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use redis::AsyncConnectionConfig;
+use redis::aio::MultiplexedConnection;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -34,6 +36,8 @@ pub struct RedisOptions {
     pub port: Option<u16>,
     /// More of its command line, e.g. `["--maxmemory", "3mb"]`; later ones win.
     pub args: Vec<String>,
+    /// Keeps its settings in a file, so that `CONFIG REWRITE` outlives a restart; on the command line they would win again.
+    pub settings_in_a_file: bool,
 }
 
 /// A running Redis.
@@ -61,12 +65,20 @@ impl Redis {
             Role::Cache => &["--appendonly", "no", "--maxmemory", "256mb", "--maxmemory-policy", "allkeys-lru"],
             Role::Queue => &["--appendonly", "yes", "--appendfsync", "everysec", "--maxmemory-policy", "noeviction"],
         };
-        let child = Child::new(name, "redis-server", folder.path().join("log"))
-            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--daemonize", "no", "--save", ""])
-            .arg("--dir")
-            .arg(folder.path())
-            .args(role.iter().copied())
-            .args(options.args);
+        let port_text = port.to_string();
+        let own = ["--port", &port_text, "--bind", "127.0.0.1", "--daemonize", "no", "--save", ""].map(str::to_owned);
+        let folder_text = folder.path().to_string_lossy().into_owned();
+        let role = role.iter().map(|part| (*part).to_owned());
+        let settings: Vec<_> =
+            own.into_iter().chain(["--dir".into(), folder_text]).chain(role).chain(options.args).collect();
+        let mut child = Child::new(name, "redis-server", folder.path().join("log"));
+        if options.settings_in_a_file {
+            let file = folder.path().join("redis.conf");
+            std::fs::write(&file, in_lines(&settings)).with_context(|| format!("can't write {}", file.display()))?;
+            child = child.arg(file);
+        } else {
+            child = child.args(settings);
+        }
         let redis = Self { child, port, folder };
         redis.start_again().await?;
         Ok(redis)
@@ -124,6 +136,33 @@ impl Redis {
     pub async fn stop(&self) -> Result<()> {
         self.child.term_and_wait(Duration::from_secs(15)).await.map(drop)
     }
+}
+
+/// `--name value` of a command line as the lines of a file.
+fn in_lines(settings: &[String]) -> String {
+    let mut text = String::new();
+    for part in settings {
+        match part.strip_prefix("--") {
+            Some(name) => text.push_str(&format!("\n{name}")),
+            None => text.push_str(&format!(" \"{part}\"")),
+        }
+    }
+    text.push('\n');
+    text
+}
+
+/// A connection of a test's own, which waits for its answers. The client's own patience is half a second, and a busy machine may take
+/// longer.
+///
+/// # Errors
+/// The server can't be reached, or refuses.
+pub async fn connect_redis(url: &str) -> Result<MultiplexedConnection> {
+    let patient = AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
+    let client = redis::Client::open(url).context("not an address of redis")?;
+    client
+        .get_multiplexed_async_connection_with_config(&patient)
+        .await
+        .with_context(|| format!("{url} does not answer"))
 }
 
 /// Whether it takes commands (while it loads its file it says so instead).

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::child::POLL;
 use crate::ports::free_port;
-use crate::redis::{Redis, RedisOptions, Role};
+use crate::redis::{Redis, RedisOptions, Role, connect_redis};
 
 const MASTERS: usize = 3;
 const SLOTS: usize = 16_384;
@@ -203,8 +203,7 @@ impl RedisCluster {
     }
 
     async fn raw(&self, index: usize) -> Result<MultiplexedConnection> {
-        let client = redis::Client::open(self.nodes[index].url()).context("a node's address")?;
-        client.get_multiplexed_async_connection().await.with_context(|| format!("node {index} does not answer"))
+        connect_redis(&self.nodes[index].url()).await.with_context(|| format!("node {index} does not answer"))
     }
 }
 

@@ -280,7 +280,11 @@ async fn tend_store(store: Arc<Store>, state: Arc<State>) {
 /// Waits until both topics are there, making them if need be, and says what weakens the promise.
 async fn topics(admin: &Admin) {
     let mut failures = 0_u32;
-    while let Err(error) = admin.ensure_topics().await {
+    let report = loop {
+        let error = match admin.ensure_topics().await {
+            Ok(report) => break report,
+            Err(error) => error,
+        };
         failures += 1;
         match error {
             AdminError::Refused { .. } => tracing::error!(%error, "a topic is missing and can't be made"),
@@ -290,9 +294,6 @@ async fn topics(admin: &Admin) {
             AdminError::Unavailable(_) => {}
         }
         tokio::time::sleep(Duration::from_millis(500).saturating_mul(failures.min(20))).await;
-    }
-    match admin.check_topics().await {
-        Ok(report) => report.warnings.iter().for_each(|warning| tracing::warn!("{warning}")),
-        Err(error) => tracing::warn!(%error, "the topics' settings can't be read"),
-    }
+    };
+    report.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
 }

@@ -10,14 +10,14 @@ use holdfast_testkit::{Proxy, Role, unique};
 use tokio::sync::mpsc::Receiver;
 use tokio::time::timeout;
 
-use crate::support::{BUDGET, add, cache_url, chat, connect, list, message, messages, number_of, raw, server, user};
+use crate::support::{
+    BUDGET, add, cache_url, chat, connect, list, message, messages, number_of, raw, server, until, user,
+};
 
 /// Channels that are up before anything is wanted, so that nothing can have been missed at the start.
 async fn start(url: &str, settings: ChannelSettings) -> (Channels, Receiver<ChannelEvent>) {
     let started = Channels::start(connect(url), Keys::default(), &unique("gateway"), settings);
-    while !started.0.is_healthy() {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    until("the channels are up", async || started.0.is_healthy()).await;
     started
 }
 
@@ -36,15 +36,27 @@ async fn next(events: &mut Receiver<ChannelEvent>) -> ChannelEvent {
 
 /// The next message, whatever else comes before.
 async fn next_message(events: &mut Receiver<ChannelEvent>) -> (Channel, Message) {
-    loop {
-        if let ChannelEvent::Heard { channel, event: Event::Message { message, .. } } = next(events).await {
-            return (channel, *message);
-        }
-    }
+    next_of(events, |event| match event {
+        ChannelEvent::Heard { channel, event: Event::Message { message, .. } } => Some((channel, *message)),
+        _ => None,
+    })
+    .await
 }
 
 async fn until_resubscribed(events: &mut Receiver<ChannelEvent>) {
-    while next(events).await != ChannelEvent::Resubscribed {}
+    next_of(events, |event| (event == ChannelEvent::Resubscribed).then_some(())).await;
+}
+
+/// The next event that is wanted. Other events do not prolong the wait.
+async fn next_of<T>(events: &mut Receiver<ChannelEvent>, wanted: impl Fn(ChannelEvent) -> Option<T>) -> T {
+    let found = async {
+        loop {
+            if let Some(found) = wanted(events.recv().await.unwrap()) {
+                return found;
+            }
+        }
+    };
+    timeout(10 * BUDGET, found).await.expect("the event never came")
 }
 
 async fn subscribers(url: &str, channel: &Channel) -> u32 {
@@ -109,13 +121,14 @@ async fn live_events_are_heard_in_order_and_one_that_this_build_does_not_know_is
     let announcements = heard_on.clone().map(|channel| (channel, announcement.clone()));
     assert_eq!(announcer.publish(&announcements, BUDGET).await, Ok(0));
     for expected in heard_on {
-        loop {
-            let ChannelEvent::Heard { channel, event } = next(&mut events).await else { continue };
-            let (except, payload) = (Some(alice.clone()), "{}".into());
-            assert_eq!(event, Event::Live { origin: Origin(9), except, event: LiveEvent::Typing, payload });
-            assert_eq!(channel, expected);
-            break;
-        }
+        let heard = next_of(&mut events, |event| match event {
+            ChannelEvent::Heard { channel, event } => Some((channel, event)),
+            _ => None,
+        });
+        let (channel, event) = heard.await;
+        let (except, payload) = (Some(alice.clone()), "{}".into());
+        assert_eq!(event, Event::Live { origin: Origin(9), except, event: LiveEvent::Typing, payload });
+        assert_eq!(channel, expected);
     }
     let undecodable =
         registry.gather().into_iter().find(|family| family.name() == holdfast_cache::metrics::UNDECODABLE);
@@ -138,9 +151,7 @@ async fn a_channel_is_subscribed_once_and_until_the_last_interest_ends() {
     timeout(BUDGET, channels.subscribe(Channel::User(user())).confirmed()).await.unwrap();
     assert_eq!(subscribers(&url, &channel).await, 1);
     drop(second);
-    while subscribers(&url, &channel).await > 0 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    until("nobody subscribes", async || subscribers(&url, &channel).await == 0).await;
     let again = channels.subscribe(channel.clone());
     timeout(BUDGET, again.confirmed()).await.unwrap();
     assert_eq!(subscribers(&url, &channel).await, 1);
@@ -205,9 +216,7 @@ async fn a_subscription_that_delivers_nothing_is_noticed_by_its_beacon() {
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert!(channels.is_healthy(), "the beacon is heard");
     proxy.blackhole();
-    while channels.is_healthy() {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    until("the silence is noticed", async || !channels.is_healthy()).await;
     let list = list(&server.url(), 100, 1000);
     add(&list, &message(&chat, 1, 5)).await;
     proxy.heal().await.unwrap();

@@ -93,7 +93,10 @@ async fn a_queue_keeps_what_it_took_over_a_masters_death_and_refuses_its_chats_m
     let dead = (index + 1) % 3;
     cluster.node(dead).kill9().await.unwrap();
     let mut outcome = hurried.push(&chats[dead][0], &entry(3)).await;
+    // Until the end of the connection is noticed.
+    let began = Instant::now();
     while matches!(outcome, PushOutcome::Unknown(_)) {
+        assert!(began.elapsed() < 12 * BUDGET, "still {outcome:?}");
         outcome = hurried.push(&chats[dead][0], &entry(3)).await;
     }
     assert!(matches!(outcome, PushOutcome::Refused(Refusal::Unreachable(_))), "{outcome:?}");
@@ -130,14 +133,12 @@ async fn a_replica_takes_over_with_all_that_was_accepted() {
     }
     let before = list.add(&message(&chats[1][1], 1, 5), Attempt(1), BUDGET).await.unwrap();
     cluster.node(1).kill9().await.unwrap();
-    let started = Instant::now();
     until("the replica has taken over", async || {
         let outcome = queue.push(&chats[1][0], &entry(99)).await;
         assert_eq!(queue.push(&chats[0][0], &entry(99)).await, PushOutcome::Accepted, "others go on");
         outcome == PushOutcome::Accepted
     })
     .await;
-    assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
     assert_eq!(
         cluster.owner_of(cluster.slot_of(&Keys::default().failed(&chats[1][0])).await.unwrap()).await.unwrap(),
         4

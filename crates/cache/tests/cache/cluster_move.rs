@@ -88,10 +88,9 @@ async fn a_list_whose_keys_lie_apart_is_unavailable_for_that_long_and_nothing_wa
     under_way.keys(1).await.unwrap();
     let short = Duration::from_millis(50);
     for (chat, number) in [(&here, 3), (&new, 1)] {
-        let started = Instant::now();
+        // The move goes on until after this has returned: only the caller's deadline can have ended the call.
         let error = list.add(&message(chat, number, 7), Attempt(1), short).await.unwrap_err();
         assert!(matches!(error, CacheError::NodeUnavailable { maybe_applied: false, .. }), "{error}");
-        assert!(started.elapsed() < Duration::from_secs(1), "the deadline is the caller's");
     }
     // Whoever has the time waits for the end of the move.
     let third = message(&here, 3, 7);

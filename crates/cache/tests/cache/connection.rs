@@ -4,7 +4,7 @@ use holdfast_cache::recent::Attempt;
 use holdfast_cache::{CacheError, CacheMetrics, Connection};
 use holdfast_testkit::{Proxy, Role, free_port};
 
-use crate::support::{BUDGET, add, chat, connect, list, message, raw, server};
+use crate::support::{BUDGET, add, chat, connect, list, message, raw, server, until_with};
 
 #[tokio::test]
 async fn a_server_that_is_away_is_found_when_it_comes() {
@@ -29,7 +29,8 @@ async fn a_deadline_is_kept_and_what_was_sent_may_have_happened() {
     let started = Instant::now();
     let error = list.add(&message(&chat, 2, 6), Attempt(1), Duration::from_millis(50)).await.unwrap_err();
     assert!(matches!(error, CacheError::Unavailable { maybe_applied: true, .. }), "{error:?}");
-    assert!((50..1000).contains(&started.elapsed().as_millis()));
+    // The server says nothing until this has returned: only the deadline can have ended the call.
+    assert!(started.elapsed() >= Duration::from_millis(50));
     server.thaw().unwrap();
     let again = list.add(&message(&chat, 2, 6), Attempt(1), BUDGET).await.unwrap();
     assert!(matches!(again, holdfast_cache::recent::Added::Own(_)), "it had happened: {again:?}");
@@ -43,13 +44,11 @@ async fn an_idle_connection_that_ends_is_replaced_before_anybody_asks() {
     server.kill9().await.unwrap();
     server.start_again().await.unwrap();
     let mut raw = raw(&server.url()).await;
-    loop {
-        let clients: String = redis::cmd("CLIENT").arg("LIST").query_async(&mut raw).await.unwrap();
-        if clients.lines().count() == 2 {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    until_with("it is connected again", &mut raw, async |raw| {
+        let clients: String = redis::cmd("CLIENT").arg("LIST").query_async(raw).await.unwrap();
+        clients.lines().count() == 2
+    })
+    .await;
     connection.ping(BUDGET).await.unwrap();
 }
 
@@ -63,7 +62,7 @@ async fn a_peer_that_vanished_without_a_word_is_given_up() {
     let started = Instant::now();
     while connection.is_connected() {
         connection.ping(Duration::from_millis(50)).await.unwrap_err();
-        assert!(started.elapsed() < Duration::from_secs(10));
+        assert!(started.elapsed() < Duration::from_secs(120));
     }
     assert!(started.elapsed() > Duration::from_secs(1), "a hiccup is no reason");
     proxy.heal().await.unwrap();

@@ -7,11 +7,13 @@ use holdfast_cache::event::Position;
 use holdfast_cache::recent::{Added, Attempt, RecentPage, RecentSettings};
 use holdfast_cache::{CacheMetrics, Connection, Keys, Origin, RecentList};
 use holdfast_message::{ChatId, Message, MessageId, UserId};
-use holdfast_testkit::{Redis, RedisCluster, RedisOptions, Role, unique};
+use holdfast_testkit::{Redis, RedisCluster, RedisOptions, Role, connect_redis, unique};
 use tokio::sync::OnceCell;
 
 /// Far more than any call takes, so that no test rests on speed.
 pub(crate) const BUDGET: Duration = Duration::from_secs(10);
+/// What has not happened by then never happens, however busy the machine is.
+const LIVENESS: Duration = Duration::from_secs(120);
 
 pub(crate) async fn cache_url() -> String {
     static CACHE: OnceCell<Redis> = OnceCell::const_new();
@@ -53,16 +55,21 @@ pub(crate) async fn chats_on_each(cluster: &RedisCluster, count: usize) -> [Vec<
 
 /// Waits until something is so.
 pub(crate) async fn until(what: &str, is: impl AsyncFn() -> bool) {
+    until_with(what, &mut (), async |()| is().await).await;
+}
+
+/// The same, by asking something that a question changes.
+pub(crate) async fn until_with<T>(what: &str, of: &mut T, is: impl AsyncFn(&mut T) -> bool) {
     let started = tokio::time::Instant::now();
-    while !is().await {
-        assert!(started.elapsed() < Duration::from_secs(30), "not within 30 s: {what}");
+    while !is(of).await {
+        assert!(started.elapsed() < LIVENESS, "not within {LIVENESS:?}: {what}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 
 /// A connection of the test's own.
 pub(crate) async fn raw(url: &str) -> redis::aio::MultiplexedConnection {
-    redis::Client::open(url).unwrap().get_multiplexed_async_connection().await.unwrap()
+    connect_redis(url).await.unwrap()
 }
 
 pub(crate) fn user() -> UserId {

@@ -79,8 +79,7 @@ async fn only_what_a_store_has_can_be_forgotten() {
     for key in [format!("{prefix}:failed:{{a:b}}"), format!("{prefix}:recent:{{a:b}}"), "anything".into()] {
         assert!(world.ctl(&["cache", "invalidate", &key]).await.expect(2).stderr.contains("no cached value"), "{key}");
     }
-    let mut raw =
-        redis::Client::open(world.name("REDIS_URL")).unwrap().get_multiplexed_async_connection().await.unwrap();
+    let mut raw = holdfast_testkit::connect_redis(world.name("REDIS_URL")).await.unwrap();
     let others = [format!("{prefix}:recent:{{a:b}}"), format!("{prefix}:v1:unread:{{alice}}")];
     for key in &others {
         let _: () = redis::cmd("SET").arg(key).arg("x").query_async(&mut raw).await.unwrap();
@@ -270,7 +269,7 @@ async fn server(args: &[&str]) -> Redis {
 }
 
 async fn connect(server: &Redis) -> MultiplexedConnection {
-    redis::Client::open(server.url()).unwrap().get_multiplexed_async_connection().await.unwrap()
+    holdfast_testkit::connect_redis(&server.url()).await.unwrap()
 }
 
 async fn ask<T: redis::FromRedisValue>(raw: &mut MultiplexedConnection, words: &[&str]) -> T {

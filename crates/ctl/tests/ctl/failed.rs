@@ -15,7 +15,7 @@ use holdfast_testkit::Kafka;
 use crate::support::{World, chat, message, messages};
 
 async fn redis(world: &World) -> redis::aio::MultiplexedConnection {
-    redis::Client::open(world.name("REDIS_QUEUE_URL")).unwrap().get_multiplexed_async_connection().await.unwrap()
+    holdfast_testkit::connect_redis(world.name("REDIS_QUEUE_URL")).await.unwrap()
 }
 
 async fn rpush(world: &World, key: &str, bytes: &[u8]) {

@@ -177,8 +177,7 @@ async fn ids_are_looked_for_wherever_a_durable_message_may_be() {
         }
         .encode(),
     };
-    let mut redis =
-        redis::Client::open(world.name("REDIS_QUEUE_URL")).unwrap().get_multiplexed_async_connection().await.unwrap();
+    let mut redis = holdfast_testkit::connect_redis(world.name("REDIS_QUEUE_URL")).await.unwrap();
     let key = world.settings().keys().unwrap().failed_dead(&chat);
     let _: () = redis::cmd("RPUSH").arg(key).arg(&*dead.encode()).query_async(&mut redis).await.unwrap();
     let stored = world.messages().await;

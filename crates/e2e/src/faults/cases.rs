@@ -196,6 +196,14 @@ pub const CASES: &[Case] = &[
     case!("", "poison-dlq-refusing", "the same while the dead-letter topic refuses them", worker::poison_refused),
     case!("qs", "client-cut", "clients are cut between send and answer", clients::cut),
     case!("", "slow-reader", "a device stops reading for 10 s under heavy load", clients::heavy, clients::slow_reader),
+    case!("s", "limits", "users send more than they may, and wait as they are told", clients::beyond_limits),
+    case!(
+        "",
+        "two-hundred-chats",
+        "twenty users with two hundred chats, without Kafka and then without the cache",
+        clients::crowded,
+        clients::many_chats
+    ),
     case!("", "burst", "ten times the load, and a full producer queue", clients::small_producer_queue, clients::burst),
     case!(
         "",

@@ -1,15 +1,17 @@
 //! What the servers themselves, and gateways as clients see them, say of the system.
 
-use std::collections::BTreeMap;
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use holdfast_bench::client::Client;
-use holdfast_testkit::Redis;
+use holdfast_testkit::{Redis, connect_redis};
 use tokio::time::{Instant, sleep};
 
 use super::rig::{ASK, GATEWAYS, Rig};
 use crate::ledger::{Reading, newest_page, whole_history};
+use crate::load::Chat;
 
 impl Rig {
     /// Entries that wait in the failed queue's index, by the server itself.
@@ -26,10 +28,9 @@ impl Rig {
     /// # Errors
     /// It does not answer, or refuses.
     pub async fn ask<T: redis::FromRedisValue>(&self, redis: &Redis, command: &redis::Cmd) -> Result<T> {
-        let client = redis::Client::open(redis.url())?;
         let ask = async {
-            let mut connection = client.get_multiplexed_async_connection().await?;
-            command.query_async(&mut connection).await
+            let mut connection = connect_redis(&redis.url()).await?;
+            anyhow::Ok(command.query_async(&mut connection).await?)
         };
         Ok(tokio::time::timeout(ASK, ask).await.context("redis does not answer")??)
     }
@@ -114,10 +115,12 @@ impl Rig {
     ///
     /// # Errors
     /// A gateway does not answer, or can't tell all of it.
-    pub async fn histories(&self, chats: &[String]) -> Result<Vec<Reading>> {
+    pub async fn histories(&self, chats: &[Chat]) -> Result<Vec<Reading>> {
+        let readers = self.readers(chats).await?;
         let mut all = Vec::new();
         for (number, chat) in chats.iter().enumerate() {
-            all.push(whole_history(&self.reader(chat, number % GATEWAYS).await?, chat).await?);
+            let reader = &readers[&(&*chat.member, number % GATEWAYS)];
+            all.push(whole_history(reader, &chat.id).await?);
         }
         Ok(all)
     }
@@ -127,30 +130,38 @@ impl Rig {
     ///
     /// # Errors
     /// As [`Rig::histories`], or the recent list of a chat does not answer alone within `limit`.
-    pub async fn newest_pages(&self, chats: &[String], length: Duration, limit: Duration) -> Result<Vec<Reading>> {
-        let mut readers = Vec::new();
-        for chat in chats {
-            for gateway in 0..GATEWAYS {
-                readers.push((chat, self.reader(chat, gateway).await?));
-            }
-        }
-        let (mut all, began) = (Vec::new(), Instant::now());
+    pub async fn newest_pages(&self, chats: &[Chat], length: Duration, limit: Duration) -> Result<Vec<Reading>> {
+        let readers = self.readers(chats).await?;
+        let (mut all, mut alone, began) = (Vec::new(), BTreeSet::new(), Instant::now());
         loop {
-            for (chat, reader) in &readers {
-                all.push(newest_page(reader, chat).await?.0);
+            for chat in chats {
+                for gateway in 0..GATEWAYS {
+                    let (reading, _) = newest_page(&readers[&(&*chat.member, gateway)], &chat.id).await?;
+                    if reading.cached {
+                        alone.insert(&chat.id);
+                    }
+                    all.push(reading);
+                }
             }
-            let never_alone = |chat: &&String| !all.iter().any(|reading| reading.chat == **chat && reading.cached);
-            match chats.iter().find(never_alone) {
+            match chats.iter().find(|chat| !alone.contains(&chat.id)) {
                 None if began.elapsed() > length => return Ok(all),
-                Some(chat) if began.elapsed() > limit => bail!("the recent list of {chat} never answered alone"),
+                Some(chat) if began.elapsed() > limit => bail!("the recent list of {} never answered alone", chat.id),
                 _ => sleep(Duration::from_millis(200)).await,
             }
         }
     }
 
-    async fn reader(&self, chat: &str, gateway: usize) -> Result<Client> {
-        let (user, _) = chat.split_once(':').context("not a chat of two")?;
-        let (client, _) = Client::connect(&self.stack.gateways[gateway].url, &self.stack.token(user)).await?;
-        Ok(client)
+    /// A connection to each gateway of each user who reads for these chats.
+    async fn readers<'a>(&self, chats: &'a [Chat]) -> Result<HashMap<(&'a str, usize), Client>> {
+        let mut readers = HashMap::new();
+        for chat in chats {
+            for gateway in 0..GATEWAYS {
+                if let Entry::Vacant(vacant) = readers.entry((&*chat.member, gateway)) {
+                    let url = &self.stack.gateways[gateway].url;
+                    vacant.insert(Client::connect(url, &self.stack.token(&chat.member)).await?.0);
+                }
+            }
+        }
+        Ok(readers)
     }
 }

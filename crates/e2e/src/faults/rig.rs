@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use holdfast_bench::usage::{self, Watched};
 use holdfast_kafka::{Admin, KafkaSettings};
-use holdfast_testkit::{Kafka, Mongo, MongoSet, Proxy, Redis, RedisOptions, Role};
+use holdfast_testkit::{AUTHORIZER, Kafka, KafkaOptions, Mongo, MongoSet, Proxy, Redis, RedisOptions, Role};
 
 use super::disk::SmallDisk;
 use super::lines::Lines;
@@ -16,7 +16,7 @@ use crate::ledger::{Circumstances, Kill, now_ms};
 use crate::{Backends, Service, Stack, StackOptions};
 
 /// How long a server of ours has to answer an operator's question.
-pub(super) const ASK: Duration = Duration::from_secs(5);
+pub(super) const ASK: Duration = Duration::from_secs(30);
 /// How long a service has to end when told to.
 pub const GRACE: Duration = Duration::from_secs(30);
 
@@ -32,6 +32,10 @@ pub struct RigOptions {
     pub settings: Vec<(&'static str, String)>,
     /// More of the failed queue's command line.
     pub queue_args: Vec<String>,
+    /// Whether the failed queue's server has its settings in a file, which it may rewrite.
+    pub queue_settings_in_a_file: bool,
+    /// Whether Kafka has an authorizer.
+    pub kafka_authorizer: bool,
     /// Whether the failed queue keeps its file on a disk that is soon full.
     pub small_queue_disk: bool,
     /// A replica set of three members, asked without proxies.
@@ -45,6 +49,10 @@ pub struct RigOptions {
 pub struct Pace {
     /// Pairs of friends.
     pub pairs: usize,
+    /// Groups of three to six of them.
+    pub groups: usize,
+    /// Whether everybody is everybody's friend.
+    pub mesh: bool,
     /// Messages a second, of all users together.
     pub rate: f64,
     /// How long they are, in bytes.
@@ -60,13 +68,19 @@ impl Default for RigOptions {
                 ("CACHE_CB_RECOVERY_TIMEOUT", "2000"),
                 ("KAFKA_CB_RECOVERY_TIMEOUT", "1000"),
                 ("KAFKA_SESSION_TIMEOUT_MS", "6000"),
+                // As shipped.
+                ("MESSAGE_LIMIT", "100"),
+                ("EVENT_LIMIT", "300"),
+                ("WINDOW_SECONDS", "10"),
             ]
             .map(|(name, value)| (name, value.to_owned()))
             .into(),
             queue_args: Vec::new(),
+            queue_settings_in_a_file: false,
+            kafka_authorizer: false,
             small_queue_disk: false,
             mongo_set: false,
-            load: Pace { pairs: 4, rate: 80.0, length: 1..300 },
+            load: Pace { pairs: 6, groups: 3, mesh: false, rate: 80.0, length: 1..300 },
         }
     }
 }
@@ -76,6 +90,12 @@ impl RigOptions {
     pub fn set(&mut self, name: &'static str, value: &str) {
         self.settings.retain(|(other, _)| *other != name);
         self.settings.push((name, value.to_owned()));
+    }
+
+    /// For more load than users may make.
+    pub fn unlimited(&mut self) {
+        self.set("MESSAGE_LIMIT", "0");
+        self.set("EVENT_LIMIT", "0");
     }
 }
 
@@ -119,9 +139,13 @@ impl Rig {
         let queue = RedisOptions {
             role: Role::Queue,
             args: options.queue_args.clone(),
+            settings_in_a_file: options.queue_settings_in_a_file,
             dir: disk.as_ref().map(|disk| disk.path().to_owned()),
             ..RedisOptions::default()
         };
+        let authorizer = options.kafka_authorizer.then_some(AUTHORIZER).into_iter().flatten();
+        let authorizer = authorizer.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        let kafka = KafkaOptions { settings: authorizer, ..KafkaOptions::default() };
         let mongo = async {
             Ok::<_, anyhow::Error>(match options.mongo_set {
                 false => Store::One(Mongo::start().await?),
@@ -129,7 +153,7 @@ impl Rig {
             })
         };
         let ((kafka, [kafka_workers, one, other]), mongo, cache, queue) =
-            tokio::try_join!(Kafka::start_behind::<3>(), mongo, Redis::cache(), Redis::start(queue))?;
+            tokio::try_join!(Kafka::start_with_behind::<3>(kafka), mongo, Redis::cache(), Redis::start(queue))?;
         let mongo_port = match &mongo {
             Store::One(mongo) => mongo.port(),
             // Nobody uses these lines then.

@@ -258,7 +258,7 @@ fn difference(sent: &Sent, document: &Document) -> Option<String> {
         ("tempId", Some(&*sent.temp_id), document.temp_id.as_deref()),
         ("chatId", Some(&*chat), Some(&*document.chat)),
         ("senderId", Some(&*sent.sender), Some(&*document.sender)),
-        ("receiverId", Some(&*sent.receiver), document.receiver.as_deref()),
+        ("receiverId", Some(&*sent.receiver).filter(|_| sent.group.is_none()), document.receiver.as_deref()),
         ("content", Some(&*sent.content), Some(&*document.content)),
     ];
     if let Some((name, wanted, found)) = fields.into_iter().find(|(_, wanted, found)| wanted != found) {
@@ -304,10 +304,13 @@ fn order(
     circumstances: &Circumstances,
 ) {
     type Stored<'a> = (&'a Sent, (i64, &'a str));
-    let mut streams = HashMap::<(&str, &str), Vec<Stored<'_>>>::new();
+    let mut streams = HashMap::<(&str, &str, Option<&String>), Vec<Stored<'_>>>::new();
     for (id, sent) in sends {
         if let Some(document) = documents.get(id.as_str()).and_then(|documents| documents.first()) {
-            streams.entry((&sent.sender, &sent.receiver)).or_default().push((sent, document.key()));
+            streams
+                .entry((&sent.sender, &sent.receiver, sent.group.as_ref()))
+                .or_default()
+                .push((sent, document.key()));
         }
     }
     for stream in streams.values() {
@@ -460,7 +463,8 @@ fn device(
         }
     }
     for (id, sent) in sends {
-        let concerned = sent.sender == seen.user || sent.receiver == seen.user;
+        let of_group = sent.group.as_ref().map(|group| seen.chats.contains(group));
+        let concerned = of_group.unwrap_or(sent.sender == seen.user || sent.receiver == seen.user);
         if concerned && sent.accepted().is_some() && !seen.has(id) {
             verdict.found(Fault::Unseen, id, format!("device {} of {} never saw it", seen.device, seen.user));
         }

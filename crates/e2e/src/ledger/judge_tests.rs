@@ -37,6 +37,7 @@ fn sound() -> Run {
             temp_id: format!("t{number}"),
             sender: "alice".into(),
             receiver: "bob".into(),
+            group: None,
             content: format!("message {number}"),
             attempts: Vec::new(),
         };
@@ -246,6 +247,34 @@ fn a_device_must_see_every_acknowledged_message_in_some_way_and_none_twice_on_a_
         show(&mut run.history.seen[0], &id, 9, seq);
     }
     assert_eq!(run.faults(), [], "announced anew");
+}
+
+#[test]
+fn a_message_to_a_group_is_seen_by_the_devices_that_take_part_in_it() {
+    let mut run = sound();
+    let group = "g_00000000-0000-4000-8000-000000000001";
+    let order = Order::default();
+    let sent = Sent { group: Some(group.into()), receiver: String::new(), ..run.history.sent[0].clone() };
+    let message = sent.message().unwrap();
+    let (id, timestamp) = (message.id.to_string(), 1_700_000_000_500);
+    let accepted =
+        Outcome::Accepted { message_id: id.clone(), timestamp, durability: "kafka".into(), duplicate: false };
+    let attempts = vec![attempt(&order, 49, accepted)];
+    run.history.sent.push(Sent { attempts, ..sent.clone() });
+    let stored = Document { id: id.clone(), chat: group.into(), receiver: None, timestamp, ..run.held.0[0].clone() };
+    run.held.0.push(stored);
+    run.shown.push(Reading { chat: group.into(), ids: vec![id.clone()], whole: true, cached: false });
+    assert_eq!(run.faults(), [], "bob takes no part in it");
+    run.history.seen[0].chats.insert(group.into());
+    assert_eq!(run.faults(), [(Fault::Unseen, 1)]);
+    show(&mut run.history.seen[0], &id, 7, 99);
+    assert_eq!(run.faults(), []);
+    let shown = serde_json::json!({
+        "messageId": id, "chatId": group, "senderId": sent.sender, "tempId": sent.temp_id, "content": sent.content,
+    });
+    assert!(crate::ledger::is_genuine(&shown));
+    run.held.0[TIMES].receiver = Some("bob".into());
+    assert_eq!(run.faults(), [(Fault::Mutated, 1)]);
 }
 
 #[test]

@@ -50,7 +50,7 @@ pub async fn newest_page(client: &Client, chat: &str) -> Result<(Reading, Option
 }
 
 async fn page(client: &Client, request: Value) -> Result<(Reading, Option<String>)> {
-    let until = Instant::now() + PATIENCE;
+    let mut until = Instant::now() + PATIENCE;
     let chat = request["chatId"].as_str().unwrap_or_default().to_owned();
     let page = loop {
         let page = client.emit_with_ack("history", &request).await?;
@@ -58,7 +58,10 @@ async fn page(client: &Client, request: Value) -> Result<(Reading, Option<String
             break page;
         }
         ensure!(Instant::now() < until, "history of {chat}: {page}");
-        sleep(Duration::from_millis(200)).await;
+        // Whoever asks too often is told for how long to wait, and waits.
+        let wait = page["error"]["retryAfterMs"].as_u64().map(Duration::from_millis);
+        until += wait.unwrap_or_default();
+        sleep(wait.unwrap_or(Duration::from_millis(200))).await;
     };
     let mut ids = Vec::new();
     for message in page["messages"].as_array().into_iter().flatten() {

@@ -1,9 +1,10 @@
-//! One device: it reconnects, keeps its place in the live streams, resumes when it has to, and refetches history when told to.
+//! One device: it reconnects, keeps its place in the live stream of each of its chats, resumes when it has to, and refetches history when
+//! told to.
 //!
 //! As the contract asks of clients: the offset is the highest seq up to which everything is known; a new epoch, a gap that lasts a second
 //! and `resync` make it `resume`; `recovered: false` makes it read history, whose position it then goes on from.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -11,8 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use fastrand::Rng;
 use holdfast_bench::client::{Client, ConnectError, Event, Events};
-use holdfast_message::{ChatId, UserId};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -47,7 +47,7 @@ pub struct Device(Arc<Inner>);
 struct Inner {
     user: String,
     name: String,
-    chat: String,
+    chats: BTreeSet<String>,
     token: String,
     gateways: Vec<String>,
     connection: watch::Sender<Option<Connection>>,
@@ -57,7 +57,10 @@ struct Inner {
     end: CancellationToken,
 }
 
-/// The place in the chat's live stream.
+/// The place in each chat's live stream.
+type Places = BTreeMap<String, Place>;
+
+/// The place in a chat's live stream.
 #[derive(Debug, Default)]
 struct Place {
     epoch: Option<String>,
@@ -73,22 +76,13 @@ struct Place {
 }
 
 impl Device {
-    /// Connects, to the gateway of this index first.
-    pub(super) async fn start(
-        user: &str,
-        friend: &str,
-        name: &str,
-        token: &str,
-        gateways: Vec<String>,
-        first: usize,
-        rng: Rng,
-    ) -> Result<Self> {
-        let chat = ChatId::direct(&UserId::parse(user)?, &UserId::parse(friend)?)?.to_string();
-        let seen = Seen { user: user.to_owned(), device: name.to_owned(), ..Seen::default() };
+    /// Connects, to the gateway of this index first. `seen` says whose device it is, and of which chats.
+    pub(super) async fn start(seen: Seen, token: &str, gateways: Vec<String>, first: usize, rng: Rng) -> Result<Self> {
+        let user = seen.user.clone();
         let device = Self(Arc::new(Inner {
-            user: user.to_owned(),
-            name: name.to_owned(),
-            chat,
+            user: user.clone(),
+            name: seen.device.clone(),
+            chats: seen.chats.clone(),
             token: token.to_owned(),
             gateways,
             connection: watch::Sender::new(None),
@@ -110,11 +104,6 @@ impl Device {
     /// Whose it is.
     pub fn user(&self) -> &str {
         &self.0.user
-    }
-
-    /// The chat that it takes part in.
-    pub fn chat(&self) -> &str {
-        &self.0.chat
     }
 
     /// The present connection, if there is one.
@@ -151,9 +140,9 @@ impl Device {
 }
 
 impl Inner {
-    /// Whether what it is shown is what somebody sent, and to this chat.
+    /// Whether what it is shown is what somebody sent, and to one of its chats.
     fn check(&self, message: &Value) {
-        if !is_genuine(message) || message["chatId"] != *self.chat {
+        if !is_genuine(message) || !message["chatId"].as_str().is_some_and(|chat| self.chats.contains(chat)) {
             self.seen().mutated.insert(message["messageId"].to_string());
         }
     }
@@ -165,37 +154,48 @@ impl Inner {
 
 async fn run(device: Arc<Inner>, first: usize, mut rng: Rng) {
     static NUMBERS: AtomicU64 = AtomicU64::new(1);
-    let mut place = Place { good_ms: now_ms(), stale: true, ..Place::default() };
+    let place = || Place { good_ms: now_ms(), stale: true, ..Place::default() };
+    let mut places: Places = device.chats.iter().map(|chat| (chat.clone(), place())).collect();
     for turn in first.. {
         let gateway = &device.gateways[turn % device.gateways.len()];
-        if let Ok((client, events)) = connect(&device, gateway, &place).await {
+        if let Ok((client, events)) = connect(&device, gateway, &places).await {
             let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
             device.seen().connections += 1;
             let connection = Connection { client: Arc::new(client), number, gateway: gateway.clone() };
             device.connection.send_replace(Some(connection.clone()));
-            place.stale |= place.epoch.is_none();
-            stay(&device, &connection, events, &mut place).await;
+            places.values_mut().for_each(|place| place.stale |= place.epoch.is_none());
+            stay(&device, &connection, events, &mut places).await;
             device.connection.send_replace(None);
-            place.stale = true;
+            places.values_mut().for_each(|place| place.stale = true);
         }
         sleep(Duration::from_millis(rng.u64(50..500))).await;
     }
 }
 
-async fn connect(device: &Inner, gateway: &str, place: &Place) -> Result<(Client, Events), ConnectError> {
+/// The offsets of the chats that are asked for, as far as there are any.
+fn offsets<'a>(places: &Places, chats: impl Iterator<Item = &'a String>) -> Map<String, Value> {
+    let known = chats.filter_map(|chat| {
+        let place = &places[chat];
+        Some((chat.clone(), json!({ "epoch": place.epoch.as_ref()?, "seq": place.upto })))
+    });
+    known.collect()
+}
+
+async fn connect(device: &Inner, gateway: &str, places: &Places) -> Result<(Client, Events), ConnectError> {
     let mut auth = json!({ "token": device.token });
-    if let Some(epoch) = &place.epoch {
-        auth["offsets"] = json!({ device.chat.clone(): { "epoch": epoch, "seq": place.upto } });
+    let offsets = offsets(places, places.keys());
+    if !offsets.is_empty() {
+        auth["offsets"] = offsets.into();
     }
     Client::connect_with(gateway, &auth).await
 }
 
 /// Until the connection ends.
-async fn stay(device: &Inner, connection: &Connection, mut events: Events, place: &mut Place) {
+async fn stay(device: &Inner, connection: &Connection, mut events: Events, places: &mut Places) {
     let mut tick = interval(Duration::from_millis(200));
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // With offsets in the handshake, `resumed` comes by itself; should it not, the tick after next asks.
-    let mut awaited = place.epoch.is_some().then(|| Instant::now() + PATIENCE);
+    let mut awaited = places.values().any(|place| place.epoch.is_some()).then(|| Instant::now() + PATIENCE);
     let mut not_before = Instant::now();
     loop {
         tokio::select! {
@@ -205,38 +205,46 @@ async fn stay(device: &Inner, connection: &Connection, mut events: Events, place
                     if event.name == "resumed" {
                         awaited = None;
                     }
-                    take(device, connection.number, place, &event);
+                    take(device, connection.number, places, &event);
                 }
             },
             _ = tick.tick() => {
-                let gap = place.gap_since.is_some_and(|since| since.elapsed() > GAP);
-                if gap {
-                    device.seen().gaps += 1;
-                }
+                let gap = |place: &Place| place.gap_since.is_some_and(|since| since.elapsed() > GAP);
+                let gaps = places.values().filter(|place| gap(place)).count() as u32;
+                device.seen().gaps += gaps;
                 let asked: Vec<_> = std::mem::take(&mut *device.settle.lock().unwrap_or_else(PoisonError::into_inner));
                 let waiting = awaited.is_some_and(|until| Instant::now() < until);
-                if gap || !asked.is_empty() || (place.stale && !waiting && Instant::now() >= not_before) {
+                let behind = |place: &Place| !asked.is_empty() || gap(place) || (place.stale && !waiting);
+                let chats: Vec<_> =
+                    places.iter().filter(|(_, place)| behind(place)).map(|(chat, _)| chat.clone()).collect();
+                if !chats.is_empty() && Instant::now() >= not_before {
                     awaited = None;
-                    catch_up(device, &connection.client, place).await;
-                    not_before = Instant::now() + PAUSE;
-                }
-                if place.stale {
-                    device.settle.lock().unwrap_or_else(PoisonError::into_inner).extend(asked);
+                    let wait = catch_up(device, &connection.client, places, &chats).await.err().unwrap_or_default();
+                    not_before = Instant::now() + PAUSE.max(wait);
+                    caught_up(device, places, asked);
                 } else {
-                    for asked in asked {
-                        // Whoever asked may be gone.
-                        let _ = asked.send(());
-                    }
-                    if place.gap_since.is_none() {
-                        place.good_ms = now_ms();
-                    }
+                    device.settle.lock().unwrap_or_else(PoisonError::into_inner).extend(asked);
+                    places.values_mut().for_each(Place::note_if_good);
                 }
             }
         }
     }
 }
 
-fn take(device: &Inner, connection: u64, place: &mut Place, event: &Event) {
+/// Tells whoever asked for it, if nothing is missing anywhere.
+fn caught_up(device: &Inner, places: &mut Places, asked: Vec<oneshot::Sender<()>>) {
+    if places.values().any(|place| place.stale) {
+        device.settle.lock().unwrap_or_else(PoisonError::into_inner).extend(asked);
+    } else {
+        for asked in asked {
+            // Whoever asked may be gone.
+            let _ = asked.send(());
+        }
+    }
+    places.values_mut().for_each(Place::note_if_good);
+}
+
+fn take(device: &Inner, connection: u64, places: &mut Places, event: &Event) {
     let data = &event.data;
     match &*event.name {
         "newMessage" => {
@@ -248,7 +256,9 @@ fn take(device: &Inner, connection: u64, place: &mut Place, event: &Event) {
                 let live = Live { connection, epoch: epoch.to_owned(), seq };
                 seen.live.entry(id.to_owned()).or_default().push(live);
                 drop(seen);
-                place.advance(epoch, seq);
+                if let Some(place) = data["chatId"].as_str().and_then(|chat| places.get_mut(chat)) {
+                    place.advance(epoch, seq);
+                }
             } else {
                 device.seen().unplaced.insert(id.to_owned());
             }
@@ -260,11 +270,13 @@ fn take(device: &Inner, connection: u64, place: &mut Place, event: &Event) {
         }
         "resync" => {
             device.seen().resyncs += 1;
-            place.stale = true;
+            places.values_mut().for_each(|place| place.stale = true);
         }
         "resumed" => {
-            // An answer that recovers nothing leaves the place stale: the next tick asks and refetches.
-            resumed(device, place, &data["chats"][&device.chat]);
+            // What is not recovered stays stale: the next tick asks and refetches.
+            for (chat, place) in places {
+                resumed(device, place, &data["chats"][chat]);
+            }
         }
         _ => {}
     }
@@ -277,6 +289,13 @@ impl Place {
         } else if seq > self.upto {
             self.above.insert(seq);
             self.close_gap();
+        }
+    }
+
+    /// Notes that everything is known now, if it is.
+    fn note_if_good(&mut self) {
+        if !self.stale && self.gap_since.is_none() {
+            self.good_ms = now_ms();
         }
     }
 
@@ -323,33 +342,48 @@ fn resumed(device: &Inner, place: &mut Place, answer: &Value) -> bool {
     true
 }
 
-/// Resumes, and reads history if that recovers nothing. Leaves the place stale if neither works now.
-async fn catch_up(device: &Inner, client: &Client, place: &mut Place) {
-    place.stale = true;
-    if let Some(epoch) = &place.epoch {
-        let offsets = json!({ "offsets": { device.chat.clone(): { "epoch": epoch, "seq": place.upto } } });
-        let answer = timeout(PATIENCE, client.emit_with_ack("resume", &offsets)).await;
-        let Ok(Ok(answer)) = answer else { return };
-        if resumed(device, place, &answer["chats"][&device.chat]) {
-            return;
+/// Resumes, and reads the history of chats of which that recovers nothing. Leaves places stale that can't be caught up now; an error says
+/// how long the gateway asks to wait.
+async fn catch_up(device: &Inner, client: &Client, places: &mut Places, chats: &[String]) -> Result<(), Duration> {
+    let offsets = offsets(places, chats.iter());
+    places.iter_mut().filter(|(chat, _)| chats.contains(chat)).for_each(|(_, place)| place.stale = true);
+    if !offsets.is_empty() {
+        let answer = ask(client, "resume", &json!({ "offsets": offsets })).await?;
+        for (chat, place) in places.iter_mut().filter(|(chat, _)| offsets.contains_key(*chat)) {
+            resumed(device, place, &answer["chats"][chat]);
         }
     }
-    let _ = refetch(device, client, place).await;
+    for chat in chats {
+        if let Some(place) = places.get_mut(chat).filter(|place| place.stale) {
+            refetch(device, client, chat, place).await?;
+        }
+    }
+    Ok(())
+}
+
+/// An answer that is of use; else for how long to wait.
+async fn ask(client: &Client, event: &str, request: &Value) -> Result<Value, Duration> {
+    let answer = timeout(PATIENCE, client.emit_with_ack(event, request)).await;
+    let answer = answer.ok().and_then(Result::ok).ok_or(Duration::ZERO)?;
+    match answer["ok"] == true {
+        true => Ok(answer),
+        false => Err(Duration::from_millis(answer["error"]["retryAfterMs"].as_u64().unwrap_or_default())),
+    }
 }
 
 /// Reads history back to a while before the last good moment.
-async fn refetch(device: &Inner, client: &Client, place: &mut Place) -> Option<()> {
+async fn refetch(device: &Inner, client: &Client, chat: &str, place: &mut Place) -> Result<(), Duration> {
     let until = place.good_ms - BACK_MS;
     let mut cursor = Value::Null;
     let mut position = None;
     loop {
-        let mut request = json!({ "chatId": device.chat, "limit": 100 });
+        let mut request = json!({ "chatId": chat, "limit": 100 });
         if cursor.is_string() {
             request["before"] = cursor;
         }
-        let page = timeout(PATIENCE, client.emit_with_ack("history", &request)).await.ok()?.ok()?;
-        if page["ok"] != true || page["complete"] != true {
-            return None;
+        let page = ask(client, "history", &request).await?;
+        if page["complete"] != true {
+            return Err(Duration::ZERO);
         }
         position.get_or_insert_with(|| (page["epoch"].clone(), page["seq"].clone()));
         let mut oldest = None;
@@ -368,9 +402,9 @@ async fn refetch(device: &Inner, client: &Client, place: &mut Place) -> Option<(
             break;
         }
     }
-    let (epoch, seq) = position?;
+    let (epoch, seq) = position.unwrap_or_default();
     place.set(&epoch, &seq);
     // Without a stream to follow nothing announces what comes.
     place.stale = place.epoch.is_none();
-    Some(())
+    Ok(())
 }

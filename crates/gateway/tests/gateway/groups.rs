@@ -475,6 +475,13 @@ async fn without_the_store_members_go_on_and_a_removed_one_does_not() {
     let member = format!("/api/chats/{chat}/members/{}", bob.name);
     assert_eq!(alice.rest("DELETE", &member, Value::Null).await.status, 204);
     bob.hears_of(&chat).await;
+    // Until the new decision has been read, the refusal may be outdated, and says so.
+    until("his gateway knows it", async || {
+        let answer = bob.try_send(&chat, "still in?").await;
+        assert_eq!(answer["ok"], false, "{answer}");
+        answer["error"]["retryable"] == false
+    })
+    .await;
     refused(&bob.try_send(&chat, "still in?").await, "NOT_FOUND", false);
     alice.send(&chat, "bob is gone").await;
     carol.send(&direct, "sentinel").await;

@@ -153,10 +153,12 @@ async fn one_connection_that_sends_too_much_is_told_so_and_who_takes_no_notice_i
     let (fast, _) = gateway.connect(&alice).await;
     let (calm, _) = gateway.connect(&alice).await;
     let message = json!({ "friendId": bob, "content": "hello" });
+    let begun = Instant::now();
     let answers = join_all((0..40).map(|_| fast.emit_with_ack("sendMessage", &message))).await;
     let passed = answers.iter().filter(|answer| answer.as_ref().is_ok_and(|answer| answer["ok"] == true)).count();
     // Having come in counts as an event, too.
-    assert!((19..30).contains(&passed), "{passed} passed");
+    let most = 20 + 10 * (begun.elapsed().as_secs() as usize + 1);
+    assert!((19..most).contains(&passed), "{passed} passed in {:?}", begun.elapsed());
     assert!(answers.iter().flatten().all(|answer| answer["ok"] == true || is_limited(answer)), "{answers:?}");
     let refused = answers.iter().flatten().filter(|answer| is_limited(answer)).count();
     assert_eq!(limited(&gateway, "socket_events").await, refused as f64);
@@ -173,7 +175,7 @@ async fn one_connection_that_sends_too_much_is_told_so_and_who_takes_no_notice_i
             break;
         }
     }
-    tokio::time::timeout(Duration::from_secs(10), fast.closed()).await.expect("it is disconnected");
+    tokio::time::timeout(Duration::from_secs(60), fast.closed()).await.expect("it is disconnected");
     assert_eq!(gateway.metric("holdfast_gateway_abusive_sockets_total").await, 1.0);
     assert_eq!(calm.emit_with_ack("sendMessage", &message).await.unwrap()["ok"], true, "another connection");
 }
@@ -183,11 +185,12 @@ async fn bytes_are_limited_too() {
     let gateway = Gateway::start(settings(&[("SOCKET_BYTES_PER_SECOND", "20000")]).await).await;
     let (alice, _) = gateway.connect(&unique("alice")).await;
     let long = json!({ "friendId": unique("bob"), "content": "x".repeat(4000) });
-    let answers = join_all((0..15).map(|_| alice.emit_with_ack("sendMessage", &long))).await;
+    let begun = Instant::now();
+    let answers = join_all((0..40).map(|_| alice.emit_with_ack("sendMessage", &long))).await;
     let passed = answers.iter().flatten().filter(|answer| answer["ok"] == true).count();
-    assert!((9..13).contains(&passed), "{passed} passed");
-    assert!(answers.iter().flatten().any(is_limited), "{answers:?}");
-    assert_eq!(limited(&gateway, "socket_bytes").await, (15 - passed) as f64);
+    let most = 10 + 5 * (begun.elapsed().as_secs() as usize + 1);
+    assert!((9..most).contains(&passed), "{passed} passed in {:?}", begun.elapsed());
+    assert_eq!(limited(&gateway, "socket_bytes").await, (40 - passed) as f64);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -294,18 +297,27 @@ async fn handshakes_are_limited_per_address_as_trusted_proxies_tell_it() {
         let forwarded = [format!("x-forwarded-for: 203.0.113.9, {from}")];
         request(&gateway.url, "GET", "/socket.io/?EIO=4&transport=polling", &forwarded, "").await.unwrap()
     };
-    let begun = Instant::now();
-    let answers = join_all((0..6).map(|_| open("198.51.100.1"))).await;
-    assert!(begun.elapsed() < Duration::from_secs(1), "too slow to tell");
+    // Six within a second; on a machine too busy for that, from another address again.
+    let (mut number, mut refused_before) = (1, 0.0);
+    let (from, answers) = loop {
+        let (begun, from) = (Instant::now(), format!("198.51.100.{number}"));
+        let answers = join_all((0..6).map(|_| open(&from))).await;
+        if begun.elapsed() < Duration::from_secs(1) {
+            break (from, answers);
+        }
+        assert!(number < 200, "never six handshakes within a second");
+        number += 1;
+        refused_before = limited(&gateway, "handshakes").await;
+    };
     let passed = answers.iter().filter(|answer| answer.status == 200).count();
     assert_eq!(passed, 3, "{answers:?}");
     let refused = answers.iter().find(|answer| answer.status != 200).unwrap();
     assert_eq!((refused.status, &refused.body["code"]), (429, &json!("RATE_LIMITED")), "{refused:?}");
     assert_eq!(refused.header("content-type"), Some("application/problem+json"));
-    assert_eq!(open("198.51.100.2").await.status, 200, "another address");
-    assert_eq!(limited(&gateway, "handshakes").await, 3.0);
+    assert_eq!(open("198.51.101.2").await.status, 200, "another address");
+    assert_eq!(limited(&gateway, "handshakes").await, refused_before + 3.0);
     tokio::time::sleep(Duration::from_millis(1100)).await;
-    assert_eq!(open("198.51.100.1").await.status, 200, "a second later");
+    assert_eq!(open(&from).await.status, 200, "a second later");
     // What belongs to a connection is no handshake.
     for _ in 0..6 {
         let answer = request(&gateway.url, "GET", "/socket.io/?EIO=4&transport=polling&sid=x", &[], "").await.unwrap();
@@ -320,7 +332,7 @@ async fn a_connection_ends_with_its_token() {
     let (alice, _events) = Client::connect(&gateway.url, &short).await.unwrap();
     let (bob, _) = gateway.connect(&unique("bob")).await;
     // Clocks may differ by five seconds.
-    tokio::time::timeout(Duration::from_secs(40), alice.closed()).await.expect("it is closed");
+    tokio::time::timeout(Duration::from_secs(120), alice.closed()).await.expect("it is closed");
     assert!(!bob.is_closed());
     until("its place is given back", async || gateway.metric("holdfast_gateway_sockets").await == 1.0).await;
 }

@@ -104,16 +104,29 @@ pub(crate) async fn ask(
     body: Value,
     more: &[&str],
 ) -> Response {
+    ask_counting(gateway, user, method, path, body, more).await.0
+}
+
+/// The same, and how often it was asked.
+pub(crate) async fn ask_counting(
+    gateway: &Gateway,
+    user: &str,
+    method: &str,
+    path: &str,
+    body: Value,
+    more: &[&str],
+) -> (Response, u32) {
     let mut headers = vec![format!("authorization: Bearer {}", gateway.token(user))];
     headers.extend(more.iter().map(|header| (*header).to_owned()));
     let body = if body.is_null() { String::new() } else { body.to_string() };
-    loop {
+    for times in 1.. {
         let answer = request(&gateway.url, method, path, &headers, &body).await.unwrap();
         if answer.body["retryable"] != true {
-            return answer;
+            return (answer, times);
         }
         tokio::time::sleep(AGAIN).await;
     }
+    unreachable!("it is asked without end")
 }
 
 pub(crate) fn refused(answer: &Value, code: &str, retryable: bool) {

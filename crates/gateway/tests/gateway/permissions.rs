@@ -8,7 +8,7 @@ use holdfast_message::ChatId;
 use holdfast_testkit::{Mongo, Proxy, Redis, request, unique};
 use serde_json::{Value, json};
 
-use crate::people::{Person, ask, refused};
+use crate::people::{Person, ask, ask_counting, refused};
 use crate::support::{Gateway, invalidate, settings, until, with};
 
 /// Friends' decisions are never passed for want of an answer.
@@ -23,12 +23,12 @@ async fn friends<'a>(near: &'a Gateway, far: &Gateway) -> (Person<'a>, String) {
     (alice, bob)
 }
 
-/// The status of a send by this path; that of a repeat is the same.
+/// The status of a new send by this path. 200, "known already", is right only for one that had to be sent again.
 async fn post(gateway: &Gateway, user: &str, path: &str, mut body: Value) -> u16 {
     body["content"] = json!("x");
     body["tempId"] = json!(unique("send"));
-    let status = ask(gateway, user, "POST", path, body, &[]).await.status;
-    if status == 200 { 201 } else { status }
+    let (answer, times) = ask_counting(gateway, user, "POST", path, body, &[]).await;
+    if answer.status == 200 && times > 1 { 201 } else { answer.status }
 }
 
 /// The status of a send to a user.
@@ -173,16 +173,21 @@ async fn a_gateway_without_the_store_decides_by_what_another_has_read() {
 #[tokio::test(flavor = "multi_thread")]
 async fn resuming_many_groups_asks_the_store_once_who_belongs_to_them() {
     let settings = settings(&[]).await;
-    let (near, far) = tokio::join!(Gateway::start(settings.clone()), Gateway::start(settings.clone()));
-    let alice = Person::at(&near, "alice").await;
-    let bob = Person::at(&far, "bob").await;
+    let near = Gateway::start(settings.clone()).await;
+    let (alice, name) = (Person::at(&near, "alice").await, unique("bob"));
     let mut offsets = serde_json::Map::new();
     for number in 0..12 {
-        let members = if number % 2 == 0 { vec![bob.name.as_str()] } else { Vec::new() };
+        let members = if number % 2 == 0 { vec![name.as_str()] } else { Vec::new() };
         let group = alice.group(&members).await;
         let sent = alice.send(&group, "hello").await;
-        invalidate(&settings, Cached::Members(ChatId::parse(&group).unwrap())).await;
         offsets.insert(group, json!({ "epoch": sent["epoch"], "seq": 0, "mine": number % 2 == 0 }));
+    }
+    // This gateway has met none of the groups: whatever it loads from here on is loaded for this `resume`.
+    let far = Gateway::start(settings.clone()).await;
+    let bob = Person::named(&far, &name).await;
+    assert_eq!(bob.emit("resume", json!({ "offsets": {} })).await["ok"], true);
+    for group in offsets.keys() {
+        invalidate(&settings, Cached::Members(ChatId::parse(group).unwrap())).await;
     }
     let loads = "cache_aside_loads_total{kind=\"members\",result=\"ok\"}";
     let before = far.metric(loads).await;
@@ -190,8 +195,7 @@ async fn resuming_many_groups_asks_the_store_once_who_belongs_to_them() {
     for (group, offset) in &offsets {
         assert_eq!(missed["chats"][group]["recovered"], offset["mine"], "{missed}");
     }
-    // And perhaps for somebody else meanwhile.
-    assert!(far.metric(loads).await <= before + 3.0);
+    assert!(far.metric(loads).await <= before + 1.0, "{} loads", far.metric(loads).await - before);
 }
 
 #[tokio::test(flavor = "multi_thread")]

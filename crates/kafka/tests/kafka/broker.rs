@@ -8,7 +8,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::producer::{FutureProducer, FutureRecord};
 
-async fn settings() -> KafkaSettings {
+pub(crate) async fn settings() -> KafkaSettings {
     KafkaSettings {
         brokers: shared().await.kafka_brokers.clone(),
         topic: unique("messages"),
@@ -31,8 +31,7 @@ async fn topics_are_made_once_and_one_replica_is_warned_about() -> Result<()> {
     let (first, second) = tokio::join!(admin.ensure_topics(), admin.ensure_topics());
     first?;
     second?;
-    admin.ensure_topics().await?;
-    let report = admin.check_topics().await?;
+    let report = admin.ensure_topics().await?;
     assert_eq!((report.main.partitions, report.main.replication_factor), (3, 1));
     assert_eq!((report.main.retention_ms, report.main.cleanup_policy.as_deref()), (Some(604_800_000), Some("delete")));
     assert_eq!((report.dlq.retention_ms, report.dlq.retention_bytes), (Some(-1), Some(-1)));
@@ -101,6 +100,22 @@ async fn a_dead_letter_topic_that_deletes_is_told_to_keep_and_the_rest_of_it_sta
         assert_eq!(report.dlq.max_message_bytes, Some(2_000_000), "what was set stays");
         // The main topic's retention is its operator's business.
         assert_eq!(report.main.retention_ms, Some(604_800_000));
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn whoever_creates_the_topics_reads_their_settings_at_once_and_whole() -> Result<()> {
+    for _ in 0..20 {
+        let settings = settings().await;
+        let admin = Admin::new(&settings, Duration::from_secs(60))?;
+        let (one, other) = tokio::join!(admin.ensure_topics(), admin.ensure_topics());
+        for report in [one?, other?] {
+            for topic in [&report.main, &report.dlq] {
+                assert_eq!(topic.partitions, 3, "{topic:?}");
+                assert!(topic.max_message_bytes.is_some() && topic.retention_ms.is_some(), "{topic:?}");
+            }
+        }
     }
     Ok(())
 }

@@ -1,9 +1,10 @@
 use std::time::{Duration, Instant};
 
 use holdfast_kafka::{
-    Commit, Committed, ConsumerSettings, Event, GroupConsumer, KafkaSettings, Loss, Polled, Publisher, RecordView,
-    Trouble,
+    Admin, Commit, Committed, ConsumerSettings, Event, GroupConsumer, KafkaSettings, Loss, Polled, Publisher,
+    RecordView, Trouble,
 };
+use holdfast_testkit::unique;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
 use crate::cluster;
@@ -18,9 +19,9 @@ fn join(settings: &KafkaSettings) -> GroupConsumer {
 
 /// Polls until `wanted` says so.
 fn until<T>(consumer: &GroupConsumer, mut wanted: impl FnMut(Polled<'_>) -> Option<T>) -> T {
-    let deadline = Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + Duration::from_secs(120);
     loop {
-        assert!(Instant::now() < deadline, "not seen within 30 s");
+        assert!(Instant::now() < deadline, "not seen within two minutes");
         match consumer.poll() {
             Polled::Idle => std::thread::sleep(Duration::from_millis(5)),
             polled => {
@@ -46,7 +47,7 @@ async fn publish(settings: &KafkaSettings, partitions: i32, count: u8) {
     let publisher = Publisher::new(settings).unwrap();
     for value in 0..count {
         for partition in 0..partitions {
-            publisher.publish_raw("messages", Some(partition), None, Some(&[value]), &[]).await.unwrap();
+            publisher.publish_raw(&settings.topic, Some(partition), None, Some(&[value]), &[]).await.unwrap();
         }
     }
 }
@@ -91,8 +92,13 @@ async fn nothing_is_committed_unless_asked_for_and_a_commit_is_what_its_report_s
 
 #[tokio::test]
 async fn a_rebalance_waits_for_a_late_answer_while_polls_and_commits_go_on() {
-    let (_cluster, settings) = cluster(2);
+    // On a real broker: the mock cluster answers a member that is slow to take its assignment by beginning the rebalance anew, in
+    // which it refuses commits that a broker takes.
+    let settings = KafkaSettings { partitions: 2, ..crate::broker::settings().await };
+    Admin::new(&settings, Duration::from_secs(60)).unwrap().ensure_topics().await.unwrap();
     publish(&settings, 2, 5).await;
+    let group = ConsumerSettings { group: unique("group"), ..ConsumerSettings::default() };
+    let join = |settings: &KafkaSettings| GroupConsumer::subscribe(settings, &group, || {}).unwrap();
     let mut first = join(&settings);
     // A late assign.
     let partitions = until(&first, |polled| match polled {
@@ -113,10 +119,10 @@ async fn a_rebalance_waits_for_a_late_answer_while_polls_and_commits_go_on() {
 
     // A late unassign, with a commit in between.
     let (other, joined) = {
-        let settings = settings.clone();
+        let (settings, group) = (settings.clone(), group.clone());
         let (tell, joined) = std::sync::mpsc::channel();
         let other = std::thread::spawn(move || {
-            let mut second = join(&settings);
+            let mut second = GroupConsumer::subscribe(&settings, &group, || {}).unwrap();
             let partitions = loop {
                 let partitions = assigned(&mut second);
                 if !partitions.is_empty() {
@@ -149,12 +155,7 @@ async fn a_rebalance_waits_for_a_late_answer_while_polls_and_commits_go_on() {
         Polled::Event(Event::Committed { result, .. }) => Some(result),
         _ => None,
     });
-    // Taken, or refused because the group has taken a step meanwhile; what was not committed is read again.
-    let next = match answer {
-        Ok(()) => 3,
-        Err(reason) if ["RebalanceInProgress", "IllegalGeneration"].iter().any(|code| reason.contains(code)) => 0,
-        Err(reason) => panic!("{reason}"),
-    };
+    assert_eq!(answer, Ok(()), "a commit in the midst of a rebalance");
     first.unassign(&revoked).unwrap();
     while !other.is_finished() {
         let polled = match first.poll() {
@@ -166,7 +167,7 @@ async fn a_rebalance_waits_for_a_late_answer_while_polls_and_commits_go_on() {
         }
         std::thread::sleep(Duration::from_millis(5));
     }
-    assert_eq!(other.join().unwrap(), (revoked.clone(), (revoked[0], next)));
+    assert_eq!(other.join().unwrap(), (revoked.clone(), (revoked[0], 3)));
 }
 
 #[tokio::test]
@@ -179,7 +180,7 @@ async fn closing_with_an_unanswered_rebalance_does_not_hang() {
         drop(first);
         done.send(()).unwrap();
     });
-    closed.recv_timeout(Duration::from_secs(10)).expect("closed within 10 s");
+    closed.recv_timeout(Duration::from_secs(60)).expect("closed within a minute");
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! The process: how it ends, and many of it.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Result;
 use holdfast_testkit::{Mongo, Proxy, shared};
@@ -17,9 +17,7 @@ async fn sigterm_with_a_full_buffer_stores_and_commits_it_and_exits_with_0() -> 
     stack.publish(0..900).await?;
     until("received", async || worker.says("/buffer/messages", 900).await).await;
     assert_eq!((stack.stored().await?, stack.lag().await?), (0, 900));
-    let started = Instant::now();
     assert_eq!(worker.program.term_and_wait(Duration::from_secs(25)).await?, 0);
-    assert!(started.elapsed() < Duration::from_secs(15), "{:?}", started.elapsed());
     assert_eq!((stack.stored().await?, stack.lag().await?), (900, 0));
     Ok(())
 }

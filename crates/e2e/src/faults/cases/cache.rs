@@ -50,7 +50,7 @@ pub(super) async fn key_evicted(scene: &mut Scene) -> Result<()> {
     let chats = scene.load.chats();
     let mut evicted = 0;
     for _ in 0..12 {
-        let chat = &chats[scene.rng.usize(..chats.len())];
+        let chat = &chats[scene.rng.usize(..chats.len())].id;
         let part = ["", ":ids", ":head"][scene.rng.usize(..3)];
         let key = format!("{}:recent:{{{chat}}}{part}", scene.rig.stack.key_prefix);
         evicted += scene.rig.ask::<u32>(&scene.rig.cache, redis::cmd("DEL").arg(key)).await?;

@@ -22,7 +22,8 @@ pub(super) async fn cut(scene: &mut Scene) -> Result<()> {
 }
 
 pub(super) fn heavy(options: &mut RigOptions) {
-    options.load = Pace { pairs: 1, rate: 500.0, length: 3500..4000 };
+    options.unlimited();
+    options.load = Pace { pairs: 1, groups: 0, mesh: false, rate: 500.0, length: 3500..4000 };
 }
 
 /// The socket's buffers and those of the kernel fill; others must not notice, and the device must find what it missed.
@@ -49,7 +50,42 @@ pub(super) async fn slow_reader(scene: &mut Scene) -> Result<()> {
     Ok(())
 }
 
+/// Three times the usual for a while, which is more than a user may send.
+pub(super) async fn beyond_limits(scene: &mut Scene) -> Result<()> {
+    let refused = async || {
+        let mut refused = 0.0;
+        for gateway in &scene.rig.stack.gateways {
+            refused += gateway.metric(r#"holdfast_gateway_rejected_total{code="RATE_LIMITED"}"#).await?;
+        }
+        anyhow::Ok(refused)
+    };
+    let before = refused().await?;
+    scene.load.speed(3.0);
+    scene.rest(8.0).await;
+    scene.load.speed(1.0 / 3.0);
+    ensure!(refused().await? > before, "nobody was refused");
+    Ok(())
+}
+
+pub(super) fn crowded(options: &mut RigOptions) {
+    options.load = Pace { pairs: 10, groups: 10, mesh: true, rate: 120.0, length: 1..300 };
+}
+
+pub(super) async fn many_chats(scene: &mut Scene) -> Result<()> {
+    ensure!(scene.load.chats().len() == 200, "{} chats", scene.load.chats().len());
+    scene.rig.lines.cut_kafka().await;
+    scene.rest(8.0).await;
+    let waiting = scene.rig.failed_chats().await?;
+    ensure!(waiting > 150, "only {waiting} chats wait in the failed queue");
+    scene.rig.lines.heal_kafka().await?;
+    scene.rig.note(|circumstances| circumstances.cache_was_away = true);
+    scene.rig.cache.kill9().await?;
+    scene.rest(4.0).await;
+    Ok(())
+}
+
 pub(super) fn small_producer_queue(options: &mut RigOptions) {
+    options.unlimited();
     options.set("KAFKA_PROPERTIES", "queue.buffering.max.messages=100");
 }
 

@@ -33,6 +33,7 @@ pub(super) async fn killed_full(scene: &mut Scene) -> Result<()> {
 }
 
 pub(super) fn small(options: &mut RigOptions) {
+    options.unlimited();
     options.queue_args = ["--maxmemory", "3mb"].map(str::to_owned).into();
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use holdfast_bench::usage::{self, Watched};
 use holdfast_kafka::{Admin, KafkaSettings};
-use holdfast_testkit::{AUTHORIZER, Kafka, KafkaOptions, Mongo, MongoSet, Proxy, Redis, RedisOptions, Role};
+use holdfast_testkit::{Kafka, KafkaOptions, Mongo, MongoSet, Proxy, Redis, RedisOptions, Role};
 
 use super::disk::SmallDisk;
 use super::lines::Lines;
@@ -143,9 +143,8 @@ impl Rig {
             dir: disk.as_ref().map(|disk| disk.path().to_owned()),
             ..RedisOptions::default()
         };
-        let authorizer = options.kafka_authorizer.then_some(AUTHORIZER).into_iter().flatten();
-        let authorizer = authorizer.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
-        let kafka = KafkaOptions { settings: authorizer, ..KafkaOptions::default() };
+        let kafka = KafkaOptions::default();
+        let kafka = if options.kafka_authorizer { kafka.with_authorizer() } else { kafka };
         let mongo = async {
             Ok::<_, anyhow::Error>(match options.mongo_set {
                 false => Store::One(Mongo::start().await?),

@@ -37,8 +37,8 @@ crate::settings! {
         /// Some of the cluster's nodes, `host:port` separated by commas; they tell of the others. Unset: the host of `REDIS_URL`.
         redis_cluster_nodes: List = "REDIS_CLUSTER_NODES", "";
         /// MongoDB's connection string. Its options take precedence over Holdfast's defaults (`maxPoolSize`, `connectTimeoutMS`,
-        /// `serverSelectionTimeoutMS`, `retryReads`, `wtimeoutMS`, `appName` and every other); refused are those that would break the promise: `w` other
-        /// than `majority`, `journal` and `retryWrites` other than `true`, `readConcernLevel` other than `local`, `readPreference` other than `primary`.
+        /// `serverSelectionTimeoutMS`, `retryReads`, `retryWrites`, `wtimeoutMS`, `appName` and every other); refused are those that would break the promise: `w` other
+        /// than `majority`, `journal` other than `true`, `readConcernLevel` other than `local`, `readPreference` other than `primary`.
         mongo_url: MongoUrl = "MONGO_URL", "mongodb://127.0.0.1:27017/?replicaSet=rs0";
         /// MongoDB's database.
         mongo_db: String = "MONGO_DB", "chat";

@@ -1,7 +1,7 @@
 //! The connection string: which of its options are taken, and which are refused.
 //!
-//! An option that only tunes (`maxPoolSize`, `connectTimeoutMS`, `serverSelectionTimeoutMS`, `retryReads`, `wtimeoutMS`, `appName`)
-//! takes precedence over this crate's default. An option on whose value the promise rests is accepted with that value and refused by
+//! An option that only tunes (`maxPoolSize`, `connectTimeoutMS`, `serverSelectionTimeoutMS`, `retryReads`, `retryWrites`, `wtimeoutMS`,
+//! `appName`) takes precedence over this crate's default. An option on whose value the promise rests is accepted with that value and refused by
 //! its name with any other: it is never overwritten silently. No error repeats the string, or what the driver says of it, because a
 //! string that can't be read may show its password at any place.
 
@@ -72,12 +72,7 @@ pub fn check_url(url: &str) -> Result<(), String> {
         return Err(SPECIAL.into());
     }
     let string = ConnectionString::parse(url).map_err(|_| why_unreadable(url))?;
-    refuse(
-        string.write_concern.as_ref(),
-        string.read_concern.as_ref(),
-        string.retry_writes,
-        string.read_preference.as_ref(),
-    )
+    refuse(string.write_concern.as_ref(), string.read_concern.as_ref(), string.read_preference.as_ref())
 }
 
 /// The client's options: those of the connection string, then the settings for what it leaves open, and what the promise rests on.
@@ -92,8 +87,7 @@ pub(crate) async fn options(settings: &StoreSettings) -> Result<ClientOptions, S
         Some(SelectionCriteria::ReadPreference(preference)) => Some(preference),
         _ => None,
     };
-    refuse(options.write_concern.as_ref(), options.read_concern.as_ref(), options.retry_writes, preference)
-        .map_err(rejected)?;
+    refuse(options.write_concern.as_ref(), options.read_concern.as_ref(), preference).map_err(rejected)?;
     apply(settings, &mut options);
     Ok(options)
 }
@@ -105,7 +99,6 @@ fn rejected(reason: String) -> StoreError {
 fn refuse(
     write: Option<&WriteConcern>,
     read: Option<&ReadConcern>,
-    retry_writes: Option<bool>,
     preference: Option<&ReadPreference>,
 ) -> Result<(), String> {
     let w = write.and_then(|concern| concern.w.as_ref());
@@ -113,7 +106,6 @@ fn refuse(
         ("w", "majority", !matches!(w, None | Some(Acknowledgment::Majority))),
         ("journal", "true", write.and_then(|concern| concern.journal) == Some(false)),
         ("readConcernLevel", "local", read.is_some_and(|concern| concern.level != ReadConcernLevel::Local)),
-        ("retryWrites", "true", retry_writes == Some(false)),
         ("readPreference", "primary", !matches!(preference, None | Some(ReadPreference::Primary))),
     ];
     let wrong: Vec<_> = refused
@@ -131,7 +123,8 @@ fn apply(settings: &StoreSettings, options: &mut ClientOptions) {
     // The default is no reason to refuse a larger `minPoolSize`.
     options.max_pool_size.get_or_insert(settings.max_connections.max(options.min_pool_size.unwrap_or(0)));
     options.retry_reads.get_or_insert(true);
-    options.retry_writes = Some(true);
+    // Without it the caller tries again what failed, as after any error: every write here may happen twice.
+    options.retry_writes.get_or_insert(true);
     let limit = options.write_concern.as_ref().and_then(|concern| concern.w_timeout);
     options.write_concern = Some(
         WriteConcern::builder()
@@ -215,7 +208,6 @@ mod tests {
             ("journal=false", "journal"),
             ("readConcernLevel=majority", "readConcernLevel"),
             ("readConcernLevel=available", "readConcernLevel"),
-            ("retryWrites=false", "retryWrites"),
             ("readPreference=secondary", "readPreference"),
             ("readPreference=nearest&readPreferenceTags=dc:east", "readPreference"),
         ];
@@ -226,7 +218,11 @@ mod tests {
         let both = check_url("mongodb://127.0.0.1/?w=1&journal=false").unwrap_err();
         assert!(both.contains("option w must") && both.contains("option journal must"), "{both}");
         // What hosted MongoDB hands out.
-        for sound in ["retryWrites=true&w=majority", "journal=true&readConcernLevel=local&readPreference=primary"] {
+        for sound in [
+            "retryWrites=true&w=majority",
+            "retryWrites=false",
+            "journal=true&readConcernLevel=local&readPreference=primary",
+        ] {
             check_url(&format!("mongodb://127.0.0.1/?{sound}")).unwrap();
         }
     }

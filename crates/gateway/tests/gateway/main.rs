@@ -16,6 +16,7 @@ mod permissions;
 mod presence;
 mod profiles;
 mod queue_away;
+mod refused_resends;
 mod relations;
 mod relist;
 mod repair;

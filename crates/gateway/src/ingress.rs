@@ -224,10 +224,16 @@ fn listen(gateway: &Arc<Gateway>, socket: &SocketRef, user: UserId) {
         };
         match request {
             Ok((user, request)) => {
-                let (answer, _holding) = on_resume.resume_socket(&user, &socket, &request.offsets).await;
-                on_resume.acknowledge(&ack, Ok(&answer)).await;
+                let (answer, holding) = on_resume.resume_socket(&user, &socket, &request.offsets).await;
+                if on_resume.acknowledge(&ack, Ok(&answer)).await
+                    && let Some(holding) = holding
+                {
+                    holding.answered(answer.messages());
+                }
             }
-            Err(refusal) => on_resume.acknowledge::<()>(&ack, Err(&refusal)).await,
+            Err(refusal) => {
+                on_resume.acknowledge::<()>(&ack, Err(&refusal)).await;
+            }
         }
     });
     inbox::listen(gateway, socket);
@@ -300,7 +306,7 @@ pub async fn connected(gateway: Arc<Gateway>, socket: SocketRef) {
     }
     if let Some(Offsets(offsets)) = socket.extensions.remove::<Offsets>() {
         let within = gateway.limits.pass_many(&user, client::RESUME, resume::weight(&offsets)).await;
-        let (answer, _holding) = match within {
+        let (answer, holding) = match within {
             Ok(()) => gateway.resume_socket(&user, &socket, &offsets).await,
             // Nobody waits for a refusal: nothing is recovered, and the client reads history.
             Err(refusal) => {
@@ -310,6 +316,8 @@ pub async fn connected(gateway: Arc<Gateway>, socket: SocketRef) {
         };
         if socket.emit(server::RESUMED, &answer).is_err() {
             tracing::debug!(%user, "the answer to the handshake's offsets could not be given");
+        } else if let Some(holding) = holding {
+            holding.answered(answer.messages());
         }
     }
 }
@@ -450,8 +458,8 @@ impl Gateway {
     }
 
     /// Answers an event: `{ ok: true, … }` or `{ ok: false, error }`, which is counted. A full buffer is waited for, within the
-    /// deadline: a client that reads slowly still gets its answers.
-    async fn acknowledge<T: Serialize>(&self, ack: &Ack, answer: Result<&T, &Refusal>) {
+    /// deadline: a client that reads slowly still gets its answers. False if it could not be given.
+    async fn acknowledge<T: Serialize>(&self, ack: &Ack, answer: Result<&T, &Refusal>) -> bool {
         if let Err(refusal) = answer {
             self.metrics.refused(refusal.code);
         }
@@ -465,8 +473,11 @@ impl Gateway {
                 Err(SendError::Socket(SocketError::InternalChannelFull)) if Instant::now() < deadline => {
                     tokio::time::sleep(ANSWER_AGAIN).await;
                 }
-                Err(error) => return tracing::debug!(%error, "an answer could not be given"),
-                Ok(()) => return,
+                Err(error) => {
+                    tracing::debug!(%error, "an answer could not be given");
+                    return false;
+                }
+                Ok(()) => return true,
             }
         }
     }

@@ -21,6 +21,8 @@ pub const DELIVERY: &str = "holdfast_gateway_delivery_seconds";
 pub const PUBLISH: &str = "holdfast_gateway_publish_seconds";
 /// Connected sockets.
 pub const SOCKETS: &str = "holdfast_gateway_sockets";
+/// Messages in the deduplication window: one connection receives each of them once.
+pub const SENT_WINDOW: &str = "holdfast_gateway_sent_window_messages";
 /// Groups with members who have sockets here.
 pub const ROOMS: &str = "holdfast_gateway_rooms";
 /// Changes of groups that other gateways were not told of because too many waited; they find them at their next recheck.
@@ -115,6 +117,8 @@ pub struct Metrics {
     pub publish: Histogram,
     /// [`SOCKETS`].
     pub sockets: IntGauge,
+    /// [`SENT_WINDOW`].
+    pub sent_window: IntGauge,
     /// [`ROOMS`].
     pub rooms: IntGauge,
     /// [`GROUP_CHANGES_UNTOLD`].
@@ -190,6 +194,10 @@ impl Metrics {
             delivery: r.seconds(DELIVERY, "From a send's arrival to its emission to this gateway's sockets.")?,
             publish: r.seconds(PUBLISH, "From handing a message to Kafka's client to its report.")?,
             sockets: r.gauge(SOCKETS, "Connected sockets.")?,
+            sent_window: r.gauge(
+                SENT_WINDOW,
+                "Messages in the deduplication window: one connection receives each of them once.",
+            )?,
             rooms: r.gauge(ROOMS, "Groups with members who have sockets here.")?,
             group_changes_untold: r.counter(
                 GROUP_CHANGES_UNTOLD,

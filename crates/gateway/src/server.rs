@@ -277,7 +277,7 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
     beside.run("presence events", teller.run(ended.clone()));
     beside.run("typing", typing.run(ended.clone()));
     let kept = Kept::new(sockets.clone(), stored);
-    let lists = Lists { take_back: recent, add: healed, kept, arrivals };
+    let lists = Lists { take_back: recent, add: healed, kept, arrivals, sockets: sockets.clone() };
     beside.run("relist", relist.clone().run(lists, cache.clone(), cache_breaker.clone(), ended.clone()));
     beside.run("retry", Retry::new(failed.clone(), publisher.clone(), own.replay_rate, metrics).run(ended.clone()));
     if layout.cache_warmup_enabled {

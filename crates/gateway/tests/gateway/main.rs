@@ -2,6 +2,7 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "the helpers of tests are tests, too")]
 
+mod ahead;
 mod asyncapi;
 mod behind;
 mod breakers;
@@ -23,6 +24,7 @@ mod repair;
 mod repeats;
 mod rest;
 mod resync;
+mod sent_once;
 mod store_away;
 mod support;
 mod typing;

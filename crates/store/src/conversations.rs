@@ -3,12 +3,17 @@
 //! A list of chats by last message can't be read from `messages` cheaply, so it is kept beside them. It may lag or miss a
 //! message: nothing waits for it, and whoever reads it mends it. A direct chat's `members` follow from its id; a group's are
 //! written by whoever makes the group, with the group's own time for `lastTimestamp` until it has a message.
+//!
+//! `lastTimestamp` orders the list, so it never lies far ahead of the clock ([`recency`]): a message that does counts as of when the view
+//! hears of it, and what was written otherwise is corrected by whoever reads it ([`ahead`]).
+
+mod ahead;
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 
 use futures_util::TryStreamExt;
-use holdfast_message::{ChatId, Message, UserId, id::Members};
+use holdfast_message::{ChatId, Message, UserId, id::Members, recency};
 use mongodb::action::Find;
 use mongodb::bson::{Bson, Document, RawDocumentBuf, doc};
 use tokio::time::Instant;
@@ -60,6 +65,23 @@ impl Store {
         limit: usize,
     ) -> Result<Vec<Conversation>, StoreError> {
         let deadline = Instant::now() + self.read_timeout;
+        for _ in 0..ahead::CORRECTIONS {
+            let found = self.as_ordered(user, before, limit, deadline).await?;
+            // Each correction moves chats to other places of the list.
+            if self.bring_back(&found, deadline).await?.is_empty() {
+                return Ok(found);
+            }
+        }
+        Ok(ahead::at_most_now(self.as_ordered(user, before, limit, deadline).await?))
+    }
+
+    async fn as_ordered(
+        &self,
+        user: &UserId,
+        before: Option<ConversationKey<'_>>,
+        limit: usize,
+        deadline: Instant,
+    ) -> Result<Vec<Conversation>, StoreError> {
         let last = before.map_or(i64::MAX, |(timestamp, _)| timestamp);
         let mut filter = doc! { "members": user.as_str(), "lastTimestamp": { "$lte": last } };
         if let Some((timestamp, chat)) = before {
@@ -80,7 +102,13 @@ impl Store {
         let known: HashSet<_> = found.iter().map(|conversation| &conversation.chat).collect();
         let unknown: Vec<_> = groups.iter().filter(|group| !known.contains(group)).cloned().collect();
         if !unknown.is_empty() {
-            found.extend(self.created(&unknown, deadline).await?);
+            found.extend(ahead::at_most_now(self.created(&unknown, deadline).await?));
+        }
+        let corrected = self.bring_back(&found, deadline).await?;
+        for conversation in &mut found {
+            if let Some(corrected) = corrected.get(&conversation.chat) {
+                conversation.last_timestamp = *corrected;
+            }
         }
         Ok(found)
     }
@@ -115,12 +143,41 @@ impl Store {
         .await
     }
 
-    /// The newest stored message of each of these chats, of the messages themselves: the view may lag behind them.
+    /// The newest message of each of these chats: of the messages themselves, for the view may lag behind them; but what the view shows where
+    /// the messages are not stored yet.
     pub async fn newest_of(&self, chats: &[ChatId]) -> Result<HashMap<ChatId, Message>, StoreError> {
         let deadline = Instant::now() + self.read_timeout;
+        let mut newest = self.newest_until(chats, i64::MAX, deadline).await?;
+        let absent: Vec<_> = chats.iter().filter(|chat| !newest.contains_key(*chat)).map(ChatId::as_str).collect();
+        if absent.is_empty() {
+            return Ok(newest);
+        }
+        let query = self.conversations.find(doc! { "_id": { "$in": &absent } }).projection(doc! { "lastMessage": 1 });
+        let query = query.batch_size(batch(absent.len())).max_time(server_limit(self.read_timeout));
+        within(deadline, async {
+            let mut cursor = query.await?;
+            while let Some(shown) = cursor.try_next().await? {
+                if let Some(message) =
+                    shown.get_document("lastMessage").ok().and_then(|last| document::decode(last).ok())
+                {
+                    newest.insert(message.chat.clone(), message);
+                }
+            }
+            Ok(newest)
+        })
+        .await
+    }
+
+    /// The newest stored message of each of these chats that is not later than `until`.
+    async fn newest_until(
+        &self,
+        chats: &[ChatId],
+        until: i64,
+        deadline: Instant,
+    ) -> Result<HashMap<ChatId, Message>, StoreError> {
         let newest = |chat: &ChatId| -> Vec<Document> {
             vec![
-                doc! { "$match": { "chatId": chat.as_str(), "timestamp": { "$lte": i64::MAX } } },
+                doc! { "$match": { "chatId": chat.as_str(), "timestamp": { "$lte": until } } },
                 doc! { "$sort": { "timestamp": -1, "_id": -1 } },
                 doc! { "$limit": 1_i64 },
             ]
@@ -271,6 +328,7 @@ enum Change {
 fn command(chats: &[&Message], change: Change, deadline: Instant) -> Result<RawDocumentBuf, StoreError> {
     let limit = server_limit(deadline.saturating_duration_since(Instant::now()));
     let limit = i64::try_from(limit.as_millis()).unwrap_or(i64::MAX).max(1);
+    let now = ahead::now_ms();
     let mut writer = Writer::new(1024 * chats.len());
     writer.string("update", "conversations");
     writer.bool("ordered", false);
@@ -286,7 +344,7 @@ fn command(chats: &[&Message], change: Change, deadline: Instant) -> Result<RawD
         writer.begin_document("q");
         writer.string("_id", message.chat.as_str());
         if change == Change::Touch {
-            older_than(message, &mut writer);
+            older_than(message, now, &mut writer);
         }
         writer.end();
         writer.begin_document("u");
@@ -300,7 +358,7 @@ fn command(chats: &[&Message], change: Change, deadline: Instant) -> Result<RawD
         writer.begin_document("lastMessage");
         document::encode(message, &mut writer);
         writer.end();
-        writer.int64("lastTimestamp", message.timestamp);
+        writer.int64("lastTimestamp", recency::of_arrival(message.timestamp, now));
         writer.end();
         writer.end();
         writer.bool("upsert", true);
@@ -310,16 +368,22 @@ fn command(chats: &[&Message], change: Change, deadline: Instant) -> Result<RawD
 }
 
 /// By timestamp, then by id, so that every order of arrival ends with the same last message. A conversation that shows none yet,
-/// as a new group's, is older than any.
-fn older_than(message: &Message, writer: &mut Writer) {
+/// as a new group's, is older than any. So is one whose time lies far ahead; but a message that does counts as of when it is told first.
+fn older_than(message: &Message, now: i64, writer: &mut Writer) {
+    let timestamp = recency::of_arrival(message.timestamp, now);
+    if timestamp != message.timestamp {
+        writer.begin_document("lastMessage._id");
+        writer.display("$ne", message.id);
+        writer.end();
+    }
     writer.begin_array("$or");
     writer.begin_element(0);
     writer.begin_document("lastTimestamp");
-    writer.int64("$lt", message.timestamp);
+    writer.int64("$lt", timestamp);
     writer.end();
     writer.end();
     writer.begin_element(1);
-    writer.int64("lastTimestamp", message.timestamp);
+    writer.int64("lastTimestamp", timestamp);
     writer.begin_document("lastMessage._id");
     writer.display("$lt", message.id);
     writer.end();
@@ -327,6 +391,11 @@ fn older_than(message: &Message, writer: &mut Writer) {
     writer.begin_element(2);
     writer.begin_document("lastMessage");
     writer.bool("$exists", false);
+    writer.end();
+    writer.end();
+    writer.begin_element(3);
+    writer.begin_document("lastTimestamp");
+    writer.int64("$gt", recency::latest(now));
     writer.end();
     writer.end();
     writer.end();

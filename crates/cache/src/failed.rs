@@ -23,6 +23,7 @@ mod keeper;
 mod operate;
 mod retry;
 mod scan;
+mod warning;
 
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -37,9 +38,11 @@ pub use entry::{DeadEntry, EntryError, QueueEntry};
 pub use operate::{Buried, ChatQueue, Found};
 pub use retry::{FURTHEST, FinishAs, Head, Lease, Peeked, QueueStats, RepairStep, Taken};
 pub use scan::Cursor;
+pub use warning::Warning;
 
 use crate::CacheError;
 use crate::connection::{Connection, Live, Place, Sent};
+use crate::inspect::ServerState;
 use crate::keys::Keys;
 use crate::script::{Call, Script};
 use gate::{Fence, Gate};
@@ -79,7 +82,7 @@ impl Default for FailedQueueSettings {
 pub enum PushOutcome {
     /// The server has it and keeps it, and it will be retried.
     Accepted,
-    /// It is not durably queued. After [`Refusal::Replicas`] and [`Refusal::NotSynced`] it is queued nevertheless, and may turn up.
+    /// It is not durably queued. It may be queued nevertheless, and turn up: a server that has changed is noticed after the push.
     Refused(Refusal),
     /// Nobody knows: it may be queued or not.
     Unknown(String),
@@ -91,6 +94,15 @@ pub enum Refusal {
     /// `appendonly` is off: a crash would lose it.
     #[error("the queue server has no append-only file")]
     NoAppendOnlyFile,
+    /// `appendonly` was switched on, and the file does not hold everything yet: nothing that is pushed now would survive a crash.
+    #[error("the queue server's append-only file retains nothing before its first rewrite is done")]
+    FirstRewrite,
+    /// `aof_last_write_status` is not `ok`.
+    #[error("the queue server can't write to its append-only file; its disk may be full")]
+    WritesFail,
+    /// `no-appendfsync-on-rewrite yes`, and a child writes.
+    #[error("the queue server does not sync its append-only file while it writes it anew (no-appendfsync-on-rewrite)")]
+    SyncSuspended,
     /// `appendfsync no`.
     #[error("the queue server leaves syncing its file to chance")]
     NeverSynced,
@@ -144,6 +156,13 @@ enum Pushed {
     Ended(PushOutcome),
     /// The server did nothing: the error that it answered.
     Refused(Value),
+    /// So many replicas, and the disk, have it. The server was seen in this state after the push.
+    Fenced {
+        seen: ServerState,
+        reached: Fence,
+    },
+    /// It is there, and has to be waited for, which it was not: it is pushed again. Its id absorbs the second copy.
+    Unfenced,
 }
 
 impl FailedQueue {
@@ -165,14 +184,19 @@ impl FailedQueue {
         outcome
     }
 
-    /// Whether a push would be taken now, whatever its chat, as far as the servers' settings tell.
+    /// What an operator should know of the servers, as they were last seen.
+    pub fn warnings(&self) -> Vec<Warning> {
+        self.keepers.warnings()
+    }
+
+    /// Whether a push would be taken now, whatever its chat, as far as the servers' settings and their state tell.
     pub async fn check(&self, budget: Duration) -> Result<(), Refusal> {
         let deadline = Instant::now() + budget;
         let masters = self.connection.every_master(deadline).await.map_err(unreachable)?;
         self.keepers.retain(&masters);
         let gates = masters.iter().map(async |node| {
             let live = node.live(deadline).await.map_err(unreachable)?;
-            self.keepers.of(node).gate(&live, deadline).await?.verdict.clone()
+            self.keepers.of(node).gate_now(&live, deadline).await?.verdict.clone()
         });
         join_all(gates).await.into_iter().try_for_each(|verdict| verdict.map(drop))
     }
@@ -197,6 +221,10 @@ impl FailedQueue {
                     Refusal::Replica
                 }
                 Pushed::Ended(outcome) => return outcome,
+                Pushed::Unfenced | Pushed::Fenced { .. } => {
+                    known = Some(place);
+                    Refusal::Unreachable("its replicas have changed".into())
+                }
                 Pushed::Refused(answer) => match self.connection.detour(&key, &place.node, &answer) {
                     None => return PushOutcome::Refused(Refusal::Server(server_error(answer))),
                     Some(Err(error)) => unreachable(error),
@@ -235,26 +263,32 @@ impl FailedQueue {
         let touch = TOUCH.call(&[&self.keys.failed_index()]).arg(chat.as_str());
         if fence.is_needed() {
             return self
-                .fenced(&keeper, fence::Write { push, asking: place.asking, touch }, &gate, fence, deadline)
+                .fenced(&keeper, live, fence::Write { push, asking: place.asking, touch }, &gate, fence, deadline)
                 .await;
         }
-        let sent = [Sent { call: &push, asking: place.asking }];
-        match live.send(&sent, deadline).await.map(|mut answers| answers.pop()) {
-            Ok(Some(refused @ Value::ServerError(_))) => return Pushed::Refused(refused),
-            Ok(Some(_)) => {}
-            Ok(None) => return Pushed::Ended(PushOutcome::Unknown("no answer".into())),
+        let calls = ServerState::calls();
+        let sent = [Sent { call: &push, asking: place.asking }].into_iter().chain(calls.iter().map(Sent::plainly));
+        let mut answers = match live.send(&sent.collect::<Vec<_>>(), deadline).await {
+            Ok(answers) => answers.into_iter(),
             Err(error) => return Pushed::Ended(PushOutcome::Unknown(error.to_string())),
+        };
+        match answers.next() {
+            Some(refused @ Value::ServerError(_)) => return Pushed::Refused(refused),
+            Some(_) => {}
+            None => return Pushed::Ended(PushOutcome::Unknown("no answer".into())),
         }
+        let seen = ServerState::answered(answers);
         let touched = self.connection.run_beside(live, vec![touch], deadline).await;
-        Pushed::Ended(match touched.and_then(|mut touched| touched.pop().unwrap_or_else(no_answer)) {
-            Ok(_) => PushOutcome::Accepted,
-            Err(error) => PushOutcome::Unknown(error.to_string()),
-        })
+        match touched.and_then(|mut touched| touched.pop().unwrap_or_else(no_answer)) {
+            Ok(_) => keeper.judge(live, &gate, &seen, Fence::default(), deadline).await,
+            Err(error) => Pushed::Ended(PushOutcome::Unknown(error.to_string())),
+        }
     }
 
     async fn fenced(
         &self,
         keeper: &Keeper,
+        live: &Live,
         write: fence::Write,
         gate: &Gate,
         fence: Fence,
@@ -267,6 +301,7 @@ impl FailedQueue {
             return Pushed::Ended(PushOutcome::Refused(Refusal::Unreachable(reason)));
         }
         let pushed = match timeout_at(deadline, answer).await {
+            Ok(Ok(Pushed::Fenced { seen, reached })) => keeper.judge(live, gate, &seen, reached, deadline).await,
             Ok(Ok(pushed)) => pushed,
             Ok(Err(_)) => Pushed::Ended(PushOutcome::Unknown("shutting down".into())),
             Err(_) => Pushed::Ended(PushOutcome::Unknown("no answer in time".into())),

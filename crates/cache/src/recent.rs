@@ -216,9 +216,11 @@ impl RecentList {
     /// Adds what the store has and the list lacks, corrects times that the store has otherwise, and notes how far down and as of when
     /// the list is complete.
     ///
-    /// A message above the floor is a late arrival: next seq, announced. One below it goes in front without seq, as long as there
-    /// is room. Then the floor becomes the greatest of what was covered, what was ever trimmed in this epoch, and what found no
-    /// room, unless a later reading of the store has already spoken.
+    /// A message above the floor is a late arrival: next seq, announced; while there is no floor, one above the list's oldest entry. Any
+    /// other goes in front without seq. A full list lets its oldest entry go for one that is newer; what is older finds no room. Then
+    /// the floor becomes the greatest of what was covered, what was ever trimmed in this epoch, and what found no room, unless a
+    /// later reading of the store has already spoken. So after a repair that nothing interfered with the list answers alone, down to
+    /// its oldest entry.
     ///
     /// To verify a list, read the store for one message more than the list can hold: then the floor stays as low as it can be.
     pub async fn repair(&self, repair: &Repair<'_>, budget: Duration) -> Result<Repaired, CacheError> {

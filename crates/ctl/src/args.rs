@@ -287,7 +287,7 @@ pub enum TopicsCommand {
 }
 
 /// `verify`.
-#[derive(Debug, Clone, Default, clap::Args)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, clap::Args)]
 pub struct VerifyArgs {
     /// A file of message ids, one a line, instead of a part of the topic
     #[arg(long, value_name = "FILE", conflicts_with_all = ["since", "partition", "from", "to"])]

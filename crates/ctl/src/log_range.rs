@@ -1,4 +1,5 @@
-//! Reads a part of a topic, record by record, and knows when it has all of it.
+//! Reads a part of a topic, record by record, and knows when it has all of it: by its position, as the last offset may be no record but
+//! the end of a transaction.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,6 +10,8 @@ use tokio::sync::mpsc;
 
 /// How long Kafka may give nothing before what is left is asked for anew.
 const IDLE: Duration = Duration::from_secs(10);
+/// How long it may give nothing before the position is looked at.
+const LOOK: Duration = Duration::from_millis(50);
 /// Records that wait to be looked at; above it the reader waits.
 const AHEAD: usize = 1000;
 
@@ -47,6 +50,15 @@ pub struct LogRange {
 impl LogRange {
     /// Begins to read. Records that retention deletes meanwhile are left out.
     pub fn read(settings: &KafkaSettings, admin: &Admin, topic: &str, spans: &[Span]) -> Self {
+        Self::start(settings, admin, topic, spans, false)
+    }
+
+    /// The same, of each span the first record alone.
+    pub fn first_of_each(settings: &KafkaSettings, admin: &Admin, topic: &str, spans: &[Span]) -> Self {
+        Self::start(settings, admin, topic, spans, true)
+    }
+
+    fn start(settings: &KafkaSettings, admin: &Admin, topic: &str, spans: &[Span], first: bool) -> Self {
         let (sender, records) = mpsc::channel(AHEAD);
         let spans: Vec<_> = spans.iter().copied().filter(|span| !span.is_empty()).collect();
         let (settings, admin, topic) = (settings.clone(), admin.clone(), topic.to_owned());
@@ -57,7 +69,7 @@ impl LogRange {
                 anyhow::Ok(lows.into_iter().map(|(partition, low, _)| (partition, low)).collect())
             };
             // A receiver that is gone wants no more.
-            if let Err(error) = forward(&settings, &topic, &spans, low, &sender) {
+            if let Err(error) = forward(&settings, &topic, &spans, first, low, &sender) {
                 let _ = sender.blocking_send(Err(error));
             }
         });
@@ -74,6 +86,7 @@ fn forward(
     settings: &KafkaSettings,
     topic: &str,
     spans: &[Span],
+    first: bool,
     low: impl Fn() -> Result<BTreeMap<i32, i64>>,
     sender: &mpsc::Sender<Result<OwnedMessage>>,
 ) -> Result<()> {
@@ -83,11 +96,22 @@ fn forward(
         return Ok(());
     }
     let reader = RangeReader::new(settings, topic, &starts)?;
+    let mut idle = Duration::ZERO;
     while !ends.is_empty() {
-        let Some(record) = reader.next(IDLE)? else {
+        let Some(record) = reader.next(LOOK)? else {
+            let before = ends.len();
+            for (partition, end) in ends.clone() {
+                if reader.position(partition)?.is_some_and(|position| position >= end) {
+                    ends.remove(&partition);
+                }
+            }
+            idle = if ends.len() == before { idle + LOOK } else { Duration::ZERO };
+            if idle < IDLE {
+                continue;
+            }
+            idle = Duration::ZERO;
             // What is left may have been deleted meanwhile.
             let low = low().context("kafka gives no more records")?;
-            let before = ends.len();
             ends.retain(|partition, end| low.get(partition).is_some_and(|low| low < end));
             if ends.len() == before {
                 let reason = "kafka gives no more records, although it has them".into();
@@ -95,9 +119,10 @@ fn forward(
             }
             continue;
         };
+        idle = Duration::ZERO;
         let partition = record.partition();
         let Some(&end) = ends.get(&partition) else { continue };
-        if record.offset() + 1 >= end {
+        if first || record.offset() + 1 >= end {
             ends.remove(&partition);
         }
         if record.offset() < end && sender.blocking_send(Ok(record)).is_err() {

@@ -5,7 +5,7 @@
 
 use anyhow::{Context, Result};
 use holdfast_cache::{CacheMetrics, Connection, FailedQueue, Keys};
-use holdfast_gateway::config::GatewaySettings;
+use holdfast_gateway::config::{GatewaySettings, check_servers};
 use holdfast_kafka::{Admin, KafkaSettings, Publisher};
 use holdfast_service::ops;
 use holdfast_service::servers::{CacheSettings, ServerSettings};
@@ -47,6 +47,9 @@ impl Settings {
         let layout = CacheSettings::read(&mut source);
         let gateway = GatewaySettings::read(&mut source);
         let worker = WorkerSettings::read(&mut source);
+        if let Some(servers) = &servers {
+            check_servers(servers, &mut source);
+        }
         let all = servers.zip(layout).zip(gateway).zip(worker);
         let all = all.map(|(((servers, layout), gateway), worker)| Self { servers, layout, gateway, worker });
         source.finish(all).map(|effective| effective.value)

@@ -11,18 +11,36 @@ use crate::exit::Verdict;
 use crate::output::Output;
 use crate::time;
 
-/// Creates those that are missing; changes none that is there.
+/// Creates those that are missing. Of those that are there it changes one thing: a dead-letter topic that deletes its records is told
+/// to keep them. Wrong: it still deletes them afterwards.
 pub async fn create(admin: &Admin, kafka: &KafkaSettings, dry_run: bool, output: &mut Output<'_>) -> Result<Verdict> {
     let mut missing = Vec::new();
+    let mut deletes = false;
     for topic in [&kafka.topic, &kafka.dlq_topic] {
-        if admin.describe(topic).await?.partitions == 0 {
+        let found = admin.describe(topic).await?;
+        if found.partitions == 0 {
             missing.push(topic);
+        } else if *topic == kafka.dlq_topic && found.deletes_records() {
+            deletes = true;
         } else {
             output.say(&json!({ "topic": topic, "outcome": "there" }), format!("{topic} is there already"))?;
         }
     }
-    if !dry_run && !missing.is_empty() {
+    if !dry_run && (deletes || !missing.is_empty()) {
         admin.ensure_topics().await?;
+    }
+    let mut verdict = Verdict::Fine;
+    if deletes {
+        let topic = &kafka.dlq_topic;
+        let (outcome, said) = if dry_run {
+            ("deletes", "is there already, and would be told to keep its records for ever")
+        } else if admin.describe(topic).await?.deletes_records() {
+            verdict = Verdict::Wrong;
+            ("deletes", "is there already, and still deletes its records: the broker does not let us change that")
+        } else {
+            ("corrected", "is there already, and keeps its records for ever from now on")
+        };
+        output.say(&json!({ "topic": topic, "outcome": outcome }), format!("{topic} {said}"))?;
     }
     for topic in missing {
         let (outcome, said) = if dry_run { ("missing", "would be created") } else { ("created", "created") };
@@ -32,7 +50,7 @@ pub async fn create(admin: &Admin, kafka: &KafkaSettings, dry_run: bool, output:
             format!("{topic} {said}: {partitions} partitions, {replicas} replicas"),
         )?;
     }
-    Ok(Verdict::Fine)
+    Ok(verdict)
 }
 
 /// Lists what differs from what it should be.
@@ -49,18 +67,19 @@ pub async fn check(admin: &Admin, kafka: &KafkaSettings, output: &mut Output<'_>
 pub async fn judge(admin: &Admin, kafka: &KafkaSettings) -> Result<Vec<Check>, AdminError> {
     let main = admin.describe(&kafka.topic).await?;
     let dlq = admin.describe(&kafka.dlq_topic).await?;
-    let mut checks = judge_one(&main, kafka);
+    let mut checks = judge_one(&main, kafka, false);
     if main.partitions > 0 {
         checks.push(main_takes(&main));
     }
-    checks.extend(judge_one(&dlq, kafka));
+    checks.extend(judge_one(&dlq, kafka, true));
     if dlq.partitions > 0 && main.partitions > 0 {
         checks.push(dlq_takes(&dlq, &main));
     }
     Ok(checks)
 }
 
-fn judge_one(topic: &TopicReport, kafka: &KafkaSettings) -> Vec<Check> {
+/// `forever`: records must not be deleted at all, as dead letters.
+fn judge_one(topic: &TopicReport, kafka: &KafkaSettings, forever: bool) -> Vec<Check> {
     let name = |what: &str| format!("{}: {what}", topic.name);
     let set = |setting: &str| {
         format!("kafka-configs --alter --entity-type topics --entity-name {} --add-config {setting}", topic.name)
@@ -90,9 +109,14 @@ fn judge_one(topic: &TopicReport, kafka: &KafkaSettings) -> Vec<Check> {
                 "fewer than the replicas, or one broker that is away stops every publish",
             )
         }),
-        retention(topic, name("retention"), set("retention.ms=604800000")),
+        retention(topic, name("retention"), forever, set),
         known(name("retention.bytes"), topic.retention_bytes, "-1", |bytes, check| {
-            check.unless(bytes < 0, Status::Warning, set("retention.bytes=-1"))
+            let status = if forever { Status::Wrong } else { Status::Warning };
+            check.unless(bytes < 0, status, set("retention.bytes=-1"))
+        }),
+        known(name("message.timestamp.type"), topic.timestamp_type.clone(), "LogAppendTime", |kind, check| {
+            // With the producers' stamps, one wrong clock deletes records early, or keeps them from being deleted.
+            check.unless(kind == "LogAppendTime", Status::Warning, set("message.timestamp.type=LogAppendTime"))
         }),
         known(name("unclean.leader.election.enable"), topic.unclean_leader_election, "false", |unclean, check| {
             check.unless(!unclean, Status::Wrong, set("unclean.leader.election.enable=false"))
@@ -104,11 +128,12 @@ fn judge_one(topic: &TopicReport, kafka: &KafkaSettings) -> Vec<Check> {
     checks
 }
 
-fn retention(topic: &TopicReport, name: String, mend: String) -> Check {
-    let wanted = i64::try_from(RETENTION.as_millis()).unwrap_or(i64::MAX);
-    let mut check = known(name, topic.retention_ms, "7days or more", |ms, check| {
-        check.unless(ms < 0 || ms >= wanted, Status::Wrong, mend)
-    });
+fn retention(topic: &TopicReport, name: String, forever: bool, set: impl Fn(&str) -> String) -> Check {
+    let least = if forever { i64::MAX } else { i64::try_from(RETENTION.as_millis()).unwrap_or(i64::MAX) };
+    let (wanted, mend) =
+        if forever { ("for ever", set("retention.ms=-1")) } else { ("7days or more", set("retention.ms=604800000")) };
+    let mut check =
+        known(name, topic.retention_ms, wanted, |ms, check| check.unless(ms < 0 || ms >= least, Status::Wrong, mend));
     if let Some(ms) = topic.retention_ms {
         check.found = if ms < 0 { "for ever".into() } else { time::length(ms) };
     }
@@ -152,11 +177,27 @@ mod tests {
             max_message_bytes: Some(1_048_588),
             cleanup_policy: Some("delete".into()),
             unclean_leader_election: Some(false),
+            timestamp_type: Some("LogAppendTime".into()),
         }
     }
 
     fn worst(topic: TopicReport) -> Option<Status> {
-        judge_one(&topic, &KafkaSettings::default()).iter().map(|check| check.status).max()
+        judge_one(&topic, &KafkaSettings::default(), false).iter().map(|check| check.status).max()
+    }
+
+    #[test]
+    fn a_dead_letter_topic_may_delete_nothing() {
+        let dead = || TopicReport { retention_ms: Some(-1), ..sound() };
+        for (topic, status) in [
+            (dead(), Status::Ok),
+            (TopicReport { retention_ms: Some(604_800_000), ..dead() }, Status::Wrong),
+            (TopicReport { retention_ms: Some(i64::MAX - 1), ..dead() }, Status::Wrong),
+            (TopicReport { retention_bytes: Some(1 << 40), ..dead() }, Status::Wrong),
+            (TopicReport { retention_ms: None, ..dead() }, Status::Unknown),
+        ] {
+            let worst = judge_one(&topic, &KafkaSettings::default(), true).iter().map(|check| check.status).max();
+            assert_eq!(worst, Some(status), "{topic:?}");
+        }
     }
 
     #[test]
@@ -173,6 +214,8 @@ mod tests {
             (TopicReport { retention_bytes: Some(1), ..sound() }, Status::Warning),
             (TopicReport { cleanup_policy: Some("compact".into()), ..sound() }, Status::Wrong),
             (TopicReport { unclean_leader_election: Some(true), ..sound() }, Status::Wrong),
+            (TopicReport { timestamp_type: Some("CreateTime".into()), ..sound() }, Status::Warning),
+            (TopicReport { timestamp_type: None, ..sound() }, Status::Unknown),
             (TopicReport { partitions: 4, ..sound() }, Status::Warning),
             (TopicReport { partitions: 0, ..sound() }, Status::Wrong),
         ] {

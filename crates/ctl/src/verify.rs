@@ -4,6 +4,8 @@
 //! batches, and name every message that is not as it should be; what they keep in memory besides is a few bytes for each of those,
 //! and for each dead letter once one is missed.
 //!
+//! Whoever asks for the whole topic is also told of stored documents that no reading call can use, whoever wrote them.
+//!
 //! A message that is missing may lie in the dead-letter topic or a dead list ([`elsewhere`]); then it counts as dead-lettered. What
 //! retention deleted can't be compared any more: that is *unverifiable*, which is not fine.
 
@@ -97,6 +99,13 @@ pub enum Finding {
     },
     /// Stored with the time of a copy that may have come before the range.
     TimestampUnjudged,
+    /// A stored document that no reading call can use.
+    Unreadable {
+        /// Its `_id`, as text.
+        document: String,
+        /// The field that makes it unreadable.
+        field: &'static str,
+    },
 }
 
 /// How many of each.
@@ -121,6 +130,8 @@ pub struct Summary {
     pub waiting: u64,
     /// See [`Finding`].
     pub timestamp_unjudged: u64,
+    /// See [`Finding`].
+    pub unreadable: u64,
     /// Deleted by retention before what was asked for.
     pub before_the_range: u64,
     /// Not committed yet, so not looked at.
@@ -132,7 +143,8 @@ pub struct Summary {
 impl Summary {
     /// What follows from it.
     pub fn verdict(&self) -> Verdict {
-        let wrong = self.missing + self.duplicated + self.altered + self.undecodable + self.unverifiable;
+        let wrong =
+            self.missing + self.duplicated + self.altered + self.undecodable + self.unverifiable + self.unreadable;
         if wrong == 0 && self.notes.is_empty() { Verdict::Fine } else { Verdict::Wrong }
     }
 }
@@ -182,10 +194,15 @@ impl<'o, 'w> Findings<'o, 'w> {
             Finding::DeadLettered { .. } => &mut summary.dead_lettered,
             Finding::Waiting { .. } => &mut summary.waiting,
             Finding::TimestampUnjudged => &mut summary.timestamp_unjudged,
+            Finding::Unreadable { .. } => &mut summary.unreadable,
         } += 1;
         let record = record.map(|(partition, offset)| format!("{partition}@{offset}"));
         let sentence = sentence(finding);
-        let shown = id.map_or_else(|| format!("record {}", record.as_deref().unwrap_or_default()), |id| id.to_string());
+        let shown = match (id, &record, finding) {
+            (Some(id), ..) => id.to_string(),
+            (None, _, Finding::Unreadable { document, .. }) => document.clone(),
+            (None, record, _) => format!("record {}", record.as_deref().unwrap_or_default()),
+        };
         self.output.say(&Named { message_id: id, record, finding }, format!("{shown}  {sentence}"))
     }
 
@@ -201,6 +218,7 @@ impl<'o, 'w> Findings<'o, 'w> {
             (summary.altered, "altered"),
             (summary.undecodable, "undecodable and kept nowhere"),
             (summary.unverifiable, "unverifiable: retention deleted them"),
+            (summary.unreadable, "stored and unreadable"),
             (summary.dead_lettered, "dead-lettered"),
             (summary.waiting, "on their way"),
             (summary.timestamp_unjudged, "with a time that may be of a copy before the range"),
@@ -229,5 +247,6 @@ fn sentence(finding: &Finding) -> String {
         Finding::DeadLettered { place } => format!("dead-lettered: in the {place}"),
         Finding::Waiting { place } => format!("on its way: in the {place}"),
         Finding::TimestampUnjudged => "stored with the time of a copy that may have come before the range".into(),
+        Finding::Unreadable { field, .. } => format!("stored, and cannot be read: {field}"),
     }
 }

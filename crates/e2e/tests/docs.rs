@@ -18,6 +18,9 @@ fn check(file: &str, text: &str) -> Result<()> {
     Ok(())
 }
 
+/// `holdfast_service::settings`, for who writes such a file.
+const CONFIGURATION_FILE: &str = include_str!("configuration_file.md");
+
 #[test]
 fn settings_are_documented_as_they_are() -> Result<()> {
     let (gateway, worker) =
@@ -32,8 +35,9 @@ fn settings_are_documented_as_they_are() -> Result<()> {
     };
     let mut text = String::from(
         "# Settings\n\nEnvironment variables, or `NAME=value` lines of the file that `CONFIG_FILE` names; the environment wins. An empty value is an\n\
-         unset one. This page is made from the code (`UPDATE_DOCS=1 cargo test -p holdfast-e2e docs`).\n",
+         unset one. This page is made from the code (`UPDATE_DOCS=1 cargo test -p holdfast-e2e docs`).\n\n",
     );
+    text += CONFIGURATION_FILE;
     write!(text, "\n## Both services\n\n{}", of(&gateway, &worker, true))?;
     write!(text, "\n## Gateway\n\n{}", of(&gateway, &worker, false))?;
     write!(text, "\n## Worker\n\n{}", of(&worker, &gateway, false))?;

@@ -1,15 +1,18 @@
 //! Who is asking: the verified token.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use holdfast_message::UserId;
 use holdfast_service::clock::unix_ms;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode};
 use serde::Deserialize;
+use serde_json::{Map, Value};
 
 use crate::config::GatewaySettings;
 use crate::error::{Code, Refusal};
 
 /// How far the clocks of issuer and gateway may differ, in seconds.
-const LEEWAY_SECS: u64 = 5;
+const LEEWAY: f64 = 5.0;
 
 /// A user, by a token that was valid when it was checked.
 #[derive(Debug, Clone)]
@@ -36,8 +39,11 @@ pub struct Verifier {
 #[derive(Deserialize)]
 struct Claims {
     sub: String,
-    /// A NumericDate may have a fraction (RFC 7519, section 2).
+    /// When it ends. A NumericDate is any JSON number, with a fraction or without (RFC 7519, section 2).
     exp: f64,
+    /// Before when it is not valid yet.
+    #[serde(default)]
+    nbf: f64,
 }
 
 impl Verifier {
@@ -55,9 +61,9 @@ impl Verifier {
             (None, None) => return Err("one of JWT_SECRET and JWT_PUBLIC_KEY_FILE must be set".into()),
         };
         let mut validation = Validation::new(algorithm);
-        validation.leeway = LEEWAY_SECS;
-        validation.validate_nbf = true;
-        let mut required = vec!["exp", "sub"];
+        // `Claims` requires the dates and `verify` compares them: the library takes a date beyond a u64 for no date.
+        validation.validate_exp = false;
+        let mut required = vec!["sub"];
         match &settings.jwt_audience {
             Some(audience) => {
                 validation.set_audience(&[audience]);
@@ -79,11 +85,31 @@ impl Verifier {
         let claims = decode::<Claims>(token, &self.key, &self.validation)
             .map_err(|error| unauthenticated(&format!("the token is not valid: {error}")))?
             .claims;
+        if has_critical_extensions(token) {
+            return Err(unauthenticated("the token has critical extensions (crit), and none is supported"));
+        }
         let user = UserId::parse(&claims.sub).map_err(|error| unauthenticated(&format!("sub: {error}")))?;
-        // A date beyond what an i64 holds becomes its greatest value.
-        let expires_at = ((claims.exp + LEEWAY_SECS as f64) * 1000.0) as i64;
-        Ok(Identity { user, expires_at })
+        // A date beyond what an i64 holds becomes its greatest or least value.
+        let (expires_at, not_before) = (milliseconds(claims.exp + LEEWAY), milliseconds(claims.nbf - LEEWAY));
+        if unix_ms() < not_before {
+            return Err(unauthenticated("the token is not valid yet"));
+        }
+        let identity = Identity { user, expires_at };
+        identity.still_valid()?;
+        Ok(identity)
     }
+}
+
+fn milliseconds(seconds: f64) -> i64 {
+    (seconds * 1000.0) as i64
+}
+
+/// Whether the header says `crit`, whatever it says there: a recipient must refuse extensions that it does not implement, and a `crit`
+/// that is no list of names makes the token invalid (RFC 7515, section 4.1.11).
+fn has_critical_extensions(token: &str) -> bool {
+    let header = token.split('.').next().and_then(|header| URL_SAFE_NO_PAD.decode(header).ok());
+    let header = header.and_then(|header| serde_json::from_slice::<Map<String, Value>>(&header).ok());
+    header.is_none_or(|header| header.contains_key("crit"))
 }
 
 fn public_key(pem: &[u8]) -> Option<(DecodingKey, Algorithm)> {
@@ -165,6 +191,81 @@ mod tests {
         assert!(strict.verify(&hs256(&json!({ "sub": "alice", "exp": later, "aud": "chat", "iss": "us" }))).is_ok());
         assert!(strict.verify(&hs256(&json!({ "sub": "alice", "exp": later, "aud": "other", "iss": "us" }))).is_err());
         assert!(strict.verify(&hs256(&json!({ "sub": "alice", "exp": later }))).is_err());
+    }
+
+    fn with_header(header: &str, claims: &Value) -> String {
+        let part = |text: &str| URL_SAFE_NO_PAD.encode(text);
+        let message = format!("{}.{}", part(header), part(&claims.to_string()));
+        let key = EncodingKey::from_secret(SECRET);
+        let signature = jsonwebtoken::crypto::sign(message.as_bytes(), &key, Algorithm::HS256).unwrap();
+        format!("{message}.{signature}")
+    }
+
+    #[test]
+    fn a_critical_extension_makes_a_token_invalid() {
+        let claims = json!({ "sub": "alice", "exp": in_an_hour() });
+        let verifier = verifier(&[]);
+        for header in [r#"{"alg":"HS256"}"#, r#"{"typ":"JWT","alg":"HS256","kid":"1","b64":true,"crit2":["b64"]}"#] {
+            assert!(verifier.verify(&with_header(header, &claims)).is_ok(), "{header}");
+        }
+        for header in [
+            r#"{"alg":"HS256","crit":["b64"],"b64":true}"#,
+            r#"{"alg":"HS256","crit":["b64"],"b64":false}"#,
+            r#"{"alg":"HS256","crit":["http://example.org/unknown"],"http://example.org/unknown":1}"#,
+            r#"{"alg":"HS256","crit":["exp"],"exp":1}"#,
+            r#"{"alg":"HS256","crit":["alg"]}"#,
+            r#"{"alg":"HS256","crit":[]}"#,
+            r#"{"alg":"HS256","crit":null}"#,
+            r#"{"alg":"HS256","crit":"b64"}"#,
+            r#"{"alg":"HS256","crit":{}}"#,
+            r#"{"alg":"HS256","cr\u0069t":["b64"]}"#,
+            r#"{"crit":["b64"],"alg":"HS256","crit":[]}"#,
+        ] {
+            let refusal = verifier.verify(&with_header(header, &claims)).expect_err(header);
+            assert_eq!(refusal.code, Code::Unauthenticated, "{header}");
+        }
+    }
+
+    #[test]
+    fn a_date_is_any_number_however_far() {
+        let (key, now) = (EncodingKey::from_secret(SECRET), unix_ms() as f64 / 1000.0);
+        let verify = |claims: &str| {
+            let claims: Value = serde_json::from_str(claims).unwrap();
+            verifier(&[]).verify(&sign(Algorithm::HS256, &key, &claims))
+        };
+        for exp in ["1e300", "1e19", "18446744073709551616", "1e18", "9007199254740993", "2e10"] {
+            let identity = verify(&format!(r#"{{"sub":"alice","exp":{exp}}}"#)).expect(exp);
+            assert!(identity.expires_at > 1_000_000_000_000_000 || exp == "2e10", "{exp}: {identity:?}");
+            assert!(identity.still_valid().is_ok(), "{exp}");
+        }
+        let soon = verify(&format!(r#"{{"sub":"alice","exp":{}}}"#, now + 60.5)).unwrap();
+        assert_eq!(soon.expires_at, ((now + 60.5 + LEEWAY) * 1000.0) as i64, "with its fraction");
+        for (exp, nbf) in [
+            ("-1", "0"),
+            ("-1e300", "0"),
+            ("0", "0"),
+            ("-0.0", "0"),
+            ("1.5", "0"),
+            (r#""1e300""#, "0"),
+            (r#""NaN""#, "0"),
+            (r#""""#, "0"),
+            ("null", "0"),
+            ("true", "0"),
+            ("[1e300]", "0"),
+            ("{}", "0"),
+            ("1e300", "1e300"),
+            ("1e300", "1e19"),
+            ("1e300", r#""0""#),
+            ("1e300", "null"),
+        ] {
+            let refused = verify(&format!(r#"{{"sub":"alice","exp":{exp},"nbf":{nbf}}}"#));
+            assert_eq!(refused.expect_err(exp).code, Code::Unauthenticated, "{exp} {nbf}");
+        }
+        assert!(verify(r#"{"sub":"alice","exp":1e300,"nbf":-1e300}"#).is_ok());
+        assert!(verify(&format!(r#"{{"sub":"alice","exp":1e300,"nbf":{}}}"#, now + 1.0)).is_ok(), "within the leeway");
+        assert!(verify(&format!(r#"{{"sub":"alice","exp":1e300,"nbf":{}}}"#, now + 60.0)).is_err());
+        assert!(verify(&format!(r#"{{"sub":"alice","exp":{}}}"#, now - 1.0)).is_ok(), "within the leeway");
+        assert!(verify(&format!(r#"{{"sub":"alice","exp":{}}}"#, now - 60.0)).is_err());
     }
 
     #[test]

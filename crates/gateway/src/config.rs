@@ -8,13 +8,16 @@ use holdfast_cache::breaker::BreakerSettings;
 use holdfast_cache::failed::{Durability, FailedQueueSettings};
 use holdfast_kafka::KafkaSettings;
 use holdfast_kafka::publisher::REPORT_GRACE;
+use holdfast_service::serve::{ConnectionLimits, ConnectionSettings};
 use holdfast_service::servers::{CacheSettings, ServerSettings};
 use holdfast_service::settings::{
-    CONFIG_FILE, Effective, List, Millis, PROFILE, Profile, Seconds, Secret, Setting, SettingsError, Source, Value,
+    CONFIG_FILE, Effective, List, Millis, PROFILE, Profile, RedisUrl, Seconds, Secret, Setting, SettingsError, Source,
+    Value,
 };
 use ipnet::IpNet;
 
 use crate::members::BRIEFLY;
+use crate::origins::Origins;
 
 /// When a message is shown to its receivers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,10 +101,11 @@ holdfast_service::settings! {
         jwt_audience: Option<String> = "JWT_AUDIENCE", "";
         /// The issuer that tokens must name.
         jwt_issuer: Option<String> = "JWT_ISSUER", "";
-        /// Origins of browsers that may call, separated by commas; `*` for every one.
-        cors_origins: List = "CORS_ORIGINS", "", development "*";
+        /// Origins of browsers that may call and connect, as `https://chat.example`, separated by commas; `*` for every one, without
+        /// credentials. Pages of the gateway's own host may connect in any case.
+        cors_origins: Origins = "CORS_ORIGINS", "", development "*";
         /// The failed queue's Redis. Unset: the cache's, which must then not evict and must keep an append-only file.
-        redis_queue_url: Option<Secret> = "REDIS_QUEUE_URL", "";
+        redis_queue_url: Option<RedisUrl> = "REDIS_QUEUE_URL", "";
         /// The failed queue's Redis is a cluster of its own, found by these nodes, `host:port` separated by commas. User, password and TLS are
         /// those of `REDIS_QUEUE_URL`, or else of `REDIS_URL`. Unset: one server at `REDIS_QUEUE_URL`, or whatever the cache is.
         redis_queue_cluster_nodes: List = "REDIS_QUEUE_CLUSTER_NODES", "";
@@ -110,6 +114,10 @@ holdfast_service::settings! {
         /// Replicas of the failed queue's Redis that must have a message before it counts as queued; with fewer it is refused. 0: those that are
         /// connected at the moment, which may be none.
         failed_queue_min_replicas: u32 = "FAILED_QUEUE_MIN_REPLICAS", "0";
+        /// `true`: a gateway does not become ready while its failed queue's server has settings by which the queue refuses messages (it evicts,
+        /// has no append-only file, never syncs it, or does not tell). `false`: it is ready as soon as Kafka answers, and sends are refused at
+        /// the next outage of Kafka.
+        failed_queue_required: bool = "FAILED_QUEUE_REQUIRED", "true", development "false";
         /// `realtime-first`: receivers see a message before Kafka has it; `durable-first`: after.
         delivery_mode: DeliveryMode = "DELIVERY_MODE", "realtime-first";
         /// Who may write to whom unless one blocks the other: `open`, everybody to everybody; `friends`, friends to friends.
@@ -139,6 +147,22 @@ holdfast_service::settings! {
         max_sockets_per_user: usize = "MAX_SOCKETS_PER_USER", "0";
         /// Connections from one address (of IPv6: from one /64) at once on one gateway; 0 for no limit.
         max_sockets_per_address: usize = "MAX_SOCKETS_PER_ADDRESS", "0";
+        /// Connections at once on one gateway, of whatever use; one more is closed before it is read.
+        max_connections: usize = "MAX_CONNECTIONS", "20000";
+        /// Milliseconds between two heartbeats of a Socket.IO connection.
+        ping_interval: Millis = "PING_INTERVAL_MS", "25000";
+        /// Milliseconds that a client has to answer a heartbeat. One that says nothing for `PING_INTERVAL_MS` and this is disconnected.
+        ping_timeout: Millis = "PING_TIMEOUT_MS", "20000";
+        /// Milliseconds that a Socket.IO connection may last without a valid token.
+        connect_timeout: Millis = "CONNECT_TIMEOUT_MS", "45000";
+        /// Bytes that may wait for one Socket.IO connection, and one response beyond them. What finds no room is dropped: an event
+        /// leads to a `resync`, a request to a refusal.
+        socket_buffer_bytes: usize = "SOCKET_BUFFER_BYTES", "1048576";
+        /// Milliseconds after which a Socket.IO connection that has no room all that time is closed.
+        socket_overflow: Millis = "SOCKET_OVERFLOW_MS", "10000";
+        /// Bytes that may wait for all connections of one gateway together. When three quarters are taken, those that have the most wait
+        /// for them are closed.
+        outgoing_bytes_max: usize = "OUTGOING_BYTES_MAX", "67108864";
         /// Handshakes a second from one address (of IPv6: from one /64) on one gateway; 0 for no limit.
         handshakes_per_second_per_address: u32 = "HANDSHAKES_PER_SECOND_PER_ADDRESS", "0";
         /// Networks of proxies whose `X-Forwarded-For` is believed, as `10.0.0.0/8,fd00::/8`.
@@ -179,6 +203,8 @@ pub struct Config {
     pub servers: ServerSettings,
     /// The cache's layout.
     pub cache: CacheSettings,
+    /// What connections may take.
+    pub connections: ConnectionSettings,
     /// Its own.
     pub own: GatewaySettings,
 }
@@ -215,6 +241,7 @@ impl Config {
             .into_iter()
             .chain(GatewaySettings::SETTINGS)
             .chain(CacheSettings::SETTINGS)
+            .chain(ConnectionSettings::SETTINGS)
             .chain(ServerSettings::SETTINGS)
     }
 
@@ -223,15 +250,33 @@ impl Config {
         let profile = source.profile();
         let servers = ServerSettings::read(&mut source);
         let cache = CacheSettings::read(&mut source);
+        let connections = ConnectionSettings::read(&mut source);
         let own = GatewaySettings::read(&mut source);
+        if let Some(servers) = &servers {
+            check_servers(servers, &mut source);
+        }
         if let Some(cache) = &cache {
             cache.check(&mut source);
+        }
+        if let Some(connections) = &connections {
+            connections.check(&mut source);
         }
         if let Some(own) = &own {
             check(own, &mut source);
         }
-        let all = servers.zip(cache).zip(own);
-        source.finish(all.map(|((servers, cache), own)| Self { profile, servers, cache, own }))
+        let all = servers.zip(cache).zip(connections).zip(own);
+        source.finish(all.map(|(((servers, cache), connections), own)| Self {
+            profile,
+            servers,
+            cache,
+            connections,
+            own,
+        }))
+    }
+
+    /// What the clients' connections may take.
+    pub fn clients(&self) -> ConnectionLimits {
+        self.connections.limits(self.own.max_connections)
     }
 
     /// What the producer is built from.
@@ -261,6 +306,15 @@ impl Config {
     }
 }
 
+/// What only the servers' own clients can say of their settings.
+pub fn check_servers(servers: &ServerSettings, source: &mut Source) {
+    servers.check(source);
+    KafkaSettings::check(servers, source);
+    if let Err(rule) = holdfast_store::check_url(servers.mongo_url.reveal()) {
+        source.refuse("MONGO_URL", &rule);
+    }
+}
+
 /// The ladder of deadlines, and what else must hold between settings.
 fn check(own: &GatewaySettings, source: &mut Source) {
     // A send asks the cache twice, for the limit and for the list, and waits for one batch before its own; and for the store, where
@@ -284,7 +338,24 @@ fn check(own: &GatewaySettings, source: &mut Source) {
         own.jwt_secret.as_ref().is_none_or(|secret| secret.reveal().len() >= 32),
         "JWT_SECRET must have 32 bytes or more",
     );
+    if own.redis_queue_cluster_nodes.0.iter().any(|node| node.contains('@')) {
+        source.refuse("REDIS_QUEUE_CLUSTER_NODES", "must not hold a user or a password");
+    }
     source.require((1..=100).contains(&own.history_default_limit), "HISTORY_DEFAULT_LIMIT must be from 1 to 100");
+    for (name, value) in [
+        ("PING_INTERVAL_MS", own.ping_interval),
+        ("PING_TIMEOUT_MS", own.ping_timeout),
+        ("CONNECT_TIMEOUT_MS", own.connect_timeout),
+        ("SOCKET_OVERFLOW_MS", own.socket_overflow),
+    ] {
+        source.require(!value.0.is_zero(), format!("{name} must be above 0"));
+    }
+    source.require(own.max_connections > 0, "MAX_CONNECTIONS must be above 0");
+    source.require(own.socket_buffer_bytes >= 65_536, "SOCKET_BUFFER_BYTES must be at least 65536");
+    source.require(
+        own.outgoing_bytes_max / 4 >= own.socket_buffer_bytes,
+        "OUTGOING_BYTES_MAX must be at least four times SOCKET_BUFFER_BYTES",
+    );
     source.require(own.max_sends_in_flight > 0, "MAX_SENDS_IN_FLIGHT must be above 0");
     source.require(
         (own.message_limit, own.event_limit) == (0, 0) || own.window.0 > Duration::ZERO,

@@ -6,6 +6,7 @@
 //!
 //! [`messages`] gives each connection a message once, by what [`sent_window`] remembers.
 
+pub mod emit;
 pub mod hearers;
 mod messages;
 mod sent_window;
@@ -23,8 +24,8 @@ use holdfast_cache::keys::Channel;
 use holdfast_message::{ChatId, UserId, id::Members};
 use holdfast_service::clock::unix_ms;
 use serde::Serialize;
-use serde_json::value::RawValue;
-use serde_json::{Value, json};
+use serde_json::json;
+use serde_json::value::{RawValue, to_raw_value};
 use socketioxide::extract::SocketRef;
 use socketioxide::socket::Sid;
 use tokio_util::sync::CancellationToken;
@@ -35,6 +36,7 @@ use crate::deliver::messages::Answered;
 use crate::deliver::sent_window::{ConnectionNumber, SentWindow};
 use crate::event::server::{CHAT_UPDATED, RESYNC};
 use crate::metrics::Metrics;
+use crate::outgoing::Packet;
 
 /// The sockets of this gateway, by user.
 #[derive(Clone)]
@@ -63,7 +65,7 @@ struct Connected {
 struct Held {
     /// Answers that are being made.
     holders: usize,
-    events: Vec<(&'static str, Value)>,
+    events: Vec<(&'static str, Box<RawValue>)>,
     answered: Answered,
 }
 
@@ -97,8 +99,9 @@ impl Drop for Holding {
             let mut held = self.connected.held();
             held.holders -= 1;
             if held.holders == 0 {
-                for (event, payload) in held.release() {
-                    if self.connected.socket.emit(event, &payload).is_err() {
+                let Held { events, mut answered, .. } = std::mem::take(&mut *held);
+                for (event, payload) in events {
+                    if !answered.give(&self.connected.socket, event, &payload) {
                         self.connected.missed(&self.metrics);
                         lost.extend(messages::received(event, &payload));
                     }
@@ -116,20 +119,21 @@ impl Connected {
     }
 
     /// Gives an event to the socket, or puts it behind the answer that it waits for; false if it was dropped.
-    fn give(&self, event: &'static str, payload: &(impl Serialize + ?Sized)) -> bool {
+    fn give(&self, event: &'static str, payload: &RawValue) -> bool {
         let mut held = self.held();
         if held.holders == 0 {
             // Within the lock, so that what was held before is out before.
-            return self.socket.emit(event, payload).is_ok();
+            return emit::event(&self.socket, event, payload);
         }
-        let fits = held.events.len() < MAX_HELD;
-        if fits && let Ok(payload) = serde_json::to_value(payload) {
-            held.events.push((event, payload));
+        let fits = held.events.len() < MAX_HELD && emit::keep(&self.socket, event, payload);
+        if fits {
+            held.events.push((event, payload.to_owned()));
         }
         fits
     }
 
     fn missed(&self, metrics: &Metrics) {
+        metrics.outgoing_dropped(Packet::Event);
         if !self.lagging.swap(true, Ordering::Relaxed) {
             metrics.lagging.inc();
         }
@@ -193,18 +197,26 @@ impl Sockets {
     /// An event to every socket of one user here.
     pub fn emit(&self, user: &UserId, event: &'static str, payload: &(impl Serialize + ?Sized)) {
         let Some(sockets) = self.users.get(user) else { return };
+        // What is JSON already is only copied.
+        let Ok(payload) = to_raw_value(payload) else { return };
         for connected in sockets.iter() {
-            self.give(connected, event, payload);
+            self.give(connected, event, &payload);
         }
     }
 
     /// An event to one socket; false if it was dropped, which marks the socket as lagging.
-    fn give(&self, connected: &Connected, event: &'static str, payload: &(impl Serialize + ?Sized)) -> bool {
+    fn give(&self, connected: &Connected, event: &'static str, payload: &RawValue) -> bool {
         let given = connected.give(event, payload);
         if !given {
             connected.missed(&self.metrics);
         }
         given
+    }
+
+    /// One socket of a user, if it is here.
+    pub fn socket(&self, user: &UserId, socket: Sid) -> Option<SocketRef> {
+        let sockets = self.users.get(user)?;
+        sockets.iter().find(|connected| connected.socket.id == socket).map(|connected| connected.socket.clone())
     }
 
     /// Every socket here, and whose it is.
@@ -284,6 +296,7 @@ impl Sockets {
     /// Every second: tells sockets whose buffer was full that they may have missed something, once there is room again, and closes
     /// those whose token has ended.
     pub async fn look_after(self, stop: CancellationToken) {
+        let Ok(resync) = to_raw_value(&json!({})) else { return };
         let mut tick = tokio::time::interval(Duration::from_secs(1));
         while stop.run_until_cancelled(tick.tick()).await.is_some() {
             let (now, mut ended) = (unix_ms(), Vec::new());
@@ -294,7 +307,7 @@ impl Sockets {
                     } else if connected.lagging.load(Ordering::Relaxed) {
                         // Cleared first: what is dropped from here on marks it anew.
                         connected.lagging.store(false, Ordering::Relaxed);
-                        if !connected.give(RESYNC, &json!({})) {
+                        if !connected.give(RESYNC, &resync) {
                             connected.lagging.store(true, Ordering::Relaxed);
                         }
                     }

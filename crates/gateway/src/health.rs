@@ -1,7 +1,9 @@
 //! What the gateway says of itself.
 //!
-//! Ready means: it can make a message durable, by Kafka or by the failed queue, whatever else is away. Once ready, only draining
-//! makes it unready. The other servers are probed in the background, so that asking for health costs nothing.
+//! Ready means: it can make a message durable, by Kafka or by the failed queue, whatever else is away. Where the failed queue is required
+//! (`FAILED_QUEUE_REQUIRED`), a server of its own that has the wrong settings keeps the gateway from becoming ready, for with it the next
+//! outage of Kafka refuses every send; one that is away does not, for nobody knows its settings. Once ready, only draining makes it
+//! unready. The other servers are probed in the background, so that asking for health costs nothing.
 
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -9,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use holdfast_cache::breaker::Hold;
+use holdfast_cache::failed::Refusal;
 use holdfast_cache::{Breaker, Connection, FailedQueue};
 use holdfast_kafka::Publisher;
 use holdfast_service::ops::{Health, Turn};
@@ -28,6 +31,7 @@ pub struct GatewayHealth {
     pipeline: Pipeline,
     breakers: Breakers,
     metrics: Metrics,
+    queue_required: bool,
     ready: AtomicBool,
     draining: CancellationToken,
     seen: Mutex<Seen>,
@@ -50,7 +54,9 @@ struct Seen {
     store: bool,
     cache: bool,
     /// `Err` says why the failed queue would refuse.
-    queue: Option<Result<(), String>>,
+    queue: Option<Result<(), Refusal>>,
+    /// What an operator should know of its servers all the same.
+    queue_warnings: Vec<String>,
 }
 
 /// Who is probed.
@@ -66,10 +72,16 @@ pub struct Probed {
 }
 
 impl GatewayHealth {
-    /// Not ready yet.
-    pub fn new(pipeline: Pipeline, breakers: Breakers, metrics: Metrics, draining: CancellationToken) -> Self {
+    /// Not ready yet. `queue_required`: nor will it be while the failed queue's server has settings that make it refuse.
+    pub fn new(
+        pipeline: Pipeline,
+        breakers: Breakers,
+        metrics: Metrics,
+        queue_required: bool,
+        draining: CancellationToken,
+    ) -> Self {
         let (ready, seen) = (AtomicBool::new(false), Mutex::default());
-        Self { pipeline, breakers, metrics, ready, draining, seen }
+        Self { pipeline, breakers, metrics, queue_required, ready, draining, seen }
     }
 
     /// Probes until the token is cancelled.
@@ -86,9 +98,10 @@ impl GatewayHealth {
                 kafka: kafka.is_ok(),
                 store: store.is_ok(),
                 cache: cache.is_ok(),
-                queue: Some(queue.map_err(|refusal| refusal.to_string())),
+                queue: Some(queue),
+                queue_warnings: probed.queue.warnings().iter().map(ToString::to_string).collect(),
             };
-            if (seen.kafka || matches!(seen.queue, Some(Ok(())))) && !self.ready.swap(true, Ordering::Relaxed) {
+            if seen.unready(self.queue_required).is_none() && !self.ready.swap(true, Ordering::Relaxed) {
                 tracing::info!(kafka = seen.kafka, queue = ?seen.queue, "ready");
             }
             self.note(seen);
@@ -100,9 +113,31 @@ impl GatewayHealth {
         if let Some(Err(why)) = &seen.queue
             && last.queue != seen.queue
         {
-            tracing::warn!(why, "the failed queue would refuse messages");
+            tracing::warn!(%why, "the failed queue would refuse messages");
         }
+        self.metrics.failed_usable.set(i64::from(matches!(seen.queue, Some(Ok(())))));
         *last = seen;
+    }
+
+    fn seen(&self) -> Seen {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Seen {
+    /// Why a gateway that sees this does not become ready; `None`: it does.
+    fn unready(&self, queue_required: bool) -> Option<String> {
+        match &self.queue {
+            None => Some("the other servers have not been asked yet".into()),
+            Some(Ok(())) => None,
+            Some(Err(why)) if queue_required && why.is_by_settings() => {
+                Some(format!("the failed queue would refuse messages, and FAILED_QUEUE_REQUIRED is on: {why}"))
+            }
+            Some(Err(_)) if self.kafka => None,
+            Some(Err(why)) => Some(format!(
+                "no message can be made durable: kafka does not answer, and the failed queue would refuse: {why}"
+            )),
+        }
     }
 }
 
@@ -111,12 +146,17 @@ impl Health for GatewayHealth {
         self.pipeline.is_running()
     }
 
-    fn ready(&self) -> bool {
-        self.ready.load(Ordering::Relaxed) && !self.draining.is_cancelled()
+    fn unready(&self) -> Option<String> {
+        if self.draining.is_cancelled() {
+            return Some("draining".into());
+        }
+        let is_ready = self.ready.load(Ordering::Relaxed);
+        // Between a probe and its effect there is nothing to complain of, and it is not ready yet.
+        (!is_ready).then(|| self.seen().unready(self.queue_required).unwrap_or_else(|| "starting".into()))
     }
 
     fn report(&self) -> Value {
-        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let seen = self.seen();
         let queue_up = matches!(seen.queue, Some(Ok(())));
         let status = if self.draining.is_cancelled() {
             "draining"
@@ -128,7 +168,7 @@ impl Health for GatewayHealth {
             "degraded"
         };
         let refuses = match &seen.queue {
-            Some(Err(why)) => Some(why.as_str()),
+            Some(Err(why)) => Some(why.to_string()),
             _ => None,
         };
         json!({
@@ -137,7 +177,7 @@ impl Health for GatewayHealth {
                 "kafka": { "up": seen.kafka, "breaker": self.breakers.kafka.state().as_str() },
                 "mongodb": { "up": seen.store, "breaker": self.breakers.mongodb.state().as_str() },
                 "redis": { "up": seen.cache, "breaker": self.breakers.cache.state().as_str() },
-                "redisQueue": { "up": queue_up, "refuses": refuses },
+                "redisQueue": { "up": queue_up, "refuses": refuses, "warnings": seen.queue_warnings },
             },
             "failedQueue": {
                 "messages": self.metrics.failed_messages.get(),
@@ -160,5 +200,34 @@ impl Health for GatewayHealth {
             Turn::Auto => None,
         });
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(kafka: bool, queue: Result<(), Refusal>) -> Seen {
+        Seen { kafka, queue: Some(queue), ..Seen::default() }
+    }
+
+    #[test]
+    fn a_queue_that_has_the_wrong_settings_keeps_from_being_ready_only_where_it_is_required() {
+        for refusal in [
+            Refusal::NoAppendOnlyFile,
+            Refusal::NeverSynced,
+            Refusal::Evicts("allkeys-lru".into()),
+            Refusal::Unreadable("appendonly"),
+        ] {
+            let seen = seen(true, Err(refusal.clone()));
+            assert!(seen.unready(true).is_some_and(|why| why.contains(&refusal.to_string())), "{refusal}");
+            assert_eq!(seen.unready(false), None);
+        }
+        let away = || Err(Refusal::Unreachable("no answer in time".into()));
+        assert_eq!(seen(true, away()).unready(true), None, "nobody knows the settings of a server that is away");
+        assert!(seen(false, away()).unready(false).is_some());
+        assert_eq!(seen(true, Err(Refusal::Replica)).unready(true), None, "a failover is under way");
+        assert_eq!(seen(false, Ok(())).unready(true), None);
+        assert!(Seen::default().unready(false).is_some(), "not asked yet");
     }
 }

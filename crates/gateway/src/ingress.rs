@@ -14,17 +14,19 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use holdfast_cache::keys::Channel;
 use holdfast_message::draft::target;
 use holdfast_message::{ChatId, Draft, HistoryKey, UserId};
 use holdfast_service::trace::TraceParent;
 use serde::{Deserialize, Serialize};
+use serde_json::value::to_raw_value;
 use serde_json::{Value, json};
+use socketioxide::ParserError;
+use socketioxide::adapter::LocalAdapter;
 use socketioxide::extract::{Event, SocketRef, TryData};
-use socketioxide::socket::{DisconnectReason, Sid};
-use socketioxide::{ParserError, SendError, SocketError};
+use socketioxide::socket::{DisconnectReason, Sid, Socket};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
@@ -34,16 +36,19 @@ use crate::Gateway;
 use crate::admit::Act;
 use crate::answer::{Done, HistoryPage, Missed, Positive, Sent};
 use crate::auth::Identity;
-use crate::deliver::Holding;
+use crate::deliver::{Holding, emit};
 use crate::error::{Code, Refusal};
 use crate::event::{client, server};
 use crate::history::{Page, read_cursor, read_limit};
+use crate::integer;
 use crate::limit::address::ClientAddress;
 use crate::limit::places::Place;
 use crate::metrics::{Limited, Outcome};
+use crate::outgoing::Packet;
 use crate::pipeline::Answer;
 use crate::presence::PresenceRequest;
 use crate::resume::{self, Resume, ResumeRequest};
+use crate::sessions::Session;
 use crate::typing::TypingRequest;
 
 /// How long a socket's subscription and the reading may take before `resume` recovers nothing.
@@ -52,8 +57,9 @@ const RESUME_WITHIN: Duration = Duration::from_secs(3);
 const READY_WITHIN: Duration = Duration::from_secs(1);
 /// Beyond this the subscription counts as broken, and everybody is told to `resync` once it is mended.
 const READY_LATE: Duration = Duration::from_secs(60);
-/// Between attempts to give an answer to a socket whose buffer is full.
-const ANSWER_AGAIN: Duration = Duration::from_millis(20);
+
+/// An answer from this size on may find no room where a refusal does. No answer to a send is so large.
+const LARGE: usize = 64 * 1024;
 
 /// What clients say in the handshake's `auth`. Unknown fields are ignored everywhere.
 #[derive(Debug, Default, Deserialize, ToSchema)]
@@ -100,6 +106,7 @@ pub struct HistoryRequest {
     /// Or the chat.
     pub chat_id: Option<String>,
     /// The most messages.
+    #[serde(default, deserialize_with = "integer::optional")]
     #[schema(minimum = 1, maximum = 100)]
     pub limit: Option<usize>,
     /// The `nextCursor` of a page: the page after it.
@@ -154,6 +161,9 @@ pub async fn authenticate(
     let identity = measured.and_then(|()| gateway.tokens.verify(&token)).and_then(|identity| {
         let places = gateway.places(&socket, &identity.user)?;
         socket.extensions.insert(places);
+        if let Some(session) = session_of(&socket) {
+            session.taken_by(&identity.user, socket.id);
+        }
         Ok(identity)
     });
     match identity {
@@ -202,15 +212,11 @@ fn listen(gateway: &Arc<Gateway>, socket: &SocketRef, user: UserId) {
     socket.on(client::HISTORY, async move |socket: SocketRef, ack: Ack, TryData(request): TryData<HistoryRequest>| {
         let request = ack.wanted(&on_history).and_then(|()| Ok((identify(&socket)?, request.map_err(malformed)?)));
         let page = match request {
-            Ok((user, request)) => {
-                if request.before.is_none() {
-                    on_history.ready(&user, &socket).await;
-                }
-                on_history.history(&user, request).await
-            }
+            Ok((user, request)) => on_history.page_for(&user, &socket, request).await,
             Err(refusal) => Err(refusal),
         };
-        on_history.acknowledge(&ack, page.as_ref().map(HistoryPage::from).as_ref().map_err(|refusal| *refusal)).await;
+        let page = page.as_ref().map(|(page, _reading)| HistoryPage::from(page));
+        on_history.acknowledge(&ack, page.as_ref().map_err(|refusal| *refusal)).await;
     });
     let on_resume = gateway.clone();
     socket.on(client::RESUME, async move |socket: SocketRef, ack: Ack, TryData(request): TryData<ResumeRequest>| {
@@ -222,8 +228,12 @@ fn listen(gateway: &Arc<Gateway>, socket: &SocketRef, user: UserId) {
             }
             Err(refusal) => Err(refusal),
         };
+        let request = match request {
+            Ok((user, request)) => on_resume.reading(&socket).await.map(|reading| (user, request, reading)),
+            Err(refusal) => Err(refusal),
+        };
         match request {
-            Ok((user, request)) => {
+            Ok((user, request, _reading)) => {
                 let (answer, holding) = on_resume.resume_socket(&user, &socket, &request.offsets).await;
                 if on_resume.acknowledge(&ack, Ok(&answer)).await
                     && let Some(holding) = holding
@@ -281,6 +291,9 @@ fn listen(gateway: &Arc<Gateway>, socket: &SocketRef, user: UserId) {
     let on_disconnect = gateway.clone();
     socket.on_disconnect(async move |socket: SocketRef, _: DisconnectReason| {
         socket.extensions.remove::<Taken>();
+        if let Some(session) = session_of(&socket) {
+            session.left();
+        }
         on_disconnect.gone(&user, socket.id);
         on_disconnect.typing.left(socket.id).await;
     });
@@ -311,10 +324,12 @@ pub async fn connected(gateway: Arc<Gateway>, socket: SocketRef) {
             // Nobody waits for a refusal: nothing is recovered, and the client reads history.
             Err(refusal) => {
                 gateway.metrics.refused(refusal.code);
-                (Missed { chats: Resume::nothing(&offsets) }, None)
+                (Missed { chats: Resume::nothing_for_nothing(&offsets) }, None)
             }
         };
-        if socket.emit(server::RESUMED, &answer).is_err() {
+        let given = to_raw_value(&answer).is_ok_and(|answer| emit::response(&socket, server::RESUMED, &answer));
+        if !given {
+            gateway.metrics.outgoing_dropped(Packet::Response);
             tracing::debug!(%user, "the answer to the handshake's offsets could not be given");
         } else if let Some(holding) = holding {
             holding.answered(answer.messages());
@@ -338,6 +353,13 @@ struct Arrival {
 /// The places that a connection takes, given back at its end.
 type Taken = (Place<UserId>, Option<Place<IpAddr>>);
 
+type Reading<'a> = tokio::sync::SemaphorePermit<'a>;
+
+/// The session beneath a socket.
+fn session_of(socket: &Socket<LocalAdapter>) -> Option<&Arc<Session>> {
+    socket.req_parts().extensions.get()
+}
+
 /// Whose socket it is, if their token is still valid.
 fn identify(socket: &SocketRef) -> Result<UserId, Refusal> {
     let identity = socket.extensions.get::<Identity>().ok_or_else(no_identity)?;
@@ -355,6 +377,14 @@ impl Gateway {
         let Some(ClientAddress(address)) = socket.req_parts().extensions.get() else { return Ok((of_user, None)) };
         let of_address = self.limits.addresses.take(address).ok_or_else(|| too_many(Limited::AddressSockets))?;
         Ok((of_user, Some(of_address)))
+    }
+
+    /// Ends what a user holds by a socket whose transport has failed, before its session's end is noticed.
+    pub(crate) fn release(&self, user: &UserId, socket: Sid) {
+        if let Some(socket) = self.sockets.socket(user, socket) {
+            socket.extensions.remove::<Taken>();
+        }
+        self.gone(user, socket);
     }
 
     /// A socket has gone. May be said more than once.
@@ -431,7 +461,7 @@ impl Gateway {
         if !draft.chat().is_group() && draft.chat().other(user).is_none() {
             return Err(Refusal::new(Code::Forbidden, "not a member of this chat"));
         }
-        let stamp = self.stamps.next(user, draft.chat());
+        let stamp = self.stamps.next(user, draft.chat()).map_err(|far| Refusal::rate_limited(far.retry_after))?;
         let message = draft.stamp(stamp);
         self.pipeline.submit(message, TraceParent::random(fastrand::u128(..), fastrand::u64(..)))
     }
@@ -443,6 +473,32 @@ impl Gateway {
             Ok(Err(_)) => Err(Refusal::unavailable("this gateway is shutting down")),
             Err(_) => Err(Refusal::unavailable("no answer within the deadline; send it again")),
         }
+    }
+
+    /// A page of history for a socket, and what is held while the answer is made of it.
+    async fn page_for<'a>(
+        &self,
+        user: &UserId,
+        socket: &'a SocketRef,
+        request: HistoryRequest,
+    ) -> Result<(Page, Option<Reading<'a>>), Refusal> {
+        let reading = self.reading(socket).await?;
+        if request.before.is_none() {
+            self.ready(user, socket).await;
+        }
+        Ok((self.history(user, request).await?, reading))
+    }
+
+    /// A place among the socket's requests whose answers may be large. Refused at once, before anything is read, while such an answer
+    /// would find no room.
+    async fn reading<'a>(&self, socket: &'a SocketRef) -> Result<Option<Reading<'a>>, Refusal> {
+        let Some(session) = session_of(socket) else { return Ok(None) };
+        let reading = tokio::time::timeout(self.send_deadline, session.reads.acquire()).await;
+        let Ok(Ok(reading)) = reading else { return Err(Refusal::unavailable("no answer within the deadline")) };
+        if !session.account.takes_any() {
+            return Err(Refusal::unavailable("too much waits for this connection"));
+        }
+        Ok(Some(reading))
     }
 
     /// A page of a chat's history, for one of its members.
@@ -457,29 +513,29 @@ impl Gateway {
         }
     }
 
-    /// Answers an event: `{ ok: true, … }` or `{ ok: false, error }`, which is counted. A full buffer is waited for, within the
-    /// deadline: a client that reads slowly still gets its answers. False if it could not be given.
+    /// Answers an event: `{ ok: true, … }` or `{ ok: false, error }`, which is counted. An answer that finds no room among what waits
+    /// for the client is dropped and counted: the client asks or sends again. In place of a large one a refusal is tried.
+    /// False if the answer could not be given.
     async fn acknowledge<T: Serialize>(&self, ack: &Ack, answer: Result<&T, &Refusal>) -> bool {
-        if let Err(refusal) = answer {
-            self.metrics.refused(refusal.code);
-        }
-        let deadline = Instant::now() + self.send_deadline;
-        loop {
-            let sent = match answer {
-                Ok(answer) => ack.send(&Positive::new(answer)),
-                Err(refusal) => ack.send(&json!({ "ok": false, "error": refusal })),
-            };
-            match sent {
-                Err(SendError::Socket(SocketError::InternalChannelFull)) if Instant::now() < deadline => {
-                    tokio::time::sleep(ANSWER_AGAIN).await;
-                }
-                Err(error) => {
-                    tracing::debug!(%error, "an answer could not be given");
-                    return false;
-                }
-                Ok(()) => return true,
+        if let Ok(answer) = answer {
+            let answer = to_raw_value(&Positive::new(answer));
+            if answer.as_ref().is_ok_and(|answer| ack.send(answer)) {
+                return true;
+            }
+            self.metrics.outgoing_dropped(Packet::Response);
+            // A send that is durable is not said to be refused.
+            if answer.is_ok_and(|answer| answer.get().len() <= LARGE) {
+                return false;
             }
         }
+        let no_room = Refusal::unavailable("too much waits for this connection");
+        let refusal = answer.err().unwrap_or(&no_room);
+        self.metrics.refused(refusal.code);
+        let refusal = to_raw_value(&json!({ "ok": false, "error": refusal }));
+        if !refusal.is_ok_and(|refusal| ack.send(&refusal)) {
+            self.metrics.outgoing_dropped(Packet::Response);
+        }
+        false
     }
 }
 

@@ -22,6 +22,9 @@
 //!
 //! [`live`] tells clients, on every gateway, of what nobody keeps: who types ([`typing`]), who is online ([`presence`]).
 //!
+//! Whatever goes to clients is bounded in bytes ([`outgoing`]), and a connection that does not take it, or is silent for too long,
+//! is ended by [`sessions`].
+//!
 //! A positive answer promises that the message is, or will be, in MongoDB exactly once. It does not promise that anybody saw it. A
 //! gateway that is killed between 4 and 6 leaves a message that others saw and whose sender was never answered; unless the sender
 //! repeats it, it is not stored.
@@ -41,12 +44,15 @@ pub mod health;
 pub mod history;
 pub mod inbox;
 pub mod ingress;
+mod integer;
 pub mod kept;
 pub mod limit;
 pub mod live;
 pub mod lookup;
 pub mod members;
 pub mod metrics;
+pub mod origins;
+pub mod outgoing;
 pub mod pipeline;
 pub mod presence;
 pub mod profiles;
@@ -61,6 +67,7 @@ pub mod resume;
 pub mod retry;
 pub mod rooms;
 pub mod server;
+pub mod sessions;
 pub mod stamps;
 pub mod stored;
 pub mod typing;

@@ -2,8 +2,11 @@
 
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, core::Collector};
 
+use holdfast_service::serve::ConnectionMetrics;
+
 use crate::error::Code;
 use crate::live::Dropped;
+use crate::outgoing::Packet;
 
 /// Sends, by how they ended.
 pub const MESSAGES: &str = "holdfast_gateway_messages_total";
@@ -19,10 +22,14 @@ pub const ACK: &str = "holdfast_gateway_ack_seconds";
 pub const DELIVERY: &str = "holdfast_gateway_delivery_seconds";
 /// Seconds from handing a message to Kafka's client to its report.
 pub const PUBLISH: &str = "holdfast_gateway_publish_seconds";
+/// Times that Kafka's producer failed for good and another took its place.
+pub const PRODUCER_REBUILDS: &str = "holdfast_gateway_producer_rebuilds_total";
 /// Connected sockets.
 pub const SOCKETS: &str = "holdfast_gateway_sockets";
 /// Messages in the deduplication window: one connection receives each of them once.
 pub const SENT_WINDOW: &str = "holdfast_gateway_sent_window_messages";
+/// Socket.IO sessions whose queues are in memory, with or without a connected socket.
+pub const SESSIONS: &str = "holdfast_gateway_sessions";
 /// Groups with members who have sockets here.
 pub const ROOMS: &str = "holdfast_gateway_rooms";
 /// Changes of groups that other gateways were not told of because too many waited; they find them at their next recheck.
@@ -38,6 +45,10 @@ pub const RELIST_DROPPED: &str = "holdfast_gateway_relist_dropped_total";
 pub const RELIST_WAITING: &str = "holdfast_gateway_relist_waiting";
 /// Times that a socket's buffer was full.
 pub const LAGGING: &str = "holdfast_gateway_lagging_sockets_total";
+/// Bytes that wait to be written to clients.
+pub const OUTGOING_BYTES: &str = "holdfast_gateway_outgoing_bytes";
+/// What found no room among them, by kind.
+pub const OUTGOING_DROPPED: &str = "holdfast_gateway_outgoing_dropped_total";
 /// Live events that did not reach other gateways, by reason.
 pub const LIVE_DROPPED: &str = "holdfast_gateway_live_dropped_total";
 /// Live events that wait to be published.
@@ -52,6 +63,8 @@ pub const IN_FLIGHT: &str = "holdfast_gateway_sends_in_flight";
 pub const HISTORY: &str = "holdfast_gateway_history_pages_total";
 /// Messages that a verification found missing in a recent list.
 pub const REPAIRED: &str = "holdfast_gateway_recent_repaired_total";
+/// Stored documents that cannot be read.
+pub const UNREADABLE: &str = "holdfast_gateway_unreadable_documents_total";
 /// Messages that wait to be told to the cached unread counts and lists of conversations.
 pub const INBOX_WAITING: &str = "holdfast_gateway_inbox_waiting";
 /// What these were not told because too many waited: they are right again at the end of their lives.
@@ -62,6 +75,8 @@ pub const INBOXES_COUNTED: &str = "holdfast_gateway_inboxes_counted_total";
 pub const FAILED_MESSAGES: &str = "holdfast_failed_queue_messages";
 /// Age of the oldest of them.
 pub const FAILED_AGE: &str = "holdfast_failed_queue_oldest_age_seconds";
+/// 1 while the failed queue would take messages, as far as the settings and the state of its server tell.
+pub const FAILED_USABLE: &str = "holdfast_failed_queue_usable";
 /// Messages that Kafka took from the failed queue.
 pub const REPLAYED: &str = "holdfast_failed_queue_replayed_total";
 /// Entries moved to a dead list.
@@ -115,10 +130,14 @@ pub struct Metrics {
     pub delivery: Histogram,
     /// [`PUBLISH`].
     pub publish: Histogram,
+    /// [`PRODUCER_REBUILDS`].
+    pub producer_rebuilds: IntCounter,
     /// [`SOCKETS`].
     pub sockets: IntGauge,
     /// [`SENT_WINDOW`].
     pub sent_window: IntGauge,
+    /// [`SESSIONS`].
+    pub sessions: IntGauge,
     /// [`ROOMS`].
     pub rooms: IntGauge,
     /// [`GROUP_CHANGES_UNTOLD`].
@@ -133,6 +152,13 @@ pub struct Metrics {
     pub relist_waiting: IntGauge,
     /// [`LAGGING`].
     pub lagging: IntCounter,
+    /// [`OUTGOING_BYTES`].
+    pub outgoing_bytes: IntGauge,
+    outgoing_dropped: [IntCounter; 2],
+    /// Connections to the clients' port.
+    pub clients: ConnectionMetrics,
+    /// Connections to the operators' port.
+    pub operators: ConnectionMetrics,
     live_dropped: IntCounterVec,
     /// [`LIVE_WAITING`].
     pub live_waiting: IntGauge,
@@ -142,6 +168,8 @@ pub struct Metrics {
     /// [`IN_FLIGHT`].
     pub in_flight: IntGauge,
     history: IntCounterVec,
+    /// [`UNREADABLE`].
+    pub unreadable: IntCounter,
     /// [`REPAIRED`].
     pub repaired: IntCounter,
     /// [`INBOX_WAITING`].
@@ -154,6 +182,8 @@ pub struct Metrics {
     pub failed_messages: IntGauge,
     /// [`FAILED_AGE`].
     pub failed_age: IntGauge,
+    /// [`FAILED_USABLE`].
+    pub failed_usable: IntGauge,
     /// [`REPLAYED`].
     pub replayed: IntCounter,
     /// [`DEAD`].
@@ -170,6 +200,8 @@ impl Metrics {
         let limited = r.counters(LIMITED, "What was refused because it was too much, by the limit.", "limit")?;
         let history = r.counters(HISTORY, "History pages, by source.", "source")?;
         ["cache", "store", "merged"].iter().for_each(|source| drop(history.with_label_values(&[source])));
+        let dropped = r.counters(OUTGOING_DROPPED, "Events and responses that found no room in what waits.", "kind")?;
+        let [clients, operators] = ConnectionMetrics::register(registry, ["clients", "operators"])?;
         let live_dropped = r.counters(LIVE_DROPPED, "Live events that did not reach other gateways.", "reason")?;
         Dropped::ALL.iter().for_each(|reason| drop(live_dropped.with_label_values(&[reason.as_str()])));
         let presence_dropped =
@@ -193,11 +225,16 @@ impl Metrics {
             ack: r.seconds(ACK, "From a send's arrival to its answer.")?,
             delivery: r.seconds(DELIVERY, "From a send's arrival to its emission to this gateway's sockets.")?,
             publish: r.seconds(PUBLISH, "From handing a message to Kafka's client to its report.")?,
+            producer_rebuilds: r.counter(
+                PRODUCER_REBUILDS,
+                "Times that Kafka's producer failed for good and another took its place.",
+            )?,
             sockets: r.gauge(SOCKETS, "Connected sockets.")?,
             sent_window: r.gauge(
                 SENT_WINDOW,
                 "Messages in the deduplication window: one connection receives each of them once.",
             )?,
+            sessions: r.gauge(SESSIONS, "Socket.IO sessions whose queues are in memory.")?,
             rooms: r.gauge(ROOMS, "Groups with members who have sockets here.")?,
             group_changes_untold: r.counter(
                 GROUP_CHANGES_UNTOLD,
@@ -212,6 +249,10 @@ impl Metrics {
             )?,
             relist_waiting: r.gauge(RELIST_WAITING, "Background repeats that wait or are under way.")?,
             lagging: r.counter(LAGGING, "Times that a socket's buffer was full.")?,
+            outgoing_bytes: r.gauge(OUTGOING_BYTES, "Bytes that wait to be written to clients.")?,
+            outgoing_dropped: ["event", "response"].map(|kind| dropped.with_label_values(&[kind])),
+            clients,
+            operators,
             live_dropped,
             live_waiting: r.gauge(LIVE_WAITING, "Live events that wait to be published.")?,
             presence_dropped,
@@ -219,6 +260,10 @@ impl Metrics {
                 .gauge(PRESENCE_WAITING, "Connections, and news of them, that presence has to see to.")?,
             in_flight: r.gauge(IN_FLIGHT, "Sends in progress.")?,
             history,
+            unreadable: r.counter(
+                UNREADABLE,
+                "Stored documents that cannot be read and are left out of history, each counted when it is first met.",
+            )?,
             repaired: r.counter(REPAIRED, "Messages that a verification found missing in a recent list.")?,
             inbox_waiting: r.gauge(
                 INBOX_WAITING,
@@ -231,6 +276,10 @@ impl Metrics {
             inboxes_counted: r.counter(INBOXES_COUNTED, "Times that a user's unread messages were counted anew.")?,
             failed_messages: r.gauge(FAILED_MESSAGES, "Messages that wait in the failed queue.")?,
             failed_age: r.gauge(FAILED_AGE, "Age of the failed queue's oldest message.")?,
+            failed_usable: r.gauge(
+                FAILED_USABLE,
+                "1 while the failed queue would take messages, as far as the settings and the state of its server tell.",
+            )?,
             replayed: r.counter(REPLAYED, "Messages that Kafka took from the failed queue.")?,
             dead: r.counter(DEAD, "Failed-queue entries moved to a dead list.")?,
         })
@@ -249,6 +298,11 @@ impl Metrics {
     /// Counts what a limit refused.
     pub fn limited(&self, limit: Limited) {
         self.limited[limit as usize].inc();
+    }
+
+    /// Counts what found no room in what waits for clients.
+    pub fn outgoing_dropped(&self, packet: Packet) {
+        self.outgoing_dropped[packet as usize].inc();
     }
 
     /// Counts live events that did not reach other gateways.

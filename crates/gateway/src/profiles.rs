@@ -12,7 +12,7 @@ use holdfast_cache::aside::backend::Backend;
 use holdfast_cache::aside::{Aside, AsideError, PATIENCE, Policy, Source, Warmed};
 use holdfast_cache::keys::{Cached, Family, LockName};
 use holdfast_message::draft::{MAX_IMAGE_URL, is_https};
-use holdfast_message::{Invalid, UserId};
+use holdfast_message::{Invalid, UserId, is_visible};
 use holdfast_service::clock::unix_ms;
 use holdfast_store::{Store, StoreError};
 use serde::{Deserialize, Serialize};
@@ -185,9 +185,8 @@ impl Profile {
     /// Within every limit; what is empty is absent.
     fn checked(self) -> Result<Self, Invalid> {
         let display_name = self.display_name.trim().to_owned();
-        let (avatar_url, about) =
-            (self.avatar_url.filter(|url| !url.is_empty()), self.about.filter(|text| !text.trim().is_empty()));
-        if display_name.is_empty()
+        let avatar_url = self.avatar_url.filter(|url| !url.is_empty());
+        if !is_visible(&display_name)
             || display_name.chars().count() > MAX_NAME
             || display_name.chars().any(char::is_control)
         {
@@ -197,10 +196,10 @@ impl Profile {
             return Err(Invalid::new("avatarUrl", format!("an https URL of at most {MAX_IMAGE_URL} bytes")));
         }
         let is_text = |c: char| !c.is_control() || c == '\n';
-        if about.as_ref().is_some_and(|text| text.chars().count() > MAX_ABOUT || !text.chars().all(is_text)) {
+        if self.about.as_ref().is_some_and(|text| text.chars().count() > MAX_ABOUT || !text.chars().all(is_text)) {
             return Err(Invalid::new("about", format!("at most {MAX_ABOUT} printable characters and line breaks")));
         }
-        Ok(Self { display_name, avatar_url, about })
+        Ok(Self { display_name, avatar_url, about: self.about.filter(|text| is_visible(text)) })
     }
 }
 
@@ -229,7 +228,8 @@ mod tests {
         let profile = checked(" Änne ", Some(""), Some(" ")).unwrap();
         assert_eq!(profile, Profile { display_name: "Änne".into(), avatar_url: None, about: None });
         assert!(checked(&"é".repeat(64), Some("https://example.org/a.png"), Some(&"é\n".repeat(250))).is_ok());
-        for name in ["", " ", "a\u{7}b", &"x".repeat(65)] {
+        assert_eq!(checked("x", None, Some("\u{200b}\u{2800}\n")).unwrap().about, None);
+        for name in ["", " ", "a\u{7}b", "\u{200b}", "\u{2800}", "\u{3164}", "\u{e0020}", "\u{0}", &"x".repeat(65)] {
             assert_eq!(checked(name, None, None), Err("displayName"));
         }
         for url in ["http://example.org", "https://", "javascript:alert(1)"] {

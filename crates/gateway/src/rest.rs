@@ -15,6 +15,7 @@
 
 mod extract;
 mod groups;
+mod idempotency;
 mod inbox;
 mod messages;
 mod presence;

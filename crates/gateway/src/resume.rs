@@ -16,6 +16,7 @@ use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
 use crate::admit::Admission;
+use crate::integer;
 
 /// Chats that one request may name; the rest are not recovered.
 pub const MAX_CHATS: usize = 1000;
@@ -59,9 +60,10 @@ pub struct Resume {
     pub admission: Admission,
 }
 
-/// As how many events a request counts: one for each round trip to the cache, and one more.
+/// As how many events a request counts: one for each round trip to the cache, and one more. Chats that are named beyond those that are read
+/// are echoed, and so count alike.
 pub fn weight(offsets: &BTreeMap<String, Value>) -> usize {
-    1 + offsets.len().min(MAX_CHATS) / BATCH
+    1 + offsets.len() / BATCH
 }
 
 /// The offsets that can be read, of no more chats than one request may name.
@@ -106,8 +108,17 @@ impl Resume {
 impl Resume {
     /// The answer when the streams can't be asked.
     pub fn nothing(offsets: &BTreeMap<String, Value>) -> Map<String, Value> {
+        Self::nothing_of(offsets, offsets.len())
+    }
+
+    /// The answer to a request that was refused, and so counted as nothing: it names no more chats than any request may recover.
+    pub fn nothing_for_nothing(offsets: &BTreeMap<String, Value>) -> Map<String, Value> {
+        Self::nothing_of(offsets, MAX_CHATS)
+    }
+
+    fn nothing_of(offsets: &BTreeMap<String, Value>, most: usize) -> Map<String, Value> {
         let unknown = json!({ "recovered": false, "epoch": null, "seq": null });
-        offsets.keys().map(|chat| (chat.clone(), unknown.clone())).collect()
+        offsets.keys().take(most).map(|chat| (chat.clone(), unknown.clone())).collect()
     }
 }
 
@@ -133,5 +144,17 @@ impl Room {
 }
 
 fn offset_of(offset: &Value) -> Option<StreamPosition> {
-    Some(StreamPosition { epoch: offset["epoch"].as_str()?.into(), seq: offset["seq"].as_u64()? })
+    Some(StreamPosition { epoch: offset["epoch"].as_str()?.into(), seq: integer::of(&offset["seq"])? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_counts_for_every_chat_that_is_echoed_and_a_refused_one_echoes_few() {
+        let offsets: BTreeMap<_, _> = (0..20_000).map(|number| (format!("a:{number}"), json!({}))).collect();
+        assert!(Resume::nothing(&offsets).len() <= weight(&offsets) * BATCH);
+        assert_eq!(Resume::nothing_for_nothing(&offsets).len(), MAX_CHATS);
+    }
 }

@@ -3,8 +3,11 @@
 //! Takes due chats by lease, one or more gateways at once, and replays each chat's entries in order ([`replay`]). Two retriers, or one
 //! that was frozen and thawed, can only publish a message twice, which its id absorbs.
 //!
-//! Live traffic comes first: replays are paced, and wait while Kafka's client has much to do. Beside this the index that names the chats
-//! is kept whole ([`repair`](crate::repair)).
+//! `FAILED_QUEUE_REPLAY_RATE` bounds the replay, and nothing else does: while leases come back full, the next chats are leased as soon as
+//! one is finished ([`dispatch`]). Live traffic comes first: every batch waits for its share of the rate, and while Kafka's client has
+//! much to do. Beside this the index that names the chats is kept whole ([`repair`](crate::repair)).
+
+mod dispatch;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,25 +19,24 @@ use holdfast_message::ChatId;
 use holdfast_service::clock::unix_ms;
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, interval, sleep_until};
+use tokio::time::{Instant, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
 use crate::repair::{IndexRepair, RepairPace};
 use crate::replay::{self, BUDGET, Trouble};
+use dispatch::{Concurrency, Pace};
 
-/// How often due chats are looked for.
-const POLL: Duration = Duration::from_millis(250);
-/// Chats that are worked on at once.
-const CHATS: usize = 8;
-/// Entries of one chat that are published at once.
+/// Chats that are replayed at once, at most.
+const CHATS: usize = 128;
+/// Entries of one chat that are published at once, at most.
 const BATCH: usize = 64;
 /// How long a chat is taken for.
 const LEASE: Duration = Duration::from_secs(30);
 /// How long it is worked on at most, so that the lease outlives the last publish.
 const WORK: Duration = Duration::from_secs(20);
-/// Records in Kafka's client above which replays wait.
-const BUSY: usize = 2000;
+/// Records in Kafka's client above which replays wait, and how long before they look again.
+const BUSY: (usize, Duration) = (2000, Duration::from_millis(50));
 /// The shortest and the longest wait after a failure.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// How often the index's repair goes on.
@@ -48,6 +50,7 @@ pub struct Retry {
     queue: FailedQueue,
     publisher: Publisher,
     pace: Arc<Pace>,
+    concurrency: Arc<Concurrency>,
     rounds: Arc<Mutex<Rounds>>,
     metrics: Metrics,
 }
@@ -62,9 +65,11 @@ struct Rounds {
 impl Retry {
     /// Replays at most `per_second` messages from this gateway.
     pub fn new(queue: FailedQueue, publisher: Publisher, per_second: u32, metrics: Metrics) -> Self {
-        let pace =
-            Arc::new(Pace { each: Duration::from_secs(1) / per_second.max(1), free_at: Mutex::new(Instant::now()) });
-        Self { queue, publisher, pace, rounds: Arc::default(), metrics }
+        let per_second = per_second.max(1);
+        // With one message each, they are all replayed within a second: a lease outlives the wait for a share of the rate.
+        let concurrency = Concurrency::up_to(CHATS.min(per_second as usize));
+        let pace = Pace::new(per_second);
+        Self { queue, publisher, pace: pace.into(), concurrency: concurrency.into(), rounds: Arc::default(), metrics }
     }
 
     /// Works until the token is cancelled; then lets what it has in hand come to an end.
@@ -72,22 +77,23 @@ impl Retry {
         let mut beside = JoinSet::new();
         beside.spawn(self.clone().count(stop.clone()));
         beside.spawn(repair_index(self.queue.clone(), stop.clone()));
-        let mut tick = interval(POLL);
-        let mut at_work = JoinSet::new();
-        while stop.run_until_cancelled(tick.tick()).await.is_some() {
-            while at_work.try_join_next().is_some() {}
-            let places = CHATS - at_work.len().min(CHATS);
-            if places == 0 || self.publisher.in_flight() > BUSY {
-                continue;
-            }
-            // An error is shown by the health report, which asks the same server.
-            let Ok(leases) = self.queue.lease(places, LEASE, BUDGET).await else { continue };
-            for lease in leases {
-                at_work.spawn(self.clone().work_on(lease));
-            }
-        }
-        while at_work.join_next().await.is_some() {}
+        let lease = |most| self.clone().lease(most);
+        dispatch::run(self.concurrency.clone(), lease, |lease| self.clone().work_on(lease), stop).await;
         while beside.join_next().await.is_some() {}
+    }
+
+    /// Due chats, at most so many; none while live traffic comes first.
+    async fn lease(self, most: usize) -> Vec<Lease> {
+        match self.is_busy() {
+            true => Vec::new(),
+            // An error is shown by the health report, which asks the same server.
+            false => self.queue.lease(most, LEASE, BUDGET).await.unwrap_or_default(),
+        }
+    }
+
+    /// Whether live traffic has so much in Kafka's client that replays wait.
+    fn is_busy(&self) -> bool {
+        self.publisher.in_flight() > BUSY.0
     }
 
     async fn work_on(self, lease: Lease) {
@@ -95,6 +101,9 @@ impl Retry {
             Ok(true) => FinishAs::Empty,
             Ok(false) => FinishAs::NextAttempt(Duration::ZERO),
             Err(trouble) => {
+                if let Trouble::Kafka(_) = trouble {
+                    self.concurrency.shrink();
+                }
                 let delay = self.backoff().await;
                 tracing::warn!(chat_id = %lease.chat, %trouble, ?delay, "a replay failed");
                 FinishAs::NextAttempt(delay)
@@ -114,19 +123,27 @@ impl Retry {
     /// Replays a chat's queue; true if it was seen empty, false if time is up.
     async fn drain(&self, chat: &ChatId) -> Result<bool, Trouble> {
         let end = Instant::now() + WORK;
+        let at_work = self.pace.join();
         // The head goes alone first: it learns whether Kafka is back, and is not judged by what travels with it.
         let mut batch = 1;
         while Instant::now() < end {
             let heads = self.queue.heads(chat, batch, BUDGET).await.map_err(Trouble::Queue)?;
-            batch = BATCH;
+            batch = at_work.share().min(BATCH);
             if heads.is_empty() {
                 return Ok(true);
             }
             self.pace.take(replay::readable(&heads).len()).await;
+            while self.is_busy() && Instant::now() < end {
+                sleep(BUSY.1).await;
+            }
+            if Instant::now() >= end {
+                break;
+            }
             let step = replay::step(&self.queue, &self.publisher, chat, &heads).await;
             self.metrics.replayed.inc_by(step.removed as u64);
             if step.removed > 0 {
                 *self.rounds.lock().await = Rounds::default();
+                self.concurrency.grow();
             }
             if let Some(reason) = step.buried {
                 self.metrics.dead.inc();
@@ -175,22 +192,4 @@ async fn repair_index(queue: FailedQueue, stop: CancellationToken) {
         }
     };
     stop.run_until_cancelled(work).await;
-}
-
-/// At most so many a second, whoever takes them.
-struct Pace {
-    each: Duration,
-    free_at: Mutex<Instant>,
-}
-
-impl Pace {
-    async fn take(&self, count: usize) {
-        let start = {
-            let mut free_at = self.free_at.lock().await;
-            let start = (*free_at).max(Instant::now());
-            *free_at = start + self.each * u32::try_from(count).unwrap_or(u32::MAX);
-            start
-        };
-        sleep_until(start).await;
-    }
 }

@@ -2,12 +2,10 @@
 
 mod app;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
-use axum::serve::ListenerExt;
 use holdfast_cache::aside::backend::Backend;
 use holdfast_cache::channels::ChannelSettings;
 use holdfast_cache::groups::GroupChanges;
@@ -21,8 +19,10 @@ use holdfast_cache::{
     Origin, RecentList,
 };
 use holdfast_kafka::{Admin, AdminError, KafkaSettings, Publisher};
-use holdfast_service::ops;
+use holdfast_message::UserId;
+use holdfast_service::{ops, serve};
 use holdfast_store::{Store, StoreSettings};
+use socketioxide::socket::Sid;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -44,6 +44,7 @@ use crate::live::Live;
 use crate::lookup::Lookup;
 use crate::members::Membership;
 use crate::metrics::Metrics;
+use crate::outgoing::Outgoing;
 use crate::pipeline::{Pipeline, Stages};
 use crate::presence::{Company, Presence};
 use crate::profiles::Profiles;
@@ -53,6 +54,7 @@ use crate::relist::{Lists, Relist};
 use crate::resume::Resume;
 use crate::retry::Retry;
 use crate::rooms::Rooms;
+use crate::sessions::{SessionLimits, Sessions};
 use crate::stamps::Stamps;
 use crate::stored::Stored;
 use crate::typing::Typing;
@@ -88,9 +90,13 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
     let (url, cluster) = (own.queue_url(servers), own.queue_cluster(servers));
     let queue = Connection::open_at("queue", &url, cluster, cache_metrics.clone())
         .context("REDIS_QUEUE_URL, REDIS_QUEUE_CLUSTER_NODES")?;
-    let store = Store::new(StoreSettings::new(config.servers.mongo_url.reveal(), &config.servers.mongo_db))
-        .await
-        .context("MONGO_URL")?;
+    let unreadable = metrics.unreadable.clone();
+    let store = Store::new(StoreSettings {
+        on_unreadable: Some(Arc::new(move || unreadable.inc())),
+        ..StoreSettings::new(config.servers.mongo_url.reveal(), &config.servers.mongo_db)
+    })
+    .await
+    .context("MONGO_URL")?;
     let kafka = config.kafka();
     let publisher = Publisher::new(&kafka).context("KAFKA_*")?;
     let cache_breaker = Breaker::new("redis", config.cache_breaker(), Some(&cache_metrics));
@@ -246,6 +252,7 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
         pipeline.clone(),
         Breakers { kafka: kafka_breaker, mongodb: mongo_breaker, cache: cache_breaker.clone() },
         metrics.clone(),
+        own.failed_queue_required,
         draining.clone(),
     ));
 
@@ -279,6 +286,10 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
     let kept = Kept::new(sockets.clone(), stored);
     let lists = Lists { take_back: recent, add: healed, kept, arrivals, sockets: sockets.clone() };
     beside.run("relist", relist.clone().run(lists, cache.clone(), cache_breaker.clone(), ended.clone()));
+    beside.run("producer", {
+        let (publisher, rebuilds) = (publisher.clone(), metrics.producer_rebuilds.clone());
+        ended.clone().run_until_cancelled_owned(async move { publisher.keep_alive(|| rebuilds.inc()).await })
+    });
     beside.run("retry", Retry::new(failed.clone(), publisher.clone(), own.replay_rate, metrics).run(ended.clone()));
     if layout.cache_warmup_enabled {
         beside.tasks.spawn(ended.clone().run_until_cancelled_owned(profiles.warm_up(store.clone(), locks)));
@@ -289,28 +300,35 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
         let probed = Probed { publisher: publisher.clone(), store, cache, queue: failed };
         async move { health.probe(probed, ended).await }
     });
-    beside.run("operators", ops::serve(operators, registry, health, ended.clone()));
-    let (io, app) = app::app(gateway, &config);
+    let operated = (config.connections.operators(), gateway.metrics.operators.clone());
+    beside.run("operators", ops::serve(operators, registry, health, operated, ended.clone()));
+    let outgoing =
+        Outgoing::new(own.socket_buffer_bytes, own.outgoing_bytes_max, gateway.metrics.outgoing_bytes.clone());
+    let limits = SessionLimits {
+        ping_interval: own.ping_interval.0,
+        ping_timeout: own.ping_timeout.0,
+        connect: own.connect_timeout.0,
+        overflow: own.socket_overflow.0,
+    };
+    let sessions = Sessions::new(outgoing, limits, gateway.metrics.clone());
+    let release = Box::new({
+        let gateway = gateway.clone();
+        move |user: &UserId, socket: Sid| gateway.release(user, socket)
+    });
+    let (client_metrics, accepted) = (gateway.metrics.clients.clone(), config.clients());
+    let (io, app) = app::app(gateway, sessions.clone(), &config);
+    sessions.served_by(app.clone());
+    beside.run("sessions", sessions.supervise(release, ended.clone()));
     let closed = CancellationToken::new();
     let serving = tokio::spawn({
-        let clients = clients.tap_io(|stream| {
-            // axum leaves Nagle's algorithm on, which delays small frames by tens of milliseconds.
-            if let Err(error) = stream.set_nodelay(true) {
-                tracing::debug!(%error, "TCP_NODELAY could not be set");
-            }
-        });
         let closed = closed.clone();
-        let app = app.into_make_service_with_connect_info::<SocketAddr>();
-        async move { axum::serve(clients, app).with_graceful_shutdown(closed.cancelled_owned()).await }
+        serve::serve(clients, app, accepted, client_metrics, closed)
     });
 
-    // Without a living producer a gateway would only fill the failed queue, without a part it would miss something for good:
-    // another process starts whole.
-    let mut fatal = publisher.fatal();
+    // Without a part a gateway would miss something for good: another process starts whole.
     let failure = tokio::select! {
         () = stop.cancelled() => None,
-        failed = fatal.wait_for(Option::is_some) => Some(format!("kafka's client failed for good: {failed:?}")),
-        () = beside.broken.cancelled() => Some("a part of the gateway ended unexpectedly".into()),
+        () = beside.broken.cancelled() => Some("a part of the gateway ended unexpectedly"),
     };
 
     // The end: refuse new sends, answer those in progress, let the connections go, leave nothing in Kafka's client.

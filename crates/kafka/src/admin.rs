@@ -1,6 +1,7 @@
 //! The topics: made if missing, read back and judged; and what cleaning them up and measuring lag needs.
 
 mod brokers;
+mod dead_letters;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use rdkafka::{Offset, TopicPartitionList};
 
 pub use brokers::BrokerReport;
 
+use crate::commits::{Committed, read_commits};
 use crate::context::Callbacks;
 use crate::settings::{BATCH_BYTES, DLQ_HEADROOM};
 use crate::{ClientError, KafkaSettings};
@@ -58,6 +60,8 @@ pub struct TopicReport {
     pub cleanup_policy: Option<String>,
     /// Whether a replica that misses records may become leader.
     pub unclean_leader_election: Option<bool>,
+    /// Whose clock stamps records: `LogAppendTime` (the broker's) or `CreateTime` (the producer's).
+    pub timestamp_type: Option<String>,
 }
 
 /// Both topics, and what is wrong with them.
@@ -99,25 +103,34 @@ impl Admin {
         AdminOptions::new().request_timeout(Some(self.timeout)).operation_timeout(Some(self.timeout))
     }
 
-    /// Creates the two topics where they are missing. Those that exist are left as they are.
+    /// Creates the two topics where they are missing. One that exists is left as it is, except that a dead-letter topic which
+    /// deletes its records is told to keep them ([`Self::keep_dead_letters`]).
     pub async fn ensure_topics(&self) -> Result<(), AdminError> {
         if self.describe(&self.settings.topic).await?.partitions == 0 {
             self.create(&self.settings.topic, None).await?;
         }
-        if self.describe(&self.settings.dlq_topic).await?.partitions == 0 {
+        let dlq = self.describe(&self.settings.dlq_topic).await?;
+        if dlq.partitions == 0 {
             let main = self.describe(&self.settings.topic).await?;
             let largest = main.max_message_bytes.unwrap_or(BROKER_MAX_BYTES) + DLQ_HEADROOM;
             self.create(&self.settings.dlq_topic, Some(largest)).await?;
+        } else if dlq.deletes_records() {
+            self.keep_dead_letters().await?;
         }
         Ok(())
     }
 
+    /// `largest`: the largest record of the dead-letter topic, in bytes; `None` makes the main topic.
     async fn create(&self, name: &str, largest: Option<usize>) -> Result<(), AdminError> {
-        let retention = RETENTION.as_millis().to_string();
+        let retention = if largest.is_some() { "-1".to_owned() } else { RETENTION.as_millis().to_string() };
         let largest = largest.map(|bytes| bytes.to_string());
         let replication = TopicReplication::Fixed(self.settings.replication_factor);
         let mut topic = NewTopic::new(name, self.settings.partitions, replication)
             .set("retention.ms", &retention)
+            // Whatever the broker's default is.
+            .set("retention.bytes", "-1")
+            // Retention compares with the stamp: a producer's wrong clock must not shorten it.
+            .set("message.timestamp.type", "LogAppendTime")
             .set("cleanup.policy", "delete");
         if self.settings.replication_factor >= 3 {
             topic = topic.set("min.insync.replicas", "2");
@@ -180,7 +193,8 @@ impl Admin {
         Ok(TopicsReport { main, dlq, warnings })
     }
 
-    /// Low and high watermark of each partition: the first record kept, and the place of the next one.
+    /// The first record kept of each partition, and the end of what can be read: the place of the next record or, while a transaction is open,
+    /// of its first one (the last stable offset).
     pub async fn watermarks(&self, topic: &str) -> Result<Vec<(i32, i64, i64)>, AdminError> {
         let (client, timeout, topic) = (Arc::clone(&self.client), self.timeout, topic.to_owned());
         blocking("asking for watermarks", move || {
@@ -199,16 +213,38 @@ impl Admin {
         .await
     }
 
+    /// The place of the next record of each partition (the high watermark), open transactions or not.
+    pub async fn ends(&self, topic: &str) -> Result<Vec<(i32, i64)>, AdminError> {
+        let mut config = self.settings.consumer(None, &[]);
+        // It reads nothing. A question for the end is answered with the last stable offset otherwise.
+        config.set("isolation.level", "read_uncommitted");
+        let (client, timeout, topic) = (Arc::clone(&self.client), self.timeout, topic.to_owned());
+        blocking("asking for the ends of a topic", move || {
+            let partitions = partitions_of(&client, &topic, Offset::End, timeout)?;
+            let consumer: BaseConsumer<Callbacks> = config.create_with_context(Callbacks::new("offset reader"))?;
+            let partitions = partitions.elements().into_iter().map(|element| element.partition());
+            partitions
+                .map(|partition| Ok((partition, consumer.fetch_watermarks(&topic, partition, timeout)?.1)))
+                .collect()
+        })
+        .await
+    }
+
     /// What `group` has committed in each partition of `topic`, read from the broker. `None`: nothing.
     pub async fn committed(&self, group: &str, topic: &str) -> Result<Vec<(i32, Option<i64>)>, AdminError> {
+        let commits = self.commits(group, topic).await?;
+        Ok(commits.into_iter().map(|commit| (commit.partition, commit.offset)).collect())
+    }
+
+    /// The same, with what was lost below.
+    pub async fn commits(&self, group: &str, topic: &str) -> Result<Vec<Committed>, AdminError> {
         let config = self.settings.consumer(Some(group), &[]);
         let (client, timeout, topic) = (Arc::clone(&self.client), self.timeout, topic.to_owned());
         blocking("reading a group's offsets", move || {
             let asked = partitions_of(&client, &topic, Offset::Invalid, timeout)?;
             // Never subscribes, so it does not join the group.
             let consumer: BaseConsumer<Callbacks> = config.create_with_context(Callbacks::new("offset reader"))?;
-            let committed = consumer.committed_offsets(asked, timeout)?;
-            offsets(&committed)
+            read_commits(&consumer.committed_offsets(asked, timeout)?)
         })
         .await
     }
@@ -239,6 +275,11 @@ impl Admin {
 }
 
 impl TopicReport {
+    /// Whether records are deleted by age or by size.
+    pub fn deletes_records(&self) -> bool {
+        self.retention_ms.is_some_and(|ms| ms >= 0) || self.retention_bytes.is_some_and(|bytes| bytes >= 0)
+    }
+
     fn configure(&mut self, resource: &ConfigResource) {
         self.min_insync_replicas = setting(resource, "min.insync.replicas");
         self.retention_ms = setting(resource, "retention.ms");
@@ -246,6 +287,7 @@ impl TopicReport {
         self.max_message_bytes = setting(resource, "max.message.bytes");
         self.cleanup_policy = setting(resource, "cleanup.policy");
         self.unclean_leader_election = setting(resource, "unclean.leader.election.enable");
+        self.timestamp_type = setting(resource, "message.timestamp.type");
     }
 }
 
@@ -276,12 +318,25 @@ fn judge(main: &TopicReport, dlq: &TopicReport) -> Vec<String> {
         if topic.cleanup_policy.as_deref().is_some_and(|policy| policy.contains("compact")) {
             warnings.push(format!("topic {name} is compacted: only the newest message of each chat would be kept"));
         }
-        if topic.retention_ms.is_some_and(|ms| (0..RETENTION.as_millis() as i64).contains(&ms)) {
-            warnings.push(format!("topic {name} keeps records for less than 7 days: a longer outage loses messages"));
+        if topic.timestamp_type.as_deref().is_some_and(|kind| kind != "LogAppendTime") {
+            warnings.push(format!(
+                "topic {name} has no message.timestamp.type=LogAppendTime: a producer's wrong clock decides how long records are kept"
+            ));
         }
-        if topic.retention_bytes.is_some_and(|bytes| bytes >= 0) {
-            warnings.push(format!("topic {name} is bounded in bytes: a backlog larger than that loses messages"));
-        }
+    }
+    if main.retention_ms.is_some_and(|ms| (0..RETENTION.as_millis() as i64).contains(&ms)) {
+        let name = &main.name;
+        warnings.push(format!("topic {name} keeps records for less than 7 days: a longer outage loses messages"));
+    }
+    if main.retention_bytes.is_some_and(|bytes| bytes >= 0) {
+        let name = &main.name;
+        warnings.push(format!("topic {name} is bounded in bytes: a backlog larger than that loses messages"));
+    }
+    if dlq.deletes_records() {
+        let name = &dlq.name;
+        warnings.push(format!(
+            "topic {name} deletes dead letters before anybody has dealt with them: it wants retention.ms=-1 and retention.bytes=-1"
+        ));
     }
     if main.max_message_bytes.is_some_and(|bytes| bytes < BATCH_BYTES) {
         warnings
@@ -368,12 +423,31 @@ mod tests {
             max_message_bytes: Some(max_message_bytes),
             cleanup_policy: Some("delete".into()),
             unclean_leader_election: Some(false),
+            timestamp_type: Some("LogAppendTime".into()),
         }
+    }
+
+    /// A dead-letter topic that takes what `sound` topics of 1,000,000 bytes may hold.
+    fn dead() -> TopicReport {
+        TopicReport { retention_ms: Some(-1), ..sound("b", 1_065_536) }
     }
 
     #[test]
     fn sound_topics_draw_no_warning() {
-        assert_eq!(judge(&sound("a", 1_000_000), &sound("b", 1_065_536)), Vec::<String>::new());
+        assert_eq!(judge(&sound("a", 1_000_000), &dead()), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_dead_letter_topic_that_deletes_anything_is_named_whether_by_age_or_by_size() {
+        for weak in [
+            TopicReport { retention_ms: Some(604_800_000), ..dead() },
+            // A hundred years end, too.
+            TopicReport { retention_ms: Some(3_153_600_000_000), ..dead() },
+            TopicReport { retention_bytes: Some(1 << 40), ..dead() },
+        ] {
+            let warnings = judge(&sound("a", 1_000_000), &weak);
+            assert!(warnings.len() == 1 && warnings[0].contains("deletes dead letters"), "{warnings:?}");
+        }
     }
 
     #[test]
@@ -385,10 +459,18 @@ mod tests {
             retention_bytes: Some(10),
             cleanup_policy: Some("compact,delete".into()),
             unclean_leader_election: Some(true),
+            timestamp_type: Some("CreateTime".into()),
             ..sound("a", 1_000_000)
         };
-        assert_eq!(judge(&weak, &sound("b", 1_065_536)).len(), 6);
-        assert_eq!(judge(&sound("a", 1_000_000), &sound("b", 1_000_000)).len(), 1);
+        assert_eq!(judge(&weak, &dead()).len(), 7);
+        assert_eq!(
+            judge(&sound("a", 1_000_000), &TopicReport { timestamp_type: weak.timestamp_type, ..dead() }).len(),
+            1
+        );
+        assert_eq!(
+            judge(&sound("a", 1_000_000), &TopicReport { max_message_bytes: Some(1_000_000), ..dead() }).len(),
+            1
+        );
         assert_eq!(judge(&sound("a", 1_000_000), &TopicReport { name: "b".into(), ..TopicReport::default() }).len(), 1);
     }
 }

@@ -39,11 +39,13 @@ use std::time::Duration;
 
 use rdkafka::consumer::base_consumer::PartitionQueue;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, RebalanceProtocol};
-use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::BorrowedMessage;
 use rdkafka::{Offset, TopicPartitionList};
 
+use crate::commits::{Commit, Committed, list_at, list_of, read_commits};
 use crate::membership::GroupContext;
+use crate::position::Position;
 use crate::{ClientError, KafkaSettings, Trouble};
 
 /// Records read before the events are looked at, and before the next partition has its turn.
@@ -136,7 +138,7 @@ pub struct GroupConsumer {
     at: Cell<usize>,
     /// Records read since the events were looked at.
     burst: Cell<usize>,
-    commits: Option<mpsc::Sender<Vec<(i32, i64)>>>,
+    commits: Option<mpsc::Sender<Vec<Commit>>>,
     committer: Option<JoinHandle<()>>,
 }
 
@@ -145,6 +147,7 @@ struct Queue {
     partition: i32,
     records: PartitionQueue<GroupContext>,
     paused: bool,
+    position: Position,
 }
 
 impl std::fmt::Debug for GroupConsumer {
@@ -278,7 +281,7 @@ impl GroupConsumer {
             let Some(mut records) = split else { continue };
             let wake = Arc::clone(&self.wake);
             records.set_nonempty_callback(move || wake());
-            self.queues.push(Queue { partition: *partition, records, paused: false });
+            self.queues.push(Queue { partition: *partition, records, paused: false, position: Position::Old(None) });
         }
         let start = |offset: Option<i64>| offset.map_or(Offset::Beginning, Offset::Offset);
         list_at(&self.topic, from.iter().map(|(partition, offset)| (*partition, start(*offset))))
@@ -286,7 +289,36 @@ impl GroupConsumer {
                 RebalanceProtocol::Cooperative => self.consumer.incremental_assign(&list),
                 _ => self.consumer.assign(&list),
             })
-            .map_err(ClientError::new("assigning partitions"))
+            .map_err(ClientError::new("assigning partitions"))?;
+        // Nothing of this assignment has been polled: whatever position there is belongs to the one before.
+        for (partition, offset) in self.librdkafkas_positions() {
+            let queue = self.queues.iter_mut().find(|queue| queue.partition == partition);
+            if let Some(queue) = queue.filter(|queue| from.iter().any(|(new, _)| *new == queue.partition)) {
+                queue.position = match offset {
+                    Offset::Offset(offset) => Position::Old(Some(offset)),
+                    _ => Position::Current,
+                };
+            }
+        }
+        Ok(())
+    }
+
+    fn librdkafkas_positions(&self) -> Vec<(i32, Offset)> {
+        let positions = self.consumer.position();
+        let elements = positions.iter().flat_map(TopicPartitionList::elements);
+        elements.map(|element| (element.partition(), element.offset())).collect()
+    }
+
+    /// How far polling has come in each partition that something was polled of since it was assigned: one past the last record, or past
+    /// what is no record behind it (a transaction's marker, the records of an aborted one). To be called by whoever polls.
+    pub fn positions(&mut self) -> Vec<(i32, i64)> {
+        let found = self.librdkafkas_positions();
+        let queues = &mut self.queues;
+        let known = |(partition, offset): (i32, Offset)| {
+            let queue = queues.iter_mut().find(|queue| queue.partition == partition)?;
+            Some((partition, queue.position.look(offset)?))
+        };
+        found.into_iter().filter_map(known).collect()
     }
 
     /// Answers [`Event::Revoked`]: gives the partitions up. What was fetched of them ahead is dropped.
@@ -306,24 +338,15 @@ impl GroupConsumer {
     }
 
     /// What the group has committed. Blocks up to `timeout`.
-    pub fn committed(&self, partitions: &[i32], timeout: Duration) -> Result<Vec<(i32, Option<i64>)>, ClientError> {
-        let read = || -> KafkaResult<Vec<(i32, Option<i64>)>> {
-            let list = self.consumer.committed_offsets(self.list(partitions), timeout)?;
-            let of = |element: rdkafka::topic_partition_list::TopicPartitionListElem<'_>| {
-                element.error()?;
-                let offset = match element.offset() {
-                    Offset::Offset(offset) => Some(offset),
-                    _ => None,
-                };
-                Ok((element.partition(), offset))
-            };
-            list.elements().into_iter().map(of).collect()
-        };
-        read().map_err(ClientError::new("reading the committed offsets"))
+    pub fn committed(&self, partitions: &[i32], timeout: Duration) -> Result<Vec<Committed>, ClientError> {
+        self.consumer
+            .committed_offsets(self.list(partitions), timeout)
+            .and_then(|list| read_commits(&list))
+            .map_err(ClientError::new("reading the committed offsets"))
     }
 
     /// Sends a commit off. Whether it was taken is what [`Event::Committed`] says later.
-    pub fn commit(&self, offsets: Vec<(i32, i64)>) {
+    pub fn commit(&self, offsets: Vec<Commit>) {
         if let Some(commits) = &self.commits {
             // Fails only if the thread is gone; then no answer comes, as from a broker that is.
             let _ = commits.send(offsets);
@@ -361,24 +384,17 @@ impl GroupConsumer {
     }
 }
 
-fn list_at(topic: &str, offsets: impl IntoIterator<Item = (i32, Offset)>) -> KafkaResult<TopicPartitionList> {
-    let mut list = TopicPartitionList::new();
-    for (partition, offset) in offsets {
-        list.add_partition_offset(topic, partition, offset)?;
-    }
-    Ok(list)
-}
-
 fn commit_each(
     consumer: &BaseConsumer<GroupContext>,
     topic: &str,
-    to_commit: &mpsc::Receiver<Vec<(i32, i64)>>,
+    to_commit: &mpsc::Receiver<Vec<Commit>>,
     wake: &dyn Fn(),
 ) {
-    for offsets in to_commit {
-        let result = list_at(topic, offsets.iter().map(|(partition, offset)| (*partition, Offset::Offset(*offset))))
+    for commits in to_commit {
+        let result = list_of(topic, &commits)
             .and_then(|list| consumer.commit(&list, CommitMode::Sync))
             .map_err(|error| error.to_string());
+        let offsets = commits.iter().map(|commit| (commit.partition, commit.offset)).collect();
         consumer.context().push(Event::Committed { offsets, result });
         wake();
     }

@@ -1,6 +1,7 @@
 //! What librdkafka says through its callbacks: log lines and errors go to `tracing`, a fatal error to whoever watches for it.
 
-use std::sync::Mutex;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rdkafka::client::ClientContext;
@@ -18,13 +19,30 @@ const SAME_ERROR: Duration = Duration::from_secs(10);
 pub struct Callbacks {
     client: &'static str,
     fatal: watch::Sender<Option<String>>,
-    told: Mutex<Vec<(RDKafkaErrorCode, Instant)>>,
+    logged: Arc<Logged>,
+}
+
+/// What was logged already, by this client or one that it replaces.
+#[derive(Debug, Default)]
+struct Logged {
+    errors: Mutex<Vec<(RDKafkaErrorCode, Instant)>>,
+    fatal: Mutex<HashSet<String>>,
 }
 
 impl Callbacks {
     /// `client` is what its log lines are called by.
     pub(crate) fn new(client: &'static str) -> Self {
-        Self { client, fatal: watch::Sender::new(None), told: Mutex::default() }
+        Self { client, fatal: watch::Sender::new(None), logged: Arc::default() }
+    }
+
+    /// For a client that takes this one's place, and does not log the same again.
+    pub(crate) fn succeeded(&self) -> Self {
+        Self { client: self.client, fatal: watch::Sender::new(None), logged: Arc::clone(&self.logged) }
+    }
+
+    /// The client works: what it fails of next is news.
+    pub(crate) fn recovered(&self) {
+        self.logged.fatal.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// The first fatal error, once there is one.
@@ -41,7 +59,11 @@ impl Callbacks {
         self.fatal.send_if_modified(|fatal| {
             let first = fatal.is_none();
             if first {
-                tracing::error!(client = self.client, reason, "fatal kafka client error");
+                if self.logged.fatal.lock().unwrap_or_else(PoisonError::into_inner).insert(kind(reason).to_owned()) {
+                    tracing::error!(client = self.client, reason, "fatal kafka client error");
+                } else {
+                    tracing::debug!(client = self.client, reason, "fatal kafka client error, again");
+                }
                 *fatal = Some(reason.to_owned());
             }
             first
@@ -49,7 +71,7 @@ impl Callbacks {
     }
 
     fn is_news(&self, code: RDKafkaErrorCode) -> bool {
-        let Ok(mut told) = self.told.lock() else { return true };
+        let Ok(mut told) = self.logged.errors.lock() else { return true };
         let now = Instant::now();
         told.retain(|(_, last)| now.duration_since(*last) < SAME_ERROR);
         let news = told.iter().all(|(known, _)| *known != code);
@@ -79,6 +101,8 @@ impl ClientContext for Callbacks {
 
     fn error(&self, error: KafkaError, reason: &str) {
         match error.rdkafka_error_code() {
+            // The line that says why comes through `log`.
+            Some(RDKafkaErrorCode::Fatal) => {}
             Some(code) if !self.is_news(code) => {}
             Some(code) if Trouble::of(code).is_refusal() => {
                 tracing::error!(client = self.client, %error, reason, "kafka refuses us");
@@ -92,3 +116,23 @@ impl ClientContext for Callbacks {
 }
 
 impl rdkafka::consumer::ConsumerContext for Callbacks {}
+
+/// What is the same in every line of one kind: librdkafka's words for the error, without the thread before and the broker after them.
+fn kind(line: &str) -> &str {
+    let text = line.split_once("Fatal error: ").map_or(line, |(_, text)| text);
+    let broker = if text.starts_with("Broker: ") { "Broker: ".len() } else { 0 };
+    text[broker..].split(':').next().unwrap_or(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_one_fatal_error_are_of_one_kind() {
+        let logged = "[thrd:main]: Fatal error: Broker: Cluster authorization failed: Failed to acquire idempotence PID from broker 127.0.0.1:9092/1: Broker: Cluster authorization failed";
+        assert_eq!(kind(logged), "Cluster authorization failed");
+        assert_eq!(kind("Cluster authorization failed: Failed to acquire"), "Cluster authorization failed");
+        assert_eq!(kind(""), "");
+    }
+}

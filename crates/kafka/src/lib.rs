@@ -10,18 +10,22 @@
 //!    rebalance takes place when the caller says so.
 //! 5. [`RangeReader`] ([`reader`]): reads a part of the log without a group: dead letters, verification.
 //!
-//! What librdkafka says through its callbacks goes to `tracing` ([`context`]); [`trouble`] says what kinds of errors there are.
+//! What a group commits is in [`commits`]. What librdkafka says through its callbacks goes to `tracing` ([`context`]); [`trouble`] says what kinds of errors there are.
 
 pub mod admin;
+pub mod commits;
 pub mod consumer;
 pub mod context;
 mod membership;
+mod position;
+mod producer;
 pub mod publisher;
 pub mod reader;
 pub mod settings;
 pub mod trouble;
 
 pub use admin::{Admin, AdminError, BrokerReport, TopicReport, TopicsReport};
+pub use commits::{Commit, Committed, Loss};
 pub use consumer::{ConsumerSettings, Event, GroupConsumer, Polled};
 pub use publisher::{Acknowledged, Failure, PublishError, PublishRecord, Publisher};
 /// A record as lent by the client, and how to look into it.
@@ -42,6 +46,6 @@ pub struct ClientError {
 
 impl ClientError {
     pub(crate) fn new(doing: &'static str) -> impl FnOnce(rdkafka::error::KafkaError) -> Self {
-        move |error| Self { doing, reason: error.to_string() }
+        move |error| Self { doing, reason: settings::without_value(&error) }
     }
 }

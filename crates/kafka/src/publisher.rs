@@ -3,6 +3,9 @@
 //!
 //! A record is in the producer's queue when [`Publisher::publish`] returns, so that the order of calls is the order in the log;
 //! the future that it returns only awaits the delivery report. Dropping that future takes nothing back.
+//!
+//! A producer that failed for good is replaced by [`Publisher::keep_alive`]. Until then every publish fails at once, and its caller falls
+//! back as it does while Kafka is away.
 
 use std::future::Future;
 use std::future::ready;
@@ -12,14 +15,12 @@ use std::time::Duration;
 
 use futures_util::future::Either;
 use holdfast_message::record::{CONTENT_TYPE, SCHEMA_VERSION, header};
-use rdkafka::client::ClientContext;
-use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
-use rdkafka::message::{DeliveryResult, Header, Message as _, OwnedHeaders};
-use rdkafka::producer::{BaseRecord, NoCustomPartitioner, Producer, ProducerContext, ThreadedProducer};
-use tokio::sync::{oneshot, watch};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseRecord, Producer as _};
+use tokio::sync::oneshot;
 
-use crate::context::Callbacks;
+use crate::producer::Slot;
 use crate::settings::{BATCH_BYTES, DLQ_HEADROOM};
 use crate::{ClientError, KafkaSettings};
 
@@ -78,42 +79,10 @@ impl std::fmt::Display for Failure {
     }
 }
 
-type Report = Result<Acknowledged, PublishError>;
-
-struct PublisherContext {
-    callbacks: Callbacks,
-    /// Enqueued and not yet reported on. librdkafka's own count includes its log lines and errors.
-    in_flight: AtomicUsize,
-}
-
-impl ClientContext for PublisherContext {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
-        self.callbacks.log(level, facility, line);
-    }
-    fn error(&self, error: KafkaError, reason: &str) {
-        self.callbacks.error(error, reason);
-    }
-    fn stats_raw(&self, _: &[u8]) {}
-}
-
-impl ProducerContext<NoCustomPartitioner> for PublisherContext {
-    type DeliveryOpaque = Box<oneshot::Sender<Report>>;
-
-    fn delivery(&self, result: &DeliveryResult<'_>, report: Self::DeliveryOpaque) {
-        self.in_flight.fetch_sub(1, Ordering::Relaxed);
-        // The caller may have stopped waiting.
-        let _ = report.send(match result {
-            Ok(record) => Ok(Acknowledged { partition: record.partition(), offset: record.offset() }),
-            Err((error, record)) => {
-                let size = record.payload_len() + record.key_len();
-                Err(classify(error, size, true))
-            }
-        });
-    }
-}
+pub(crate) type Report = Result<Acknowledged, PublishError>;
 
 /// `reported`: by a delivery report, hence perhaps sent; otherwise refused on the way into the queue.
-fn classify(error: &KafkaError, size: usize, reported: bool) -> PublishError {
+pub(crate) fn classify(error: &KafkaError, size: usize, reported: bool) -> PublishError {
     let code = error.rdkafka_error_code();
     if code == Some(RDKafkaErrorCode::MessageSizeTooLarge) && (!reported || size > BATCH_BYTES) {
         return PublishError::TooLarge(format!("{size} bytes: {error}"));
@@ -137,7 +106,7 @@ fn classify(error: &KafkaError, size: usize, reported: bool) -> PublishError {
 /// The producer of a process. Cheap to clone.
 #[derive(Clone)]
 pub struct Publisher {
-    producer: Arc<ThreadedProducer<PublisherContext>>,
+    producer: Arc<Slot>,
     topic: Arc<str>,
     report_within: Duration,
     /// The largest record that the main topic is known to take, in bytes.
@@ -162,12 +131,10 @@ impl Publisher {
     }
 
     fn with_headroom(settings: &KafkaSettings, client: &'static str, headroom: usize) -> Result<Self, ClientError> {
-        let context = PublisherContext { callbacks: Callbacks::new(client), in_flight: AtomicUsize::new(0) };
-        let producer: KafkaResult<ThreadedProducer<PublisherContext>> =
-            settings.producer(headroom).create_with_context(context);
-        let producer = Arc::new(producer.map_err(ClientError::new("building the kafka producer"))?);
+        let producer =
+            Slot::new(settings.producer(headroom), client).map_err(ClientError::new("building the kafka producer"))?;
         Ok(Self {
-            producer,
+            producer: producer.into(),
             topic: settings.topic.as_str().into(),
             report_within: settings.delivery_timeout + REPORT_GRACE,
             record_limit: Arc::new(AtomicUsize::new(usize::MAX)),
@@ -227,18 +194,23 @@ impl Publisher {
         record.partition = partition;
         record.key = key;
         record.payload = value;
-        // Before the call, as the report may come before it returns.
-        let context = self.producer.client().context();
-        context.in_flight.fetch_add(1, Ordering::Relaxed);
-        let refused = self.producer.send(record).err().map(|(error, record)| {
-            context.in_flight.fetch_sub(1, Ordering::Relaxed);
-            // A dead producer refuses everything from here on.
-            if let Some((code, reason)) = self.producer.client().fatal_error() {
-                context.callbacks.raise(&format!("{code}: {reason}"));
+        let refused = match self.producer.current() {
+            Err(dead) => Some(PublishError::Unavailable(Failure { reason: dead, possibly_persisted: false })),
+            Ok(producer) => {
+                // Before the call, as the report may come before it returns.
+                let context = producer.client().context();
+                context.enqueued();
+                producer.send(record).err().map(|(error, record)| {
+                    context.refused();
+                    // A dead producer refuses everything from here on.
+                    if let Some((code, reason)) = producer.client().fatal_error() {
+                        context.died(code, &reason);
+                    }
+                    drop(record);
+                    classify(&error, size, false)
+                })
             }
-            drop(record);
-            classify(&error, size, false)
-        });
+        };
         let within = self.report_within;
         async move {
             if let Some(error) = refused {
@@ -253,14 +225,18 @@ impl Publisher {
         }
     }
 
-    /// The first fatal error of the producer, which is dead from then on: exit, or build another.
-    pub fn fatal(&self) -> watch::Receiver<Option<String>> {
-        self.producer.client().context().callbacks.fatal()
+    /// Replaces the producer whenever it has died, for as long as this is polled. Fatal for librdkafka is, above all, that we may not write
+    /// idempotently (`CLUSTER_AUTHORIZATION_FAILED`), which somebody may permit at any time.
+    ///
+    /// The records of the dead one fail at once, so that their callers fall back; some may be in the log all the same. The next one is
+    /// built after a wait that doubles from one death to the next, up to half a minute; `rebuilt` is called for each.
+    pub async fn keep_alive(&self, rebuilt: impl Fn() + Send) {
+        self.producer.keep_alive(rebuilt).await;
     }
 
     /// Records enqueued and not yet reported on.
     pub fn in_flight(&self) -> usize {
-        self.producer.client().context().in_flight.load(Ordering::Relaxed)
+        self.producer.in_flight()
     }
 
     /// Waits until every record was reported on, or the deadline. Returns how many were not; their futures fail when the last
@@ -274,11 +250,13 @@ impl Publisher {
         self.in_flight()
     }
 
-    /// Asks for the main topic's metadata: fails if no broker answers, or the topic is missing or has a partition without leader.
+    /// Asks for the main topic's metadata: fails if no broker answers, or the topic is missing or has a partition without leader, or the
+    /// producer has died and no other has yet shown that it lives.
     pub async fn ping(&self, timeout: Duration) -> Result<(), ClientError> {
-        let (producer, topic) = (Arc::clone(&self.producer), Arc::clone(&self.topic));
+        let error = |reason: String| ClientError { doing: "asking for the topic's metadata", reason };
+        let producer = self.producer.sound().map_err(error)?;
+        let topic = Arc::clone(&self.topic);
         let asked = tokio::task::spawn_blocking(move || {
-            let error = |reason: String| ClientError { doing: "asking for the topic's metadata", reason };
             let metadata =
                 producer.client().fetch_metadata(Some(&topic), timeout).map_err(|cause| error(cause.to_string()))?;
             let found = metadata.topics().iter().find(|found| found.name() == &*topic);

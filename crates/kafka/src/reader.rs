@@ -37,6 +37,17 @@ impl RangeReader {
         Ok(Self { consumer })
     }
 
+    /// How far a partition has been read: one past the last record that [`Self::next`] returned, or past what is no record behind it
+    /// (a transaction's marker, the records of an aborted one), which `next` passes while it waits. `None`: nothing was read yet.
+    pub fn position(&self, partition: i32) -> Result<Option<i64>, ClientError> {
+        let positions = self.consumer.position().map_err(ClientError::new("asking for a position"))?;
+        let of = positions.elements().into_iter().find(|element| element.partition() == partition);
+        Ok(of.and_then(|element| match element.offset() {
+            Offset::Offset(offset) => Some(offset),
+            _ => None,
+        }))
+    }
+
     /// The next record, or `None` if none came within `timeout`. Records of one partition come in order.
     pub fn next(&self, timeout: Duration) -> Result<Option<OwnedMessage>, ClientError> {
         let until = std::time::Instant::now() + timeout;

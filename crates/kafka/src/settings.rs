@@ -6,8 +6,11 @@ use std::time::Duration;
 
 use holdfast_service::sabotage;
 use holdfast_service::servers::ServerSettings;
+use holdfast_service::settings::Source;
 use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::KafkaError;
+use rdkafka::types::RDKafkaConfRes;
 
 /// What the dead-letter topic allows above the main one, in bytes: the original record, whole, and its `dlq-` headers.
 pub const DLQ_HEADROOM: usize = 64 * 1024;
@@ -94,9 +97,20 @@ impl KafkaSettings {
             partitions: servers.kafka_partitions,
             replication_factor: servers.kafka_replication_factor,
             client_id: client_id.to_owned(),
-            properties: servers.kafka_properties().into_iter().collect(),
+            properties: servers.kafka_properties().map(|(_, own)| (own.name.clone(), own.value.clone())).collect(),
             properties_break_the_promise: sabotage::is(sabotage::KAFKA),
             ..Self::default()
+        }
+    }
+
+    /// Says which of the environment's properties librdkafka doesn't take, by their places: what it says itself repeats their values.
+    pub fn check(servers: &ServerSettings, source: &mut Source) {
+        for (setting, property) in servers.kafka_properties() {
+            let mut alone = ClientConfig::new();
+            alone.set(&property.name, &property.value);
+            if let Err(error) = alone.create_native_config() {
+                source.refuse(setting, &format!("{}: {}", property.place, without_value(&error)));
+            }
         }
     }
 
@@ -165,6 +179,18 @@ impl KafkaSettings {
     }
 }
 
+/// An error of librdkafka's without the value that it repeats. An unknown name isn't repeated either: it may be the rest of a password
+/// that a comma has cut.
+pub(crate) fn without_value(error: &KafkaError) -> String {
+    match error {
+        KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, ..) => "librdkafka has no such property".into(),
+        KafkaError::ClientConfig(_, _, name, _) => {
+            format!("the value of {name} can't be used, or this build does not have the property")
+        }
+        error => error.to_string(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use holdfast_service::settings::Source;
@@ -173,10 +199,17 @@ mod tests {
 
     #[test]
     fn properties_override_tuning_but_not_the_promise() {
+        let read_all = ("isolation.level", "read_uncommitted");
         let settings = KafkaSettings {
-            properties: [("acks", "1"), ("enable.auto.commit", "true"), ("linger.ms", "7"), ("sasl.username", "u")]
-                .map(|(name, value)| (name.to_owned(), value.to_owned()))
-                .into(),
+            properties: [
+                ("acks", "1"),
+                ("enable.auto.commit", "true"),
+                ("linger.ms", "7"),
+                ("sasl.username", "u"),
+                read_all,
+            ]
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .into(),
             ..KafkaSettings::default()
         };
         let producer = settings.producer(0);
@@ -184,6 +217,10 @@ mod tests {
         assert_eq!(producer.get("linger.ms"), Some("7"));
         assert_eq!(producer.get("sasl.username"), Some("u"));
         assert_eq!(settings.consumer(Some("g"), &[]).get("enable.auto.commit"), Some("false"));
+        for group in [Some("g"), None] {
+            let level = settings.consumer(group, &[]);
+            assert_eq!(level.get("isolation.level"), Some("read_committed"), "an aborted record is nobody's message");
+        }
     }
 
     #[test]
@@ -210,6 +247,27 @@ mod tests {
         ];
         for (name, value) in expected {
             assert_eq!(producer.get(name), Some(value), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_property_that_librdkafka_does_not_take_is_named_by_its_place() {
+        let check = |properties: &str| {
+            let mut source = Source::new([("KAFKA_PROPERTIES".to_owned(), properties.to_owned())]);
+            let servers = ServerSettings::read(&mut source).unwrap();
+            KafkaSettings::check(&servers, &mut source);
+            source.finish(Some(())).map(drop).map_err(|errors| errors.to_string())
+        };
+        assert_eq!(check("sasl.username=u,sasl.password=p,security.protocol=SASL_SSL,linger.ms=7"), Ok(()));
+        for (properties, expected) in [
+            ("linger.ms=7,sasl.pasword=CANARY", "KAFKA_PROPERTIES: entry 2: librdkafka has no such property"),
+            ("sasl.password=p,CANARY=CANARY", "KAFKA_PROPERTIES: entry 2: librdkafka has no such property"),
+            ("linger.ms=CANARY", "KAFKA_PROPERTIES: entry 1: the value of linger.ms can't be used"),
+            ("security.protocol=CANARY", "KAFKA_PROPERTIES: entry 1: the value of security.protocol can't be used"),
+            ("acks=CANARY", "KAFKA_PROPERTIES: entry 1: the value of acks can't be used"),
+        ] {
+            let error = check(properties).unwrap_err();
+            assert!(error.starts_with(expected) && !error.contains("CANARY"), "{properties}: {error}");
         }
     }
 

@@ -3,7 +3,7 @@
 //! Takes the fields as the transport received them; gives a [`Draft`] that is within every limit, and from that a [`Message`].
 
 use crate::id::IdError;
-use crate::{ChatId, Message, MessageId, UserId};
+use crate::{ChatId, Message, MessageId, UserId, is_visible};
 
 /// The longest text, in Unicode characters.
 pub const MAX_CONTENT: usize = 4096;
@@ -59,7 +59,8 @@ pub struct Draft {
 }
 
 impl Draft {
-    /// Checks a send. An empty `image_url` or `public_id` is an absent one; the content may be empty beside an image.
+    /// Checks a send. An empty `image_url` or `public_id` is an absent one; the content may be empty, or show nothing, beside an image.
+    /// It stays as it was received.
     pub fn new(
         sender: UserId,
         chat: ChatId,
@@ -75,8 +76,8 @@ impl Draft {
         {
             return Err(Invalid::new("tempId", format!("1 to {MAX_TEMP_ID} printable characters")));
         }
-        if content.trim().is_empty() && image_url.is_none() {
-            return Err(Invalid::new("content", "must not be empty"));
+        if image_url.is_none() && !is_visible(&content) {
+            return Err(Invalid::new("content", "must not be empty, or of characters that show nothing alone"));
         }
         // A character takes at least a byte, so only long text has to be counted.
         if content.len() > MAX_CONTENT && content.chars().count() > MAX_CONTENT {
@@ -177,6 +178,18 @@ mod tests {
         for url in ["http://example.org/a.png", "https://", "javascript:alert(1)", "https://a b"] {
             assert_eq!(draft(None, "x", Some(url)).unwrap_err().field, "imageUrl", "{url}");
         }
+    }
+
+    #[test]
+    fn content_that_shows_nothing_counts_as_empty_and_stays_as_it_is_beside_an_image() {
+        for content in ["\u{200b}", "\u{2800}", "\u{3164}", "\u{e0020}", "\u{0}", " \u{feff}\u{fe0f}\n\u{202e}"] {
+            assert_eq!(draft(None, content, None).unwrap_err().field, "content", "{content:?}");
+            let beside = draft(None, content, Some("https://example.org/a.png")).unwrap();
+            assert_eq!(beside.stamp(1).content, content, "{content:?}");
+            let visible = format!("{content}x{content}");
+            assert_eq!(draft(None, &visible, None).unwrap().stamp(1).content, visible, "{content:?}");
+        }
+        assert!(draft(None, &"\u{1}".repeat(4000), None).is_ok(), "control characters are shown as a glyph");
     }
 
     #[test]

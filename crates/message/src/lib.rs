@@ -3,7 +3,7 @@
 //! This crate has no I/O, no clock and no runtime. In the order of a message's journey:
 //!
 //! 1. [`UserId`] and [`ChatId`] ([`id`]): who sends, and where to.
-//! 2. [`Draft`] ([`draft`]): what a client asked to send, checked against the limits.
+//! 2. [`Draft`] ([`draft`]): what a client asked to send, checked against the limits. Does it show anything ([`visible`])?
 //! 3. [`MessageId`] ([`message_id`]): the identity that every retry of one send shares.
 //! 4. [`Message`] ([`Draft::stamp`]): immutable from here on.
 //! 5. [`record`]: the bytes and headers that Kafka, the failed queue and the dead-letter topic hold.
@@ -16,10 +16,12 @@ pub mod json;
 pub mod message_id;
 pub mod recency;
 pub mod record;
+pub mod visible;
 
 pub use draft::{Draft, Invalid};
 pub use id::{ChatId, UserId};
 pub use message_id::MessageId;
+pub use visible::is_visible;
 
 /// The place of a message in history: every order of messages is by timestamp, then by id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -1,19 +1,6 @@
-//! The wall clock, as stamps need it.
+//! The wall clock.
 
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
-
-/// Unix epoch milliseconds that never go back within one process, even when the system's clock does.
-#[derive(Debug, Default)]
-pub struct Clock(AtomicI64);
-
-impl Clock {
-    /// Now.
-    pub fn now_ms(&self) -> i64 {
-        let now = unix_ms();
-        self.0.fetch_max(now, Ordering::Relaxed).max(now)
-    }
-}
 
 /// Unix epoch milliseconds by the system's clock.
 pub fn unix_ms() -> i64 {

@@ -2,17 +2,20 @@
 //!
 //! * [`mod@settings`]: the environment, parsed once into typed values, all errors at once.
 //! * [`servers`]: the settings that both services share.
-//! * [`telemetry`] sets up the log.
+//! * [`telemetry`] sets up the log, and [`log_limit`] keeps anybody from flooding it.
 //! * [`trace`]: the W3C trace context that a message carries.
 //! * [`ops`]: the operators' port: metrics and health.
+//! * [`serve`]: connections over HTTP/1.1, within limits that hold whatever the peer does.
 //! * [`lifecycle`]: from a signal to a token that everything watches.
 //! * [`sabotage`]: ways to break the promise on purpose, in debug builds alone.
-//! * [`clock`]: wall-clock milliseconds that never go back.
+//! * [`clock`]: wall-clock milliseconds.
 
 pub mod clock;
 pub mod lifecycle;
+pub mod log_limit;
 pub mod ops;
 pub mod sabotage;
+pub mod serve;
 pub mod servers;
 pub mod settings;
 pub mod telemetry;

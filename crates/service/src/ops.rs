@@ -1,4 +1,5 @@
-//! The operators' port: `/metrics`, `/health/live`, `/health/ready` and `/health`, and `POST /breakers/{dependency}/{open|close|auto}`.
+//! The operators' port: `/metrics`, `/health/live`, `/health/ready` and `/health`, `POST /breakers/{dependency}/{open|close|auto}`, and a
+//! worker's `POST /losses/acknowledge`.
 //!
 //! A breaker is turned here, process by process, and not by way of Redis: Redis may be what the breaker is about. Whoever reaches
 //! this port can do it, which is one reason more why it listens on the loopback interface unless told otherwise; a web page that
@@ -15,14 +16,24 @@ use prometheus::{IntGauge, Opts, Registry, TextEncoder};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::serve::{self, ConnectionLimits, ConnectionMetrics};
+
 /// What a service says of itself.
 pub trait Health: Send + Sync + 'static {
     /// Whether its own loops make progress. Never asks another server.
     fn live(&self) -> bool;
-    /// Whether it can do its work.
-    fn ready(&self) -> bool;
+    /// Why it can't be given work; `None`: it can. The body of `/health/ready`.
+    fn unready(&self) -> Option<String>;
+    /// Whether it can be given work.
+    fn ready(&self) -> bool {
+        self.unready().is_none()
+    }
     /// The document at `/health`, as its service describes it. Refreshed by the service, so that asking costs nothing.
     fn report(&self) -> serde_json::Value;
+    /// An operator knows that records were lost; `false`: this service would not know of it.
+    fn acknowledge_losses(&self) -> bool {
+        false
+    }
     /// Turns the circuit breaker in front of a dependency; `false`: it has none.
     fn turn(&self, _dependency: &str, _to: Turn) -> bool {
         false
@@ -71,20 +82,29 @@ pub async fn serve<H: Health>(
     listener: TcpListener,
     registry: Registry,
     health: Arc<H>,
+    (limits, metrics): (ConnectionLimits, ConnectionMetrics),
     stop: CancellationToken,
 ) -> std::io::Result<()> {
-    axum::serve(listener, router(registry, health)).with_graceful_shutdown(stop.cancelled_owned()).await
+    serve::serve(listener, router(registry, health), limits, metrics, stop).await
 }
 
 fn router<H: Health>(registry: Registry, health: Arc<H>) -> Router {
     let status = |good: bool| if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     Router::new()
         .route("/health/live", get(move |State(health): State<Arc<H>>| async move { status(health.live()) }))
-        .route("/health/ready", get(move |State(health): State<Arc<H>>| async move { status(health.ready()) }))
+        .route("/health/ready", get(|State(health): State<Arc<H>>| async move { ready(health.unready()) }))
         .route("/health", get(|State(health): State<Arc<H>>| async move { axum::Json(health.report()) }))
         .route("/breakers/{dependency}/{to}", post(turn::<H>))
+        .route("/losses/acknowledge", post(acknowledge::<H>))
         .with_state(health)
         .route("/metrics", get(move || async move { metrics(&registry) }))
+}
+
+fn ready(unready: Option<String>) -> (StatusCode, String) {
+    match unready {
+        None => (StatusCode::OK, String::new()),
+        Some(why) => (StatusCode::SERVICE_UNAVAILABLE, why + "\n"),
+    }
 }
 
 async fn turn<H: Health>(
@@ -99,6 +119,16 @@ async fn turn<H: Health>(
         Some(to) if health.turn(&dependency, to) => (StatusCode::NO_CONTENT, ""),
         Some(_) => (StatusCode::NOT_FOUND, "no breaker of this name\n"),
         None => (StatusCode::NOT_FOUND, "a breaker is turned to 'open', 'close' or 'auto'\n"),
+    }
+}
+
+async fn acknowledge<H: Health>(State(health): State<Arc<H>>, headers: HeaderMap) -> (StatusCode, &'static str) {
+    if headers.contains_key(header::ORIGIN) {
+        return (StatusCode::FORBIDDEN, "not from a web page\n");
+    }
+    match health.acknowledge_losses() {
+        true => (StatusCode::NO_CONTENT, ""),
+        false => (StatusCode::NOT_FOUND, "losses are a worker's to know of\n"),
     }
 }
 
@@ -117,6 +147,8 @@ mod tests {
     use tokio::net::TcpStream;
 
     use super::*;
+    use crate::serve::ConnectionSettings;
+    use crate::settings::Source;
 
     #[derive(Default)]
     struct Turned(Mutex<Vec<Turn>>);
@@ -125,8 +157,8 @@ mod tests {
         fn live(&self) -> bool {
             true
         }
-        fn ready(&self) -> bool {
-            false
+        fn unready(&self) -> Option<String> {
+            Some("starting".into())
         }
         fn report(&self) -> serde_json::Value {
             serde_json::json!({})
@@ -144,7 +176,10 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, health) = (listener.local_addr().unwrap(), Arc::new(Turned::default()));
         let stop = CancellationToken::new();
-        tokio::spawn(serve(listener, Registry::new(), Arc::clone(&health), stop.clone()));
+        let registry = Registry::new();
+        let [metrics] = ConnectionMetrics::register(&registry, ["operators"]).unwrap();
+        let limits = ConnectionSettings::read(&mut Source::default()).unwrap().operators();
+        tokio::spawn(serve(listener, registry, Arc::clone(&health), (limits, metrics), stop.clone()));
         let ask = async |method: &str, path: &str| {
             let mut stream = TcpStream::connect(address).await.unwrap();
             let (path, headers) = path.split_once(' ').unwrap_or((path, "accept: */*"));
@@ -162,6 +197,9 @@ mod tests {
         assert_eq!(ask("POST", "/breakers/queue/open").await, "404");
         assert_eq!(ask("GET", "/breakers/redis/open").await, "405");
         assert_eq!(ask("POST", "/breakers/redis/open origin: http://evil.example").await, "403");
+        assert_eq!(ask("POST", "/losses/acknowledge origin: http://evil.example").await, "403");
+        assert_eq!(ask("GET", "/losses/acknowledge").await, "405");
+        assert_eq!(ask("POST", "/losses/acknowledge").await, "404", "this service has none");
         assert_eq!(health.0.lock().unwrap().len(), 3);
         stop.cancel();
     }

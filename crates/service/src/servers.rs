@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::settings::{List, Millis, Seconds, Secret, Source};
+use crate::settings::properties::{Properties, PropertiesFile, Property};
+use crate::settings::{List, Millis, MongoUrl, RedisUrl, Seconds, Secret, Source};
 
 crate::settings! {
     /// Where the other servers are, and how this process is run.
@@ -17,10 +18,14 @@ crate::settings! {
         kafka_partitions: i32 = "KAFKA_PARTITIONS", "8";
         /// Replicas of a topic that we create. One replica survives a crash of the broker's process, not the loss of its disk.
         kafka_replication_factor: i32 = "KAFKA_REPLICATION_FACTOR", "3", development "1";
-        /// Further librdkafka properties, `name=value` separated by commas, as `security.protocol=SASL_SSL`. Never printed.
-        kafka_properties: Option<Secret> = "KAFKA_PROPERTIES", "";
+        /// Further librdkafka properties, `name=value` separated by commas, as `security.protocol=SASL_SSL`. Never printed. A value with a comma in
+        /// it belongs into `KAFKA_PROPERTIES_FILE`.
+        kafka_properties: Option<Properties> = "KAFKA_PROPERTIES", "";
+        /// A file of further librdkafka properties, one `name=value` a line, written as a secret is in `CONFIG_FILE`. `KAFKA_PROPERTIES` wins
+        /// over it.
+        kafka_properties_file: Option<PropertiesFile> = "KAFKA_PROPERTIES_FILE", "";
         /// The cache's Redis: `redis://` or `rediss://`, with user and password if needed. Unset: from `REDIS_HOST`, `REDIS_PORT` and `REDIS_PASSWORD`.
-        redis_url: Option<Secret> = "REDIS_URL", "";
+        redis_url: Option<RedisUrl> = "REDIS_URL", "";
         /// The cache's host, without `REDIS_URL`.
         redis_host: String = "REDIS_HOST", "127.0.0.1";
         /// The cache's port, without `REDIS_URL`.
@@ -31,8 +36,10 @@ crate::settings! {
         redis_cluster_enabled: bool = "REDIS_CLUSTER_ENABLED", "false";
         /// Some of the cluster's nodes, `host:port` separated by commas; they tell of the others. Unset: the host of `REDIS_URL`.
         redis_cluster_nodes: List = "REDIS_CLUSTER_NODES", "";
-        /// MongoDB's connection string.
-        mongo_url: Secret = "MONGO_URL", "mongodb://127.0.0.1:27017/?replicaSet=rs0";
+        /// MongoDB's connection string. Its options take precedence over Holdfast's defaults (`maxPoolSize`, `connectTimeoutMS`,
+        /// `serverSelectionTimeoutMS`, `retryReads`, `wtimeoutMS`, `appName` and every other); refused are those that would break the promise: `w` other
+        /// than `majority`, `journal` and `retryWrites` other than `true`, `readConcernLevel` other than `local`, `readPreference` other than `primary`.
+        mongo_url: MongoUrl = "MONGO_URL", "mongodb://127.0.0.1:27017/?replicaSet=rs0";
         /// MongoDB's database.
         mongo_db: String = "MONGO_DB", "chat";
         /// `error`, `warn`, `info`, `debug`, `trace`, or a `tracing` filter.
@@ -127,13 +134,26 @@ impl ServerSettings {
         self.redis_cluster_enabled.then_some(&*self.redis_cluster_nodes.0)
     }
 
-    /// The further librdkafka properties as pairs.
-    pub fn kafka_properties(&self) -> Vec<(String, String)> {
-        let text = self.kafka_properties.as_ref().map(Secret::reveal).unwrap_or_default();
-        text.split(',')
-            .filter_map(|pair| pair.split_once('='))
-            .map(|(name, value)| (name.trim().to_owned(), value.trim().to_owned()))
-            .collect()
+    /// The further librdkafka properties, later ones over earlier ones, each with the setting that it comes from.
+    pub fn kafka_properties(&self) -> impl Iterator<Item = (&'static str, &Property)> {
+        let file = self.kafka_properties_file.iter().flat_map(|file| &file.properties.0);
+        let own = self.kafka_properties.iter().flat_map(|properties| &properties.0);
+        file.map(|property| ("KAFKA_PROPERTIES_FILE", property))
+            .chain(own.map(|property| ("KAFKA_PROPERTIES", property)))
+    }
+
+    /// States what must hold of addresses that are printed, and hence can't be a place for a password.
+    pub fn check(&self, source: &mut Source) {
+        const USER: &str = "must not hold a user or a password";
+        for (name, values) in [
+            ("KAFKA_BROKERS", std::slice::from_ref(&self.kafka_brokers)),
+            ("REDIS_HOST", std::slice::from_ref(&self.redis_host)),
+            ("REDIS_CLUSTER_NODES", &*self.redis_cluster_nodes.0),
+        ] {
+            if values.iter().any(|value| value.contains('@')) {
+                source.refuse(name, USER);
+            }
+        }
     }
 }
 

@@ -2,11 +2,20 @@
 //!
 //! A service describes its settings with [`settings!`](crate::settings!): each with its name, its default and a sentence. The same
 //! description parses them, prints the effective configuration and makes the table in the documentation, so the three can't differ.
-//! Every error is collected, so that an operator sees all of them at once.
+//! Every error is collected, so that an operator sees all of them at once. An error names the setting, and the line of `CONFIG_FILE` where
+//! it stands; never its value, which may be a secret or a part of one.
 
-use std::collections::BTreeMap;
+mod lines;
+pub mod properties;
+mod url;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::path::PathBuf;
 use std::time::Duration;
+
+use lines::Line;
+pub use url::{MongoUrl, RedisUrl};
 
 /// One setting, as documented.
 #[derive(Debug, Clone, Copy)]
@@ -156,29 +165,55 @@ pub struct SettingsError(pub Vec<String>);
 #[derive(Debug, Default)]
 pub struct Source {
     profile: Profile,
-    environment: BTreeMap<String, String>,
-    file: BTreeMap<String, String>,
+    environment: Environment,
+    path: PathBuf,
+    file: BTreeMap<String, Line>,
     errors: Vec<String>,
     effective: Vec<(&'static str, String)>,
+}
+
+/// The process's variables. Not printed.
+#[derive(Default)]
+struct Environment {
+    values: BTreeMap<String, String>,
+    /// Whose value is no UTF-8.
+    unreadable: BTreeSet<String>,
+}
+
+impl std::fmt::Debug for Environment {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("(hidden)")
+    }
 }
 
 impl Source {
     /// The process's environment, and below it the file of `NAME=value` lines that `CONFIG_FILE` names.
     pub fn from_process() -> Self {
-        Self::new(
-            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))),
-        )
+        let mut environment = Environment::default();
+        for (name, value) in std::env::vars_os() {
+            let Ok(name) = name.into_string() else { continue };
+            match value.into_string() {
+                Ok(value) => drop(environment.values.insert(name, value)),
+                Err(_) => drop(environment.unreadable.insert(name)),
+            }
+        }
+        Self::with(environment)
     }
 
     /// The given environment. An empty value counts as unset.
     pub fn new(environment: impl IntoIterator<Item = (String, String)>) -> Self {
-        let environment = environment.into_iter().filter(|(_, value)| !value.is_empty()).collect();
+        Self::with(Environment { values: environment.into_iter().collect(), ..Environment::default() })
+    }
+
+    fn with(mut environment: Environment) -> Self {
+        environment.values.retain(|_, value| !value.is_empty());
         let mut source = Self { environment, ..Self::default() };
-        if let Some(path) = source.read::<Option<std::path::PathBuf>>(&CONFIG_FILE).flatten() {
-            match dotenvy::from_path_iter(&path).and_then(Iterator::collect::<Result<Vec<_>, _>>) {
-                Ok(lines) => source.file = lines.into_iter().filter(|(_, value)| !value.is_empty()).collect(),
-                Err(error) => source.errors.push(format!("CONFIG_FILE={}: {error}", path.display())),
-            }
+        if let Some(path) = source.read::<Option<PathBuf>>(&CONFIG_FILE).flatten() {
+            let (lines, errors) = lines::read(&path, is_setting);
+            source.path = path;
+            source.file = lines.into_iter().map(|line| (line.name.clone(), line)).collect();
+            let errors: Vec<_> = errors.into_iter().map(|rule| format!("{} {rule}", source.config_file())).collect();
+            source.errors.extend(errors);
         }
         source.profile = source.read(&PROFILE).unwrap_or_default();
         source
@@ -199,21 +234,37 @@ impl Source {
 
     /// Reads one setting. `None` means that its value is wrong, which [`Source::finish`] reports.
     pub fn read<T: Value>(&mut self, setting: &Setting) -> Option<T> {
-        let given = self.environment.get(setting.name).or_else(|| self.file.get(setting.name));
+        let parsed = self.text(setting).and_then(|text| {
+            let value = T::parse(&text)?;
+            Ok((value, if setting.secret && !text.is_empty() { "(hidden)".to_owned() } else { text }))
+        });
+        match parsed {
+            Ok((value, shown)) => {
+                self.effective.push((setting.name, shown));
+                Some(value)
+            }
+            Err(rule) => {
+                self.effective.push((setting.name, String::new()));
+                self.refuse(setting.name, &rule);
+                None
+            }
+        }
+    }
+
+    /// The setting's text, or what is wrong with how it is written.
+    fn text(&self, setting: &Setting) -> Result<String, String> {
+        if self.environment.unreadable.contains(setting.name) {
+            return Err("is not UTF-8".into());
+        }
+        let given = match self.environment.values.get(setting.name) {
+            Some(value) => value,
+            None => self.file.get(setting.name).map_or(Ok(""), |line| line.value(setting.secret))?,
+        };
         let default = match self.profile {
             Profile::Development => setting.development.unwrap_or(setting.default),
             _ => setting.default,
         };
-        let text = given.map_or(default, String::as_str);
-        let shown = if setting.secret && !text.is_empty() { "(hidden)" } else { text };
-        self.effective.push((setting.name, shown.to_owned()));
-        match T::parse(text) {
-            Ok(value) => Some(value),
-            Err(rule) => {
-                self.errors.push(format!("{}={shown}: {rule}", setting.name));
-                None
-            }
-        }
+        Ok(if given.is_empty() { default } else { given }.to_owned())
     }
 
     /// States a relation between settings that must hold.
@@ -223,17 +274,42 @@ impl Source {
         }
     }
 
+    /// States what is wrong with one setting's value, which `rule` must not repeat.
+    pub fn refuse(&mut self, name: &str, rule: &str) {
+        let place = match self.file.get(name) {
+            Some(line) if !self.environment.values.contains_key(name) => {
+                format!("{} line {}: ", self.config_file(), line.number)
+            }
+            _ => String::new(),
+        };
+        self.errors.push(format!("{place}{name}: {rule}"));
+    }
+
+    fn config_file(&self) -> String {
+        format!("CONFIG_FILE {},", self.path.display())
+    }
+
     /// Ends the reading: the value, or everything that was wrong. A file's line that no setting has read is an error too, as it
-    /// is most likely misspelt.
+    /// is most likely misspelt; or else it is the rest of a value with a line end in it, hence its text is not repeated.
     pub fn finish<T>(mut self, value: Option<T>) -> Result<Effective<T>, SettingsError> {
         let known = |name: &str| self.effective.iter().any(|(read, _)| *read == name);
-        let unknown: Vec<_> = self.file.keys().filter(|name| !known(name)).collect();
-        self.errors.extend(unknown.into_iter().map(|name| format!("{name}: no such setting (in CONFIG_FILE)")));
+        let mut unknown: Vec<_> =
+            self.file.values().filter(|line| !known(&line.name)).map(|line| line.number).collect();
+        unknown.sort_unstable();
+        let place = self.config_file();
+        self.errors
+            .extend(unknown.into_iter().map(|number| format!("{place} line {number}: there is no such setting")));
         match value {
             Some(value) if self.errors.is_empty() => Ok(Effective { value, pairs: self.effective }),
             _ => Err(SettingsError(self.errors)),
         }
     }
+}
+
+/// What a setting's name looks like.
+fn is_setting(name: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_';
+    name.starts_with(|c: char| c.is_ascii_uppercase()) && name.bytes().all(allowed)
 }
 
 /// Settings, and how they came out.
@@ -262,7 +338,7 @@ pub const CONFIG_FILE: Setting = Setting {
     name: "CONFIG_FILE",
     default: "",
     development: None,
-    help: &["A file of `NAME=value` lines. The environment wins over it."],
+    help: &["A file of `NAME=value` lines, as described above. The environment wins over it."],
     secret: false,
 };
 
@@ -344,57 +420,4 @@ macro_rules! settings {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    settings! {
-        /// For the tests.
-        pub struct Sample {
-            /// A number.
-            threshold: u32 = "THRESHOLD", "1000", development "10";
-            /// A secret.
-            password: Option<Secret> = "PASSWORD", "";
-            /// A wait.
-            wait: Millis = "WAIT_MS", "5";
-        }
-    }
-
-    fn load(pairs: &[(&str, &str)]) -> Result<Effective<Sample>, SettingsError> {
-        let mut source = Source::new(pairs.iter().map(|(name, value)| ((*name).into(), (*value).into())));
-        let sample = Sample::read(&mut source);
-        source.finish(sample)
-    }
-
-    #[test]
-    fn every_error_is_reported_at_once_and_no_secret_is_shown() {
-        let SettingsError(errors) = load(&[("THRESHOLD", "x"), ("WAIT_MS", "-1"), ("PASSWORD", "p")]).unwrap_err();
-        assert_eq!(errors.len(), 2);
-        assert!(errors[0].starts_with("THRESHOLD=x: must be a whole number"), "{errors:?}");
-        let loaded = load(&[("PASSWORD", "hunter2")]).unwrap();
-        assert_eq!(loaded.value.password.as_ref().map(Secret::reveal), Some("hunter2"));
-        let line = loaded.line();
-        assert!(line.contains("PASSWORD=(hidden)") && !line.contains("hunter2"), "{line}");
-    }
-
-    #[test]
-    fn a_profile_changes_defaults_and_never_what_was_given() {
-        assert_eq!(load(&[]).unwrap().value.threshold, 1000);
-        assert_eq!(load(&[("PROFILE", "development")]).unwrap().value.threshold, 10);
-        assert_eq!(load(&[("PROFILE", "development"), ("THRESHOLD", "7")]).unwrap().value.threshold, 7);
-        assert!(load(&[("PROFILE", "prod")]).is_err());
-    }
-
-    #[test]
-    fn a_file_stands_below_the_environment_and_may_not_be_misspelt() {
-        let path = std::env::temp_dir().join(format!("holdfast-settings-{}", std::process::id()));
-        std::fs::write(&path, "THRESHOLD=5\nWAIT_MS=6\n").unwrap();
-        let file = path.to_str().unwrap();
-        let sample = load(&[("CONFIG_FILE", file), ("WAIT_MS", "7")]).unwrap().value;
-        assert_eq!((sample.threshold, sample.wait), (5, Millis(Duration::from_millis(7))));
-        std::fs::write(&path, "TRESHOLD=5\n").unwrap();
-        assert_eq!(load(&[("CONFIG_FILE", file)]).unwrap_err().0, ["TRESHOLD: no such setting (in CONFIG_FILE)"]);
-        let source = Source::new([("CONFIG_FILE".into(), file.into())]).only(Sample::SETTINGS.iter());
-        assert!(source.errors.is_empty() && source.file.is_empty(), "another program's line");
-        std::fs::remove_file(&path).unwrap();
-    }
-}
+mod tests;

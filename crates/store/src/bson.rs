@@ -45,6 +45,12 @@ impl Writer {
         self.bytes.extend_from_slice(&value.to_le_bytes());
     }
 
+    /// In milliseconds.
+    pub(crate) fn date(&mut self, key: &str, value: i64) {
+        self.key(0x09, key);
+        self.bytes.extend_from_slice(&value.to_le_bytes());
+    }
+
     pub(crate) fn bool(&mut self, key: &str, value: bool) {
         self.key(0x08, key);
         self.bytes.push(value.into());
@@ -130,7 +136,7 @@ impl std::fmt::Write for Text<'_> {
 
 #[cfg(test)]
 mod tests {
-    use mongodb::bson::{RawDocumentBuf, doc};
+    use mongodb::bson::{DateTime, RawDocumentBuf, doc};
 
     use super::Writer;
 
@@ -140,6 +146,7 @@ mod tests {
         writer.string("text", "a\0é");
         writer.display("shown", format_args!("{}-{}", 1, "x"));
         writer.int64("number", -5);
+        writer.date("date", -5);
         writer.bool("yes", true);
         writer.begin_array("list");
         for index in 0..11 {
@@ -155,7 +162,7 @@ mod tests {
         writer.end();
         writer.begin_document("last");
         let list: Vec<_> = (0..11_i64).map(|i| doc! { "i": i }).collect();
-        let expected = doc! { "text": "a\0é", "shown": "1-x", "number": -5_i64, "yes": true, "list": list, "last": {} };
+        let expected = doc! { "text": "a\0é", "shown": "1-x", "number": -5_i64, "date": DateTime::from_millis(-5), "yes": true, "list": list, "last": {} };
         assert_eq!(writer.finish().unwrap(), RawDocumentBuf::from_document(&expected).unwrap());
     }
 }

@@ -9,6 +9,7 @@
 
 mod ahead;
 
+use std::cmp::Ordering;
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 
@@ -22,6 +23,7 @@ use crate::bson::Writer;
 use crate::groups::is_duplicate;
 use crate::history::batch;
 use crate::insert::number;
+use crate::time::{Newest, Range, Timed, is_plain, millis_of};
 use crate::{Group, Store, StoreError, document, server_limit, within};
 
 /// The name of the index that a user's conversations are read by.
@@ -82,15 +84,18 @@ impl Store {
         limit: usize,
         deadline: Instant,
     ) -> Result<Vec<Conversation>, StoreError> {
-        let last = before.map_or(i64::MAX, |(timestamp, _)| timestamp);
-        let mut filter = doc! { "members": user.as_str(), "lastTimestamp": { "$lte": last } };
-        if let Some((timestamp, chat)) = before {
-            let earlier = doc! { "lastTimestamp": { "$lt": timestamp } };
-            filter.insert("$or", vec![earlier, doc! { "_id": { "$lt": chat.as_str() } }]);
-        }
-        let query = self.conversations.find(filter).sort(doc! { "lastTimestamp": -1, "_id": -1 });
-        let query = query.limit(i64::try_from(limit).unwrap_or(i64::MAX)).batch_size(batch(limit));
-        self.found(query, "lastTimestamp", deadline).await
+        let query = Newest {
+            collection: &self.conversations,
+            range: Range {
+                of: ("members", user.as_str().to_owned()),
+                time: "lastTimestamp",
+                before: before.map(|(timestamp, chat)| (timestamp, chat.as_str().to_owned())),
+            },
+            fields: Some(doc! { "lastTimestamp": 1 }),
+            read: |stored: &RawDocumentBuf| self.conversation(stored, "lastTimestamp"),
+            deadline,
+        };
+        query.get(limit).await
     }
 
     /// The conversations of these groups. One that the view does not know is as new as its group.
@@ -110,7 +115,7 @@ impl Store {
                 conversation.last_timestamp = *corrected;
             }
         }
-        Ok(found)
+        Ok(ahead::at_most_now(found))
     }
 
     /// These groups, each as of when it was made.
@@ -133,56 +138,37 @@ impl Store {
             let mut found = Vec::new();
             let mut cursor = query.await?;
             while let Some(stored) = cursor.try_next().await? {
-                let chat = stored.get_str("_id").ok().and_then(|text| ChatId::parse(text).ok());
-                if let (Some(chat), Ok(last_timestamp)) = (chat, stored.get_i64(time)) {
-                    found.push(Conversation { chat, last_timestamp });
-                }
+                found.extend(self.conversation(&stored, time));
             }
             Ok(found)
         })
         .await
     }
 
+    fn conversation(&self, stored: &RawDocumentBuf, time: &str) -> Option<Conversation> {
+        let chat = stored.get_str("_id").ok().and_then(|text| ChatId::parse(text).ok());
+        match (chat, millis_of(stored, time)) {
+            (Some(chat), Some(last_timestamp)) => Some(Conversation { chat, last_timestamp }),
+            (chat, _) => {
+                self.unreadable(stored, if chat.is_some() { time } else { "_id" });
+                None
+            }
+        }
+    }
+
     /// The newest message of each of these chats: of the messages themselves, for the view may lag behind them; but what the view shows where
     /// the messages are not stored yet.
     pub async fn newest_of(&self, chats: &[ChatId]) -> Result<HashMap<ChatId, Message>, StoreError> {
         let deadline = Instant::now() + self.read_timeout;
-        let mut newest = self.newest_until(chats, i64::MAX, deadline).await?;
-        let absent: Vec<_> = chats.iter().filter(|chat| !newest.contains_key(*chat)).map(ChatId::as_str).collect();
-        if absent.is_empty() {
-            return Ok(newest);
-        }
-        let query = self.conversations.find(doc! { "_id": { "$in": &absent } }).projection(doc! { "lastMessage": 1 });
-        let query = query.batch_size(batch(absent.len())).max_time(server_limit(self.read_timeout));
-        within(deadline, async {
-            let mut cursor = query.await?;
-            while let Some(shown) = cursor.try_next().await? {
-                if let Some(message) =
-                    shown.get_document("lastMessage").ok().and_then(|last| document::decode(last).ok())
-                {
-                    newest.insert(message.chat.clone(), message);
-                }
-            }
-            Ok(newest)
-        })
-        .await
-    }
-
-    /// The newest stored message of each of these chats that is not later than `until`.
-    async fn newest_until(
-        &self,
-        chats: &[ChatId],
-        until: i64,
-        deadline: Instant,
-    ) -> Result<HashMap<ChatId, Message>, StoreError> {
+        // Whatever its time is: what the server puts above numbers is met here, and looked into below.
         let newest = |chat: &ChatId| -> Vec<Document> {
             vec![
-                doc! { "$match": { "chatId": chat.as_str(), "timestamp": { "$lte": until } } },
+                doc! { "$match": { "chatId": chat.as_str() } },
                 doc! { "$sort": { "timestamp": -1, "_id": -1 } },
                 doc! { "$limit": 1_i64 },
             ]
         };
-        let mut found = HashMap::with_capacity(chats.len());
+        let (mut found, mut others) = (HashMap::with_capacity(chats.len()), Vec::new());
         for chats in chats.chunks(MAX_CHATS_READ) {
             let mut branches = chats.iter().map(newest);
             let Some(mut pipeline) = branches.next() else { break };
@@ -194,15 +180,44 @@ impl Store {
             within(deadline, async {
                 let mut cursor = query.await?;
                 while let Some(stored) = cursor.try_next().await? {
-                    if let Some(message) = self.decode(&stored) {
-                        found.insert(message.chat.clone(), message);
+                    match self.decode(&stored).filter(|_| is_plain(stored.get("timestamp").ok().flatten())) {
+                        Some(message) => drop(found.insert(message.chat.clone(), message)),
+                        None => others.extend(stored.get_str("chatId").ok().and_then(|text| ChatId::parse(text).ok())),
                     }
                 }
                 Ok(())
             })
             .await?;
         }
+        for chat in others {
+            if let Some(message) = self.page_within(&chat, None, 1, deadline).await?.messages.pop() {
+                found.insert(chat, message);
+            }
+        }
+        let absent: Vec<_> = chats.iter().filter(|chat| !found.contains_key(*chat)).collect();
+        if !absent.is_empty() {
+            found.extend(self.last_shown(&absent, deadline).await?);
+        }
         Ok(found)
+    }
+
+    /// The last messages that the view shows of these chats.
+    async fn last_shown(&self, chats: &[&ChatId], deadline: Instant) -> Result<Vec<(ChatId, Message)>, StoreError> {
+        let ids: Vec<_> = chats.iter().map(|chat| chat.as_str()).collect();
+        let query = self.conversations.find(doc! { "_id": { "$in": ids } }).projection(doc! { "lastMessage": 1 });
+        let left = deadline.saturating_duration_since(Instant::now());
+        let query = query.batch_size(batch(chats.len())).max_time(server_limit(left));
+        within(deadline, async {
+            let (mut shown, mut cursor) = (Vec::new(), query.await?);
+            while let Some(stored) = cursor.try_next().await? {
+                let last = stored.get_document("lastMessage").ok();
+                if let Some(message) = last.and_then(|last| document::decode(last).ok()) {
+                    shown.push((message.chat.clone(), message));
+                }
+            }
+            Ok(shown)
+        })
+        .await
     }
 
     /// Lets each chat's conversation show the latest of these messages, unless it shows a later one. Repeating it changes nothing.
@@ -393,10 +408,43 @@ fn older_than(message: &Message, now: i64, writer: &mut Writer) {
     writer.bool("$exists", false);
     writer.end();
     writer.end();
+    // As another tool stores a time.
     writer.begin_element(3);
+    writer.begin_document("lastTimestamp");
+    writer.date("$lt", timestamp);
+    writer.end();
+    writer.end();
+    // What cannot be read is shown by nobody, and is older than any.
+    writer.begin_element(4);
+    writer.begin_document("lastTimestamp");
+    writer.begin_document("$not");
+    writer.begin_array("$type");
+    writer.string("0", "number");
+    writer.string("1", "date");
+    writer.end();
+    writer.end();
+    writer.end();
+    writer.end();
+    // What lies far ahead was written otherwise.
+    writer.begin_element(5);
     writer.begin_document("lastTimestamp");
     writer.int64("$gt", recency::latest(now));
     writer.end();
     writer.end();
+    writer.begin_element(6);
+    writer.begin_document("lastTimestamp");
+    writer.date("$gt", recency::latest(now));
     writer.end();
+    writer.end();
+    writer.end();
+}
+
+impl Timed for Conversation {
+    fn time(&self) -> i64 {
+        self.last_timestamp
+    }
+
+    fn compare(&self, other: &Self) -> Ordering {
+        (self.last_timestamp, &self.chat).cmp(&(other.last_timestamp, &other.chat))
+    }
 }

@@ -1,10 +1,11 @@
 //! A message as a document: `{ _id: messageId, tempId?, chatId, senderId, receiverId?, content, imageUrl?, publicId?,
-//! timestamp: int64 }`.
+//! timestamp: int64 }`. A `timestamp` that another tool wrote is read as its milliseconds ([`crate::time`]).
 
 use holdfast_message::{ChatId, Message, MessageId, UserId};
 use mongodb::bson::{RawBsonRef, RawDocument};
 
 use crate::bson::Writer;
+use crate::time;
 
 /// Writes the fields into the open document.
 pub(crate) fn encode(message: &Message, into: &mut Writer) {
@@ -37,7 +38,7 @@ pub(crate) fn decode(document: &RawDocument) -> Result<Message, &'static str> {
             "_id" => id = value.as_str().and_then(MessageId::parse),
             "chatId" => chat = value.as_str().and_then(|text| ChatId::parse(text).ok()),
             "senderId" => sender = value.as_str().and_then(|text| UserId::parse(text).ok()),
-            "timestamp" => timestamp = value.as_i64(),
+            "timestamp" => timestamp = time::millis(value),
             "tempId" => temp_id = text(value),
             "content" => content = text(value),
             "imageUrl" => image_url = text(value),

@@ -16,6 +16,8 @@ use mongodb::{Collection, IndexModel};
 use tokio::time::Instant;
 
 use crate::history::batch;
+use crate::insert::number;
+use crate::time::millis_in;
 use crate::{Store, StoreError, server_limit, within};
 
 /// The index by which a user's groups are found.
@@ -230,7 +232,7 @@ fn decode(stored: &Document) -> Option<Group> {
         Some(Member {
             user: user(member, "userId")?,
             role: Role::parse(member.get_str("role").ok()?)?,
-            joined_at: member.get_i64("joinedAt").ok()?,
+            joined_at: millis_in(member, "joinedAt")?,
         })
     };
     Some(Group {
@@ -238,8 +240,8 @@ fn decode(stored: &Document) -> Option<Group> {
         name: stored.get_str("name").ok()?.to_owned(),
         members: stored.get_array("members").ok()?.iter().map(member).collect::<Option<_>>()?,
         created_by: user(stored, "createdBy")?,
-        created_at: stored.get_i64("createdAt").ok()?,
-        version: stored.get_i64("version").ok()?,
+        created_at: millis_in(stored, "createdAt")?,
+        version: number(stored, "version")?,
     })
 }
 

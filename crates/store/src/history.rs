@@ -5,15 +5,16 @@
 //! election, a secondary for longer. The reverse does not hold: what is seen may still be waiting for its majority. Where that
 //! matters, [`Store::stored`] asks with read concern `majority`.
 
+use std::cmp::Ordering;
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::Ordering;
 
 use futures_util::TryStreamExt;
 use holdfast_message::{ChatId, HistoryKey, Message, MessageId};
-use mongodb::bson::{Document, RawDocument, RawDocumentBuf, doc};
+use mongodb::bson::{Document, RawDocumentBuf, doc};
 use mongodb::options::ReadConcern;
 use tokio::time::Instant;
 
+use crate::time::{self, Newest, Range, Timed};
 use crate::{Store, StoreError, document, server_limit, within};
 
 /// The name of the index that pages are read by.
@@ -26,31 +27,37 @@ pub(crate) const MAX_IDS: usize = 10_000;
 pub struct Page {
     /// Newest first, by timestamp and then id.
     pub messages: Vec<Message>,
-    /// Whether older ones than these are stored. A short page is not always the last: documents that are no messages are left
-    /// out, but never make this false.
+    /// Whether older ones than these are stored. A short page is not always the last: documents that cannot be read are left out, but
+    /// never make this false.
     pub more: bool,
 }
 
 impl Store {
     /// The newest `limit` messages of the chat that are older than `before`, which itself is not among them.
     pub async fn page(&self, chat: &ChatId, before: Option<HistoryKey>, limit: usize) -> Result<Page, StoreError> {
-        let deadline = Instant::now() + self.read_timeout;
-        // Bounds of one index range. `$lte` compares numbers with numbers only, so a timestamp of another type is never met.
-        let mut filter =
-            doc! { "chatId": chat.as_str(), "timestamp": { "$lte": before.map_or(i64::MAX, |key| key.timestamp) } };
-        if let Some(key) = before {
-            filter.insert(
-                "$or",
-                vec![doc! { "timestamp": { "$lt": key.timestamp } }, doc! { "_id": { "$lt": key.id.to_string() } }],
-            );
-        }
+        self.page_within(chat, before, limit, Instant::now() + self.read_timeout).await
+    }
+
+    pub(crate) async fn page_within(
+        &self,
+        chat: &ChatId,
+        before: Option<HistoryKey>,
+        limit: usize,
+        deadline: Instant,
+    ) -> Result<Page, StoreError> {
+        let query = Newest {
+            collection: &self.messages,
+            range: Range {
+                of: ("chatId", chat.as_str().to_owned()),
+                time: "timestamp",
+                before: before.map(|key| (key.timestamp, key.id.to_string())),
+            },
+            fields: None,
+            read: |stored: &RawDocumentBuf| self.decode(stored),
+            deadline,
+        };
         // One more than asked for tells whether there are more.
-        let wanted = limit.saturating_add(1);
-        let (mut messages, met) = self.newest(&filter, wanted, Some(wanted), deadline).await?;
-        if messages.len() < wanted && met == wanted {
-            // Some were no messages: read on past them, however many they are.
-            messages = self.newest(&filter, wanted, None, deadline).await?.0;
-        }
+        let mut messages = query.get(limit.saturating_add(1)).await?;
         let more = messages.len() > limit;
         messages.truncate(limit);
         Ok(Page { messages, more })
@@ -116,8 +123,10 @@ impl Store {
                 let mut cursor = query.await?;
                 while let Some(stored) = cursor.try_next().await? {
                     let id = stored.get_str("_id").ok().and_then(MessageId::parse);
-                    if let (Some(id), Ok(timestamp)) = (id, stored.get_i64("timestamp")) {
-                        found.insert(id, timestamp);
+                    match (id, time::millis_of(&stored, "timestamp")) {
+                        (Some(id), Some(timestamp)) => drop(found.insert(id, timestamp)),
+                        (_, None) => self.unreadable(&stored, "timestamp"),
+                        (None, _) => {}
                     }
                 }
                 Ok(())
@@ -127,49 +136,18 @@ impl Store {
         Ok(found)
     }
 
-    /// The first `wanted` messages that the filter meets, and how many documents were met on the way.
-    async fn newest(
-        &self,
-        filter: &Document,
-        wanted: usize,
-        limit: Option<usize>,
-        deadline: Instant,
-    ) -> Result<(Vec<Message>, usize), StoreError> {
-        let query = self
-            .messages
-            .find(filter.clone())
-            .sort(doc! { "timestamp": -1, "_id": -1 })
-            .batch_size(batch(wanted))
-            .max_time(server_limit(deadline.saturating_duration_since(Instant::now())));
-        // A query with a limit is answered in one batch and leaves no cursor behind.
-        let query = match limit.and_then(|limit| i64::try_from(limit).ok()) {
-            Some(limit) => query.limit(limit),
-            None => query,
-        };
-        within(deadline, async {
-            let (mut messages, mut met) = (Vec::with_capacity(wanted.min(1000)), 0);
-            let mut cursor = query.await?;
-            while messages.len() < wanted
-                && let Some(stored) = cursor.try_next().await?
-            {
-                met += 1;
-                messages.extend(self.decode(&stored));
-            }
-            Ok((messages, met))
-        })
-        .await
+    pub(crate) fn decode(&self, stored: &RawDocumentBuf) -> Option<Message> {
+        document::decode(stored).map_err(|field| self.unreadable(stored, field)).ok()
+    }
+}
+
+impl Timed for Message {
+    fn time(&self) -> i64 {
+        self.timestamp
     }
 
-    pub(crate) fn decode(&self, stored: &RawDocumentBuf) -> Option<Message> {
-        let document: &RawDocument = stored;
-        match document::decode(document) {
-            Ok(message) => Some(message),
-            Err(field) => {
-                self.undecodable.fetch_add(1, Ordering::Relaxed);
-                tracing::warn!(id = ?document.get("_id").ok().flatten(), field, "stored document is no message, left out");
-                None
-            }
-        }
+    fn compare(&self, other: &Self) -> Ordering {
+        self.key().cmp(&other.key())
     }
 }
 

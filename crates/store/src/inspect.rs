@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use crate::bson::Writer;
 use crate::history::{MAX_IDS, among, batch};
 use crate::insert::number;
-use crate::{Store, StoreError, document, server_limit, within};
+use crate::{Store, StoreError, document, server_limit, time, within};
 
 /// A message's fields that never change, but for its time: which of several copies came first decides that.
 const FIELDS: [&str; 7] = ["tempId", "chatId", "senderId", "receiverId", "content", "imageUrl", "publicId"];
@@ -25,9 +25,9 @@ pub struct StoredCopy {
 }
 
 impl StoredCopy {
-    /// Its `timestamp`, if it has one of the right type.
+    /// Its `timestamp`, if it can be read.
     pub fn timestamp(&self) -> Option<i64> {
-        self.document.get_i64("timestamp").ok()
+        time::millis_of(&self.document, "timestamp")
     }
 
     /// The message that it holds, or the field that makes it none.

@@ -7,7 +7,7 @@
 //! 3. [`Store::touch_conversations`] ([`conversations`]): a derived view that nothing waits for, and a user's list of chats by it.
 //! 4. [`Store::mark_read`] ([`read_states`]), [`Store::count_unread`] ([`unread`]): how far a user has read, and what they have not.
 //! 5. Who belongs to a group chat ([`groups`]), changed by compare-and-set; friends and blocks ([`relationships`]); profiles ([`users`]).
-//! 6. [`Store::copies`] and its like ([`inspect`]): what operators ask.
+//! 6. [`Store::copies`] and its like ([`inspect`]), [`Store::find_unreadable`] ([`unreadable`]): what operators ask.
 //!
 //! Every call has a time limit of its own and ends within it, whatever the server does. Every error says what the caller must
 //! do ([`StoreError`]). No call ever changes or removes a stored message: the first stored copy wins.
@@ -22,16 +22,18 @@ pub mod insert;
 pub mod inspect;
 pub mod read_states;
 pub mod relationships;
+mod time;
 pub mod unread;
+pub mod unreadable;
+mod uri;
 pub mod users;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use mongodb::bson::{Document, RawDocumentBuf, doc};
 use mongodb::error::Error;
-use mongodb::options::{Acknowledgment, ClientOptions, IndexOptions, ReadConcern, SelectionCriteria, WriteConcern};
+use mongodb::options::IndexOptions;
 use mongodb::{Client, Collection, Database, IndexModel};
 use tokio::time::Instant;
 
@@ -44,12 +46,15 @@ pub use inspect::{IndexReport, ServerReport, StoredCopy};
 pub use read_states::{ReadState, ReadStates};
 pub use relationships::Relationship;
 pub use unread::Unread;
+pub use unreadable::{OnUnreadable, UnreadableDocument};
+pub use uri::check_url;
 pub use users::Profile;
 
 /// Where the store is and how long its calls may take.
 #[derive(Clone)]
 pub struct StoreSettings {
-    /// A MongoDB connection string. Its write concern, read concern and read preference are overruled.
+    /// A MongoDB connection string. Its options take precedence over the settings below; one that would break the promise is refused
+    /// ([`check_url`]).
     pub url: String,
     /// The database.
     pub db: String,
@@ -63,6 +68,8 @@ pub struct StoreSettings {
     pub read_timeout: Duration,
     /// The most connections to one server; a call beyond it waits, within its limit.
     pub max_connections: u32,
+    /// Called for each stored document that cannot be read, when a reading call meets it for the first time.
+    pub on_unreadable: Option<Arc<OnUnreadable>>,
 }
 
 impl StoreSettings {
@@ -76,6 +83,7 @@ impl StoreSettings {
             write_timeout: Duration::from_secs(10),
             read_timeout: Duration::from_secs(2),
             max_connections: 32,
+            on_unreadable: None,
         }
     }
 }
@@ -89,7 +97,8 @@ pub struct Store {
     read_states: Collection<RawDocumentBuf>,
     write_timeout: Duration,
     read_timeout: Duration,
-    undecodable: Arc<AtomicU64>,
+    unreadable: Arc<unreadable::Met>,
+    on_unreadable: Option<Arc<OnUnreadable>>,
 }
 
 impl Store {
@@ -99,22 +108,7 @@ impl Store {
     /// string that can't be used is [`StoreError::Rejected`]. Only `mongodb+srv` looks its servers up here; names that don't
     /// resolve yet are [`StoreError::Unavailable`], to be tried again.
     pub async fn new(settings: StoreSettings) -> Result<Self, StoreError> {
-        let mut options = ClientOptions::parse(&settings.url).await?;
-        options.app_name.get_or_insert_with(|| "holdfast".into());
-        options.server_selection_timeout = Some(settings.server_selection_timeout);
-        options.connect_timeout = Some(settings.connect_timeout);
-        options.max_pool_size = Some(settings.max_connections);
-        options.retry_writes = Some(true);
-        options.retry_reads = Some(true);
-        options.write_concern = Some(
-            WriteConcern::builder()
-                .w(Acknowledgment::Majority)
-                .journal(true)
-                .w_timeout(server_limit(settings.write_timeout))
-                .build(),
-        );
-        options.read_concern = Some(ReadConcern::local());
-        options.selection_criteria = Some(SelectionCriteria::ReadPreference(mongodb::options::ReadPreference::Primary));
+        let options = uri::options(&settings).await?;
         let db = Client::with_options(options)?.database(&settings.db);
         Ok(Self {
             messages: db.collection("messages"),
@@ -123,7 +117,8 @@ impl Store {
             db,
             write_timeout: settings.write_timeout,
             read_timeout: settings.read_timeout,
-            undecodable: Arc::default(),
+            unreadable: Arc::default(),
+            on_unreadable: settings.on_unreadable,
         })
     }
 
@@ -148,11 +143,6 @@ impl Store {
         within(deadline, self.messages.create_index(pages)).await?;
         within(deadline, self.conversations.create_index(lists)).await?;
         self.ensure_group_indexes(deadline).await
-    }
-
-    /// How many stored documents that are no messages have been met by the reading calls and left out.
-    pub fn undecodable(&self) -> u64 {
-        self.undecodable.load(Ordering::Relaxed)
     }
 
     /// Runs a command whose reply is to be read by the caller: `ok: 1` says nothing of `writeErrors` or `writeConcernError`.

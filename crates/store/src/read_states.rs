@@ -7,12 +7,13 @@ use std::collections::HashMap;
 
 use futures_util::TryStreamExt;
 use holdfast_message::{ChatId, HistoryKey, MessageId, UserId};
-use mongodb::bson::{Document, RawDocument, doc};
+use mongodb::bson::{Bson, Document, RawDocument, doc};
 use mongodb::error::{ErrorKind, WriteFailure};
 use mongodb::options::ReturnDocument;
 use tokio::time::Instant;
 
 use crate::history::batch;
+use crate::time::millis_of;
 use crate::{Store, StoreError, server_limit, within};
 
 const DUPLICATE_KEY: i32 = 11000;
@@ -53,11 +54,12 @@ impl Store {
         deadline: Instant,
     ) -> Result<Option<HistoryKey>, StoreError> {
         let to = doc! { "timestamp": up_to.timestamp, "messageId": up_to.id.to_string() };
-        // In the order of history; what is absent is less than any number.
+        // Whatever another tool made of it. In the order of history; what is absent, or no time, is less than any number.
+        let reached = doc! { "$convert": { "input": "$upTo.timestamp", "to": "long", "onError": Bson::Null, "onNull": Bson::Null } };
         let behind = doc! { "$or": [
-            { "$lt": ["$upTo.timestamp", up_to.timestamp] },
+            { "$lt": [&reached, up_to.timestamp] },
             { "$and": [
-                { "$eq": ["$upTo.timestamp", up_to.timestamp] },
+                { "$eq": [&reached, up_to.timestamp] },
                 { "$lt": ["$upTo.messageId", up_to.id.to_string()] },
             ] },
         ] };
@@ -110,5 +112,5 @@ fn key(user: &UserId, chat: &ChatId) -> Document {
 fn place(state: &RawDocument) -> Option<HistoryKey> {
     let up_to = state.get_document("upTo").ok()?;
     let id = MessageId::parse(up_to.get_str("messageId").ok()?)?;
-    Some(HistoryKey { timestamp: up_to.get_i64("timestamp").ok()?, id })
+    Some(HistoryKey { timestamp: millis_of(up_to, "timestamp")?, id })
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use futures_util::TryStreamExt;
 use holdfast_message::{ChatId, HistoryKey, MessageId, UserId};
-use mongodb::bson::{Document, doc};
+use mongodb::bson::{Bson, DateTime, Document, doc};
 use tokio::time::Instant;
 
 use crate::insert::number;
@@ -66,16 +66,10 @@ impl Store {
 }
 
 fn count_one(user: &UserId, unread: &Unread<'_>) -> Vec<Document> {
-    let mut range = doc! { "chatId": unread.chat.as_str() };
-    let mut sent = doc! { "$lt": unread.before.unwrap_or(i64::MAX) };
-    if let Some(key) = unread.above {
-        sent.insert("$gte", key.timestamp);
-        range.insert(
-            "$or",
-            vec![doc! { "timestamp": { "$gt": key.timestamp } }, doc! { "_id": { "$gt": key.id.to_string() } }],
-        );
-    }
-    range.insert("timestamp", sent);
+    // Numbers and Dates are ranges of the index of their own (`time`).
+    let number = |time: i64| Bson::Int64(time);
+    let date = |time: i64| Bson::DateTime(DateTime::from_millis(time));
+    let range = doc! { "$or": [between(unread, number), between(unread, date)] };
     let mut others = doc! { "senderId": { "$ne": user.as_str() } };
     if !unread.except.is_empty() {
         let except: Vec<_> = unread.except.iter().map(ToString::to_string).collect();
@@ -89,4 +83,18 @@ fn count_one(user: &UserId, unread: &Unread<'_>) -> Vec<Document> {
         doc! { "$limit": MAX_UNREAD as i64 },
         doc! { "$group": { "_id": "$chatId", "count": { "$sum": 1_i64 } } },
     ]
+}
+
+/// What is above the watermark and before the end, of those times that compare with these.
+fn between(unread: &Unread<'_>, time: impl Fn(i64) -> Bson) -> Document {
+    let mut range = doc! { "chatId": unread.chat.as_str() };
+    let mut sent = doc! { "$lt": time(unread.before.unwrap_or(i64::MAX)) };
+    if let Some(key) = unread.above {
+        sent.insert("$gte", time(key.timestamp));
+        // A fraction of the watermark's millisecond belongs to it.
+        let later = doc! { "timestamp": { "$gte": time(key.timestamp.saturating_add(1)) } };
+        range.insert("$or", vec![later, doc! { "_id": { "$gt": key.id.to_string() } }]);
+    }
+    range.insert("timestamp", sent);
+    range
 }

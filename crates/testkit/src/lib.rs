@@ -25,6 +25,7 @@ pub mod reaper;
 mod redis;
 mod redis_cluster;
 mod rest;
+mod rights;
 mod shared;
 mod token;
 
@@ -40,6 +41,7 @@ pub use crate::proxy::Proxy;
 pub use crate::redis::{Redis, RedisOptions, Role};
 pub use crate::redis_cluster::{Move, RedisCluster, RedisClusterOptions};
 pub use crate::rest::{Response, request};
+pub use crate::rights::{Operation, Resource};
 pub use crate::shared::{Shared, shared};
 pub use crate::token::token;
 

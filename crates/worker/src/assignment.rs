@@ -3,18 +3,23 @@
 //! librdkafka waits for the answer (see [`holdfast_kafka::consumer`]), so the loop goes on polling in between.
 //!
 //! *Given to us*: the committed offsets are read first, and fetching starts exactly there. The position that librdkafka might
-//! remember from an earlier assignment may be ahead of what was committed.
+//! remember from an earlier assignment may be ahead of what was committed. Where nothing is committed, fetching starts where the log
+//! begins, and that is committed at once. A log that begins above what is committed has lost records, which is noticed here even if
+//! no record is left to be read.
 //!
 //! *Taken from us*: what is held is flushed and committed first, within a deadline. Past it, or when the assignment was lost, the
 //! records are forgotten uncommitted; their next owner reads them again, and the primary key absorbs what was stored already.
 
 use std::time::{Duration, Instant};
 
+use holdfast_kafka::Committed;
+
 use crate::backoff::Backoff;
 use crate::consume::Loop;
 use crate::flush::Sink;
+use crate::ledger::Start;
 
-/// Bounds the one call for which the loop does not poll.
+/// Bounds each of the two calls for which the loop does not poll.
 const COMMITTED_WITHIN: Duration = Duration::from_secs(1);
 
 /// What the group asked for and was not yet answered.
@@ -84,15 +89,43 @@ impl<S: Sink> Loop<S> {
                 return Ok(false);
             }
         };
-        for (partition, committed) in &from {
-            self.forget(*partition);
-            self.ledger.assign(*partition, *committed);
-        }
-        self.consumer.assign(&from).map_err(|error| error.to_string())?;
+        let mut asked = true;
+        let starts: Vec<_> = from
+            .iter()
+            .map(|committed| {
+                // Where the log begins is worth one wait, not one for each partition of a broker that does not answer.
+                let log_start =
+                    asked.then(|| self.consumer.watermarks(committed.partition, COMMITTED_WITHIN).ok()).flatten();
+                asked = log_start.is_some();
+                self.begin(committed, log_start.map(|(low, _)| low))
+            })
+            .collect();
+        self.consumer.assign(&starts).map_err(|error| error.to_string())?;
         self.refusals.assigned(partitions);
-        tracing::info!(?from, "partitions assigned");
+        tracing::info!(from = ?starts, "partitions assigned");
         self.state.joined(true);
         Ok(true)
+    }
+
+    /// Makes a partition ours, and returns where it is to be read from.
+    fn begin(&mut self, committed: &Committed, log_start: Option<i64>) -> (i32, Option<i64>) {
+        let partition = committed.partition;
+        let start = Start { committed: committed.offset, loss: committed.loss, log_start };
+        self.forget(partition);
+        self.ledger.assign(partition, start);
+        match (start.committed, start.offset()) {
+            (Some(committed), Some(offset)) if start.lost() > 0 => {
+                self.lose(partition, committed, offset, start.lost())
+            }
+            // Whether it was ours once, and its offsets expired, nobody knows any more.
+            (None, Some(offset @ 1..)) => tracing::warn!(
+                partition,
+                offset,
+                "the group has committed nothing of this partition: reading what is left of its log"
+            ),
+            _ => {}
+        }
+        (partition, start.offset())
     }
 
     fn give_up(&mut self, now: Instant, partitions: &[i32], lost: bool, until: Instant) -> Result<bool, String> {
@@ -127,6 +160,7 @@ impl<S: Sink> Loop<S> {
         self.ledger.revoke(partition);
         self.buffer.forget(partition);
         self.letters.forget(partition);
+        self.gaps.forget(partition);
         self.pauses.forget(partition);
         self.refusals.forget(partition);
         self.high_watermarks.remove(&partition);

@@ -140,7 +140,7 @@ pub(crate) mod tests {
     use holdfast_message::{ChatId, MessageId, UserId};
 
     use super::*;
-    use crate::ledger::Ledger;
+    use crate::ledger::{Ledger, Start};
 
     pub(crate) fn message(number: u8) -> Message {
         let (alice, bob) = (UserId::parse("alice").unwrap(), UserId::parse("bob").unwrap());
@@ -158,7 +158,7 @@ pub(crate) mod tests {
     }
 
     fn place(partition: i32, offset: i64, received: Instant) -> Place {
-        let generation = Ledger::default().assign(partition, None);
+        let generation = Ledger::default().assign(partition, Start::after(None));
         Place { partition, generation, offset, received, trace: None, refused_since: None }
     }
 

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::tests::message;
 use super::*;
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, Start};
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -70,7 +70,7 @@ proptest! {
     fn no_message_is_lost_or_doubled_and_counts_and_bytes_never_drift(steps in prop::collection::vec(step(), 1..200)) {
         let (mut buffer, mut model) = (Buffer::default(), Model::default());
         let mut flights: std::collections::VecDeque<Batch> = std::collections::VecDeque::new();
-        let generation = Ledger::default().assign(0, None);
+        let generation = Ledger::default().assign(0, Start::after(None));
         for (offset, step) in (0_i64..).zip(steps) {
             match step {
                 Step::Push { partition, size } => {

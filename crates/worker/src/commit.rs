@@ -6,6 +6,8 @@
 
 use std::time::{Duration, Instant};
 
+use holdfast_kafka::Commit;
+
 use crate::backoff::Backoff;
 use crate::ledger::{Ledger, Point};
 use crate::metrics::Metrics;
@@ -39,7 +41,7 @@ impl Commits {
     }
 
     /// Sends a commit if there is progress that the broker does not know.
-    pub fn begin(&mut self, now: Instant, ledger: &Ledger, send: impl FnOnce(Vec<(i32, i64)>)) {
+    pub fn begin(&mut self, now: Instant, ledger: &Ledger, send: impl FnOnce(Vec<Commit>)) {
         if self.sent.is_some() || !self.backoff.is_over(now) {
             return;
         }
@@ -49,7 +51,7 @@ impl Commits {
             self.behind_since = None;
             return;
         }
-        send(points.iter().map(|point| (point.partition, point.offset)).collect());
+        send(points.iter().map(Commit::from).collect());
         self.sent = Some(points);
         self.behind_since.get_or_insert(now);
     }
@@ -80,11 +82,12 @@ mod tests {
     use prometheus::Registry;
 
     use super::*;
+    use crate::ledger::Start;
 
     /// A ledger with progress, and what is sent of it.
     fn desk() -> (Ledger, Commits, Metrics) {
         let mut ledger = Ledger::default();
-        let generation = ledger.assign(0, Some(3));
+        let generation = ledger.assign(0, Start::after(Some(3)));
         ledger.receive(0, 3);
         ledger.done(0, generation, 3);
         (ledger, Commits::default(), Metrics::register(&Registry::new()).unwrap())
@@ -102,7 +105,7 @@ mod tests {
         assert_eq!(commits.behind_for(start + after(60)), after(60), "refused, and asked again");
         commits.settle(start + after(60), Ok(()), &mut ledger, &metrics);
         assert_eq!(commits.behind_for(start + after(99)), Duration::ZERO);
-        assert_eq!(sent, [[(0, 4)], [(0, 4)]]);
+        assert_eq!(sent, [[Commit::at(0, 4)], [Commit::at(0, 4)]]);
         commits.begin(start + after(99), &ledger, |_| panic!("there is nothing new"));
     }
 

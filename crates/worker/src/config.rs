@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use holdfast_cache::recent::RecentSettings;
 use holdfast_kafka::{ConsumerSettings, KafkaSettings};
+use holdfast_service::serve::ConnectionSettings;
 use holdfast_service::servers::{CacheSettings, ServerSettings};
 use holdfast_service::settings::{
     CONFIG_FILE, Effective, List, Millis, PROFILE, Seconds, Setting, SettingsError, Source, Value,
@@ -73,6 +74,8 @@ pub struct Config {
     pub servers: ServerSettings,
     /// How the cache is laid out.
     pub cache: CacheSettings,
+    /// What connections to the operators' port may take.
+    pub connections: ConnectionSettings,
     /// The worker's own.
     pub worker: WorkerSettings,
 }
@@ -84,6 +87,7 @@ impl Config {
             .into_iter()
             .chain(WorkerSettings::SETTINGS)
             .chain(CacheSettings::SETTINGS)
+            .chain(ConnectionSettings::SETTINGS)
             .chain(ServerSettings::SETTINGS)
     }
 
@@ -91,9 +95,16 @@ impl Config {
     pub fn read(mut source: Source) -> Result<Effective<Self>, SettingsError> {
         let servers = ServerSettings::read(&mut source);
         let cache = CacheSettings::read(&mut source);
+        let connections = ConnectionSettings::read(&mut source);
         let worker = WorkerSettings::read(&mut source);
+        if let Some(servers) = &servers {
+            check_servers(servers, &mut source);
+        }
         if let Some(cache) = &cache {
             cache.check(&mut source);
+        }
+        if let Some(connections) = &connections {
+            connections.check(&mut source);
         }
         if let Some(worker) = &worker {
             source.require(worker.bulk_threshold > 0, "BULK_THRESHOLD must be at least 1");
@@ -110,8 +121,8 @@ impl Config {
                 "REBALANCE_FLUSH_MS must be below KAFKA_MAX_POLL_INTERVAL_MS, after which the group goes on without us",
             );
         }
-        let all = servers.zip(cache).zip(worker);
-        source.finish(all.map(|((servers, cache), worker)| Self { servers, cache, worker }))
+        let all = servers.zip(cache).zip(connections).zip(worker);
+        source.finish(all.map(|(((servers, cache), connections), worker)| Self { servers, cache, connections, worker }))
     }
 
     /// For Kafka's clients.
@@ -170,6 +181,15 @@ impl Config {
     pub fn drain_within(&self) -> Duration {
         let grace = self.servers.shutdown_grace.0;
         grace.saturating_sub((grace / 4).min(Duration::from_secs(5)))
+    }
+}
+
+/// What only the servers' own clients can say of their settings.
+fn check_servers(servers: &ServerSettings, source: &mut Source) {
+    servers.check(source);
+    KafkaSettings::check(servers, source);
+    if let Err(rule) = holdfast_store::check_url(servers.mongo_url.reveal()) {
+        source.refuse("MONGO_URL", &rule);
     }
 }
 

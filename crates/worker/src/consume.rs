@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use holdfast_kafka::{Event, GroupConsumer, Polled};
+use holdfast_kafka::{Event, GroupConsumer, Loss, Polled};
 use holdfast_service::clock::unix_ms;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
@@ -34,6 +34,7 @@ use crate::conversations::Conversations;
 use crate::dead_letter::{DeadLetters, Letter};
 use crate::decode::{self, Content, Incoming};
 use crate::flush::{Flusher, Sink};
+use crate::gaps::{Gap, Gaps};
 use crate::heal::Healer;
 use crate::health::{Snapshot, State};
 use crate::ledger::Ledger;
@@ -46,6 +47,8 @@ use crate::report::{Report, Reports, Waker};
 const PASS: usize = 256;
 /// How long the broker may take no commit before the worker says so.
 const COMMITS_WITHIN: Duration = Duration::from_secs(30);
+/// How long the broker has to say where a log begins: the loop waits for it.
+const LOG_START_WITHIN: Duration = Duration::from_secs(1);
 /// How long the broker has to show a topic that it refused to: the loop waits for it, having nothing to read.
 const SEEN_WITHIN: Duration = Duration::from_secs(1);
 /// The longest sleep: timers and gauges are looked at this often.
@@ -107,6 +110,7 @@ pub struct Loop<S> {
     pub(crate) ledger: Ledger,
     pub(crate) buffer: Buffer,
     pub(crate) letters: DeadLetters,
+    pub(crate) gaps: Gaps,
     pub(crate) pauses: Pauses,
     pub(crate) commits: Commits,
     pub(crate) rebalance: Option<Rebalance>,
@@ -123,7 +127,6 @@ pub struct Loop<S> {
     reports: Reports,
     incoming: mpsc::Receiver<Report>,
     pub(crate) high_watermarks: BTreeMap<i32, i64>,
-    skipped: bool,
     told_at: Option<Instant>,
     last_flush_at: Option<i64>,
 }
@@ -137,6 +140,7 @@ impl<S: Sink> Loop<S> {
             ledger: Ledger::default(),
             buffer: Buffer::default(),
             letters: wiring.letters,
+            gaps: Gaps::default(),
             pauses: Pauses::new(wiring.settings.capacity),
             commits: Commits::default(),
             rebalance: None,
@@ -153,7 +157,6 @@ impl<S: Sink> Loop<S> {
             reports,
             incoming,
             high_watermarks: BTreeMap::new(),
-            skipped: false,
             told_at: None,
             last_flush_at: None,
         }
@@ -169,7 +172,9 @@ impl<S: Sink> Loop<S> {
                 Ok(idle) => idle,
                 Err(reason) => return (Ending::Fatal(reason), self.consumer),
             };
+            self.judge_gaps(now);
             self.notice_stop(now);
+            self.notice_acknowledgement();
             if let Err(reason) = self.advance_rebalance(now) {
                 return (Ending::Fatal(reason), self.consumer);
             }
@@ -267,13 +272,15 @@ impl<S: Sink> Loop<S> {
         let Incoming { partition, offset, content } = incoming;
         // Not received, hence not committed: the next worker reads it.
         if self.draining_until.is_some() || self.pauses.held().contains(&partition) {
+            self.ledger.drop_record(partition);
             return;
         }
         let Some(received) = self.ledger.receive(partition, offset) else { return };
-        if let Some(expected) = received.expected.filter(|expected| offset > *expected) {
-            self.on_gap(partition, expected, offset);
-        }
         let generation = received.generation;
+        if let Some(expected) = received.expected.filter(|expected| offset > *expected) {
+            self.ledger.doubt(partition, expected);
+            self.gaps.push(Gap { partition, generation, expected, offset });
+        }
         match content {
             Content::Message { message, trace, uncached } => {
                 self.healer.offer(&message, uncached);
@@ -298,23 +305,45 @@ impl<S: Sink> Loop<S> {
         }
     }
 
-    /// Offsets are missing: gone with the log's beginning, or never records at all (a transaction's marks, compaction).
-    fn on_gap(&mut self, partition: i32, expected: i64, offset: i64) {
-        let lost = match self.consumer.watermarks(partition, Duration::from_secs(1)) {
-            Ok((low, _)) => low.min(offset) - expected,
-            // Better a false alarm than none.
-            Err(_) => offset - expected,
-        };
-        if let Ok(lost @ 1..) = u64::try_from(lost) {
-            self.skipped = true;
-            self.metrics.records_skipped.inc_by(lost);
-            tracing::error!(
-                partition,
-                expected,
-                offset,
-                lost,
-                "records were deleted before they were read: messages are lost"
-            );
+    /// Offsets are missing: gone with the log's beginning, or never records at all (a transaction's markers, an aborted one).
+    fn judge_gaps(&mut self, now: Instant) {
+        let consumer = &self.consumer;
+        let log_start = |partition| Some(consumer.watermarks(partition, LOG_START_WITHIN).ok()?.0);
+        for (Gap { partition, generation, expected, offset }, lost) in self.gaps.judge(now, log_start) {
+            if lost > 0 {
+                self.lose(partition, expected, offset, lost);
+            }
+            self.ledger.done(partition, generation, expected);
+        }
+    }
+
+    /// Whatever lies between the last record and where polling is was no record.
+    fn advance(&mut self) {
+        if self.draining_until.is_none() {
+            for (partition, position) in self.consumer.positions() {
+                self.ledger.advance(partition, position);
+            }
+        }
+    }
+
+    /// Records between two offsets were deleted before anybody of the group had read them.
+    pub(crate) fn lose(&mut self, partition: i32, expected: i64, offset: i64, lost: u64) {
+        self.ledger.lose(partition, offset, Loss { records: lost, since: unix_ms() });
+        self.metrics.records_skipped.inc_by(lost);
+        tracing::error!(
+            partition,
+            expected,
+            offset,
+            lost,
+            "records were deleted before they were read: messages are lost"
+        );
+    }
+
+    fn notice_acknowledgement(&mut self) {
+        if self.state.take_acknowledgement() {
+            let Loss { records, since } = self.ledger.lost();
+            self.ledger.acknowledge_losses();
+            tracing::warn!(records, since, "an operator acknowledged that records were lost");
         }
     }
 
@@ -322,6 +351,7 @@ impl<S: Sink> Loop<S> {
         if self.draining_until.is_none() && self.stop.is_cancelled() {
             let (held, _) = self.held();
             tracing::info!(held, "draining");
+            self.advance();
             self.draining_until = Some(now + self.settings.drain_within);
             self.state.draining();
             self.pauses.stop();
@@ -331,7 +361,7 @@ impl<S: Sink> Loop<S> {
     fn ending(&self, now: Instant) -> Option<Ending> {
         let until = self.draining_until?;
         let (held, _) = self.held();
-        if held == 0 && !self.commits.is_busy() && self.ledger.due().is_empty() {
+        if held == 0 && self.gaps.is_empty() && !self.commits.is_busy() && self.ledger.due().is_empty() {
             return Some(Ending::Drained);
         }
         (now >= until).then_some(Ending::LeftBehind(held))
@@ -344,6 +374,7 @@ impl<S: Sink> Loop<S> {
             return;
         }
         self.told_at = Some(now);
+        self.advance();
         let (held, bytes) = self.held();
         let Capacity { messages, bytes: most_bytes } = self.settings.capacity;
         let fill = |part: usize, whole: usize| part as f64 / whole.max(1) as f64;
@@ -357,16 +388,19 @@ impl<S: Sink> Loop<S> {
         self.metrics.partitions_held.set(self.pauses.held().len() as i64);
         for partition in self.ledger.partitions() {
             if let Some(high) = self.high_watermarks.get(&partition) {
-                let lag = high - self.ledger.committed_offset(partition).unwrap_or_default();
+                let committed = self.ledger.committed_offset(partition).or_else(|| self.ledger.point(partition));
+                let lag = high - committed.unwrap_or_default();
                 self.metrics.lag(partition, lag.max(0));
             }
         }
+        let lost = self.ledger.lost().records;
+        self.metrics.loss_unacknowledged.set(i64::try_from(lost).unwrap_or(i64::MAX));
         let refused = self.refusals.any();
         self.state.refused(refused);
         let mut degraded = Vec::new();
         for (is, why) in [
             (!self.pauses.held().is_empty(), "a partition waits for a newer worker"),
-            (self.skipped, "records were deleted before they were read"),
+            (lost > 0, "records were deleted before they were read"),
             (self.flusher.is_failing(), "mongodb does not take messages"),
             (behind > COMMITS_WITHIN, "the broker takes no commits"),
             (self.letters.is_failing(), "the dead-letter topic can't be written"),
@@ -383,6 +417,7 @@ impl<S: Sink> Loop<S> {
             paused: self.pauses.is_full(),
             last_flush_at: self.last_flush_at,
             partitions: self.ledger.partitions().collect(),
+            lost,
             degraded,
         });
     }

@@ -10,6 +10,7 @@ use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use super::*;
 use crate::flush::LONE_REFUSAL;
 use crate::heal::Recent;
+use crate::ledger::Start;
 
 struct Nowhere;
 
@@ -144,7 +145,7 @@ async fn a_refused_commit_does_not_say_that_kafka_is_away() {
 #[tokio::test]
 async fn the_lag_is_what_the_next_worker_would_read_whatever_is_stored_here() {
     let (_cluster, mut worker) = desk();
-    let generation = worker.ledger.assign(0, Some(10));
+    let generation = worker.ledger.assign(0, Start::after(Some(10)));
     for offset in 10..30 {
         worker.ledger.receive(0, offset);
         worker.ledger.done(0, generation, offset);
@@ -157,7 +158,7 @@ async fn the_lag_is_what_the_next_worker_would_read_whatever_is_stored_here() {
 #[tokio::test]
 async fn commits_that_are_not_taken_for_long_degrade_the_worker() {
     let (_cluster, mut worker) = desk();
-    let generation = worker.ledger.assign(0, Some(0));
+    let generation = worker.ledger.assign(0, Start::after(Some(0)));
     worker.ledger.receive(0, 0);
     worker.ledger.done(0, generation, 0);
     worker.state.joined(true);

@@ -3,6 +3,7 @@ use prometheus::Registry;
 use super::*;
 use crate::buffer::Place;
 use crate::buffer::tests::message;
+use crate::ledger::Start;
 
 struct Desk {
     flusher: Flusher,
@@ -16,7 +17,7 @@ impl Desk {
     /// With messages 1 to `count` in the buffer, at the offsets of their numbers.
     fn with(count: u8) -> Self {
         let (mut buffer, mut ledger, now) = (Buffer::default(), Ledger::default(), Instant::now());
-        ledger.assign(0, Some(1));
+        ledger.assign(0, Start::after(Some(1)));
         for number in 1..=count {
             let generation = ledger.receive(0, number.into()).unwrap().generation;
             let offset = number.into();
@@ -110,7 +111,7 @@ fn what_comes_back_for_an_assignment_that_is_over_is_let_go() {
     let mut desk = Desk::with(4);
     let batch = desk.buffer.take(100, true);
     desk.ledger.revoke(0);
-    desk.ledger.assign(0, Some(1));
+    desk.ledger.assign(0, Start::after(Some(1)));
     desk.ledger.receive(0, 1);
     let outcomes =
         vec![Written::Stored, Written::Refused { code: 121, reason: String::new() }, retry(), Written::Duplicate];

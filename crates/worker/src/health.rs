@@ -26,6 +26,8 @@ pub struct Snapshot {
     pub last_flush_at: Option<i64>,
     /// The partitions that are ours.
     pub partitions: Vec<i32>,
+    /// Records of them that were lost, as long as no operator has acknowledged it.
+    pub lost: u64,
     /// What is wrong.
     pub degraded: Vec<&'static str>,
 }
@@ -38,6 +40,7 @@ pub struct State {
     joined: AtomicBool,
     refused: AtomicBool,
     draining: AtomicBool,
+    acknowledged: AtomicBool,
     kafka: AtomicBool,
     mongodb: AtomicBool,
     redis: AtomicBool,
@@ -80,6 +83,11 @@ impl State {
         self.redis.store(up, Ordering::Relaxed);
     }
 
+    /// Whether an operator has acknowledged the losses since this was asked last.
+    pub fn take_acknowledgement(&self) -> bool {
+        self.acknowledged.load(Ordering::Relaxed) && self.acknowledged.swap(false, Ordering::Relaxed)
+    }
+
     /// The loop tells how it is.
     pub fn tell(&self, snapshot: Snapshot) {
         *self.snapshot.lock().unwrap_or_else(PoisonError::into_inner) = snapshot;
@@ -107,10 +115,23 @@ impl Health for State {
         ticked_at == 0 || unix_ms() - ticked_at < HUNG_AFTER.as_millis() as i64
     }
 
-    fn ready(&self) -> bool {
-        // A member that may not read the topic is none.
-        let works = self.joined.load(Ordering::Relaxed) && !self.refused.load(Ordering::Relaxed);
-        works && !self.draining.load(Ordering::Relaxed)
+    fn unready(&self) -> Option<String> {
+        let why = if self.draining.load(Ordering::Relaxed) {
+            "draining"
+        } else if self.refused.load(Ordering::Relaxed) {
+            // A member that may not read the topic is none.
+            "kafka refuses what the work needs"
+        } else if !self.joined.load(Ordering::Relaxed) {
+            "not a member of the group"
+        } else {
+            return None;
+        };
+        Some(why.to_owned())
+    }
+
+    fn acknowledge_losses(&self) -> bool {
+        self.acknowledged.store(true, Ordering::Relaxed);
+        true
     }
 
     fn report(&self) -> Value {
@@ -121,6 +142,7 @@ impl Health for State {
             "buffer": { "messages": snapshot.messages, "bytes": snapshot.bytes, "capacity": snapshot.capacity },
             "lastFlushAt": snapshot.last_flush_at,
             "partitions": snapshot.partitions,
+            "lostRecords": snapshot.lost,
             "dependencies": {
                 "kafka": { "up": self.kafka.load(Ordering::Relaxed) },
                 "mongodb": { "up": self.mongodb.load(Ordering::Relaxed) },

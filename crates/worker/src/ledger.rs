@@ -1,17 +1,25 @@
 //! What may be committed. Takes every offset received and every offset done; gives the commit points.
 //!
 //! A partition's commit point is the offset below which everything received is done: stored or dead-lettered. Commits are
-//! cumulative, so nothing else may ever be committed: a later success would hide an earlier failure. Three rules keep this true:
+//! cumulative, so nothing else may ever be committed: a later success would hide an earlier failure. Four rules keep this true:
 //!
 //! * Each assignment of a partition is a [`Generation`] of its own, and what was received under another one counts for nothing. A
 //!   flush that returns after its partition went away and came back can't vouch for records that it never saw.
-//! * Offsets may have gaps, which need nothing done.
+//! * Offsets may have gaps, which need nothing done. A gap at the end of what can be read shows in the consumer's position alone
+//!   ([`Ledger::advance`]), which counts as long as every record that was polled was received.
+//! * A partition that the group has never committed anything of is committed where it begins, before anything is received: a commit that is
+//!   missing later says that the group has never had the partition, and a log that begins above a commit has lost records.
 //! * Offsets may go back, when a topic was made anew or its log was truncated. Then the commit point goes back with them: a point
 //!   left beyond the log's end would skip whatever is written there later.
+//!
+//! What was lost goes with the commit that passes it ([`Loss`]), and with every later one until an operator acknowledges it. It
+//! survives the worker, and whoever has the partition next goes on saying it.
 //!
 //! No I/O and no clock here.
 
 use std::collections::BTreeMap;
+
+use holdfast_kafka::{Commit, Loss};
 
 /// One assignment of one partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -26,6 +34,46 @@ pub struct Point {
     pub generation: Generation,
     /// The next offset to be read by whoever comes after us.
     pub offset: i64,
+    /// What was lost below it and not acknowledged.
+    pub loss: Loss,
+}
+
+impl From<&Point> for Commit {
+    fn from(point: &Point) -> Self {
+        Self { partition: point.partition, offset: point.offset, loss: point.loss }
+    }
+}
+
+/// Where reading a partition begins.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Start {
+    /// What the group has committed, if anything.
+    pub committed: Option<i64>,
+    /// The loss that this commit carries.
+    pub loss: Loss,
+    /// Where the log begins, if it is known.
+    pub log_start: Option<i64>,
+}
+
+impl Start {
+    /// After this commit, if any, in a log whose beginning is not known.
+    pub fn after(committed: Option<i64>) -> Self {
+        Self { committed, ..Self::default() }
+    }
+
+    /// The first offset to be read. `None`: wherever the log begins.
+    pub fn offset(&self) -> Option<i64> {
+        match (self.committed, self.log_start) {
+            (Some(committed), Some(start)) => Some(committed.max(start)),
+            (committed, start) => committed.or(start),
+        }
+    }
+
+    /// How many records were deleted before the group read them. What lies below a group's very first read was never the group's.
+    pub fn lost(&self) -> u64 {
+        let lost = self.committed.zip(self.log_start).map_or(0, |(committed, start)| start - committed);
+        u64::try_from(lost).unwrap_or_default()
+    }
 }
 
 /// A record that was taken in.
@@ -42,16 +90,28 @@ struct Partition {
     generation: Generation,
     /// What the broker has, as far as we know.
     committed: Option<i64>,
-    /// One past the last record received.
+    committed_loss: Loss,
+    /// One past the last record received; before the first, where reading begins, if that is known.
     next: Option<i64>,
     /// Received and not done, with how often.
     open: BTreeMap<i64, u32>,
+    /// A record was polled and not received.
+    dropped: bool,
+    /// What was lost before this assignment.
+    loss: Loss,
+    /// What was lost since, each with the offset that a commit must have reached to have passed it.
+    holes: Vec<(i64, Loss)>,
 }
 
 impl Partition {
     fn point(&self) -> Option<i64> {
         let first_open = self.open.first_key_value().map(|(offset, _)| *offset);
         self.next.map(|next| first_open.map_or(next, |open| open.min(next)))
+    }
+
+    /// What was lost below an offset.
+    fn loss_below(&self, offset: i64) -> Loss {
+        self.holes.iter().filter(|(passed, _)| *passed <= offset).fold(self.loss, |all, (_, loss)| all.and(*loss))
     }
 }
 
@@ -63,11 +123,22 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// A partition became ours, and is read from `committed` on, or from the beginning.
-    pub fn assign(&mut self, partition: i32, committed: Option<i64>) -> Generation {
+    /// A partition became ours, and is read from [`Start::offset`] on.
+    pub fn assign(&mut self, partition: i32, start: Start) -> Generation {
         self.generations += 1;
         let generation = Generation(self.generations);
-        self.partitions.insert(partition, Partition { generation, committed, next: None, open: BTreeMap::new() });
+        let Start { committed, loss, .. } = start;
+        let state = Partition {
+            generation,
+            committed,
+            committed_loss: loss,
+            next: start.offset(),
+            open: BTreeMap::new(),
+            dropped: false,
+            loss,
+            holes: Vec::new(),
+        };
+        self.partitions.insert(partition, state);
         generation
     }
 
@@ -89,11 +160,53 @@ impl Ledger {
     /// Takes in a record. `None`: the partition is not ours, and the record must not be touched.
     pub fn receive(&mut self, partition: i32, offset: i64) -> Option<Received> {
         let state = self.partitions.get_mut(&partition)?;
-        // A group that has committed nothing was to begin at the log's first record.
-        let expected = state.next.or(state.committed).or(Some(0));
-        state.next = Some(offset + 1);
+        let expected = state.next.replace(offset + 1);
         *state.open.entry(offset).or_default() += 1;
         Some(Received { generation: state.generation, expected })
+    }
+
+    /// Records below `passed` were deleted before they were received.
+    pub fn lose(&mut self, partition: i32, passed: i64, loss: Loss) {
+        if let Some(state) = self.partitions.get_mut(&partition) {
+            state.holes.push((passed, loss));
+        }
+    }
+
+    /// What was lost in all of our partitions and not acknowledged.
+    pub fn lost(&self) -> Loss {
+        self.partitions.values().map(|state| state.loss_below(i64::MAX)).fold(Loss::default(), Loss::and)
+    }
+
+    /// An operator knows of everything that was lost so far. The next commit says so.
+    pub fn acknowledge_losses(&mut self) {
+        for state in self.partitions.values_mut() {
+            state.loss = Loss::default();
+            state.holes.clear();
+        }
+    }
+
+    /// A record was polled, and is left to whoever has the partition next: nothing at or above it may be committed.
+    pub fn drop_record(&mut self, partition: i32) {
+        if let Some(state) = self.partitions.get_mut(&partition) {
+            state.dropped = true;
+        }
+    }
+
+    /// Polling has come so far: what lies between the last record and `position` is no record.
+    pub fn advance(&mut self, partition: i32, position: i64) {
+        if let Some(state) = self.partitions.get_mut(&partition)
+            && !state.dropped
+            && state.next.is_none_or(|next| next < position)
+        {
+            state.next = Some(position);
+        }
+    }
+
+    /// Missing offsets from `expected` on are not judged yet. They count as one record there, which [`Self::done`] ends.
+    pub fn doubt(&mut self, partition: i32, expected: i64) {
+        if let Some(state) = self.partitions.get_mut(&partition) {
+            *state.open.entry(expected).or_default() += 1;
+        }
     }
 
     /// A record is stored or dead-lettered.
@@ -112,8 +225,10 @@ impl Ledger {
     /// The points that the broker does not have yet.
     pub fn due(&self) -> Vec<Point> {
         let due = |(partition, state): (&i32, &Partition)| {
-            let offset = state.point().filter(|point| state.committed != Some(*point))?;
-            Some(Point { partition: *partition, generation: state.generation, offset })
+            let offset = state.point()?;
+            let loss = state.loss_below(offset);
+            let known = state.committed == Some(offset) && state.committed_loss == loss;
+            (!known).then_some(Point { partition: *partition, generation: state.generation, offset, loss })
         };
         self.partitions.iter().filter_map(due).collect()
     }
@@ -123,6 +238,7 @@ impl Ledger {
         let state = self.partitions.get_mut(&point.partition);
         if let Some(state) = state.filter(|state| state.generation == point.generation) {
             state.committed = Some(point.offset);
+            state.committed_loss = point.loss;
         }
     }
 
@@ -133,7 +249,7 @@ impl Ledger {
 
     /// Everything below is done, or was before us.
     pub fn point(&self, partition: i32) -> Option<i64> {
-        self.partitions.get(&partition).and_then(|state| state.point().or(state.committed))
+        self.partitions.get(&partition).and_then(Partition::point)
     }
 
     /// How far the records received reach above the commit point.

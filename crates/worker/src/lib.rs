@@ -8,7 +8,7 @@
 //! 3. [`buffer`]: the message waits with others. [`pause`] stops fetching while too many wait.
 //! 4. [`flush`]: a batch is stored while consuming goes on. A message ends as stored, as stored before, or as a dead letter; any
 //!    other outcome is tried again for ever.
-//! 5. [`ledger`]: says how far each partition is done, and for which assignment.
+//! 5. [`ledger`]: says how far each partition is done, and for which assignment. [`gaps`] says which missing offsets were messages.
 //! 6. [`commit`]: tells the broker, one commit at a time, and believes only its answer.
 //! 7. [`dead_letter`]: what can't be decoded or stored is kept, with the reason, before it counts as done.
 //! 8. [`heal`]: beside all this, messages that the recent lists may lack are added to them; and [`conversations`] learns of what
@@ -32,6 +32,7 @@ pub mod conversations;
 pub mod dead_letter;
 pub mod decode;
 pub mod flush;
+pub mod gaps;
 pub mod heal;
 pub mod health;
 pub mod ledger;
@@ -95,7 +96,8 @@ pub async fn run(config: Config, listener: TcpListener, stop: CancellationToken)
     // Health is answered until the very end.
     let ended = CancellationToken::new();
     let _ends = ended.clone().drop_guard();
-    tokio::spawn(ops::serve(listener, registry.clone(), Arc::clone(&state), ended.clone()));
+    let served = (config.connections.operators(), metrics.connections.clone());
+    tokio::spawn(ops::serve(listener, registry.clone(), Arc::clone(&state), served, ended.clone()));
 
     let started = tokio::select! {
         started = start(&config, &registry, metrics, state, ended, stop.clone()) => started?,
@@ -104,14 +106,9 @@ pub async fn run(config: Config, listener: TcpListener, stop: CancellationToken)
             return Ok(());
         }
     };
-    let Running { waker, mut ending, left, viewed, dead_letters } = started;
-    let dead = async || match dead_letters {
-        Some(mut fatal) => fatal.wait_for(Option::is_some).await.map_or_else(|_| None, |reason| reason.clone()),
-        None => std::future::pending().await,
-    };
+    let Running { waker, mut ending, left, viewed } = started;
     let ending = tokio::select! {
         ending = &mut ending => ending.map_err(|_| Failure::Loop)?,
-        Some(reason) = dead() => return Err(Failure::Client(reason)),
         () = stop.cancelled() => {
             waker.wake();
             // The loop keeps to its own deadline; this one is for a loop that hangs.
@@ -152,7 +149,6 @@ struct Running {
     ending: oneshot::Receiver<Ending>,
     left: oneshot::Receiver<()>,
     viewed: JoinHandle<()>,
-    dead_letters: Option<tokio::sync::watch::Receiver<Option<String>>>,
 }
 
 async fn start(
@@ -170,14 +166,18 @@ async fn start(
     tokio::spawn(ended.clone().run_until_cancelled_owned(tend_store(Arc::clone(&store), Arc::clone(&state))));
     topics(&admin).await;
     if let Some(cleanup) = config.cleanup() {
-        tokio::spawn(ended.run_until_cancelled_owned(cleanup::run(admin, cleanup)));
+        tokio::spawn(ended.clone().run_until_cancelled_owned(cleanup::run(admin, cleanup)));
     }
 
     let publisher = match config.worker.dlq_enabled {
         true => Some(Publisher::dead_letters(&kafka).map_err(setup)?),
         false => None,
     };
-    let dead_letters = publisher.as_ref().map(Publisher::fatal);
+    if let Some(publisher) = publisher.clone() {
+        // Only what can't be stored waits for it: everything else goes on.
+        let rebuilds = metrics.producer_rebuilds.clone();
+        tokio::spawn(ended.run_until_cancelled_owned(async move { publisher.keep_alive(|| rebuilds.inc()).await }));
+    }
     let topic = publisher.map(|publisher| DeadLetterTopic {
         publisher,
         topic: kafka.dlq_topic.as_str().into(),
@@ -206,7 +206,7 @@ async fn start(
         },
     };
     let (ending, left) = spawn(Loop::new(wiring)).map_err(setup)?;
-    Ok(Running { waker, ending, left, viewed, dead_letters })
+    Ok(Running { waker, ending, left, viewed })
 }
 
 /// Runs a loop on a thread of its own: says how it ended, and then when it has left the group.

@@ -1,9 +1,13 @@
 //! What the worker counts. The names are a contract with dashboards and alert rules.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use holdfast_kafka::Trouble;
-use prometheus::{
-    Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, core::Collector,
-};
+use holdfast_service::serve::ConnectionMetrics;
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::MetricFamily;
+use prometheus::{Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
 /// Messages received and not yet stored, those in flight included.
 pub const BUFFER_MESSAGES: &str = "holdfast_worker_buffer_messages";
@@ -29,8 +33,12 @@ pub const CONSUMER_ERRORS: &str = "holdfast_worker_consumer_errors_total";
 pub const COMMIT_BEHIND: &str = "holdfast_worker_commit_behind_seconds";
 /// Records that the log had dropped before they were read: lost messages.
 pub const RECORDS_SKIPPED: &str = "holdfast_worker_records_skipped_total";
+/// Lost records of the partitions that this worker has, until an operator acknowledges the loss: `sum` over the workers.
+pub const LOSS_UNACKNOWLEDGED: &str = "holdfast_worker_loss_unacknowledged";
 /// Records kept as dead letters (or skipped, where those are switched off), by `reason`.
 pub const DLQ_MESSAGES: &str = "holdfast_dlq_messages_total";
+/// Times that the dead letters' producer failed for good and another took its place.
+pub const PRODUCER_REBUILDS: &str = "holdfast_worker_producer_rebuilds_total";
 /// Partitions that wait for a newer worker.
 pub const PARTITIONS_HELD: &str = "holdfast_worker_partitions_held";
 /// Messages for the recent lists, by `result`.
@@ -44,6 +52,8 @@ const DLQ_REASONS: [&str; 4] = ["malformed", "invalid_field", "refused", "refuse
 /// All of the worker's metrics. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Metrics {
+    /// Connections to the operators' port.
+    pub connections: ConnectionMetrics,
     /// See [`BUFFER_MESSAGES`].
     pub buffer_messages: IntGauge,
     /// See [`BUFFER_UTILIZATION`].
@@ -73,7 +83,11 @@ pub struct Metrics {
     pub commit_behind: Gauge,
     /// See [`RECORDS_SKIPPED`].
     pub records_skipped: IntCounter,
+    /// See [`LOSS_UNACKNOWLEDGED`].
+    pub loss_unacknowledged: IntGauge,
     dlq: IntCounterVec,
+    /// See [`PRODUCER_REBUILDS`].
+    pub producer_rebuilds: IntCounter,
     /// See [`PARTITIONS_HELD`].
     pub partitions_held: IntGauge,
     /// [`HEALED`], added to their lists.
@@ -103,7 +117,9 @@ impl Metrics {
         let flushed = add(registry, counters(FLUSH_MESSAGES, "What became of messages in flushes.", "result"))?;
         let commits = add(registry, counters(COMMITS, "What the broker answered to commits.", "result"))?;
         let healed = add(registry, counters(HEALED, "Messages for the recent lists.", "result"))?;
+        let [connections] = ConnectionMetrics::register(registry, ["operators"])?;
         let metrics = Self {
+            connections,
             buffer_messages: add(registry, IntGauge::new(BUFFER_MESSAGES, "Messages received and not yet stored."))?,
             buffer_utilization: add(registry, Gauge::new(BUFFER_UTILIZATION, "How full the buffer is."))?,
             flush_seconds: seconds(FLUSH_SECONDS, "How long one flush took.", &FLUSH_BUCKETS)?,
@@ -136,9 +152,24 @@ impl Metrics {
             )?,
             records_skipped: add(
                 registry,
-                IntCounter::new(RECORDS_SKIPPED, "Records that the log had dropped before they were read."),
+                FromZero::new(RECORDS_SKIPPED, "Records that the log had dropped before they were read."),
+            )?
+            .counter,
+            loss_unacknowledged: add(
+                registry,
+                IntGauge::new(
+                    LOSS_UNACKNOWLEDGED,
+                    "Lost records of this worker's partitions, until an operator acknowledges the loss. Take sum.",
+                ),
             )?,
             dlq: add(registry, counters(DLQ_MESSAGES, "Records kept as dead letters.", "reason"))?,
+            producer_rebuilds: add(
+                registry,
+                IntCounter::new(
+                    PRODUCER_REBUILDS,
+                    "Times that the dead letters' producer failed for good and another took its place.",
+                ),
+            )?,
             partitions_held: add(registry, IntGauge::new(PARTITIONS_HELD, "Partitions that wait for a newer worker."))?,
             healed: healed.with_label_values(&["added"]),
             heal_present: healed.with_label_values(&["present"]),
@@ -190,6 +221,32 @@ impl Metrics {
     }
 }
 
+/// A counter whose first export is 0, whatever it counts by then. A worker finds a loss within seconds of its start, before anybody has
+/// looked: a series that begins with its first value never *increases*, so no rule on its increase would see it.
+#[derive(Clone)]
+struct FromZero {
+    counter: IntCounter,
+    zero: IntCounter,
+    exported: Arc<AtomicBool>,
+}
+
+impl FromZero {
+    fn new(name: &str, help: &str) -> Result<Self, prometheus::Error> {
+        let (counter, zero) = (IntCounter::new(name, help)?, IntCounter::new(name, help)?);
+        Ok(Self { counter, zero, exported: Arc::default() })
+    }
+}
+
+impl Collector for FromZero {
+    fn desc(&self) -> Vec<&Desc> {
+        self.counter.desc()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        if self.exported.swap(true, Ordering::Relaxed) { self.counter.collect() } else { self.zero.collect() }
+    }
+}
+
 const FLUSH_BUCKETS: [f64; 10] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
 const LATENCY_BUCKETS: [f64; 14] = [0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 30.0, 60.0, 300.0, 3600.0];
 
@@ -212,6 +269,7 @@ mod tests {
             "holdfast_worker_flush_messages_total{result=\"dead_letter\"} 0",
             "holdfast_worker_commits_total{result=\"ok\"} 0",
             "holdfast_worker_records_skipped_total 0",
+            "holdfast_worker_loss_unacknowledged 0",
             "holdfast_worker_consumer_errors_total{code=\"topic_authorization_failed\"} 0",
             "holdfast_dlq_messages_total{reason=\"malformed\"} 0",
             "holdfast_worker_persist_latency_seconds_count 0",
@@ -221,5 +279,18 @@ mod tests {
         }
         metrics.forget_lag(3);
         assert!(registry.gather().iter().all(|family| family.name() != CONSUMER_LAG));
+    }
+
+    #[test]
+    fn a_loss_that_is_found_before_the_first_look_is_an_increase_all_the_same() {
+        let registry = Registry::new();
+        let metrics = Metrics::register(&registry).unwrap();
+        metrics.records_skipped.inc_by(28);
+        let look = || {
+            let text = prometheus::TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
+            let value = text.lines().find_map(|line| line.strip_prefix("holdfast_worker_records_skipped_total "));
+            value.unwrap().parse::<u64>().unwrap()
+        };
+        assert_eq!([look(), look(), look()], [0, 28, 28]);
     }
 }

@@ -117,6 +117,7 @@ impl Pauses {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ledger::Start;
 
     fn pauses() -> Pauses {
         Pauses::new(Capacity { messages: 10, bytes: 1000 })
@@ -131,8 +132,8 @@ mod tests {
     #[test]
     fn everything_is_paused_above_the_capacity_and_resumed_at_half_of_it() {
         let (mut pauses, mut ledger) = (pauses(), Ledger::default());
-        ledger.assign(0, None);
-        ledger.assign(1, None);
+        ledger.assign(0, Start::after(None));
+        ledger.assign(1, Start::after(None));
         assert_eq!(apply(&mut pauses, 10, 0, &ledger), (vec![], vec![]));
         assert_eq!(apply(&mut pauses, 11, 0, &ledger), (vec![], vec![0, 1]));
         assert_eq!(apply(&mut pauses, 6, 0, &ledger), (vec![], vec![]));
@@ -144,8 +145,8 @@ mod tests {
     #[test]
     fn a_partition_far_above_its_commit_point_is_paused_alone() {
         let (mut pauses, mut ledger) = (pauses(), Ledger::default());
-        let generation = ledger.assign(0, None);
-        ledger.assign(1, None);
+        let generation = ledger.assign(0, Start::after(None));
+        ledger.assign(1, Start::after(None));
         for offset in 0..10 {
             ledger.receive(0, offset);
         }
@@ -159,7 +160,7 @@ mod tests {
     #[test]
     fn a_held_partition_stays_paused_until_it_goes_and_one_that_comes_is_decided_anew() {
         let (mut pauses, mut ledger) = (pauses(), Ledger::default());
-        ledger.assign(0, None);
+        ledger.assign(0, Start::after(None));
         pauses.hold(0);
         assert_eq!(apply(&mut pauses, 0, 0, &ledger), (vec![], vec![0]));
         assert_eq!(apply(&mut pauses, 11, 0, &ledger), (vec![], vec![]));

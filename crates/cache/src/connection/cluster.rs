@@ -83,10 +83,10 @@ impl Cluster {
         }
         let own = Address::of(template.addr())
             .ok_or_else(|| CacheError::Address("a cluster is reached by TCP, not by a socket file".into()))?;
-        let parse = |node: &String| {
-            Address::parse(node).ok_or_else(|| CacheError::Address(format!("{node:?} is no host:port")))
+        let parse = |(number, node): (usize, &String)| {
+            Address::parse(node).ok_or_else(|| CacheError::Address(format!("node {number} is no host:port")))
         };
-        let seeds = if nodes.is_empty() { vec![own] } else { nodes.iter().map(parse).collect::<Result<_, _>>()? };
+        let seeds = if nodes.is_empty() { vec![own] } else { (1..).zip(nodes).map(parse).collect::<Result<_, _>>()? };
         let (map, _) = watch::channel(None);
         let shared = Shared {
             name,

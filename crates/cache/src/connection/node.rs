@@ -12,7 +12,7 @@ use std::time::Duration;
 use redis::aio::MultiplexedConnection;
 use redis::{
     AsyncConnectionConfig, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion, PushInfo, PushKind,
-    Value,
+    RedisError, Value,
 };
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -67,8 +67,7 @@ pub(crate) struct Live {
 
 /// How to reach an address: with RESP3 and without Nagle's algorithm. `rediss://` means TLS; user and password lie in the URL.
 pub(super) fn settings(url: &str) -> Result<ConnectionInfo, CacheError> {
-    // redis-rs repeats the URL's parts in no error, so no password gets into a log.
-    let info = url.into_connection_info().map_err(|error| CacheError::Address(error.to_string()))?;
+    let info = url.into_connection_info().map_err(|error| unusable(&error))?;
     if matches!(info.addr(), ConnectionAddr::TcpTls { .. }) {
         // An error means that the process has chosen a provider already.
         let _ = rustls::crypto::ring::default_provider().install_default();
@@ -76,6 +75,14 @@ pub(super) fn settings(url: &str) -> Result<ConnectionInfo, CacheError> {
     let redis = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
     let tcp = info.tcp_settings().clone().set_nodelay(true);
     Ok(info.set_redis_settings(redis).set_tcp_settings(tcp))
+}
+
+/// Why an address can't be used. redis-rs repeats parts of a URL in the detail of an error, and in nothing else.
+fn unusable(error: &RedisError) -> CacheError {
+    CacheError::Address(match error.detail() {
+        Some(_) => "an option of the URL can't be used".into(),
+        None => error.to_string(),
+    })
 }
 
 /// The settings of every connection: no clock but the caller's.
@@ -96,7 +103,7 @@ impl Node {
     /// A server that is connected to when it is first needed.
     pub(super) fn open(name: &str, info: ConnectionInfo) -> Result<Self, CacheError> {
         let address = Address::of(info.addr());
-        let client = redis::Client::open(info).map_err(|error| CacheError::Address(error.to_string()))?;
+        let client = redis::Client::open(info).map_err(|error| unusable(&error))?;
         Ok(Self::with(name.into(), address, client))
     }
 

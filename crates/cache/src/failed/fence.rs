@@ -15,10 +15,10 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::gate::Fence;
-use super::{PushOutcome, Pushed, Refusal, no_answer};
+use super::{PushOutcome, Pushed, no_answer};
 use crate::CacheError;
 use crate::connection::{Connection, Live, Node, Sent};
-use crate::inspect;
+use crate::inspect::{self, ServerState};
 use crate::script::{Call, parse};
 
 /// Requests that may wait; when it is full a push is refused.
@@ -50,13 +50,6 @@ pub(super) struct Waiting {
     pub(super) outcome: oneshot::Sender<Pushed>,
 }
 
-/// Who has what was written.
-#[derive(Debug, Clone, Copy, Default)]
-struct Reached {
-    replicas: u32,
-    disk: bool,
-}
-
 /// Serves requests until their sender is gone. `connection` is the ordinary one, to the same server or cluster.
 pub(super) async fn serve(node: Node, connection: Connection, mut requests: mpsc::Receiver<Request>) {
     let mut batch = Vec::new();
@@ -81,13 +74,16 @@ async fn settle(
     let Some(last) = waiting.iter().map(|waiting| waiting.deadline).max() else { return Ok(()) };
     // This one connection for all of it: the waits vouch for what it wrote.
     let live = node.live(last).await?;
-    let who = Call::new("INFO").arg("server");
+    let [replication, persistence] = ServerState::calls();
+    let who = [Call::new("INFO").arg("server"), replication, persistence];
     let pushes = writes.iter().map(|write| Sent { call: &write.push, asking: write.asking });
-    let mut pushed = live.send(&pushes.chain([Sent::plainly(&who)]).collect::<Vec<_>>(), last).await?;
-    let run_id = inspect::run_id(pushed.pop());
+    let mut pushed = live.send(&pushes.chain(who.iter().map(Sent::plainly)).collect::<Vec<_>>(), last).await?;
+    let mut who = pushed.split_off(writes.len()).into_iter();
+    let run_id = inspect::run_id(who.next());
+    let seen = ServerState::answered(who);
     let mut touches = Vec::with_capacity(writes.len());
     let all = std::mem::take(waiting);
-    for ((write, one), answer) in writes.into_iter().zip(all).zip(pushed) {
+    for ((write, mut one), answer) in writes.into_iter().zip(all).zip(pushed) {
         if let Value::ServerError(error) = &answer {
             if error.code() == "READONLY" {
                 live.give_up();
@@ -99,6 +95,7 @@ async fn settle(
             one.end(PushOutcome::Unknown("the queue server was replaced".into()));
         } else {
             touches.push(write.touch);
+            one.fence.replicas = one.fence.replicas.max(seen.replicas);
             waiting.push(one);
         }
     }
@@ -115,11 +112,14 @@ async fn settle(
         let reached = wait(&live, wanted, first, last).await?;
         let now = Instant::now();
         let is_due = |waiting: &mut Waiting| {
-            refusal(waiting.fence, reached).is_none() || waiting.deadline.saturating_duration_since(now) <= MARGIN
+            waiting.fence.missed(reached).is_none() || waiting.deadline.saturating_duration_since(now) <= MARGIN
         };
         for waiting in waiting.extract_if(.., is_due) {
-            let outcome = refusal(waiting.fence, reached).map_or(PushOutcome::Accepted, PushOutcome::Refused);
-            waiting.end(outcome);
+            let outcome = match waiting.fence.missed(reached) {
+                None => Pushed::Fenced { seen: seen.clone(), reached },
+                Some(refusal) => Pushed::Ended(PushOutcome::Refused(refusal)),
+            };
+            waiting.settle(outcome);
         }
     }
     Ok(())
@@ -137,14 +137,14 @@ impl Waiting {
 }
 
 /// Waits for what is wanted, no longer than the first deadline allows.
-async fn wait(live: &Live, wanted: Fence, first: Instant, last: Instant) -> Result<Reached, CacheError> {
+async fn wait(live: &Live, wanted: Fence, first: Instant, last: Instant) -> Result<Fence, CacheError> {
     let ask = async |call: Call| {
         let left = first.saturating_duration_since(Instant::now()).saturating_sub(MARGIN);
         // A wait of 0 would be one without end.
         let call = call.arg((left.as_millis() as u64).max(1));
         live.run(&[call], last).await?.pop().unwrap_or_else(no_answer)
     };
-    let mut reached = Reached::default();
+    let mut reached = Fence::default();
     if wanted.replicas > 0 {
         reached.replicas = parse(ask(Call::new("WAIT").arg(wanted.replicas)).await?)?;
     }
@@ -160,17 +160,10 @@ fn is_synced(answer: Value) -> Result<bool, CacheError> {
     Ok(local >= 1)
 }
 
-/// Why what was reached is not enough; `None`: it is.
-fn refusal(fence: Fence, reached: Reached) -> Option<Refusal> {
-    if reached.replicas < fence.replicas {
-        return Some(Refusal::Replicas { reached: reached.replicas, wanted: fence.replicas });
-    }
-    (fence.disk && !reached.disk).then_some(Refusal::NotSynced)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::failed::Refusal;
 
     // The servers that tests run on may be older than 7.2, which brought `WAITAOF`.
     #[test]
@@ -181,10 +174,10 @@ mod tests {
         assert!(is_synced(Value::Int(1)).is_err());
 
         let fence = Fence { replicas: 1, disk: true };
-        assert_eq!(refusal(fence, Reached { replicas: 1, disk: true }), None);
-        assert_eq!(refusal(fence, Reached { replicas: 1, disk: false }), Some(Refusal::NotSynced));
+        assert_eq!(fence.missed(fence), None);
+        assert_eq!(fence.missed(Fence { replicas: 1, disk: false }), Some(Refusal::NotSynced));
         let short = Refusal::Replicas { reached: 0, wanted: 1 };
-        assert_eq!(refusal(fence, Reached { replicas: 0, disk: true }), Some(short));
-        assert_eq!(refusal(Fence::default(), Reached::default()), None);
+        assert_eq!(fence.missed(Fence { replicas: 0, disk: true }), Some(short));
+        assert_eq!(Fence::default().missed(Fence::default()), None);
     }
 }

@@ -1,21 +1,30 @@
-//! Whether the queue server keeps what it is given: read from the server, judged by the rule, bound to one connection.
+//! Whether the queue server keeps what it is given: read from the server, judged by the rule, bound to one connection and to the state
+//! that the server was in.
+//!
+//! Settings are read again after every reconnect and every half minute. What changes by itself (the replicas, the role, what the server
+//! does with its append-only file) is asked for in the same pipeline as each push, after it; if it differs from what the gate was read
+//! with, the gate is read anew before the push is answered.
+//!
+//! **An append-only file that was switched on while the server ran retains nothing until its first rewrite is done**, although the server
+//! says `yes` at once. From outside that rewrite looks like any later one. So a rewrite is believed to be a later one only if this very
+//! process, with this very history of data and no setting changed since, was seen with a file that was complete ([`Complete`]), or if
+//! nobody has changed a setting since it was started.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Durability, FailedQueueSettings, Refusal};
-use crate::CacheError;
+use super::{Durability, FailedQueueSettings, Refusal, Warning};
 use crate::connection::Live;
-use crate::inspect::ServerFacts;
+use crate::inspect::{ConfigCalls, ServerFacts, ServerState};
 
 /// What a push needs to be able to wait for a disk that is synced every second: for the sync that others wait for, then for its own. With
 /// less, `everysec` is taken at its word.
 const SYNC_WITHIN: Duration = Duration::from_millis(2500);
 /// Settings may change under a living connection: they are read again after this long.
 const MAX_AGE: Duration = Duration::from_secs(30);
-/// Replicas come and go by themselves: too few of them are looked for again after this long.
-const REPLICAS_MAX_AGE: Duration = Duration::from_secs(1);
+/// What passes by itself, as a rewrite or too few replicas, is looked at again after this long.
+const PASSING_MAX_AGE: Duration = Duration::from_secs(1);
 
 /// What was found on one connection.
 #[derive(Debug, Clone)]
@@ -24,12 +33,39 @@ pub(super) struct Gate {
     read_at: Instant,
     /// The server process that was asked.
     pub(super) run_id: String,
+    /// The state that it was in.
+    pub(super) state: ServerState,
     pub(super) verdict: Result<Fence, Refusal>,
-    /// Accepted, but a power failure may take the last second.
-    pub(super) everysec: bool,
+    /// What an operator should know, whatever the verdict.
+    pub(super) warnings: Vec<Warning>,
 }
 
-/// What has to be waited for after a push.
+/// A server process whose append-only file was seen to hold everything: as long as all of this is the same, it does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Complete {
+    run_id: String,
+    /// A server that becomes a replica begins its file anew.
+    replication_id: Option<String>,
+    /// Its settings were changed so often.
+    config_calls: Option<ConfigCalls>,
+}
+
+impl Complete {
+    /// What is known after a look at the server, given what was known before: `None`, that its file may not hold everything.
+    pub(super) fn after(found: &ServerFacts, before: Option<Self>) -> Option<Self> {
+        let ServerState { role, replication_id, append_only, .. } = &found.state;
+        let now = Self {
+            run_id: found.run_id.clone(),
+            replication_id: replication_id.clone(),
+            config_calls: found.config_calls,
+        };
+        let append_only = append_only.filter(|append_only| append_only.enabled && role.as_deref() != Some("slave"))?;
+        let complete = !append_only.rewriting || found.append_only_since_start() || before.as_ref() == Some(&now);
+        complete.then_some(now)
+    }
+}
+
+/// What has to be waited for after a push, or what was reached by waiting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Fence {
     /// So many replicas must have it.
@@ -47,13 +83,23 @@ impl Fence {
     pub(super) fn is_needed(self) -> bool {
         self != Self::default()
     }
+
+    /// Why what was reached is not enough; `None`: it is.
+    pub(super) fn missed(self, reached: Self) -> Option<Refusal> {
+        if reached.replicas < self.replicas {
+            return Some(Refusal::Replicas { reached: reached.replicas, wanted: self.replicas });
+        }
+        (self.disk && !reached.disk).then_some(Refusal::NotSynced)
+    }
 }
 
 impl Gate {
     /// Whether it still speaks for this connection.
     pub(super) fn holds(&self, live: &Live) -> bool {
         let max_age = match self.verdict {
-            Err(Refusal::TooFewReplicas { .. }) => REPLICAS_MAX_AGE,
+            Err(
+                Refusal::TooFewReplicas { .. } | Refusal::FirstRewrite | Refusal::WritesFail | Refusal::SyncSuspended,
+            ) => PASSING_MAX_AGE,
             _ => MAX_AGE,
         };
         self.generation == live.generation && self.read_at.elapsed() < max_age
@@ -67,33 +113,31 @@ impl Gate {
         self.verdict.as_ref().err().filter(|refusal| lately && forgets(refusal))
     }
 
-    /// Asks the server on this very connection.
-    pub(super) async fn read(
-        live: &Live,
-        settings: FailedQueueSettings,
-        deadline: Instant,
-    ) -> Result<Self, CacheError> {
-        let found = ServerFacts::read_on(live, deadline).await?;
-        let verdict = judge(&found, settings);
-        Ok(Self {
+    /// From what was found on this connection.
+    pub(super) fn of(live: &Live, found: ServerFacts, settings: FailedQueueSettings, complete: bool) -> Self {
+        let verdict = judge(&found, settings, complete);
+        Self {
             generation: live.generation,
             read_at: Instant::now(),
-            everysec: found.fsync.as_deref() == Some("everysec") && verdict.as_ref().is_ok_and(|fence| !fence.disk),
+            warnings: Warning::all(&found, verdict.as_ref().is_ok_and(|fence| fence.disk)),
             run_id: found.run_id,
+            state: found.state,
             verdict,
-        })
+        }
     }
 }
 
 /// The rule: an append-only file that is synced at least every second, no eviction, a server that takes writes, and as many replicas
-/// as the operator wants. Without that number a server that has lost its replicas looks like one that never had any.
-fn judge(found: &ServerFacts, settings: FailedQueueSettings) -> Result<Fence, Refusal> {
+/// as the operator wants. Without that number a server that has lost its replicas looks like one that never had any. `complete`: the file
+/// holds everything that it should.
+fn judge(found: &ServerFacts, settings: FailedQueueSettings, complete: bool) -> Result<Fence, Refusal> {
     let readable = |value: &Option<String>, name: &'static str| match (value, settings.durability) {
         (Some(value), _) => Ok(Some(value.clone())),
         (None, Durability::Assumed) => Ok(None),
         (None, Durability::Checked) => Err(Refusal::Unreadable(name)),
     };
-    if let Some(role) = readable(&found.role, "role")?
+    let ServerState { role, replicas, append_only, .. } = &found.state;
+    if let Some(role) = readable(role, "role")?
         && role != "master"
     {
         return Err(Refusal::Replica);
@@ -113,15 +157,28 @@ fn judge(found: &ServerFacts, settings: FailedQueueSettings) -> Result<Fence, Re
         Some("everysec") => found.version >= (7, 2) && settings.timeout >= SYNC_WITHIN,
         Some(_) => return Err(Refusal::NeverSynced),
     };
-    if found.replicas < settings.min_replicas {
-        return Err(Refusal::TooFewReplicas { online: found.replicas, wanted: settings.min_replicas });
+    match append_only {
+        None if settings.durability == Durability::Checked => return Err(Refusal::Unreadable("INFO persistence")),
+        // Where the setting is hidden, the operator vouches for something else than this server's file.
+        Some(append_only) if !append_only.enabled && found.aof.is_some() => return Err(Refusal::NoAppendOnlyFile),
+        Some(append_only) if append_only.enabled && !complete => return Err(Refusal::FirstRewrite),
+        Some(append_only) if append_only.write_failed => return Err(Refusal::WritesFail),
+        // `appendfsync no` for as long as that takes. Where the disk is waited for, the wait says so itself.
+        Some(append_only) if append_only.has_child && found.no_sync_on_rewrite == Some(true) && !disk => {
+            return Err(Refusal::SyncSuspended);
+        }
+        _ => {}
     }
-    Ok(Fence { replicas: found.replicas, disk })
+    if *replicas < settings.min_replicas {
+        return Err(Refusal::TooFewReplicas { online: *replicas, wanted: settings.min_replicas });
+    }
+    Ok(Fence { replicas: *replicas, disk })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::inspect::AppendOnly;
 
     const CHECKED: FailedQueueSettings =
         FailedQueueSettings { timeout: Duration::from_secs(1), durability: Durability::Checked, min_replicas: 0 };
@@ -136,19 +193,37 @@ mod tests {
             policy: some("noeviction"),
             aof: some("yes"),
             fsync: some("always"),
-            role: some("master"),
+            state: state("master", 0, WRITTEN),
             version: (7, 0),
             ..ServerFacts::default()
         }
     }
 
+    const WRITTEN: AppendOnly = AppendOnly {
+        enabled: true,
+        rewriting: false,
+        rewrites: 0,
+        has_child: false,
+        write_failed: false,
+        rewrite_failed: false,
+    };
+    const REWRITING: AppendOnly = AppendOnly { rewriting: true, rewrites: 1, has_child: true, ..WRITTEN };
+
+    fn state(role: &str, replicas: u32, append_only: AppendOnly) -> ServerState {
+        ServerState { role: some(role), replicas, replication_id: some("history"), append_only: Some(append_only) }
+    }
+
+    fn with(append_only: AppendOnly) -> ServerFacts {
+        ServerFacts { state: state("master", 0, append_only), run_id: "process".into(), ..durable() }
+    }
+
     #[test]
     fn only_a_synced_file_without_eviction_on_a_master_will_do() {
-        let judge = |found: ServerFacts| judge(&found, CHECKED);
+        let judge = |found: ServerFacts| judge(&found, CHECKED, true);
         assert_eq!(judge(durable()), Ok(Fence::default()));
         assert_eq!(judge(ServerFacts { aof: some("no"), ..durable() }), Err(Refusal::NoAppendOnlyFile));
         assert_eq!(judge(ServerFacts { fsync: some("no"), ..durable() }), Err(Refusal::NeverSynced));
-        assert_eq!(judge(ServerFacts { role: some("slave"), ..durable() }), Err(Refusal::Replica));
+        assert_eq!(judge(ServerFacts { state: state("slave", 0, WRITTEN), ..durable() }), Err(Refusal::Replica));
         for policy in ["allkeys-lru", "volatile-ttl"] {
             let refusal = Refusal::Evicts(policy.into());
             assert_eq!(judge(ServerFacts { policy: some(policy), ..durable() }), Err(refusal));
@@ -158,24 +233,88 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_may_be_assumed_but_nothing_that_was_read() {
-        assert_eq!(judge(&ServerFacts::default(), ASSUMED), Ok(Fence::default()));
+        assert_eq!(judge(&ServerFacts::default(), ASSUMED, false), Ok(Fence::default()));
         let found = ServerFacts { aof: some("no"), ..ServerFacts::default() };
-        assert_eq!(judge(&found, ASSUMED), Err(Refusal::NoAppendOnlyFile));
+        assert_eq!(judge(&found, ASSUMED, true), Err(Refusal::NoAppendOnlyFile));
     }
 
     #[test]
     fn replicas_and_the_disk_are_waited_for_where_that_can_be_done() {
-        let everysec = ServerFacts { fsync: some("everysec"), replicas: 2, ..durable() };
-        assert_eq!(judge(&everysec, CHECKED), Ok(Fence { replicas: 2, disk: false }));
+        let everysec = ServerFacts { fsync: some("everysec"), state: state("master", 2, WRITTEN), ..durable() };
+        assert_eq!(judge(&everysec, CHECKED, true), Ok(Fence { replicas: 2, disk: false }));
         let newer = ServerFacts { version: (7, 2), ..everysec.clone() };
         let patient = FailedQueueSettings { timeout: SYNC_WITHIN, ..CHECKED };
-        assert_eq!(judge(&newer, patient), Ok(Fence { replicas: 2, disk: true }));
+        assert_eq!(judge(&newer, patient, true), Ok(Fence { replicas: 2, disk: true }));
         let demanding = |min_replicas| FailedQueueSettings { min_replicas, ..CHECKED };
-        assert_eq!(judge(&everysec, demanding(1)), Ok(Fence { replicas: 2, disk: false }), "all that are there");
-        assert_eq!(judge(&everysec, demanding(3)), Err(Refusal::TooFewReplicas { online: 2, wanted: 3 }));
-        let silent = judge(&ServerFacts::default(), FailedQueueSettings { min_replicas: 1, ..ASSUMED });
+        assert_eq!(judge(&everysec, demanding(1), true), Ok(Fence { replicas: 2, disk: false }), "all that are there");
+        assert_eq!(judge(&everysec, demanding(3), true), Err(Refusal::TooFewReplicas { online: 2, wanted: 3 }));
+        let silent = judge(&ServerFacts::default(), FailedQueueSettings { min_replicas: 1, ..ASSUMED }, true);
         assert_eq!(silent, Err(Refusal::TooFewReplicas { online: 0, wanted: 1 }), "nobody vouches for replicas");
         let late = Ok(Fence { replicas: 2, disk: false });
-        assert_eq!(judge(&newer, CHECKED), late, "a sync may come after the deadline");
+        assert_eq!(judge(&newer, CHECKED, true), late, "a sync may come after the deadline");
+    }
+
+    #[test]
+    fn a_rewrite_is_a_later_one_only_if_the_file_was_seen_complete_and_nothing_has_changed_since() {
+        let seen = Complete::after(&with(WRITTEN), None);
+        assert!(seen.is_some());
+        assert_eq!(Complete::after(&with(REWRITING), None), None, "it may have been switched on a moment ago");
+        assert_eq!(Complete::after(&with(REWRITING), seen.clone()), seen);
+        let off = AppendOnly { enabled: false, ..WRITTEN };
+        let forgotten = Complete::after(&with(off), seen.clone());
+        assert_eq!(Complete::after(&with(REWRITING), forgotten), None, "off and on again");
+        let was_replica =
+            Complete::after(&ServerFacts { state: state("slave", 0, WRITTEN), ..with(WRITTEN) }, seen.clone());
+        assert_eq!(was_replica, None);
+        let calls = |set, reset| Some(ConfigCalls { set, rewrite: 0, reset });
+        for (what, unlike) in [
+            ("another process", ServerFacts { run_id: "other".into(), ..with(REWRITING) }),
+            ("another history", {
+                let state = ServerState { replication_id: some("other"), ..state("master", 0, REWRITING) };
+                ServerFacts { state, ..with(REWRITING) }
+            }),
+            ("off and on again, unseen", ServerFacts { config_calls: calls(2, 0), ..with(REWRITING) }),
+        ] {
+            assert_eq!(Complete::after(&unlike, seen.clone()), None, "{what}");
+        }
+        // One that nobody has touched had its file from the start.
+        let untouched = ServerFacts { config_calls: calls(0, 0), ..with(REWRITING) };
+        assert!(Complete::after(&untouched, None).is_some());
+        for touched in [
+            ServerFacts { was_replica: true, ..untouched.clone() },
+            ServerFacts { config_calls: calls(0, 1), ..untouched.clone() },
+            ServerFacts { config_calls: None, ..untouched },
+        ] {
+            assert_eq!(Complete::after(&touched, None), None);
+        }
+    }
+
+    #[test]
+    fn a_file_that_does_not_hold_everything_or_is_not_written_is_refused() {
+        assert_eq!(judge(&with(REWRITING), CHECKED, false), Err(Refusal::FirstRewrite));
+        assert_eq!(judge(&with(REWRITING), ASSUMED, false), Err(Refusal::FirstRewrite), "it was read");
+        assert_eq!(judge(&with(REWRITING), CHECKED, true), Ok(Fence::default()));
+        let failing = with(AppendOnly { write_failed: true, ..WRITTEN });
+        assert_eq!(judge(&failing, CHECKED, true), Err(Refusal::WritesFail));
+        let growing = with(AppendOnly { rewrite_failed: true, ..WRITTEN });
+        assert_eq!(judge(&growing, CHECKED, true), Ok(Fence::default()), "what is appended is retained all the same");
+        let off = with(AppendOnly { enabled: false, ..WRITTEN });
+        assert_eq!(judge(&off, CHECKED, false), Err(Refusal::NoAppendOnlyFile), "whatever the setting says");
+        assert_eq!(judge(&ServerFacts { aof: None, ..off }, ASSUMED, false), Ok(Fence::default()), "a managed server");
+        let silent = ServerFacts { state: ServerState { append_only: None, ..durable().state }, ..durable() };
+        assert_eq!(judge(&silent, CHECKED, false), Err(Refusal::Unreadable("INFO persistence")));
+        assert_eq!(judge(&silent, ASSUMED, false), Ok(Fence::default()));
+    }
+
+    #[test]
+    fn a_file_that_is_not_synced_while_it_is_written_anew_is_refused_for_so_long() {
+        let lax = |append_only| ServerFacts { no_sync_on_rewrite: Some(true), ..with(append_only) };
+        assert_eq!(judge(&lax(WRITTEN), CHECKED, true), Ok(Fence::default()));
+        assert_eq!(judge(&lax(REWRITING), CHECKED, true), Err(Refusal::SyncSuspended));
+        let snapshot = AppendOnly { has_child: true, ..WRITTEN };
+        assert_eq!(judge(&lax(snapshot), CHECKED, true), Err(Refusal::SyncSuspended), "any child stops the syncs");
+        let newer = ServerFacts { fsync: some("everysec"), version: (7, 2), ..lax(REWRITING) };
+        let patient = FailedQueueSettings { timeout: SYNC_WITHIN, ..CHECKED };
+        assert_eq!(judge(&newer, patient, true), Ok(Fence { replicas: 0, disk: true }), "WAITAOF refuses by itself");
     }
 }

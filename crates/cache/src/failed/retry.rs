@@ -254,10 +254,18 @@ impl FailedQueue {
 }
 
 impl Refusal {
+    /// The server's settings are the reason, and will be until an operator has changed them.
+    pub fn is_by_settings(&self) -> bool {
+        matches!(self, Self::NoAppendOnlyFile | Self::NeverSynced | Self::Evicts(_) | Self::Unreadable(_))
+    }
+
     /// A short word for a metric's label.
     pub fn label(&self) -> &'static str {
         match self {
             Self::NoAppendOnlyFile => "no_aof",
+            Self::FirstRewrite => "first_rewrite",
+            Self::WritesFail => "writes_fail",
+            Self::SyncSuspended => "sync_suspended",
             Self::NeverSynced => "never_synced",
             Self::Evicts(_) => "evicts",
             Self::Unreadable(_) => "unreadable",

@@ -7,6 +7,27 @@ if head.epoch ~= ARGV[5] then return false end
 local max, as_of = tonumber(ARGV[3]), tonumber(ARGV[6])
 local first_item = 11 + tonumber(ARGV[10])
 local late, below, inserted, corrected = 0, {}, 0, 0
+trim_list(max) -- it may have been kept by a gateway whose lists are longer
+
+-- The entries with their places in history, the oldest first; none if one of them can't be read.
+local function by_age()
+  local entries = {}
+  for i, bytes in ipairs(redis.call('LRANGE', LIST, 0, -1)) do
+    local ts, id = place(bytes)
+    if not ts then return {} end
+    entries[i] = { ts, id, bytes }
+  end
+  table.sort(entries, function(a, b) return above(b[1], b[2], a[1], a[2]) end)
+  return entries
+end
+
+-- A message above this that the list lacks was sent while the list was kept: it arrives late. Without a floor that is the oldest entry.
+local oldest = not head.floor_ts and by_age()[1]
+local function arrives_late(ts, id)
+  if head.floor_ts then return above(ts, id, head.floor_ts, head.floor_id) end
+  return oldest and above(ts, id, oldest[1], oldest[2])
+end
+
 for i = first_item, #ARGV, 4 do
   local id, bytes, ts, rest = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
   local known = redis.call('ZSCORE', IDS, id)
@@ -21,7 +42,7 @@ for i = first_item, #ARGV, 4 do
     corrected = corrected + 1
   elseif not known or above(tonumber(ts), bytes, head.trimmed_ts, head.trimmed_id) then
     -- Absent; or trimmed as of an earlier time than it is stored as of, so that its stored place may be claimed.
-    if head.floor_ts and above(tonumber(ts), bytes, head.floor_ts, head.floor_id) then
+    if arrives_late(tonumber(ts), bytes) then
       append(id, bytes, ts, rest)
       trim_list(max)
       publish_message(ARGV[9], rest, 11, first_item - 1)
@@ -32,10 +53,25 @@ for i = first_item, #ARGV, 4 do
   end
 end
 
+-- In a full list the oldest entry makes room for a message above it; else the floor would rise to that message and stay there, however
+-- much of the list lies below.
+local entries
+local function make_room(ts, id)
+  entries = entries or by_age()
+  local first = entries[1]
+  if not first or not above(ts, id, first[1], first[2]) then return false end
+  redis.call('LREM', LIST, 1, first[3])
+  head.n = head.n - 1
+  let_go(first[1], first[2])
+  table.remove(entries, 1)
+  return true
+end
+
 for k = #below, 1, -1 do
   local i = below[k]
-  if head.n >= max then
-    let_go(tonumber(ARGV[i + 2]), ARGV[i + 1])
+  local bytes, ts = ARGV[i + 1], tonumber(ARGV[i + 2])
+  if head.n >= max and not make_room(ts, bytes) then
+    let_go(ts, bytes)
     break
   end
   head.n = redis.call('LPUSH', LIST, ENTRY .. NIL .. ARGV[i + 3])

@@ -23,6 +23,10 @@ async fn push(queue: &FailedQueue, chat: &ChatId) -> PushOutcome {
     queue.push(chat, &entry).await
 }
 
+async fn info(raw: &redis::aio::MultiplexedConnection, section: &str) -> String {
+    redis::cmd("INFO").arg(section).query_async(&mut raw.clone()).await.unwrap()
+}
+
 async fn len(server: &Redis, chat: &ChatId) -> u32 {
     let key = Keys::default().failed(chat);
     redis::cmd("LLEN").arg(key).query_async(&mut raw(&server.url()).await).await.unwrap()
@@ -179,6 +183,24 @@ async fn a_master_that_has_lost_its_replicas_takes_nothing_if_so_many_are_wanted
 }
 
 #[tokio::test]
+async fn a_replica_that_has_come_since_the_last_push_is_waited_for() {
+    let server = server(Role::Queue, &["--repl-diskless-sync-delay", "0"]).await;
+    let queue = queue_with(&server.url(), Duration::from_secs(1), Durability::Checked);
+    let chat = chat();
+    assert_eq!(push(&queue, &chat).await, PushOutcome::Accepted, "there is none");
+
+    let port = server.port().to_string();
+    let replica = self::server(Role::Queue, &["--replicaof", "127.0.0.1", &port]).await;
+    let raw = raw(&server.url()).await;
+    until("the replica is online", async || info(&raw, "replication").await.contains("state=online")).await;
+    replica.freeze().unwrap();
+    assert_eq!(push(&queue, &chat).await, PushOutcome::Refused(Refusal::Replicas { reached: 0, wanted: 1 }));
+    replica.thaw().unwrap();
+    let patient = queue_with(&server.url(), BUDGET, Durability::Checked);
+    assert_eq!(push(&patient, &chat).await, PushOutcome::Accepted);
+}
+
+#[tokio::test]
 async fn a_server_tells_whether_it_is_one_of_several() {
     let facts = async |server: &Redis| {
         let servers = inspect::servers(&connect(&server.url()), BUDGET).await.unwrap();
@@ -190,7 +212,7 @@ async fn a_server_tells_whether_it_is_one_of_several() {
     assert!(facts(&told).await.has_had_replicas);
     let (master, replica) = replicated().await;
     replica.kill9().await.unwrap();
-    until("its loss is noticed", async || facts(&master).await.replicas == 0).await;
+    until("its loss is noticed", async || facts(&master).await.state.replicas == 0).await;
     assert!(facts(&master).await.has_had_replicas);
 }
 

@@ -13,6 +13,7 @@ mod connection;
 mod failed;
 mod failed_durability;
 mod failed_model;
+mod failed_rewrite;
 mod inbox_model;
 mod lock;
 mod presence;

@@ -1,4 +1,5 @@
-//! Random interleavings of sends, repairs, tombstones and losses: no hole stays above the floor.
+//! Random interleavings of sends, repairs, tombstones and losses: no hole stays above the floor, and after a verification that nothing
+//! interferes with the list answers alone.
 //!
 //! A verification has three moments: the list is read, the store is read, the list is repaired; anything may happen between them,
 //! another verification included. The model knows what was promised, not how the list works.
@@ -38,6 +39,8 @@ enum Step {
     ReadStore(usize, usize),
     /// It repairs.
     Repair(usize),
+    /// One more verifier does all three, as history does, with nothing in between.
+    Verify,
     /// A key is lost.
     Lose(usize),
 }
@@ -54,6 +57,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (0..VERIFIERS).prop_map(Step::Read),
         3 => (0..VERIFIERS, 1_usize..10).prop_map(|(verifier, limit)| Step::ReadStore(verifier, limit)),
         3 => (0..VERIFIERS).prop_map(Step::Repair),
+        2 => Just(Step::Verify),
         1 => (0_usize..20).prop_map(Step::Lose),
     ]
 }
@@ -74,7 +78,7 @@ struct World {
     clock: i64,
     sent: Vec<(Message, Attempt)>,
     store: BTreeMap<HistoryKey, Message>,
-    verifiers: [Verifier; VERIFIERS],
+    verifiers: [Verifier; VERIFIERS + 1],
     epoch: String,
     /// What this epoch's list was given and not told to take back.
     given: HashSet<HistoryKey>,
@@ -173,18 +177,15 @@ impl World {
                     self.void.insert(message.key());
                 }
             }
-            Step::Read(verifier) => {
-                let page = read(&self.list, &self.chat).await;
-                self.enter(&page.position.epoch);
-                let stored = self.store.keys().copied().collect();
-                self.verifiers[verifier] = Verifier { page: Some(page), stored, found: None };
-            }
-            Step::ReadStore(verifier, limit) => {
-                let found: Vec<_> = self.store.values().rev().take(limit).cloned().collect();
-                let covered = if found.len() < limit { None } else { found.last().map(Message::key) };
-                self.verifiers[verifier].found = Some((found, covered));
-            }
+            Step::Read(verifier) => self.read(verifier).await,
+            Step::ReadStore(verifier, limit) => self.read_store(verifier, limit),
             Step::Repair(verifier) => self.repair(verifier).await,
+            Step::Verify => {
+                self.read(VERIFIERS).await;
+                self.read_store(VERIFIERS, MAX + 1);
+                self.repair(VERIFIERS).await;
+                self.check_progress().await;
+            }
             Step::Lose(key) => {
                 let keys = Keys::default();
                 let keys = [keys.recent(&self.chat), keys.recent_ids(&self.chat), keys.recent_head(&self.chat)];
@@ -193,6 +194,44 @@ impl World {
                 }
             }
             Step::Store(_) | Step::Add(_) | Step::Heal(_) | Step::Tombstone(_) => {}
+        }
+    }
+
+    async fn read(&mut self, verifier: usize) {
+        let page = read(&self.list, &self.chat).await;
+        self.enter(&page.position.epoch);
+        let stored = self.store.keys().copied().collect();
+        self.verifiers[verifier] = Verifier { page: Some(page), stored, found: None };
+    }
+
+    fn read_store(&mut self, verifier: usize, limit: usize) {
+        let found: Vec<_> = self.store.values().rev().take(limit).cloned().collect();
+        let covered = if found.len() < limit { None } else { found.last().map(Message::key) };
+        self.verifiers[verifier].found = Some((found, covered));
+    }
+
+    /// A verification has just come to its end without interference: the list answers every page that it has the messages for and
+    /// that no tombstone falls into; and the whole chat, if it is one that fits. Only the oldest message may lie at the floor, where a
+    /// tombstone of its own was let go.
+    async fn check_progress(&self) {
+        let page = read(&self.list, &self.chat).await;
+        let mut live: Vec<_> = page.messages().map(|(_, message)| message.key()).collect();
+        live.sort_unstable();
+        assert!(live.first().is_none_or(|oldest| page.trimmed <= Some(*oldest)), "{:?} was let go", page.trimmed);
+        let whole = page.trimmed.is_none() && self.store.len() <= MAX;
+        let pages = live.len() + usize::from(whole);
+        for limit in 1..=pages {
+            let end = live.len().checked_sub(limit).map(|index| live[index]);
+            let buried = page.entries.iter().any(|entry| match &entry.item {
+                Listed::Tombstone(key) => Some(*key) > end && !live.contains(key),
+                Listed::Message(_) => false,
+            });
+            assert!(
+                buried || (end.is_some() && end == page.trimmed) || page.alone(None, limit, Duration::MAX).is_some(),
+                "{limit} of {live:?} not alone: floor {:?}, trimmed {:?}",
+                page.floor,
+                page.trimmed
+            );
         }
     }
 

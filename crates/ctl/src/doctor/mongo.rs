@@ -1,11 +1,18 @@
 //! MongoDB: a replica set that takes majority writes, and the indexes of `messages`.
 
+use std::time::Duration;
+
 use holdfast_service::clock::unix_ms;
-use holdfast_store::{IndexReport, ServerReport, Store, StoreError};
+use holdfast_store::{IndexReport, ServerReport, Store, StoreError, UnreadableDocument};
 
 use super::{clock, unreachable};
 use crate::BUDGET;
 use crate::check::{Check, Status};
+
+/// Unreadable documents that are named.
+const SHOWN: usize = 10;
+/// How long the search for them may take.
+const LOOK_THROUGH: Duration = Duration::from_secs(10);
 
 /// Looks at it.
 pub async fn check(store: &Store) -> Vec<Check> {
@@ -30,7 +37,27 @@ pub async fn check(store: &Store) -> Vec<Check> {
         Ok(indexes) => checks.extend(judge_indexes(indexes)),
         Err(error) => checks.push(asked_in_vain("mongodb: indexes of messages", &error)),
     }
+    checks.push(judge_documents(store.find_unreadable(SHOWN, LOOK_THROUGH).await));
     checks
+}
+
+/// What other tools wrote, or a restore changed.
+fn judge_documents(found: Result<Vec<UnreadableDocument>, StoreError>) -> Check {
+    let check = |found: String| Check::ok("mongodb: messages that can be read", found, "all");
+    match found {
+        Ok(documents) if documents.is_empty() => check("all".into()),
+        Ok(documents) => {
+            let more = if documents.len() < SHOWN { "" } else { " and perhaps more" };
+            let named: Vec<_> = documents.iter().map(ToString::to_string).collect();
+            check(format!("not {}{more}", named.join(", "))).with(
+                Status::Wrong,
+                "correct the named field of each (timestamp: milliseconds as int64, double or Date) or remove the document: history leaves it out; holdfastctl verify names all",
+            )
+        }
+        Err(StoreError::Unavailable(_)) => check(format!("not looked through within {} s", LOOK_THROUGH.as_secs()))
+            .with(Status::Unknown, "run holdfastctl verify, which looks through all however long it takes"),
+        Err(error) => asked_in_vain("mongodb: messages that can be read", &error),
+    }
 }
 
 fn asked_in_vain(name: &str, error: &StoreError) -> Check {

@@ -1,7 +1,7 @@
 //! Both roles of Redis: the queue, which must keep what it is given, and the cache, which must make room.
 
 use holdfast_cache::failed::{Durability, FailedQueueSettings};
-use holdfast_cache::inspect::{self, Server, ServerFacts};
+use holdfast_cache::inspect::{self, AppendOnly, ConfigCalls, Server, ServerFacts};
 use holdfast_cache::{CacheError, Connection};
 use holdfast_service::clock::unix_ms;
 
@@ -121,6 +121,18 @@ fn judge_queue(server: &str, facts: &ServerFacts, rule: FailedQueueSettings) -> 
             }
             _ => check.with(Status::Wrong, "appendfsync always, or gateways refuse to queue"),
         }),
+        known(name("append-only file"), facts.state.append_only.map(|_| ""), "complete, and written", |_, check| {
+            judge_append_only(&facts.state.append_only.unwrap_or_default(), facts, check)
+        }),
+        known(
+            name("no-appendfsync-on-rewrite"),
+            facts.no_sync_on_rewrite.map(|stops| if stops { "yes" } else { "no" }),
+            "no",
+            |stops, check| {
+                let mend = "no-appendfsync-on-rewrite no: gateways refuse to queue while the file is written anew";
+                check.unless(stops == "no", Status::Warning, mend)
+            },
+        ),
         known(name("maxmemory-policy"), facts.policy.clone(), "noeviction", |policy, check| {
             check.unless(
                 policy == "noeviction",
@@ -128,12 +140,12 @@ fn judge_queue(server: &str, facts: &ServerFacts, rule: FailedQueueSettings) -> 
                 "maxmemory-policy noeviction, or gateways refuse to queue",
             )
         }),
-        known(name("role"), facts.role.clone(), "master", |role, check| {
+        known(name("role"), facts.state.role.clone(), "master", |role, check| {
             check.unless(role == "master", Status::Wrong, "point REDIS_QUEUE_URL at the master")
         }),
         known(
             name("replicas"),
-            facts.role.as_ref().map(|_| facts.replicas),
+            facts.state.role.as_ref().map(|_| facts.state.replicas),
             "as many as gateways ask for",
             |online, check| judge_replicas(online, facts, rule.min_replicas, check),
         ),
@@ -145,7 +157,61 @@ fn judge_queue(server: &str, facts: &ServerFacts, rule: FailedQueueSettings) -> 
                 "allow CONFIG GET and INFO, or set FAILED_QUEUE_DURABILITY=assumed; gateways refuse to queue".into();
         }
     }
+    // Nothing that gateways refuse for: it matters at the server's next restart.
+    checks.push(judge_config(name("settings since its start"), facts));
     checks
+}
+
+/// What the server does with the file. A first rewrite and a later one look alike from here.
+fn judge_append_only(append_only: &AppendOnly, facts: &ServerFacts, mut check: Check) -> Check {
+    let may_be_first = append_only.rewriting && !facts.append_only_since_start();
+    check.found = match append_only {
+        AppendOnly { enabled: false, .. } => "none",
+        AppendOnly { write_failed: true, .. } => "the last write failed",
+        AppendOnly { rewriting: true, .. } => "being written anew",
+        AppendOnly { rewrite_failed: true, .. } => "written; the last attempt to write it anew failed",
+        _ => "written",
+    }
+    .into();
+    check
+        .unless(!append_only.rewrite_failed, Status::Warning, "see the server's log: the file only grows")
+        .unless(
+            !may_be_first,
+            Status::Warning,
+            "wait until it is done: if appendonly was switched on a moment ago, nothing is retained before, and gateways refuse to queue",
+        )
+        .unless(
+            !append_only.write_failed,
+            Status::Wrong,
+            "make room on its disk (aof_last_write_status); gateways refuse to queue",
+        )
+        .unless(
+            append_only.enabled || facts.aof.is_none(),
+            Status::Wrong,
+            "appendonly yes, or gateways refuse to queue",
+        )
+}
+
+/// Whether its settings are those that it will have after a restart. What is in its file no server tells; how often settings were changed
+/// and written to the file, those from 7.0 on do.
+fn judge_config(name: String, facts: &ServerFacts) -> Check {
+    let file = match facts.config_file.as_deref() {
+        None => "a file that it does not tell",
+        Some("") => "no file",
+        Some(file) => file,
+    };
+    let wanted = "as it was started";
+    let Some(ConfigCalls { set, rewrite, reset }) = facts.config_calls else {
+        let mend = format!("look yourself whether `appendonly yes` is where it is started from ({file})");
+        return Check::ok(name, "the server does not tell", wanted).with(Status::Unknown, mend);
+    };
+    let found = format!("CONFIG SET {set} times, CONFIG REWRITE {rewrite} times; started with {file}");
+    let lost = if reset > 0 { ", and counts were reset" } else { "" };
+    Check::ok(name, found + lost, wanted).unless(
+        (set == 0 || rewrite > 0) && reset == 0,
+        Status::Warning,
+        "look whether `appendonly yes` and `maxmemory-policy noeviction` are where it is started from, or they end with its next restart",
+    )
 }
 
 /// Gateways wait for the replicas that they find; a number says when those are too few.
@@ -187,6 +253,8 @@ fn judge_cache(server: &str, facts: &ServerFacts) -> Check {
 
 #[cfg(test)]
 mod tests {
+    use holdfast_cache::inspect::ServerState;
+
     use super::*;
 
     #[test]
@@ -200,8 +268,36 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_may_not_hold_everything_is_pointed_out_and_one_that_is_not_written_is_wrong() {
+        let status = |append_only, set| {
+            let config_calls = Some(ConfigCalls { set, ..ConfigCalls::default() });
+            let facts = ServerFacts { aof: Some("yes".into()), config_calls, ..ServerFacts::default() };
+            judge_append_only(&append_only, &facts, Check::ok("", "", "")).status
+        };
+        let written = AppendOnly { enabled: true, ..AppendOnly::default() };
+        assert_eq!(status(written, 3), Status::Ok);
+        assert_eq!(status(AppendOnly { rewriting: true, ..written }, 3), Status::Warning);
+        assert_eq!(status(AppendOnly { rewriting: true, ..written }, 0), Status::Ok, "it has had it from the start");
+        assert_eq!(status(AppendOnly { rewrite_failed: true, ..written }, 0), Status::Warning);
+        assert_eq!(status(AppendOnly { write_failed: true, ..written }, 0), Status::Wrong);
+        assert_eq!(status(AppendOnly::default(), 0), Status::Wrong);
+    }
+
+    #[test]
+    fn settings_that_a_restart_may_undo_are_pointed_out() {
+        let status = |set, rewrite, reset| {
+            let config_calls = Some(ConfigCalls { set, rewrite, reset });
+            judge_config(String::new(), &ServerFacts { config_calls, ..ServerFacts::default() }).status
+        };
+        assert_eq!((status(0, 0, 0), status(2, 1, 0)), (Status::Ok, Status::Ok));
+        assert_eq!((status(1, 0, 0), status(0, 0, 1)), (Status::Warning, Status::Warning));
+        assert_eq!(judge_config(String::new(), &ServerFacts::default()).status, Status::Unknown);
+    }
+
+    #[test]
     fn a_replica_is_no_queue() {
-        let facts = ServerFacts { role: Some("slave".into()), ..ServerFacts::default() };
+        let state = ServerState { role: Some("slave".into()), ..ServerState::default() };
+        let facts = ServerFacts { state, ..ServerFacts::default() };
         let checks = judge_queue("redis queue", &facts, FailedQueueSettings::default());
         assert!(checks.iter().any(|check| check.name.ends_with("role") && check.status == Status::Wrong));
     }
@@ -209,7 +305,8 @@ mod tests {
     #[test]
     fn replicas_that_nobody_asks_for_are_pointed_out_and_those_that_are_missing_are_wrong() {
         let status = |online, has_had_replicas, min| {
-            let facts = ServerFacts { replicas: online, has_had_replicas, ..ServerFacts::default() };
+            let state = ServerState { replicas: online, ..ServerState::default() };
+            let facts = ServerFacts { state, has_had_replicas, ..ServerFacts::default() };
             judge_replicas(online, &facts, min, Check::ok("", "", "")).status
         };
         assert_eq!(status(0, false, 0), Status::Ok, "one machine, as it was meant");

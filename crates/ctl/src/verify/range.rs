@@ -1,11 +1,13 @@
 //! A part of the messages' topic against MongoDB.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use holdfast_kafka::RecordView;
 use holdfast_message::{Message, MessageId, record};
 use holdfast_service::clock::unix_ms;
+use holdfast_store::UnreadableDocument;
 
 use super::elsewhere::Elsewhere;
 use super::judge::{Judged, Suspect, judge};
@@ -17,6 +19,11 @@ use crate::output::{Output, Progress};
 
 /// Messages whose time is doubtful; with more, the range is read once more before it goes on.
 const MAX_SUSPECTS: usize = 100_000;
+
+/// Stored documents that cannot be read, as many as are named.
+const MAX_UNREADABLE: usize = 10_000;
+/// The search for them walks an index of all messages.
+const LOOK_THROUGH: Duration = Duration::from_secs(3600);
 
 /// What is read, and what can't be.
 #[derive(Debug, Default)]
@@ -37,6 +44,7 @@ struct Batch {
     messages: HashMap<MessageId, Copies>,
     undecodable: Vec<(Place, String)>,
     records: usize,
+    gaps: Vec<Span>,
 }
 
 /// Verifies the part that the arguments name: unless they say otherwise, everything that is still in the topic and committed.
@@ -48,8 +56,11 @@ pub async fn run(sources: &Sources, args: &VerifyArgs, output: &mut Output<'_>) 
     let mut elsewhere = None;
     let mut records = LogRange::read(&sources.kafka, &sources.admin, &sources.kafka.topic, &plan.spans);
     let mut progress = Progress::new("verified", all);
+    let mut next = plan.spans.iter().map(|span| (span.partition, span.from)).collect();
+    let mut deleted = 0;
     loop {
-        let batch = next_batch(&mut records).await?;
+        let batch = next_batch(&mut records, &mut next).await?;
+        deleted += deleted_in(sources, &batch.gaps).await?;
         if batch.records == 0 {
             break;
         }
@@ -76,13 +87,35 @@ pub async fn run(sources: &Sources, args: &VerifyArgs, output: &mut Output<'_>) 
     }
     drop(progress);
     settle(sources, &plan.spans, &mut suspects, &mut findings).await?;
+    if *args == VerifyArgs::default() {
+        name_unreadable(sources, &mut findings).await?;
+    }
+    // What was planned, lies behind the last record and did not come.
+    let last = |span: &Span| Span { from: next.get(&span.partition).copied().unwrap_or(span.to), ..*span };
+    let last: Vec<_> = plan.spans.iter().map(last).filter(|span| !span.is_empty()).collect();
+    deleted += deleted_in(sources, &last).await?;
     let summary = &mut findings.summary;
-    // What was planned and did not come was deleted meanwhile.
-    summary.unverifiable = plan.unverifiable + all.saturating_sub(summary.checked);
+    summary.unverifiable = plan.unverifiable + deleted;
     summary.before_the_range = plan.before_the_range;
     summary.not_committed = plan.not_committed;
-    summary.notes = plan.notes;
+    summary.notes.extend(plan.notes);
     findings.end()
+}
+
+/// Names the stored documents that cannot be read, whether or not the topic knows of them.
+async fn name_unreadable(sources: &Sources, findings: &mut Findings<'_, '_>) -> Result<()> {
+    let found = sources.store.find_unreadable(MAX_UNREADABLE, LOOK_THROUGH).await;
+    let found = found.context("looking for stored documents that cannot be read")?;
+    if found.len() == MAX_UNREADABLE {
+        findings
+            .summary
+            .notes
+            .push(format!("more than {MAX_UNREADABLE} documents cannot be read; the rest is not named"));
+    }
+    for UnreadableDocument { id, field } in found {
+        findings.name(MessageId::parse(&id), None, &Finding::Unreadable { document: id, field })?;
+    }
+    Ok(())
 }
 
 async fn plan(sources: &Sources, args: &VerifyArgs) -> Result<Plan> {
@@ -143,13 +176,35 @@ async fn plan(sources: &Sources, args: &VerifyArgs) -> Result<Plan> {
     Ok(plan)
 }
 
-async fn next_batch(records: &mut LogRange) -> Result<Batch> {
+/// How many of these offsets were deleted while the range was read: the others are no records, but the ends of transactions or what an
+/// aborted one left.
+async fn deleted_in(sources: &Sources, gaps: &[Span]) -> Result<u64> {
+    if gaps.is_empty() {
+        return Ok(0);
+    }
+    let lows: HashMap<_, _> = sources
+        .admin
+        .watermarks(&sources.kafka.topic)
+        .await?
+        .into_iter()
+        .map(|(partition, low, _)| (partition, low))
+        .collect();
+    // A partition that is gone has nothing left.
+    let low = |gap: &Span| lows.get(&gap.partition).copied().unwrap_or(i64::MAX);
+    Ok(gaps.iter().map(|gap| Span { to: gap.to.min(low(gap)), ..*gap }.len()).sum())
+}
+
+/// `next`: the offset that is expected next, by partition.
+async fn next_batch(records: &mut LogRange, next: &mut HashMap<i32, i64>) -> Result<Batch> {
     let mut batch = Batch::default();
     while batch.records < BATCH
         && let Some(found) = records.next().await?
     {
         batch.records += 1;
         let place = (found.partition(), found.offset());
+        if let Some(expected) = next.insert(place.0, place.1 + 1).filter(|expected| *expected < place.1) {
+            batch.gaps.push(Span { partition: place.0, from: expected, to: place.1 });
+        }
         match record::decode(found.payload().unwrap_or_default()) {
             Ok(message) => batch.messages.entry(message.id).or_default().push((message, place)),
             Err(error) => batch.undecodable.push((place, error.to_string())),

@@ -73,7 +73,16 @@ async fn topics_that_lose_records_are_wrong() {
     }
     assert_status(&checks, "*-messages: retention.bytes", "warning");
     assert_status(&checks, "*-dlq: max.message.bytes", "wrong");
-    assert_status(&checks, "*-dlq: retention", "ok");
+    // Neither says how long it keeps its records, so the broker's seven days hold: too short for a dead letter.
+    assert_status(&checks, "*-dlq: retention", "wrong");
+    assert_status(&checks, "*-dlq: retention.bytes", "ok");
+    for topic in ["messages", "dlq"] {
+        assert_status(&checks, &format!("*-{topic}: message.timestamp.type"), "warning");
+    }
+    let dlq = world.name("KAFKA_DLQ_TOPIC");
+    let corrected = world.ctl(&["--json", "topics", "create"]).await.expect(0).json();
+    assert!(corrected.iter().any(|line| line["topic"] == dlq && line["outcome"] == "corrected"), "{corrected:?}");
+    assert_status(&examine(&world, 1).await, "*-dlq: retention", "ok");
     // No gateway has been here.
     assert_status(&checks, "mongodb: messages by chatId, timestamp, _id", "wrong");
     let world = World::new().await;
@@ -99,6 +108,8 @@ async fn a_queue_that_may_lose_messages_is_wrong() {
     for (args, name, status) in [
         (&["--maxmemory-policy", "allkeys-lru"][..], "maxmemory-policy", "wrong"),
         (&["--appendonly", "no"], "appendonly", "wrong"),
+        (&["--appendonly", "no"], "append-only file", "wrong"),
+        (&["--no-appendfsync-on-rewrite", "yes"], "no-appendfsync-on-rewrite", "warning"),
         (&["--appendfsync", "everysec"], "appendfsync", "warning"),
         (&["--appendfsync", "no"], "appendfsync", "wrong"),
         (&["--replicaof", "127.0.0.1 1"], "role", "wrong"),
@@ -108,6 +119,17 @@ async fn a_queue_that_may_lose_messages_is_wrong() {
         let checks = examine(&world.clone().set("REDIS_QUEUE_URL", queue.url()), 1).await;
         assert_status(&checks, &format!("redis queue: {name}"), status);
     }
+}
+
+#[tokio::test]
+async fn settings_that_are_in_no_file_are_warned_about() {
+    let queue = redis(Role::Queue, &[]).await;
+    let world = World::with_topics().await.set("REDIS_QUEUE_URL", queue.url());
+    assert_status(&examine(&world, 1).await, "redis queue: settings since its start", "ok");
+    let client = redis::Client::open(queue.url()).unwrap();
+    let mut raw = client.get_multiplexed_async_connection().await.unwrap();
+    redis::cmd("CONFIG").arg(&["SET", "appendonly", "yes"]).exec_async(&mut raw).await.unwrap();
+    assert_status(&examine(&world, 1).await, "redis queue: settings since its start", "warning");
 }
 
 #[tokio::test]

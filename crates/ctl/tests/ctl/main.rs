@@ -9,6 +9,7 @@ mod doctor;
 mod failed;
 mod kafka;
 mod program;
+mod secrets;
 mod support;
 mod token;
 mod verify;

@@ -1,7 +1,7 @@
 //! `verify`, over what a real worker stored and somebody then spoilt.
 
 use holdfast_message::{Message, MessageId};
-use mongodb::bson::doc;
+use mongodb::bson::{Bson, DateTime, doc};
 use serde_json::Value;
 
 use crate::support::{Ran, World, chat, message, messages};
@@ -221,4 +221,48 @@ async fn a_message_stored_twice_is_named() {
     let lines = verify(&world, &[], 1).await.json();
     let found = finding(&lines, &sent.id).unwrap();
     assert_eq!((&found["finding"], &found["copies"]), (&"duplicated".into(), &2.into()));
+}
+
+#[tokio::test]
+async fn stored_documents_that_cannot_be_read_are_named_whoever_wrote_them() {
+    let world = World::with_topics().await;
+    world.settings().store().await.unwrap().ensure_indexes().await.unwrap();
+    let chat = chat();
+    let sent = messages(&chat, 4);
+    world.publish(&sent).await;
+    world.work().await;
+    let stored = world.messages().await;
+    let at = async |message: &Message, timestamp: Bson| {
+        let by_id = doc! { "_id": message.id.to_string() };
+        stored.update_one(by_id, doc! { "$set": { "timestamp": timestamp } }).await.unwrap();
+    };
+    // What other tools make of the same milliseconds is the same.
+    at(&sent[0], (sent[0].timestamp as f64).into()).await;
+    at(&sent[1], DateTime::from_millis(sent[1].timestamp).into()).await;
+    verify(&world, &[], 0).await;
+    // Nobody sent these.
+    let strange = "00000000-0000-4000-8000-000000000001";
+    let document = |id: Bson, timestamp: Bson| {
+        doc! { "_id": id, "chatId": chat.as_str(), "senderId": "x", "content": "x", "timestamp": timestamp }
+    };
+    stored.insert_one(document(strange.into(), "yesterday".into())).await.unwrap();
+    stored.insert_one(document("no uuid".into(), 5_i64.into())).await.unwrap();
+    at(&sent[2], f64::NAN.into()).await;
+    let ran = verify(&world, &[], 1).await;
+    let lines = ran.json();
+    assert_eq!(finding(&lines, &sent[2].id).unwrap()["finding"], "altered", "{lines:?}");
+    let named =
+        |id: &str| lines.iter().find(|line| line["document"] == id).unwrap_or_else(|| panic!("{id}: {lines:?}"));
+    assert_eq!((&named(strange)["finding"], &named(strange)["field"]), (&"unreadable".into(), &"timestamp".into()));
+    assert_eq!(named("no uuid")["field"], "_id");
+    assert_eq!((&summary(&ran)["unreadable"], &summary(&ran)["altered"]), (&2.into(), &1.into()));
+    let shown = world.ctl(&["verify"]).await.expect(1).stdout;
+    assert!(shown.contains(&format!("{strange}  stored, and cannot be read: timestamp")), "{shown}");
+
+    let checks = world.ctl(&["--json", "doctor"]).await.json();
+    let check = checks.iter().find(|check| check["name"] == "mongodb: messages that can be read").unwrap();
+    assert_eq!(check["status"], "wrong", "{check}");
+    for named in [strange, "no uuid", &sent[2].id.to_string()] {
+        assert!(check["found"].as_str().unwrap().contains(named), "{check}");
+    }
 }

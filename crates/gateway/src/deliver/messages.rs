@@ -12,11 +12,13 @@ use std::time::Instant;
 use holdfast_message::json::{MessageJson, Position};
 use holdfast_message::{ChatId, Message, MessageId, UserId};
 use serde::Serialize;
-use serde_json::value::to_raw_value;
+use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Value, json};
+use socketioxide::adapter::LocalAdapter;
+use socketioxide::socket::Socket;
 
 use super::sent_window::{Delivery, Due};
-use super::{Connected, Held, Holding, Sockets};
+use super::{Connected, Held, Holding, Sockets, emit};
 use crate::event::server::{MESSAGE_FAILED, MESSAGE_POSITIONED, NEW_MESSAGE};
 
 /// What answers to `resume` contained, of which the live events behind them are not to be repetitions.
@@ -47,7 +49,7 @@ impl Sockets {
         self.sent.deliver(message.id, position, Instant::now(), |delivery| {
             self.each(to, |connected| {
                 let given = match delivery.due(connected.number) {
-                    Due::Message => self.give(connected, NEW_MESSAGE, &*payload),
+                    Due::Message => self.give(connected, NEW_MESSAGE, &payload),
                     Due::Position => self.give_position(connected, message, position),
                     Due::Nothing => return,
                 };
@@ -73,7 +75,8 @@ impl Sockets {
 
     /// `messageFailed` to users who may have been shown the message.
     pub fn failed(&self, to: &[UserId], id: MessageId, temp_id: Option<&str>, chat: &ChatId) {
-        let payload = json!({ "messageId": id, "tempId": temp_id, "chatId": chat.as_str() });
+        let payload = to_raw_value(&json!({ "messageId": id, "tempId": temp_id, "chatId": chat.as_str() }));
+        let Ok(payload) = payload else { return };
         self.sent.retract(id, || {
             let mut told = Vec::new();
             self.each(to, |connected| {
@@ -89,7 +92,7 @@ impl Sockets {
     fn give_position(&self, connected: &Connected, message: &Message, position: Position<'_>) -> bool {
         let Position::At { epoch, seq } = position else { return false };
         let payload = Positioned { chat_id: message.chat.as_str(), message_id: message.id, epoch, seq };
-        self.give(connected, MESSAGE_POSITIONED, &payload)
+        to_raw_value(&payload).is_ok_and(|payload| self.give(connected, MESSAGE_POSITIONED, &payload))
     }
 
     fn each(&self, users: &[UserId], mut give: impl FnMut(&Connected)) {
@@ -128,45 +131,61 @@ impl Held {
             self.answered.retracted.insert(id);
         }
     }
-
-    /// The events that are to be emitted now: of messages that an answer contained, only positions that it did not.
-    pub(super) fn release(&mut self) -> Vec<(&'static str, Value)> {
-        let Answered { mut positions, .. } = std::mem::take(&mut self.answered);
-        let events = std::mem::take(&mut self.events);
-        if positions.is_empty() {
-            return events;
-        }
-        events.into_iter().filter_map(|(event, payload)| unanswered(event, payload, &mut positions)).collect()
-    }
 }
 
-/// What is left of an event that waited behind answers which contained these messages.
-fn unanswered(
-    event: &'static str,
-    payload: Value,
-    positions: &mut HashMap<MessageId, (String, u64)>,
-) -> Option<(&'static str, Value)> {
-    let known = match (event, message_id(&payload)) {
-        (NEW_MESSAGE, Some(id)) => positions.get_mut(&id),
-        (MESSAGE_FAILED, Some(id)) => {
-            positions.remove(&id);
-            None
+/// What is to be given in place of an event that waited behind an answer.
+#[derive(Debug)]
+enum Left {
+    /// The event itself.
+    Event,
+    /// A position that the answer did not contain.
+    Position(Box<RawValue>),
+    /// Nothing.
+    Nothing,
+}
+
+impl Answered {
+    /// Gives a socket what is left of an event that waited behind answers to it; false if there was no room for that.
+    pub(super) fn give(&mut self, socket: &Socket<LocalAdapter>, event: &'static str, payload: &RawValue) -> bool {
+        let left = self.left_of(event, payload);
+        if let Left::Event = left {
+            return emit::kept(socket, event, payload);
         }
-        _ => None,
-    };
-    let Some(known) = known else { return Some((event, payload)) };
-    let (epoch, seq) = payload["epoch"].as_str().zip(payload["seq"].as_u64())?;
-    if (epoch, seq) == (&*known.0, known.1) {
-        return None;
+        emit::forget(socket, event, payload);
+        match left {
+            Left::Position(position) => emit::event(socket, MESSAGE_POSITIONED, &position),
+            Left::Event | Left::Nothing => true,
+        }
     }
-    *known = (epoch.to_owned(), seq);
-    let (chat, id) = (&payload["chatId"], &payload["messageId"]);
-    Some((MESSAGE_POSITIONED, json!({ "chatId": chat, "messageId": id, "epoch": epoch, "seq": seq })))
+
+    fn left_of(&mut self, event: &str, payload: &RawValue) -> Left {
+        if self.positions.is_empty() || (event != NEW_MESSAGE && event != MESSAGE_FAILED) {
+            return Left::Event;
+        }
+        let payload: Value = serde_json::from_str(payload.get()).unwrap_or_default();
+        let Some(id) = message_id(&payload) else { return Left::Event };
+        if event == MESSAGE_FAILED {
+            self.positions.remove(&id);
+            return Left::Event;
+        }
+        let Some(known) = self.positions.get_mut(&id) else { return Left::Event };
+        let position = payload["epoch"].as_str().zip(payload["seq"].as_u64());
+        let Some((epoch, seq)) = position.filter(|(epoch, seq)| (*epoch, *seq) != (&*known.0, known.1)) else {
+            return Left::Nothing;
+        };
+        *known = (epoch.to_owned(), seq);
+        let chat = payload["chatId"].as_str().unwrap_or_default();
+        let position = to_raw_value(&Positioned { chat_id: chat, message_id: id, epoch, seq });
+        position.map_or(Left::Nothing, Left::Position)
+    }
 }
 
 /// The message that an event would have brought.
-pub(super) fn received(event: &str, payload: &Value) -> Option<MessageId> {
-    if event == NEW_MESSAGE { message_id(payload) } else { None }
+pub(super) fn received(event: &str, payload: &RawValue) -> Option<MessageId> {
+    if event != NEW_MESSAGE {
+        return None;
+    }
+    message_id(&serde_json::from_str(payload.get()).ok()?)
 }
 
 fn message_id(payload: &Value) -> Option<MessageId> {

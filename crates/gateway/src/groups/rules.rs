@@ -4,7 +4,7 @@
 //! everybody may leave. An owner who leaves is followed by the admin who has been there longest, or else by the member who has; the
 //! last one to leave ends the group. Ownership can also be given to another member, and its giver then stays as an admin.
 
-use holdfast_message::UserId;
+use holdfast_message::{UserId, is_visible};
 use holdfast_store::{Group, Member, Role};
 
 use crate::error::{Code, Refusal};
@@ -40,7 +40,7 @@ pub enum Outcome {
 /// A group's name: what is left of the text without spaces around it.
 pub fn name(text: &str) -> Result<String, Refusal> {
     let name = text.trim();
-    if name.is_empty() || name.chars().count() > MAX_NAME || name.chars().any(char::is_control) {
+    if !is_visible(name) || name.chars().count() > MAX_NAME || name.chars().any(char::is_control) {
         let rule = format!("name: 1 to {MAX_NAME} printable characters");
         return Err(Refusal::new(Code::Validation, rule));
     }

@@ -4,14 +4,14 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
-use socketioxide::SendError;
+use serde_json::value::RawValue;
 use socketioxide::adapter::LocalAdapter;
 use socketioxide::extract::AckSender;
 use socketioxide::handler::{FromMessageParts, Value as Packet};
 use socketioxide::socket::Socket;
 
 use crate::Gateway;
+use crate::deliver::emit;
 use crate::error::{Code, Refusal};
 use crate::limit::meter::{Meter, Verdict};
 
@@ -86,10 +86,14 @@ impl Ack {
         refuse(gateway, self.verdict)
     }
 
-    pub(super) fn send(&self, answer: &impl Serialize) -> Result<(), SendError> {
-        let Ok(sender) =
-            AckSender::from_message_parts(&self.socket, &mut Packet::Str(Default::default(), None), &self.id);
-        sender.send(answer)
+    /// Gives the answer to the client, if it waits for one; false if there is no room for it.
+    pub(super) fn send(&self, answer: &RawValue) -> bool {
+        let Some(id) = self.id else { return true };
+        emit::answer(&self.socket, id, answer, || {
+            let Ok(sender) =
+                AckSender::from_message_parts(&self.socket, &mut Packet::Str(Default::default(), None), &self.id);
+            sender.send(answer)
+        })
     }
 }
 

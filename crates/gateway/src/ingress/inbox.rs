@@ -17,6 +17,7 @@ use crate::event::client;
 use crate::history::read_limit;
 use crate::inbox::Unread;
 use crate::inbox::list::{Page, Place};
+use crate::integer;
 
 /// Everything up to a message of the chat with `friendId`, or of `chatId`, is read.
 #[derive(Debug, Default, Deserialize, ToSchema)]
@@ -36,6 +37,7 @@ pub struct ReadRequest {
 #[derive(Debug, Default, Deserialize, ToSchema)]
 pub struct ConversationsRequest {
     /// The most conversations.
+    #[serde(default, deserialize_with = "integer::optional")]
     #[schema(minimum = 1, maximum = 100)]
     pub limit: Option<usize>,
     /// A `nextCursor`.
@@ -85,12 +87,14 @@ pub(super) fn listen(gateway: &Arc<Gateway>, socket: &SocketRef) {
         async move |socket: SocketRef, ack: Ack, TryData(request): TryData<ConversationsRequest>| {
             let request = ack.wanted(&on_list).and_then(|()| Ok((identify(&socket)?, request.map_err(malformed)?)));
             let page = match request {
-                Ok((user, request)) => on_list.conversations(&user, &request).await,
+                Ok((user, request)) => match on_list.reading(&socket).await {
+                    Ok(reading) => on_list.conversations(&user, &request).await.map(|page| (page, reading)),
+                    Err(refusal) => Err(refusal),
+                },
                 Err(refusal) => Err(refusal),
             };
-            on_list
-                .acknowledge(&ack, page.as_ref().map(Conversations::from).as_ref().map_err(|refusal| *refusal))
-                .await;
+            let page = page.as_ref().map(|(page, _reading)| Conversations::from(page));
+            on_list.acknowledge(&ack, page.as_ref().map_err(|refusal| *refusal)).await;
         },
     );
 }

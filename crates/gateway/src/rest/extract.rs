@@ -13,6 +13,9 @@ use super::problem::Problem;
 use crate::Gateway;
 use crate::error::{Code, Refusal};
 
+/// U+FEFF in UTF-8.
+const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
+
 /// The user of a valid bearer token. Their requests are counted together against `EVENT_LIMIT`.
 pub(super) struct User(pub(super) UserId);
 
@@ -75,8 +78,10 @@ impl<T: DeserializeOwned> FromRequest<Arc<Gateway>> for Payload<T> {
             return Err(Problem::with_status(StatusCode::UNSUPPORTED_MEDIA_TYPE, refusal));
         }
         let body: Bytes = request.extract_with_state(gateway).await.map_err(unreadable)?;
+        // A parser may ignore a byte order mark (RFC 8259, section 8.1), and some tools write one.
+        let text = body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&body);
         // No body is an object without fields.
-        let payload = serde_json::from_slice(if body.is_empty() { b"{}" } else { &body });
+        let payload = serde_json::from_slice(if text.is_empty() { b"{}" } else { text });
         Ok(Self(
             payload
                 .map_err(|error| Refusal::new(Code::Validation, format!("the body is not as described: {error}")))?,

@@ -7,19 +7,17 @@ use axum::response::{IntoResponse, Response};
 use holdfast_message::{ChatId, UserId};
 use holdfast_store::Role;
 use serde::Deserialize;
-use utoipa::{IntoParams, ToSchema};
+use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::extract::{Path, Payload, User};
+use super::idempotency::{IdempotencyKey, IdempotencyKeyHeader};
 use super::problem::{Problem, Problems, ProblemsOfBody, ProblemsOfChat};
 use super::{Routes, Shared};
 use crate::answer::{GroupMemberRole, GroupShape};
 use crate::error::{Code, Refusal};
 use crate::groups::rules::{self, Wish};
-
-/// The longest `Idempotency-Key`, in bytes.
-const MAX_KEY: usize = 128;
 
 pub(super) fn routes() -> Routes {
     OpenApiRouter::new()
@@ -38,16 +36,6 @@ struct NewGroup {
     #[serde(default)]
     #[schema(max_items = 999, required = false)]
     members: Vec<String>,
-}
-
-/// The header that makes a creation repeatable.
-#[derive(IntoParams)]
-#[into_params(parameter_in = Header)]
-#[expect(dead_code, reason = "describes a header")]
-struct IdempotencyKey {
-    /// Every creation by one user under the same key is one group.
-    #[param(rename = "Idempotency-Key", min_length = 1, max_length = 128, nullable = false)]
-    key: Option<String>,
 }
 
 /// What changes of a group.
@@ -72,7 +60,7 @@ struct MemberBody {
 /// have left, is not free again: 404.
 #[utoipa::path(
     post, path = "/api/chats", operation_id = "createGroup", tag = "groups",
-    params(IdempotencyKey), request_body(content = NewGroup, example = json!({ "name": "friends of the sea", "members": ["bob", "carol"] })),
+    params(IdempotencyKeyHeader), request_body(content = NewGroup, example = json!({ "name": "friends of the sea", "members": ["bob", "carol"] })),
     responses(
         (status = 201, description = "The group", body = GroupShape),
         (status = 200, description = "It was there already: a repeat", body = GroupShape),
@@ -86,7 +74,9 @@ async fn create(
     Payload(body): Payload<NewGroup>,
 ) -> Result<Response, Problem> {
     let members = body.members.iter().map(|member| parse_user("members", member)).collect::<Result<Vec<_>, _>>()?;
-    let (group, new) = gateway.groups.create(&user, &body.name, &members, idempotency_key(&headers)?).await?;
+    let key = IdempotencyKey::read(&headers)?;
+    let key = key.as_ref().map(|IdempotencyKey(key)| key.as_str());
+    let (group, new) = gateway.groups.create(&user, &body.name, &members, key).await?;
     let status = if new { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, Json(GroupShape::from(&group))).into_response())
 }
@@ -183,11 +173,4 @@ fn parse_group(text: &str) -> Result<ChatId, Refusal> {
 
 pub(super) fn parse_user(field: &str, text: &str) -> Result<UserId, Refusal> {
     UserId::parse(text).map_err(|error| Refusal::new(Code::Validation, format!("{field}: {error}")))
-}
-
-fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
-    let Some(key) = headers.get("idempotency-key") else { return Ok(None) };
-    let key = key.to_str().ok().filter(|key| (1..=MAX_KEY).contains(&key.len()));
-    let rule = format!("Idempotency-Key: 1 to {MAX_KEY} printable characters");
-    key.map(Some).ok_or_else(|| Refusal::new(Code::Validation, rule))
 }

@@ -13,6 +13,7 @@ use super::problem::{Problem, Problems, ProblemsOfBody, ProblemsOfChat};
 use super::{Routes, Shared};
 use crate::answer::{Conversations, Read, UnreadMessages};
 use crate::ingress::inbox::{ConversationsRequest, ReadRequest};
+use crate::integer;
 
 pub(super) fn routes() -> Routes {
     OpenApiRouter::new()
@@ -27,6 +28,7 @@ pub(super) fn routes() -> Routes {
 #[into_params(parameter_in = Query)]
 struct ListQuery {
     /// The most conversations; 20 unless configured.
+    #[serde(default, deserialize_with = "integer::optional_in_query")]
     #[param(minimum = 1, maximum = 100, nullable = false)]
     limit: Option<usize>,
     /// The `nextCursor` of a page: the page after it.

@@ -12,12 +12,14 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::extract::{Caller, Path, Payload, Query, User};
+use super::idempotency::{IdempotencyKey, IdempotencyKeyHeader};
 use super::problem::{Problem, Problems, ProblemsOfBody, ProblemsOfChat};
 use super::{Routes, Shared, also_at};
 use crate::Gateway;
 use crate::answer::{HistoryPage, MessageShape, Sent};
 use crate::error::{Code, Refusal};
 use crate::ingress::{HistoryRequest, SendRequest};
+use crate::integer;
 use crate::metrics::Outcome;
 
 pub(super) fn routes() -> Routes {
@@ -47,6 +49,7 @@ struct SendBody {
 #[into_params(parameter_in = Query)]
 struct PageQuery {
     /// The most messages; 20 unless configured.
+    #[serde(default, deserialize_with = "integer::optional_in_query")]
     #[param(minimum = 1, maximum = 100, nullable = false)]
     limit: Option<usize>,
     /// The `nextCursor` of a page: the page after it.
@@ -67,23 +70,13 @@ struct LookupQuery {
     chat_id: Option<String>,
 }
 
-/// The header that names a send.
-#[derive(IntoParams)]
-#[into_params(parameter_in = Header)]
-#[expect(dead_code, reason = "describes a header")]
-struct IdempotencyKey {
-    /// The send's `tempId`; where both are given they must be the same.
-    #[param(rename = "Idempotency-Key", min_length = 1, max_length = 128, nullable = false)]
-    key: Option<String>,
-}
-
 /// Send a message.
 ///
 /// Answered once the message is durable. Repeat what is refused as retryable, or not answered within 6 s, with the same `tempId`:
 /// every copy of one send is one message.
 #[utoipa::path(
     post, path = "/api/chat/messages", operation_id = "sendMessage", tag = "messages",
-    params(IdempotencyKey),
+    params(IdempotencyKeyHeader),
     request_body(content = SendBody, example = json!({ "friendId": "bob", "content": "hello", "tempId": "9b0f2c61-5a7e-4a5c-8f0e-6f4f3a1d2c77" })),
     responses(
         (status = 201, description = "The message is durable", body = Sent<'static>),
@@ -104,7 +97,7 @@ async fn send(
 /// Send a message to a chat.
 #[utoipa::path(
     post, path = "/api/chats/{chatId}/messages", operation_id = "sendToChat", tag = "messages",
-    params(("chatId" = String, Path, description = "Two user ids in byte order joined by `:`, or a group's id", pattern = "^([A-Za-z0-9_.-]{1,64}:[A-Za-z0-9_.-]{1,64}|g_[0-9a-f-]{36})$"), IdempotencyKey),
+    params(("chatId" = String, Path, description = "Two user ids in byte order joined by `:`, or a group's id", pattern = "^([A-Za-z0-9_.-]{1,64}:[A-Za-z0-9_.-]{1,64}|g_[0-9a-f-]{36})$"), IdempotencyKeyHeader),
     request_body(content = SendBody, example = json!({ "content": "hello", "tempId": "9b0f2c61-5a7e-4a5c-8f0e-6f4f3a1d2c77" })),
     responses(
         (status = 201, description = "The message is durable", body = Sent<'static>),
@@ -214,13 +207,11 @@ impl SendBody {
     /// `Idempotency-Key` is the `tempId`, `receiverId` another name of `friendId`.
     fn request(self, headers: &HeaderMap) -> Result<SendRequest, Refusal> {
         let Self { mut request, receiver_id } = self;
-        if let Some(key) = headers.get("idempotency-key") {
-            let printable = |_| Refusal::new(Code::Validation, "Idempotency-Key: printable characters");
-            let key = key.to_str().map_err(printable)?;
-            if request.temp_id.as_deref().is_some_and(|temp_id| temp_id != key) {
+        if let Some(IdempotencyKey(key)) = IdempotencyKey::read(headers)? {
+            if request.temp_id.as_ref().is_some_and(|temp_id| *temp_id != key) {
                 return Err(Refusal::new(Code::Validation, "tempId: differs from Idempotency-Key"));
             }
-            request.temp_id = Some(key.to_owned());
+            request.temp_id = Some(key);
         }
         if let Some(receiver) = receiver_id {
             if request.friend_id.as_deref().is_some_and(|friend| friend != receiver) {

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use axum::extract::Request;
+use axum::extract::{Request, State};
 use axum::http::header::Entry;
-use axum::http::{HeaderName, HeaderValue, header};
-use axum::middleware::{from_fn_with_state, map_request};
+use axum::http::{HeaderValue, Method, header};
+use axum::middleware::{Next, from_fn_with_state, map_request, map_response};
+use axum::response::{IntoResponse, Response};
 use holdfast_service::settings::Profile;
 use socketioxide::SocketIo;
 use socketioxide::extract::{SocketRef, TryData};
@@ -13,22 +14,32 @@ use socketioxide::handler::ConnectHandler;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::{DefaultPredicate, Predicate, SizeAbove};
-use tower_http::cors::{AllowOrigin, Any, CorsLayer};
+use tower_http::cors::{AllowHeaders, AllowOrigin, Any, CorsLayer};
 
 use crate::config::Config;
+use crate::error::{Code, Refusal};
 use crate::ingress::{self, Handshake};
 use crate::limit::address::Handshakes;
 use crate::limit::meter::Rates;
+use crate::metrics::Metrics;
+use crate::origins::{self, Origins};
+use crate::outgoing::response::note_size;
+use crate::rest::Problem;
+use crate::sessions::Sessions;
 use crate::{Gateway, dev, rest};
 
-/// Packets that wait for a slow client before it is told to resync instead. socketioxide's 128 are fewer than a burst may have.
-const SOCKET_BUFFER: usize = 1024;
+/// Packets that wait for a slow client. Their bytes are what is bounded first ([`crate::outgoing`]).
+const SOCKET_BUFFER: usize = 4096;
 /// Bytes from which an answer is worth compressing: less fits into a packet anyway.
 const COMPRESS_ABOVE: u64 = 1024;
 
 /// The routes and the layers around them.
-pub(super) fn app(gateway: Arc<Gateway>, config: &Config) -> (SocketIo, axum::Router) {
+pub(super) fn app(gateway: Arc<Gateway>, sessions: Sessions, config: &Config) -> (SocketIo, axum::Router) {
+    let own = &config.own;
     let (layer, io) = SocketIo::builder()
+        .ping_interval(own.ping_interval.0)
+        .ping_timeout(own.ping_timeout.0)
+        .connect_timeout(own.connect_timeout.0)
         .max_payload(rest::MAX_BODY as u64)
         .max_buffer_size(SOCKET_BUFFER)
         .ws_max_message_size(rest::MAX_BODY)
@@ -42,23 +53,38 @@ pub(super) fn app(gateway: Arc<Gateway>, config: &Config) -> (SocketIo, axum::Ro
             ingress::authenticate(guard.clone(), socket, handshake)
         }),
     );
-    let own = &config.own;
     let rates = Rates { events: own.socket_events_per_second, bytes: own.socket_bytes_per_second };
     let per_second = own.handshakes_per_second_per_address;
     let handshakes = Handshakes::new(per_second, &own.trusted_proxies.0, rates, gateway.metrics.clone());
+    let metrics = gateway.metrics.clone();
+    let pages = origins::Guard { origins: Arc::new(own.cors_origins.clone()), metrics: gateway.metrics.clone() };
     let mut routes = rest::router(gateway);
     if config.profile == Profile::Development {
         routes = dev::router(&config.own).merge(routes);
     }
     let app = routes
+        .layer(map_response(note_size))
         // Inside: polling clients would pay for it with every packet.
         .layer(CompressionLayer::new().compress_when(DefaultPredicate::new().and(SizeAbove::new(COMPRESS_ABOVE))))
         .layer(map_request(as_is_if_need_be))
         .layer(layer)
+        .layer(from_fn_with_state(sessions, Sessions::guard))
         .layer(from_fn_with_state(handshakes, Handshakes::guard))
-        .layer(cors(&config.own.cors_origins.0))
+        .layer(from_fn_with_state(pages, origins::guard))
+        .layer(from_fn_with_state(metrics, within_size))
+        .layer(cors(&config.own.cors_origins))
         .layer(CatchPanicLayer::new());
     (io, app)
+}
+
+/// Refuses a body that is too large by its own account, before anything is read of it or asked for (`Expect: 100-continue`).
+async fn within_size(State(metrics): State<Metrics>, request: Request, next: Next) -> Response {
+    let length = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    if length.is_some_and(|length: u64| length > rest::MAX_BODY as u64) {
+        metrics.refused(Code::TooLarge);
+        return Problem::from(Refusal::new(Code::TooLarge, "the body is too large")).into_response();
+    }
+    next.run(request).await
 }
 
 /// Who accepts no encoding that there is gets the answer as it is: a request that was carried out is not answered with a 406.
@@ -78,12 +104,15 @@ async fn as_is_if_need_be(mut request: Request) -> Request {
     request
 }
 
-fn cors(origins: &[String]) -> CorsLayer {
-    // By name: `*` would not cover `authorization`.
-    let headers = [header::AUTHORIZATION, header::CONTENT_TYPE, HeaderName::from_static("idempotency-key")];
-    let layer = CorsLayer::new().allow_methods(Any).allow_headers(headers).expose_headers([header::RETRY_AFTER]);
-    if origins.iter().any(|origin| origin == "*") {
-        return layer.allow_origin(Any);
+/// Which pages may call. Named ones with credentials: without, a browser drops the cookie by which a balancer sends all requests of one
+/// long-polling connection to one gateway. `*` never has credentials.
+fn cors(origins: &Origins) -> CorsLayer {
+    let methods = [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
+    // Whatever is asked for: tracing and error reporting add headers of their own to a page's requests.
+    let layer = CorsLayer::new().allow_methods(methods).allow_headers(AllowHeaders::mirror_request());
+    let layer = layer.expose_headers([header::RETRY_AFTER]);
+    match origins.named() {
+        Some(named) => layer.allow_origin(AllowOrigin::list(named.to_vec())).allow_credentials(true),
+        None => layer.allow_origin(Any),
     }
-    layer.allow_origin(AllowOrigin::list(origins.iter().filter_map(|origin| origin.parse().ok())))
 }

@@ -45,6 +45,10 @@ async fn a_client_that_does_not_read_delays_nobody_and_finds_what_it_missed_when
         ("REDIS_BUDGET_MS", "5000"),
         ("SEND_DEADLINE_MS", "20000"),
         ("RECENT_MAX_MESSAGES", "1000"),
+        // However long it takes here, it is slow and not gone.
+        ("SOCKET_OVERFLOW_MS", "600000"),
+        ("WRITE_TIMEOUT_MS", "600000"),
+        ("PING_TIMEOUT_MS", "600000"),
     ];
     let gateway = Gateway::start(settings(&patient).await).await;
     let (alice, bob) = (unique("alice"), unique("bob"));

@@ -11,7 +11,7 @@ use holdfast_gateway::Config;
 use holdfast_message::{ChatId, Message, MessageId, UserId};
 use holdfast_service::settings::Source;
 use holdfast_store::{Store, StoreSettings};
-use holdfast_testkit::{Response, http_get, request, shared, token, unique};
+use holdfast_testkit::{Program, Response, free_port, http_get, request, shared, token, unique};
 use prometheus::Registry;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -60,16 +60,28 @@ pub(crate) fn with(settings: &[(String, String)], name: &str, value: &str) -> Ve
 impl Gateway {
     /// Starts one and waits until it is ready.
     pub(crate) async fn start(settings: Vec<(String, String)>) -> Self {
+        let gateway = Self::begin(settings).await;
+        until("ready", async || http_get(&gateway.ops, "/health/ready").await.is_ok_and(|(status, _)| status == 200))
+            .await;
+        gateway
+    }
+
+    /// Starts one, which may never be ready.
+    pub(crate) async fn begin(settings: Vec<(String, String)>) -> Self {
         let config = Config::read(Source::new(settings)).unwrap().value;
         let clients = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let operators = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", clients.local_addr().unwrap());
         let ops = operators.local_addr().unwrap().to_string();
         let ended = tokio::spawn(holdfast_gateway::run(config, clients, operators, CancellationToken::new()));
-        let gateway = Self { url, ops, ended };
-        until("ready", async || http_get(&gateway.ops, "/health/ready").await.is_ok_and(|(status, _)| status == 200))
-            .await;
-        gateway
+        Self { url, ops, ended }
+    }
+
+    /// Why it is not ready; empty if it is.
+    pub(crate) async fn unready(&self) -> String {
+        let (status, why) = http_get(&self.ops, "/health/ready").await.unwrap();
+        assert_eq!(status == 503, !why.is_empty(), "{status} {why}");
+        why
     }
 
     pub(crate) async fn connect(&self, user: &str) -> (Socket, Events) {
@@ -108,6 +120,46 @@ impl Gateway {
 impl Drop for Gateway {
     fn drop(&mut self) {
         self.ended.abort();
+    }
+}
+
+/// A gateway in a process of its own, as an operator runs it.
+pub(crate) struct Process {
+    program: Program,
+    pub(crate) url: String,
+    pub(crate) ops: String,
+}
+
+impl Process {
+    /// Starts one with these settings and waits until it is ready.
+    pub(crate) async fn start(own: &[(&'static str, &str)]) -> Self {
+        let (port, ops) = (free_port().unwrap(), format!("127.0.0.1:{}", free_port().unwrap()));
+        let port_text = port.to_string();
+        let place = [("PORT", &*port_text), ("BIND", "127.0.0.1"), ("OPS_ADDR", &*ops), ("LOG_LEVEL", "info")];
+        let program = Program::start("holdfast-gateway", settings(&[&place[..], own].concat()).await).unwrap();
+        program.wait_ready(&ops, Duration::from_secs(60)).await.unwrap();
+        Self { program, url: format!("http://127.0.0.1:{port}"), ops }
+    }
+
+    pub(crate) fn token(&self, user: &str) -> String {
+        token(user, SECRET, Duration::from_secs(3600))
+    }
+
+    pub(crate) async fn connect(&self, user: &str) -> (Socket, Events) {
+        Socket::connect(&self.url, &self.token(user)).await.unwrap()
+    }
+
+    /// One sample of its metrics, by its name and labels as they are printed.
+    pub(crate) async fn metric(&self, sample: &str) -> f64 {
+        let (_, text) = http_get(&self.ops, "/metrics").await.unwrap();
+        let value = text.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
+        value.map_or(0.0, |value| value.parse().unwrap())
+    }
+
+    /// Resident memory in bytes.
+    pub(crate) fn memory(&self) -> u64 {
+        let statm = std::fs::read_to_string(format!("/proc/{}/statm", self.program.pid())).unwrap();
+        statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
     }
 }
 

@@ -3,6 +3,10 @@ use std::time::Duration;
 use anyhow::Result;
 use holdfast_kafka::{Admin, KafkaSettings, PublishError, PublishRecord, Publisher, RangeReader, RecordView};
 use holdfast_testkit::{Kafka, shared, unique};
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::producer::{FutureProducer, FutureRecord};
 
 async fn settings() -> KafkaSettings {
     KafkaSettings {
@@ -31,10 +35,73 @@ async fn topics_are_made_once_and_one_replica_is_warned_about() -> Result<()> {
     let report = admin.check_topics().await?;
     assert_eq!((report.main.partitions, report.main.replication_factor), (3, 1));
     assert_eq!((report.main.retention_ms, report.main.cleanup_policy.as_deref()), (Some(604_800_000), Some("delete")));
+    assert_eq!((report.dlq.retention_ms, report.dlq.retention_bytes), (Some(-1), Some(-1)));
     let largest = |bytes: Option<usize>| bytes.expect("the broker tells");
     assert_eq!(largest(report.dlq.max_message_bytes), largest(report.main.max_message_bytes) + 64 * 1024);
     assert!(report.warnings.iter().any(|warning| warning.contains("1 replica(s)")), "{:?}", report.warnings);
     publisher.ping(Duration::from_secs(5)).await?;
+    Ok(())
+}
+
+/// A topic as somebody else made it.
+async fn create(settings: &KafkaSettings, name: &str, own: &[(&str, &str)]) -> Result<()> {
+    let client: AdminClient<DefaultClientContext> =
+        ClientConfig::new().set("bootstrap.servers", &settings.brokers).create()?;
+    let topic = NewTopic::new(name, 1, TopicReplication::Fixed(1));
+    let topic = own.iter().fold(topic, |topic, (name, value)| topic.set(name, value));
+    let made = client.create_topics([&topic], &AdminOptions::new()).await?;
+    made.into_iter().for_each(|made| drop(made.expect("the topic is created")));
+    Ok(())
+}
+
+#[tokio::test]
+async fn records_are_stamped_by_the_broker_however_wrong_the_producers_clock_is() -> Result<()> {
+    let settings = settings().await;
+    let admin = Admin::new(&settings, Duration::from_secs(10))?;
+    admin.ensure_topics().await?;
+    let producer: FutureProducer = ClientConfig::new().set("bootstrap.servers", &settings.brokers).create()?;
+    for topic in [&settings.topic, &settings.dlq_topic] {
+        // 1970: by this stamp, retention would delete it at once.
+        let record = FutureRecord::<(), _>::to(topic).partition(0).payload("x").timestamp(1000);
+        producer.send(record, Duration::from_secs(10)).await.map_err(|(error, _)| error)?;
+        let (settings, topic) = (settings.clone(), topic.clone());
+        let read = tokio::task::spawn_blocking(move || {
+            RangeReader::new(&settings, &topic, &[(0, 0)])?.next(Duration::from_secs(20))
+        });
+        let stamp = read.await??.expect("the record within 20 s").timestamp().to_millis();
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_millis() as i64;
+        assert!(stamp.is_some_and(|stamp| (now - stamp).abs() < 3_600_000), "stamped {stamp:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_dead_letter_topic_that_deletes_is_told_to_keep_and_the_rest_of_it_stays() -> Result<()> {
+    for deleting in [("retention.ms", "604800000"), ("retention.bytes", "1000000")] {
+        let settings = settings().await;
+        let admin = Admin::new(&settings, Duration::from_secs(10))?;
+        admin.ensure_topics().await?;
+        let settings = KafkaSettings { dlq_topic: unique("dead"), ..settings };
+        create(&settings, &settings.dlq_topic, &[deleting, ("max.message.bytes", "2000000"), ("segment.ms", "777777")])
+            .await?;
+        let admin = Admin::new(&settings, Duration::from_secs(10))?;
+        // A broker tells of a new topic when it comes to it.
+        let deadline = std::time::Instant::now() + Duration::from_secs(60);
+        while !admin.describe(&settings.dlq_topic).await?.deletes_records() {
+            assert!(std::time::Instant::now() < deadline, "the broker does not tell of the topic within 60 s");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        // As when several services start at once.
+        let (first, second) = tokio::join!(admin.ensure_topics(), admin.ensure_topics());
+        first?;
+        second?;
+        let report = admin.check_topics().await?;
+        // Without a setting of its own the topic has the broker's seven days.
+        assert_eq!((report.dlq.retention_ms, report.dlq.retention_bytes), (Some(-1), Some(-1)), "{deleting:?}");
+        assert_eq!(report.dlq.max_message_bytes, Some(2_000_000), "what was set stays");
+        // The main topic's retention is its operator's business.
+        assert_eq!(report.main.retention_ms, Some(604_800_000));
+    }
     Ok(())
 }
 

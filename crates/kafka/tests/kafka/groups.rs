@@ -1,6 +1,9 @@
 use std::time::{Duration, Instant};
 
-use holdfast_kafka::{ConsumerSettings, Event, GroupConsumer, KafkaSettings, Polled, Publisher, RecordView, Trouble};
+use holdfast_kafka::{
+    Commit, Committed, ConsumerSettings, Event, GroupConsumer, KafkaSettings, Loss, Polled, Publisher, RecordView,
+    Trouble,
+};
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
 use crate::cluster;
@@ -35,7 +38,7 @@ fn assigned(consumer: &mut GroupConsumer) -> Vec<i32> {
         _ => None,
     });
     let committed = consumer.committed(&partitions, Duration::from_secs(10)).unwrap();
-    consumer.assign(&committed).unwrap();
+    consumer.assign(&committed.iter().map(|commit| (commit.partition, commit.offset)).collect::<Vec<_>>()).unwrap();
     partitions
 }
 
@@ -72,13 +75,18 @@ async fn nothing_is_committed_unless_asked_for_and_a_commit_is_what_its_report_s
     };
     cluster
         .request_errors(RDKafkaApiKey::OffsetCommit, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED]);
-    second.commit(vec![(0, 2)]);
+    let loss = Loss { records: 7, since: 1_700_000_000_000 };
+    second.commit(vec![Commit { loss, ..Commit::at(0, 2) }]);
     let refused = until(&second, report);
     assert!(refused.1.is_err(), "{refused:?}");
-    assert_eq!(second.committed(&[0], Duration::from_secs(5)).unwrap(), [(0, None)]);
-    second.commit(vec![(0, 2)]);
+    let committed = |offset, loss| [Committed { partition: 0, offset, loss }];
+    assert_eq!(second.committed(&[0], Duration::from_secs(5)).unwrap(), committed(None, Loss::default()));
+    second.commit(vec![Commit { loss, ..Commit::at(0, 2) }]);
     assert_eq!(until(&second, report), (vec![(0, 2)], Ok(())));
-    assert_eq!(second.committed(&[0], Duration::from_secs(5)).unwrap(), [(0, Some(2))]);
+    assert_eq!(second.committed(&[0], Duration::from_secs(5)).unwrap(), committed(Some(2), loss));
+    second.commit(vec![Commit::at(0, 2)]);
+    assert_eq!(until(&second, report).1, Ok(()));
+    assert_eq!(second.committed(&[0], Duration::from_secs(5)).unwrap(), committed(Some(2), Loss::default()));
 }
 
 #[tokio::test]
@@ -136,7 +144,7 @@ async fn a_rebalance_waits_for_a_late_answer_while_polls_and_commits_go_on() {
         std::thread::sleep(Duration::from_millis(5));
     }
     assert!(joined.try_recv().is_err(), "the other member has the partition before it was given up");
-    first.commit(vec![(revoked[0], 3)]);
+    first.commit(vec![Commit::at(revoked[0], 3)]);
     let answer = until(&first, |polled| match polled {
         Polled::Event(Event::Committed { result, .. }) => Some(result),
         _ => None,

@@ -1,3 +1,5 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use holdfast_kafka::{
@@ -103,20 +105,35 @@ async fn a_record_is_too_large_only_if_it_is_to_blame_itself() {
     assert!(matches!(alone, PublishError::TooLarge(_)), "{alone}");
 }
 
-#[tokio::test]
-async fn a_fatal_error_is_seen_by_who_watches() {
+#[tokio::test(flavor = "multi_thread")]
+async fn a_producer_that_died_is_replaced_and_what_it_held_fails_at_once() {
     let (cluster, settings) = cluster(1);
     // What a missing right to write idempotently comes to.
-    cluster.request_errors(
-        RDKafkaApiKey::InitProducerId,
-        &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED],
-    );
-    let publisher = Publisher::new(&settings).unwrap();
-    let mut fatal = publisher.fatal();
-    let _ = failure(publisher.publish(record("a:b", b"1")).await.unwrap_err());
-    let reason = tokio::time::timeout(Duration::from_secs(5), fatal.wait_for(Option::is_some)).await.map(drop);
-    assert_eq!(reason, Ok(()), "not seen");
-    let _ = failure(publisher.publish(record("a:b", b"2")).await.unwrap_err());
+    let denied = RDKafkaRespErr::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED;
+    cluster.request_errors(RDKafkaApiKey::InitProducerId, &[denied, denied]);
+    // Nothing here ends by this time's passing.
+    let publisher = Publisher::new(&KafkaSettings { delivery_timeout: Duration::from_secs(600), ..settings }).unwrap();
+    let held: Vec<_> = (0..10).map(|_| publisher.publish(record("a:b", b"1"))).collect();
+    let rebuilds = Arc::new(AtomicUsize::new(0));
+    tokio::spawn({
+        let (publisher, rebuilds) = (publisher.clone(), Arc::clone(&rebuilds));
+        async move { publisher.keep_alive(|| drop(rebuilds.fetch_add(1, Ordering::Relaxed))).await }
+    });
+    for report in held {
+        let failure = failure(report.await.unwrap_err());
+        assert!(!failure.reason.contains("no delivery report"), "{failure}");
+    }
+    // Until the next one is there nothing is held.
+    let refused = publisher.publish(record("a:b", b"2")).await;
+    assert!(refused.is_err());
+    assert!(publisher.ping(Duration::from_secs(5)).await.is_err(), "it does not work");
+    let started = Instant::now();
+    while publisher.publish(record("a:b", b"3")).await.is_err() {
+        assert!(started.elapsed() < Duration::from_secs(60), "it is not replaced");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(rebuilds.load(Ordering::Relaxed), 2);
+    publisher.ping(Duration::from_secs(5)).await.unwrap();
 }
 
 #[tokio::test]

@@ -6,15 +6,18 @@
 use std::collections::HashMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use holdfast_message::{ChatId, recency};
-use mongodb::bson::{Document, RawDocumentBuf, doc};
+use holdfast_message::{ChatId, HistoryKey, MessageId, recency};
+use mongodb::bson::{Bson, DateTime, Document, RawDocumentBuf, doc};
 use tokio::time::Instant;
 
-use super::{Conversation, MAX_CHATS};
+use super::Conversation;
 use crate::{Store, StoreError, server_limit};
 
 /// How often one reading corrects what it finds, and reads again.
 pub(super) const CORRECTIONS: usize = 3;
+
+/// Conversations that are corrected together; of more, the next correction or the next reading takes care.
+const CORRECTED_AT_ONCE: usize = 100;
 
 /// Unix epoch milliseconds.
 pub(super) fn now_ms() -> i64 {
@@ -33,7 +36,7 @@ pub(super) fn at_most_now(mut found: Vec<Conversation>) -> Vec<Conversation> {
 }
 
 impl Store {
-    /// Corrects those of these conversations that lie ahead, and returns their times.
+    /// Corrects those of these conversations that lie ahead, up to a bound, and returns their times.
     pub(super) async fn bring_back(
         &self,
         found: &[Conversation],
@@ -41,30 +44,32 @@ impl Store {
     ) -> Result<HashMap<ChatId, i64>, StoreError> {
         let now = now_ms();
         let ahead = found.iter().filter(|conversation| recency::is_ahead(conversation.last_timestamp, now));
-        let ahead: Vec<_> = ahead.map(|conversation| conversation.chat.clone()).collect();
+        let ahead: Vec<_> = ahead.take(CORRECTED_AT_ONCE).map(|conversation| conversation.chat.clone()).collect();
         if ahead.is_empty() {
             return Ok(HashMap::new());
         }
-        let newest = self.newest_until(&ahead, recency::latest(now), deadline).await?;
-        let time = |chat: ChatId| {
-            let timestamp = newest.get(&chat).map_or(now, |message| message.timestamp);
-            (chat, timestamp)
-        };
-        let corrected: HashMap<_, _> = ahead.into_iter().map(time).collect();
+        let mut corrected = HashMap::new();
+        let latest =
+            HistoryKey { timestamp: recency::latest(now).saturating_add(1), id: MessageId::from_bytes([0; 16]) };
+        for chat in ahead {
+            let newest = self.page_within(&chat, Some(latest), 1, deadline).await?.messages.pop();
+            corrected.insert(chat, newest.map_or(now, |message| message.timestamp));
+        }
         tracing::warn!(conversations = corrected.len(), "conversations were listed as of a time far ahead; corrected");
         let update = |(chat, timestamp): (&ChatId, &i64)| {
-            let still = doc! { "_id": chat.as_str(), "lastTimestamp": { "$gt": recency::latest(now) } };
+            // As a number or, by another tool, as a date.
+            let latest = recency::latest(now);
+            let still = [Bson::Int64(latest), Bson::DateTime(DateTime::from_millis(latest))];
+            let still = still.map(|latest| doc! { "lastTimestamp": { "$gt": latest } });
+            let still = doc! { "_id": chat.as_str(), "$or": still.to_vec() };
             doc! { "q": still, "u": { "$set": { "lastTimestamp": timestamp } } }
         };
         let updates: Vec<Document> = corrected.iter().map(update).collect();
-        for updates in updates.chunks(MAX_CHATS) {
-            let limit = server_limit(deadline.saturating_duration_since(Instant::now()));
-            let limit = i64::try_from(limit.as_millis()).unwrap_or(i64::MAX);
-            let command = doc! { "update": "conversations", "ordered": false, "maxTimeMS": limit, "updates": updates };
-            let command =
-                RawDocumentBuf::try_from(&command).map_err(|error| StoreError::Unavailable(error.to_string()))?;
-            self.run(command, deadline).await?;
-        }
+        let limit = server_limit(deadline.saturating_duration_since(Instant::now()));
+        let limit = i64::try_from(limit.as_millis()).unwrap_or(i64::MAX);
+        let command = doc! { "update": "conversations", "ordered": false, "maxTimeMS": limit, "updates": updates };
+        let command = RawDocumentBuf::try_from(&command).map_err(|error| StoreError::Unavailable(error.to_string()))?;
+        self.run(command, deadline).await?;
         Ok(corrected)
     }
 }

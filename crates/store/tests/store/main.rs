@@ -4,6 +4,7 @@
 
 mod ahead;
 mod groups;
+mod other_tools;
 mod reading;
 
 use std::time::{Duration, Instant};
@@ -21,6 +22,8 @@ struct Fixture {
     /// The name that the store's connections give; failpoints are set for it alone.
     app: String,
     failing: Option<MutexGuard<'static, ()>>,
+    /// How the store was opened.
+    settings: StoreSettings,
 }
 
 /// A database of its own on a server that all tests share.
@@ -38,9 +41,10 @@ async fn server() -> Mongo {
 async fn fixture_on(server: &Mongo) -> Fixture {
     let name = unique("store");
     let db = mongodb::Client::with_uri_str(server.url()).await.unwrap().database(&name);
-    let store = Store::new(settings(server, &name)).await.unwrap();
+    let settings = settings(server, &name);
+    let store = Store::new(settings.clone()).await.unwrap();
     store.ensure_indexes().await.unwrap();
-    Fixture { store, db, app: name, failing: None }
+    Fixture { store, db, app: name, failing: None, settings }
 }
 
 fn settings(server: &Mongo, name: &str) -> StoreSettings {
@@ -206,6 +210,28 @@ async fn a_wrong_setting_is_told_from_an_absence() {
 }
 
 #[tokio::test]
+async fn an_option_of_the_connection_string_takes_precedence_or_is_refused_by_its_name() {
+    let at = |query: &str| {
+        // An hour each: a call that ends was ended by what the connection string says.
+        let hour = Duration::from_secs(3600);
+        let mut settings = StoreSettings::new(format!("mongodb://127.0.0.1:1/?directConnection=true{query}"), "chat");
+        (settings.server_selection_timeout, settings.connect_timeout, settings.read_timeout) = (hour, hour, hour);
+        Store::new(settings)
+    };
+    let store = at("&serverSelectionTimeoutMS=50").await.unwrap();
+    let ended = tokio::time::timeout(Duration::from_secs(60), store.ping(Duration::from_secs(3600))).await;
+    assert!(matches!(ended, Ok(Err(StoreError::Unavailable(_)))), "{ended:?}");
+    for (option, name) in [("w=1", "w"), ("journal=false", "journal"), ("retryWrites=false", "retryWrites")] {
+        match at(&format!("&{option}")).await.err() {
+            Some(StoreError::Rejected { code: None, reason }) => {
+                assert!(reason.contains(&format!("option {name} ")), "{reason}");
+            }
+            other => panic!("{option}: {other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_server_that_is_away_is_reported_in_time_and_found_again() {
     let server = server().await;
     let t = fixture_on(&server).await;
@@ -320,7 +346,7 @@ async fn documents_that_are_no_messages_are_left_out_and_do_not_end_the_history(
     let numbers = |page: &Page| page.messages.iter().map(|m| m.timestamp - 1_700_000_000_000).collect::<Vec<_>>();
     let first = t.store.page(&chat, None, 4).await.unwrap();
     assert_eq!((numbers(&first), first.more), (vec![9, 8, 7, 6], true));
-    assert!(t.store.undecodable() >= 30);
+    assert!(t.store.unreadable_met() >= 30);
     let second = t.store.page(&chat, Some(first.messages[3].key()), 4).await.unwrap();
     assert_eq!((numbers(&second), second.more), (vec![5, 4, 3, 2], true));
     let last = t.store.page(&chat, Some(second.messages[3].key()), 4).await.unwrap();

@@ -2,6 +2,7 @@
 //!
 //! Servers first, then workers and gateways; on Ctrl-C the same in reverse. Everything it starts ends with it, however it ends.
 
+mod env_file;
 mod environment;
 mod lock;
 mod servers;

@@ -11,6 +11,7 @@ use holdfast_testkit::{
 use tokio::time::Instant;
 
 use crate::Options;
+use crate::env_file;
 use crate::environment::{self, Addresses, given};
 use crate::lock::DataFolder;
 use crate::signals::Signals;
@@ -92,7 +93,8 @@ impl Stack {
             println!("{} is ready after {:.1} s", program.name(), begun.elapsed().as_secs_f32());
         }
 
-        text::print(&gateways, &workers, &addresses, &secret, data.path());
+        let environment = env_file::write(data.path(), &common)?;
+        text::print(&gateways, &workers, &addresses, &secret, data.path(), &environment);
         self.watch().await
     }
 
@@ -191,7 +193,7 @@ async fn unless_given<T: std::ops::Deref<Target = Child>>(
     start: impl Future<Output = Result<T>>,
 ) -> Result<Option<T>> {
     if let Some(address) = given(variable) {
-        println!("{variable} is set; using {address}");
+        println!("{variable} is set; using {}", text::without_password(&address));
         return Ok(None);
     }
     let begun = Instant::now();

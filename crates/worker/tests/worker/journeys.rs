@@ -1,6 +1,6 @@
 //! What becomes of records, on real servers.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use holdfast_cache::{CacheMetrics, Connection, Keys, Origin, RecentList};
@@ -8,9 +8,10 @@ use holdfast_kafka::{Headers, RecordView};
 use holdfast_message::{Message, UserId, record};
 use holdfast_testkit::unique;
 use holdfast_worker::cleanup::{self, CleanupSettings};
+use serde_json::json;
 
 use crate::rig::{message, until};
-use crate::stack::Stack;
+use crate::stack::{Stack, Worker};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn published_messages_are_stored_once_each_and_committed_and_repeats_change_nothing() -> Result<()> {
@@ -63,6 +64,25 @@ async fn an_undecodable_record_is_kept_whole_as_a_dead_letter_and_its_partition_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn poison_records_are_all_kept_and_counted_and_do_not_flood_the_log() -> Result<()> {
+    let stack = Stack::start().await?;
+    stack.admin.ensure_topics().await?;
+    let begun = Instant::now();
+    for _ in 0..300 {
+        stack.publish_raw(1, b"no message", &[]).await?;
+    }
+    let worker = stack.worker(&[])?;
+    until("committed", async || stack.lag().await.is_ok_and(|lag| lag == 0)).await;
+    assert_eq!(stack.dead_letters().await?.len(), 300);
+    assert_eq!(worker.metric("holdfast_dlq_messages_total{reason=\"malformed\"}").await?, 300.0);
+    let lines = worker.program.log_tail(10_000).matches("a record can't be decoded").count();
+    // However slow this machine is.
+    let most = 10 * (1 + usize::try_from(begun.elapsed().as_secs() / 60)?);
+    assert!((1..=most).contains(&lines), "{lines} lines");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn with_dead_letters_off_an_undecodable_record_is_skipped() -> Result<()> {
     let stack = Stack::start().await?;
     stack.admin.ensure_topics().await?;
@@ -100,24 +120,95 @@ async fn a_record_of_a_newer_schema_holds_its_partition_and_no_other() -> Result
     Ok(())
 }
 
+const UNACKNOWLEDGED: &str = "holdfast_worker_loss_unacknowledged";
+const SKIPPED: &str = "holdfast_worker_records_skipped_total";
+
+/// Publishes these messages to partition 3.
+async fn publish_to_3(stack: &Stack, numbers: std::ops::Range<usize>) -> Result<()> {
+    for number in numbers {
+        stack.publish_raw(3, &record::encode(&message(number)), &[]).await?;
+    }
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn records_that_were_deleted_unread_are_counted_and_make_the_worker_degraded() -> Result<()> {
+async fn a_new_group_on_a_trimmed_topic_begins_where_the_log_does_and_has_lost_nothing() -> Result<()> {
+    let stack = Stack::start().await?;
+    stack.admin.ensure_topics().await?;
+    publish_to_3(&stack, 0..30).await?;
+    assert_eq!(stack.admin.delete_records(&stack.kafka.topic, &[(3, 28)]).await?, [(3, 28)]);
+    let worker = stack.worker(&[])?;
+    until("stored", async || stack.stored().await.unwrap() == 2).await;
+    let all = [(0, Some(0)), (1, Some(0)), (2, Some(0)), (3, Some(30))];
+    until("committed, also where nothing was read", async || stack.committed().await.unwrap() == all).await;
+    assert_eq!((worker.metric(SKIPPED).await?, worker.metric(SKIPPED).await?), (0.0, 0.0));
+    assert!(worker.says("/status", "active").await, "{}", worker.health().await?);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_that_were_deleted_unread_degrade_whoever_has_their_partition_until_an_operator_acknowledges_it()
+-> Result<()> {
     let stack = Stack::start().await?;
     let worker = stack.worker(&[])?;
     worker.ready().await?;
-    for number in 0..10 {
-        stack.publish_raw(3, &record::encode(&message(number)), &[]).await?;
-    }
+    publish_to_3(&stack, 0..10).await?;
     until("committed", async || stack.committed().await.unwrap()[3].1 == Some(10)).await;
     assert_eq!(worker.program.term_and_wait(Duration::from_secs(20)).await?, 0);
-    for number in 10..30 {
-        stack.publish_raw(3, &record::encode(&message(number)), &[]).await?;
-    }
+    publish_to_3(&stack, 10..30).await?;
     assert_eq!(stack.admin.delete_records(&stack.kafka.topic, &[(3, 17)]).await?, [(3, 17)]);
     let worker = stack.worker(&[])?;
     until("stored", async || stack.stored().await.unwrap() == 23).await;
-    assert_eq!(worker.metric("holdfast_worker_records_skipped_total").await?, 7.0);
-    until("degraded", async || worker.says("/status", "degraded").await).await;
+    assert_eq!(worker.metric(SKIPPED).await?, 0.0, "the first export is the one that an increase is measured from");
+    assert_eq!(worker.metric(SKIPPED).await?, 7.0);
+    until("degraded", async || worker.says("/status", "degraded").await && worker.says("/lostRecords", 7).await).await;
+    until("committed", async || stack.lag().await.unwrap() == 0).await;
+
+    // Killed, so that it says nothing to anybody; the next one knows.
+    worker.program.kill9().await?;
+    let next = stack.worker(&[])?;
+    until("degraded again", async || next.says("/lostRecords", 7).await && next.says("/status", "degraded").await)
+        .await;
+    assert_eq!(next.metric(UNACKNOWLEDGED).await?, 7.0);
+    assert_eq!(next.metric(SKIPPED).await?, 0.0, "lost once");
+    // What is read and stored meanwhile makes nobody forget it.
+    publish_to_3(&stack, 30..40).await?;
+    until("committed", async || stack.committed().await.unwrap()[3].1 == Some(40)).await;
+    assert_eq!(stack.admin.commits(&stack.group, &stack.kafka.topic).await?[3].loss.records, 7);
+
+    next.acknowledge_losses().await?;
+    until("acknowledged", async || next.says("/status", "active").await && next.says("/lostRecords", 0).await).await;
+    let kept = async || stack.admin.commits(&stack.group, &stack.kafka.topic).await.unwrap()[3].loss.records;
+    until("and kept so", async || kept().await == 0).await;
+    next.program.kill9().await?;
+    let last = stack.worker(&[])?;
+    until("has all partitions", async || last.says("/partitions", vec![0, 1, 2, 3]).await).await;
+    assert!(last.says("/lostRecords", 0).await && last.says("/status", "active").await, "{}", last.health().await?);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_loss_is_noticed_although_no_record_is_left_and_moves_with_its_partition() -> Result<()> {
+    let stack = Stack::start().await?;
+    let worker = stack.worker(&[])?;
+    worker.ready().await?;
+    // Nothing was ever read of partition 3, but the group has had it.
+    until("committed", async || stack.committed().await.unwrap()[3].1 == Some(0)).await;
+    assert_eq!(worker.program.term_and_wait(Duration::from_secs(20)).await?, 0);
+    publish_to_3(&stack, 0..5).await?;
+    assert_eq!(stack.admin.delete_records(&stack.kafka.topic, &[(3, 5)]).await?, [(3, 5)]);
+    let first = stack.worker(&[])?;
+    until("noticed", async || first.says("/lostRecords", 5).await).await;
+    until("committed", async || stack.committed().await.unwrap()[3].1 == Some(5)).await;
+    let second = stack.worker(&[])?;
+    until("shared", async || {
+        let has = async |worker: &Worker| worker.health().await.is_ok_and(|health| health["partitions"] != json!([]));
+        has(&first).await && has(&second).await
+    })
+    .await;
+    assert_eq!(first.program.term_and_wait(Duration::from_secs(20)).await?, 0);
+    until("moved", async || second.says("/lostRecords", 5).await).await;
+    assert_eq!(second.metric(UNACKNOWLEDGED).await?, 5.0);
     Ok(())
 }
 

@@ -11,3 +11,4 @@ mod processes;
 mod rig;
 mod rights;
 mod stack;
+mod transactions;

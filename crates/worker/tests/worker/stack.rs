@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use holdfast_kafka::{Admin, KafkaSettings, OwnedMessage, PublishRecord, Publisher, RangeReader};
 use holdfast_message::{Message, record};
 use holdfast_testkit::{Program, free_port, http_get, shared, unique};
 use mongodb::bson::{Document, doc};
 use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use crate::rig::message;
 
@@ -145,6 +147,10 @@ impl Stack {
     }
 }
 
+fn value(text: &str, series: &str) -> Option<f64> {
+    text.lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok())
+}
+
 pub(crate) struct Worker {
     pub(crate) program: Program,
     ops: String,
@@ -159,6 +165,20 @@ impl Worker {
         http_get(&self.ops, "/health/ready").await.is_ok_and(|(status, _)| status == 200)
     }
 
+    /// As an operator would.
+    pub(crate) async fn acknowledge_losses(&self) -> Result<()> {
+        let mut stream = TcpStream::connect(&self.ops).await?;
+        stream
+            .write_all(
+                b"POST /losses/acknowledge HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
+            )
+            .await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        ensure!(answer.starts_with("HTTP/1.1 204"), "{answer}");
+        Ok(())
+    }
+
     pub(crate) async fn health(&self) -> Result<Value> {
         Ok(serde_json::from_str(&http_get(&self.ops, "/health").await?.1)?)
     }
@@ -166,8 +186,13 @@ impl Worker {
     /// The value of a series; 0 while it is not there.
     pub(crate) async fn metric(&self, series: &str) -> Result<f64> {
         let (_, text) = http_get(&self.ops, "/metrics").await?;
-        let value = text.lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok());
-        Ok(value.unwrap_or_default())
+        Ok(value(&text, series).unwrap_or_default())
+    }
+
+    /// The value of a series, if it is there.
+    pub(crate) async fn series(&self, series: &str) -> Option<f64> {
+        let (_, text) = http_get(&self.ops, "/metrics").await.ok()?;
+        value(&text, series)
     }
 
     /// Whether the operators' port says so; not while it does not answer.

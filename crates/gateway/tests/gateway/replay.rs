@@ -1,0 +1,71 @@
+//! After an outage that touched many chats each chat's message is replayed once, beside live traffic.
+//!
+//! With `HOLDFAST_REPLAY_CHATS=20000` and `--nocapture` it measures.
+
+use std::time::{Duration, Instant};
+
+use holdfast_cache::failed::{FailedQueueSettings, PushOutcome, QueueEntry};
+use holdfast_cache::keys::MAX_KEY_LENGTH;
+use holdfast_cache::{CacheMetrics, Connection, FailedQueue, Keys};
+use holdfast_message::{ChatId, Message, MessageId, UserId, record};
+use holdfast_testkit::unique;
+use prometheus::Registry;
+
+use crate::support::{Gateway, send, settings};
+
+/// Queues one message in each of so many chats.
+async fn fill(settings: &[(String, String)], chats: usize) {
+    let value = |name: &str| settings.iter().find(|(other, _)| other == name).unwrap().1.as_str();
+    let metrics = CacheMetrics::register(&Registry::new()).unwrap();
+    let connection = Connection::open("test", value("REDIS_QUEUE_URL"), metrics).unwrap();
+    let keys = Keys::new(value("CACHE_KEY_PREFIX"), "v1", ":", MAX_KEY_LENGTH).unwrap();
+    let rule = FailedQueueSettings { timeout: Duration::from_secs(60), ..FailedQueueSettings::default() };
+    let queue = FailedQueue::new(connection, keys, rule);
+    let sender = UserId::parse("alice").unwrap();
+    for number in 0..chats {
+        let receiver = UserId::parse(&format!("u{number}")).unwrap();
+        let chat = ChatId::direct(&sender, &receiver).unwrap();
+        let mut id = [7; 16];
+        id[..8].copy_from_slice(&(number as u64).to_be_bytes());
+        let message = Message {
+            id: MessageId::from_bytes(id),
+            temp_id: None,
+            receiver: Some(receiver),
+            chat: chat.clone(),
+            sender: sender.clone(),
+            content: format!("kept {number}"),
+            image_url: None,
+            public_id: None,
+            timestamp: 1_700_000_000_000,
+        };
+        let entry = QueueEntry { queued_at: 1, traceparent: None, record: record::encode(&message).into() };
+        assert_eq!(queue.push(&chat, &entry).await, PushOutcome::Accepted);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_chats_are_replayed_once_each_beside_live_traffic() {
+    let chats = std::env::var("HOLDFAST_REPLAY_CHATS").map_or(600, |chats| chats.parse().unwrap());
+    let settings = settings(&[("FAILED_QUEUE_REPLAY_RATE", "1000")]).await;
+    fill(&settings, chats).await;
+    let gateway = Gateway::start(settings).await;
+    let (client, _events) = gateway.connect(&unique("carol")).await;
+    let (started, friend) = (Instant::now(), unique("dave"));
+    let mut took = Vec::new();
+    while gateway.metric("holdfast_failed_queue_replayed_total").await < chats as f64 {
+        assert!(started.elapsed() < Duration::from_secs(900), "not replayed");
+        let sent = Instant::now();
+        send(&client, &friend, "live").await;
+        took.push(sent.elapsed());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    took.sort();
+    println!(
+        "{chats} chats in {:?}; {} live sends meanwhile, answered in {:?} (median), {:?} (99 %)",
+        started.elapsed(),
+        took.len(),
+        took[took.len() / 2],
+        took[took.len() * 99 / 100],
+    );
+    assert_eq!(gateway.metric("holdfast_failed_queue_replayed_total").await, chats as f64, "none of them twice");
+}

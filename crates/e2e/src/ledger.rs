@@ -147,13 +147,8 @@ pub struct Seen {
     /// The chats that it takes part in.
     #[serde(default)]
     pub chats: BTreeSet<String>,
-    /// Every `newMessage` with a seq, by message.
+    /// Every `newMessage` since the last `messageFailed` for it, by message.
     pub live: BTreeMap<String, Vec<Live>>,
-    /// Where messages stood first in their chat's stream, however that was learned: by message, the lowest seq of each epoch.
-    pub places: BTreeMap<String, BTreeMap<String, u64>>,
-    /// Messages of a `newMessage` without one: the gateway's cache was away, or too slow for this step. It may come again with a seq,
-    /// which a client counts, as a seq that never comes is a gap.
-    pub unplaced: BTreeSet<String>,
     /// Messages that `resume` or `resumed` brought.
     pub resumed: BTreeSet<String>,
     /// Messages that came only by history, after `recovered: false`.
@@ -170,29 +165,20 @@ pub struct Seen {
     pub gaps: u32,
 }
 
-/// A `newMessage` with a seq.
+/// A `newMessage`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Live {
     /// On which connection.
     pub connection: u64,
-    /// The stream's epoch.
-    pub epoch: String,
-    /// Its place in the stream.
-    pub seq: u64,
+    /// The stream's epoch and the message's seq; none while the gateway's cache was away or too slow.
+    pub position: Option<(String, u64)>,
 }
 
 impl Seen {
-    /// Notes a place in the stream at which a message stands.
-    pub fn place(&mut self, message_id: &str, epoch: &str, seq: u64) {
-        let places = self.places.entry(message_id.to_owned()).or_default();
-        let first = places.entry(epoch.to_owned()).or_insert(seq);
-        *first = seq.min(*first);
-    }
-
     /// Takes a message off the screen.
     pub fn take_back(&mut self, message_id: &str) {
         self.live.remove(message_id);
-        for ids in [&mut self.unplaced, &mut self.resumed, &mut self.refetched] {
+        for ids in [&mut self.resumed, &mut self.refetched] {
             ids.remove(message_id);
         }
         self.taken_back.insert(message_id.to_owned());
@@ -201,7 +187,7 @@ impl Seen {
     /// Whether it saw this message, in whichever way.
     pub fn has(&self, message_id: &str) -> bool {
         self.live.contains_key(message_id)
-            || [&self.unplaced, &self.resumed, &self.refetched].iter().any(|ids| ids.contains(message_id))
+            || [&self.resumed, &self.refetched].iter().any(|ids| ids.contains(message_id))
     }
 }
 

@@ -4,8 +4,8 @@
 
 use std::collections::BTreeMap;
 
-use holdfast_message::UserId;
 use holdfast_message::json::{MessageJson, Position};
+use holdfast_message::{MessageId, UserId};
 use holdfast_store::{Group, Member, Role};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -224,6 +224,17 @@ pub struct Missed {
     /// By chat, for each chat that was named.
     #[schema(value_type = BTreeMap<String, MissedOfChat>)]
     pub chats: Map<String, Value>,
+}
+
+impl Missed {
+    /// The messages of all chats, each with its position.
+    pub fn messages(&self) -> impl Iterator<Item = (MessageId, &str, u64)> {
+        let messages = self.chats.values().filter_map(|chat| chat["messages"].as_array()).flatten();
+        messages.filter_map(|message| {
+            let id = MessageId::parse(message["messageId"].as_str()?)?;
+            Some((id, message["epoch"].as_str()?, message["seq"].as_u64()?))
+        })
+    }
 }
 
 // Describes what `resume::Room::answer` writes.

@@ -36,6 +36,23 @@ struct MessageFailed {
     chat_id: String,
 }
 
+/// The position of a message that this connection has received already. It counts towards the client's offset; a client that does not have
+/// the message ignores it.
+#[derive(ToSchema)]
+#[schema(rename_all = "camelCase")]
+#[expect(dead_code, reason = "a description")]
+struct MessagePositioned {
+    /// The chat.
+    chat_id: String,
+    /// The message.
+    #[schema(format = "uuid")]
+    message_id: String,
+    /// The stream's epoch.
+    epoch: String,
+    /// Its position within the epoch.
+    seq: u64,
+}
+
 /// Nothing but the event's name.
 #[derive(ToSchema)]
 struct Nothing {}
@@ -198,8 +215,13 @@ fn client_events(socket: &mut Socket) {
 fn server_events(socket: &mut Socket) {
     socket.told::<MessageShape>(
         server::NEW_MESSAGE,
-        "A new message, to every device of sender and receivers. Clients drop a `messageId` that they have.",
+        "A new message, to every device of sender and receivers. One connection receives a `messageId` once, as far as the gateway remembers (10 minutes, 100,000 messages). Clients still drop a `messageId` that they have.",
         example_message(),
+    );
+    socket.told::<MessagePositioned>(
+        server::MESSAGE_POSITIONED,
+        "The position of a message that this connection has received already, once the position is known.",
+        json!({ "chatId": "alice:bob", "messageId": MESSAGE, "epoch": EPOCH, "seq": 7 }),
     );
     socket.told::<MessageFailed>(
         server::MESSAGE_FAILED,

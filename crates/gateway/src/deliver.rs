@@ -3,11 +3,15 @@
 //! Takes a message from the pipeline, or an event that another gateway announced; gives it to every socket of the users it is for.
 //! Emits go socket by socket, so that a full buffer is seen and is one client's own: that socket is marked as lagging, and told to
 //! `resync` once its buffer drains. Which users a group's messages are for, [`hearers`] knows.
+//!
+//! [`messages`] gives each connection a message once, by what [`sent_window`] remembers.
 
 pub mod emit;
 pub mod hearers;
+mod messages;
+mod sent_window;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -17,8 +21,7 @@ use dashmap::mapref::multiple::RefMulti;
 use holdfast_cache::channels::Subscription;
 use holdfast_cache::event::LiveEvent;
 use holdfast_cache::keys::Channel;
-use holdfast_message::json::{MessageJson, Position};
-use holdfast_message::{ChatId, Message, MessageId, UserId, id::Members};
+use holdfast_message::{ChatId, UserId, id::Members};
 use holdfast_service::clock::unix_ms;
 use serde::Serialize;
 use serde_json::json;
@@ -29,7 +32,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::auth::Identity;
 use crate::deliver::hearers::Hearers;
-use crate::event::server::{CHAT_UPDATED, MESSAGE_FAILED, NEW_MESSAGE, RESYNC};
+use crate::deliver::messages::Answered;
+use crate::deliver::sent_window::{ConnectionNumber, SentWindow};
+use crate::event::server::{CHAT_UPDATED, RESYNC};
 use crate::metrics::Metrics;
 use crate::outgoing::Packet;
 
@@ -38,11 +43,15 @@ use crate::outgoing::Packet;
 pub struct Sockets {
     users: Arc<DashMap<UserId, Vec<Arc<Connected>>>>,
     hearers: Hearers,
+    sent: SentWindow,
+    /// How many connections there have been.
+    connections: Arc<AtomicU64>,
     metrics: Metrics,
 }
 
 struct Connected {
     socket: SocketRef,
+    number: ConnectionNumber,
     /// When its token ends, in Unix epoch milliseconds.
     until: i64,
     /// Its buffer was full: it has missed something and is to be told.
@@ -57,6 +66,7 @@ struct Held {
     /// Answers that are being made.
     holders: usize,
     events: Vec<(&'static str, Box<RawValue>)>,
+    answered: Answered,
 }
 
 /// Events that wait for one socket; more make it a lagging one.
@@ -71,6 +81,7 @@ const ANY_OF: usize = 64;
 /// While it lives, a socket's events wait behind an answer.
 pub struct Holding {
     connected: Arc<Connected>,
+    sent: SentWindow,
     metrics: Metrics,
 }
 
@@ -83,15 +94,22 @@ impl Holding {
 
 impl Drop for Holding {
     fn drop(&mut self) {
-        let mut held = self.connected.held();
-        held.holders -= 1;
-        if held.holders == 0 {
-            for (event, payload) in held.events.drain(..) {
-                if !emit::kept(&self.connected.socket, event, &payload) {
-                    self.connected.missed(&self.metrics);
+        let mut lost = Vec::new();
+        {
+            let mut held = self.connected.held();
+            held.holders -= 1;
+            if held.holders == 0 {
+                let Held { events, mut answered, .. } = std::mem::take(&mut *held);
+                for (event, payload) in events {
+                    if !answered.give(&self.connected.socket, event, &payload) {
+                        self.connected.missed(&self.metrics);
+                        lost.extend(messages::received(event, &payload));
+                    }
                 }
             }
         }
+        // Behind the lock, which is taken within the window's elsewhere.
+        self.sent.lost(self.connected.number, lost);
     }
 }
 
@@ -125,14 +143,16 @@ impl Connected {
 impl Sockets {
     /// No sockets yet.
     pub fn new(metrics: Metrics) -> Self {
-        Self { users: Arc::default(), hearers: Hearers::new(metrics.rooms.clone()), metrics }
+        let (hearers, sent) = (Hearers::new(metrics.rooms.clone()), SentWindow::new(metrics.sent_window.clone()));
+        Self { users: Arc::default(), hearers, sent, connections: Arc::default(), metrics }
     }
 
     /// Adds a socket, and the subscription by which it hears of what other gateways do.
     pub fn add(&self, identity: &Identity, socket: SocketRef, subscription: Subscription) {
         let Identity { user, expires_at: until } = identity;
         let (lagging, held) = (AtomicBool::new(false), Mutex::default());
-        let connected = Connected { socket, until: *until, lagging, held, subscription };
+        let number = self.connections.fetch_add(1, Ordering::Relaxed);
+        let connected = Connected { socket, number, until: *until, lagging, held, subscription };
         let mut sockets = self.users.entry(user.clone()).or_default();
         sockets.push(Arc::new(connected));
         // Within the lock, as its counterpart.
@@ -162,19 +182,6 @@ impl Sockets {
         &self.hearers
     }
 
-    /// `newMessage` to every device that these users have here. `position` is [`Position::Unknown`] without the cache.
-    pub fn message(&self, to: &[UserId], message: &Message, position: Position<'_>) {
-        // Written once, however many sockets it goes to. A message always becomes JSON: it has no map with keys that are not text.
-        let Ok(payload) = to_raw_value(&MessageJson { message, position }) else { return };
-        to.iter().for_each(|user| self.emit(user, NEW_MESSAGE, &*payload));
-    }
-
-    /// `messageFailed` to users who may have been shown the message.
-    pub fn failed(&self, to: &[UserId], id: MessageId, temp_id: Option<&str>, chat: &ChatId) {
-        let payload = json!({ "messageId": id, "tempId": temp_id, "chatId": chat.as_str() });
-        to.iter().for_each(|user| self.emit(user, MESSAGE_FAILED, &payload));
-    }
-
     /// `chatUpdated` to a user's devices here.
     pub fn chat_updated(&self, user: &UserId, chat: &ChatId) {
         self.emit(user, CHAT_UPDATED, &json!({ "chatId": chat.as_str() }));
@@ -193,10 +200,17 @@ impl Sockets {
         // What is JSON already is only copied.
         let Ok(payload) = to_raw_value(payload) else { return };
         for connected in sockets.iter() {
-            if !connected.give(event, &payload) {
-                connected.missed(&self.metrics);
-            }
+            self.give(connected, event, &payload);
         }
+    }
+
+    /// An event to one socket; false if it was dropped, which marks the socket as lagging.
+    fn give(&self, connected: &Connected, event: &'static str, payload: &RawValue) -> bool {
+        let given = connected.give(event, payload);
+        if !given {
+            connected.missed(&self.metrics);
+        }
+        given
     }
 
     /// One socket of a user, if it is here.
@@ -255,7 +269,7 @@ impl Sockets {
     pub fn hold(&self, user: &UserId, socket: Sid) -> Option<Holding> {
         let connected = self.users.get(user)?.iter().find(|connected| connected.socket.id == socket)?.clone();
         connected.held().holders += 1;
-        Some(Holding { connected, metrics: self.metrics.clone() })
+        Some(Holding { connected, sent: self.sent.clone(), metrics: self.metrics.clone() })
     }
 
     /// Who of a chat's members may have sockets here.

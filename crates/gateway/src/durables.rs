@@ -14,10 +14,13 @@ pub const REMEMBERED: u64 = 100_000;
 #[derive(Clone)]
 pub struct Durables(Cache<MessageId, Durable>);
 
-#[derive(Clone, Copy)]
-struct Durable {
-    timestamp: i64,
-    by: Durability,
+/// A message that became durable here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Durable {
+    /// The timestamp of the first copy, in Unix epoch milliseconds.
+    pub timestamp: i64,
+    /// Kafka, once it has acknowledged a copy.
+    pub by: Durability,
 }
 
 impl Durables {
@@ -26,14 +29,9 @@ impl Durables {
         Self(Cache::builder().max_capacity(capacity).eviction_policy(EvictionPolicy::lru()).build())
     }
 
-    /// The time of the first copy that became durable here.
-    pub fn timestamp(&self, id: &MessageId) -> Option<i64> {
-        self.0.get(id).map(|durable| durable.timestamp)
-    }
-
-    /// What made it durable here; Kafka, once it has acknowledged a copy.
-    pub fn by(&self, id: &MessageId) -> Option<Durability> {
-        self.0.get(id).map(|durable| durable.by)
+    /// What became durable here, if it is remembered.
+    pub fn get(&self, id: &MessageId) -> Option<Durable> {
+        self.0.get(id)
     }
 
     /// Takes note of a copy. The first one's time stays, and Kafka's acknowledgement once it is there.
@@ -58,23 +56,23 @@ mod tests {
     fn the_newest_are_remembered_however_many_came_before() {
         let durables = Durables::new(100);
         for number in 0..10_000 {
-            assert_eq!(durables.timestamp(&id(number)), None);
+            assert_eq!(durables.get(&id(number)), None);
             durables.note(id(number), number.into(), Durability::Kafka);
             durables.0.run_pending_tasks();
         }
         for number in 9_900..10_000 {
-            assert_eq!(durables.timestamp(&id(number)), Some(number.into()));
+            assert_eq!(durables.get(&id(number)).map(|durable| durable.timestamp), Some(number.into()));
         }
-        assert_eq!(durables.timestamp(&id(9_000)), None);
+        assert_eq!(durables.get(&id(9_000)), None);
     }
 
     #[test]
     fn the_first_time_and_kafkas_acknowledgement_stay() {
         let durables = Durables::new(100);
         durables.note(id(1), 10, Durability::FailedQueue);
-        assert_eq!(durables.by(&id(1)), Some(Durability::FailedQueue));
+        assert_eq!(durables.get(&id(1)), Some(Durable { timestamp: 10, by: Durability::FailedQueue }));
         durables.note(id(1), 20, Durability::Kafka);
         durables.note(id(1), 30, Durability::FailedQueue);
-        assert_eq!((durables.timestamp(&id(1)), durables.by(&id(1))), (Some(10), Some(Durability::Kafka)));
+        assert_eq!(durables.get(&id(1)), Some(Durable { timestamp: 10, by: Durability::Kafka }));
     }
 }

@@ -30,6 +30,8 @@ pub mod server {
 
     /// A new message.
     pub const NEW_MESSAGE: &str = "newMessage";
+    /// The position of a message that the connection has received already.
+    pub const MESSAGE_POSITIONED: &str = "messagePositioned";
     /// A message that nothing durable took, shown before.
     pub const MESSAGE_FAILED: &str = "messageFailed";
     /// The answer to the handshake's `offsets`.
@@ -49,6 +51,16 @@ pub mod server {
     pub const UNREAD_COUNT: &str = LiveEvent::UnreadCount.name();
 
     /// All of them.
-    pub const ALL: [&str; 9] =
-        [NEW_MESSAGE, MESSAGE_FAILED, RESUMED, RESYNC, CHAT_UPDATED, TYPING, PRESENCE, MESSAGES_READ, UNREAD_COUNT];
+    pub const ALL: [&str; 10] = [
+        NEW_MESSAGE,
+        MESSAGE_POSITIONED,
+        MESSAGE_FAILED,
+        RESUMED,
+        RESYNC,
+        CHAT_UPDATED,
+        TYPING,
+        PRESENCE,
+        MESSAGES_READ,
+        UNREAD_COUNT,
+    ];
 }

@@ -234,10 +234,16 @@ fn listen(gateway: &Arc<Gateway>, socket: &SocketRef, user: UserId) {
         };
         match request {
             Ok((user, request, _reading)) => {
-                let (answer, _holding) = on_resume.resume_socket(&user, &socket, &request.offsets).await;
-                on_resume.acknowledge(&ack, Ok(&answer)).await;
+                let (answer, holding) = on_resume.resume_socket(&user, &socket, &request.offsets).await;
+                if on_resume.acknowledge(&ack, Ok(&answer)).await
+                    && let Some(holding) = holding
+                {
+                    holding.answered(answer.messages());
+                }
             }
-            Err(refusal) => on_resume.acknowledge::<()>(&ack, Err(&refusal)).await,
+            Err(refusal) => {
+                on_resume.acknowledge::<()>(&ack, Err(&refusal)).await;
+            }
         }
     });
     inbox::listen(gateway, socket);
@@ -313,7 +319,7 @@ pub async fn connected(gateway: Arc<Gateway>, socket: SocketRef) {
     }
     if let Some(Offsets(offsets)) = socket.extensions.remove::<Offsets>() {
         let within = gateway.limits.pass_many(&user, client::RESUME, resume::weight(&offsets)).await;
-        let (answer, _holding) = match within {
+        let (answer, holding) = match within {
             Ok(()) => gateway.resume_socket(&user, &socket, &offsets).await,
             // Nobody waits for a refusal: nothing is recovered, and the client reads history.
             Err(refusal) => {
@@ -325,6 +331,8 @@ pub async fn connected(gateway: Arc<Gateway>, socket: SocketRef) {
         if !given {
             gateway.metrics.outgoing_dropped(Packet::Response);
             tracing::debug!(%user, "the answer to the handshake's offsets could not be given");
+        } else if let Some(holding) = holding {
+            holding.answered(answer.messages());
         }
     }
 }
@@ -507,16 +515,17 @@ impl Gateway {
 
     /// Answers an event: `{ ok: true, … }` or `{ ok: false, error }`, which is counted. An answer that finds no room among what waits
     /// for the client is dropped and counted: the client asks or sends again. In place of a large one a refusal is tried.
-    async fn acknowledge<T: Serialize>(&self, ack: &Ack, answer: Result<&T, &Refusal>) {
+    /// False if the answer could not be given.
+    async fn acknowledge<T: Serialize>(&self, ack: &Ack, answer: Result<&T, &Refusal>) -> bool {
         if let Ok(answer) = answer {
             let answer = to_raw_value(&Positive::new(answer));
             if answer.as_ref().is_ok_and(|answer| ack.send(answer)) {
-                return;
+                return true;
             }
             self.metrics.outgoing_dropped(Packet::Response);
             // A send that is durable is not said to be refused.
             if answer.is_ok_and(|answer| answer.get().len() <= LARGE) {
-                return;
+                return false;
             }
         }
         let no_room = Refusal::unavailable("too much waits for this connection");
@@ -526,6 +535,7 @@ impl Gateway {
         if !refusal.is_ok_and(|refusal| ack.send(&refusal)) {
             self.metrics.outgoing_dropped(Packet::Response);
         }
+        false
     }
 }
 

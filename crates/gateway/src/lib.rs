@@ -8,7 +8,7 @@
 //! 3. [`admit`]: rate limit ([`limit`]) and permission ([`members`], [`relations`]). Nobody sees a message that fails them.
 //! 4. The recent list takes it if absent, gives it its place in the live stream and announces it to the other gateways, in one call
 //!    ([`holdfast_cache::recent`]). Without the cache the journey goes on, and [`relist`] repeats the call later.
-//! 5. [`deliver`]: the sockets of this gateway. [`rooms`] keeps in step which of them hear which groups,
+//! 5. [`deliver`]: the sockets of this gateway, each connection once, however often a message is announced. [`rooms`] keeps in step which of them hear which groups,
 //!    as [`groups`] changes them.
 //! 6. [`publish`]: Kafka, else the failed queue. Only an acknowledgement of one of them makes a positive answer. [`retry`] replays
 //!    the failed queue, step by step ([`replay`]), and keeps its index whole ([`repair`]).

@@ -26,6 +26,8 @@ pub const PUBLISH: &str = "holdfast_gateway_publish_seconds";
 pub const PRODUCER_REBUILDS: &str = "holdfast_gateway_producer_rebuilds_total";
 /// Connected sockets.
 pub const SOCKETS: &str = "holdfast_gateway_sockets";
+/// Messages in the deduplication window: one connection receives each of them once.
+pub const SENT_WINDOW: &str = "holdfast_gateway_sent_window_messages";
 /// Socket.IO sessions whose queues are in memory, with or without a connected socket.
 pub const SESSIONS: &str = "holdfast_gateway_sessions";
 /// Groups with members who have sockets here.
@@ -132,6 +134,8 @@ pub struct Metrics {
     pub producer_rebuilds: IntCounter,
     /// [`SOCKETS`].
     pub sockets: IntGauge,
+    /// [`SENT_WINDOW`].
+    pub sent_window: IntGauge,
     /// [`SESSIONS`].
     pub sessions: IntGauge,
     /// [`ROOMS`].
@@ -226,6 +230,10 @@ impl Metrics {
                 "Times that Kafka's producer failed for good and another took its place.",
             )?,
             sockets: r.gauge(SOCKETS, "Connected sockets.")?,
+            sent_window: r.gauge(
+                SENT_WINDOW,
+                "Messages in the deduplication window: one connection receives each of them once.",
+            )?,
             sessions: r.gauge(SESSIONS, "Socket.IO sessions whose queues are in memory.")?,
             rooms: r.gauge(ROOMS, "Groups with members who have sockets here.")?,
             group_changes_untold: r.counter(

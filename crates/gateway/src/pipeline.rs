@@ -294,24 +294,30 @@ impl Stages {
         within
     }
 
-    /// Verdicts: refuses what must not go on, before anybody saw it.
+    /// Verdicts: answers what must not go on, before anybody sees it.
+    ///
+    /// A resend keeps its original timestamp, whether or not the cache knows it. If its sender may no longer send, the resend of a
+    /// durable message ends here: it is answered as durable, and is not listed, announced, counted or published.
     fn admit(&self, batch: impl Iterator<Item = (Send, Result<(), Refusal>)>) -> Vec<Send> {
         let mut admitted = Vec::new();
         for (mut send, verdict) in batch {
-            // A repeat keeps its time, whether or not the cache will know it.
-            let original = self.publish.original_timestamp(&send.message);
-            match (verdict, original) {
-                // What is durable is answered as such, although it might not be sent any more.
-                (_, Some(original)) => Arc::make_mut(&mut send.message).timestamp = original,
-                (Ok(()), None) => {}
-                (Err(refusal), None) => {
-                    self.answer(send, Err(refusal), Outcome::Rejected);
-                    continue;
-                }
+            let durable = self.publish.durable(&send.message);
+            if let Some(durable) = durable {
+                Arc::make_mut(&mut send.message).timestamp = durable.timestamp;
             }
-            admitted.push(send);
+            match (verdict, durable) {
+                (Ok(()), _) => admitted.push(send),
+                (Err(_), Some(durable)) => self.answer_as_durable(send, durable.by),
+                (Err(refusal), None) => self.answer(send, Err(refusal), Outcome::Rejected),
+            }
         }
         admitted
+    }
+
+    /// The answer to a resend that this gateway need not handle any further; its position is not known here.
+    fn answer_as_durable(&self, send: Send, durability: Durability) {
+        let accepted = Accepted { message: send.message.clone(), position: None, durability, duplicate: true };
+        self.answer(send, Ok(accepted), Outcome::Duplicate);
     }
 
     /// Recent list and fan-out to other gateways, in one call of the cache, for those that are in time for it.
@@ -465,11 +471,9 @@ impl Stages {
 
     /// Nothing durable took it: takes back what this attempt has shown, and says so.
     async fn refuse(&self, send: Send, shown: Shown, cause: NotDurable) {
-        if let Some(durability) = self.publish.durability(&send.message) {
+        if let Some(durable) = self.publish.durable(&send.message) {
             // A repeat of it, under way at the same time, became durable.
-            let position = None;
-            let accepted = Accepted { message: send.message.clone(), position, durability, duplicate: true };
-            return self.answer(send, Ok(accepted), Outcome::Duplicate);
+            return self.answer_as_durable(send, durable.by);
         }
         tracing::warn!(
             message_id = %send.message.id, chat_id = %send.message.chat, trace_id = send.trace.trace_id(), %cause,

@@ -17,7 +17,7 @@ use holdfast_service::trace::TraceParent;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::durables::{Durables, REMEMBERED};
+use crate::durables::{Durable, Durables, REMEMBERED};
 use crate::metrics::Metrics;
 
 /// What has a message.
@@ -81,14 +81,9 @@ impl Publish {
         Self { publisher, breaker, failed, durable: Durables::new(REMEMBERED), metrics }
     }
 
-    /// The time of the copy of a message that this process has made durable, if it has.
-    pub fn original_timestamp(&self, message: &Message) -> Option<i64> {
-        self.durable.timestamp(&message.id)
-    }
-
-    /// What made a copy of a message durable, if this process has done so.
-    pub fn durability(&self, message: &Message) -> Option<Durability> {
-        self.durable.by(&message.id)
+    /// The copy of a message that this process has made durable, if it has.
+    pub fn durable(&self, message: &Message) -> Option<Durable> {
+        self.durable.get(&message.id)
     }
 
     fn remember(&self, message: &Message, by: Durability) -> Durability {
@@ -101,7 +96,7 @@ impl Publish {
 
     /// Hands a message to Kafka's client before it returns, so that the order of calls is the order in the log.
     pub fn begin(&self, message: &Arc<Message>, trace: TraceParent, uncached: bool, repeat: bool) -> Pending {
-        let state = if repeat && self.durability(message) == Some(Durability::Kafka) {
+        let state = if repeat && self.durable(message).is_some_and(|durable| durable.by == Durability::Kafka) {
             State::Acknowledged
         } else if let Ok(permit) = self.breaker.acquire(Instant::now()) {
             let (value, traceparent) = (record::encode(message), trace.to_string());

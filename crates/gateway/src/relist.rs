@@ -16,11 +16,12 @@ use std::time::Duration;
 use holdfast_cache::event::Position;
 use holdfast_cache::recent::{Added, Attempt, RecentList, TakenBack};
 use holdfast_cache::{Breaker, CacheError, Connection};
-use holdfast_message::{ChatId, Message};
+use holdfast_message::{ChatId, Message, json};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use crate::deliver::Sockets;
 use crate::inbox::arrivals::Arrivals;
 use crate::kept::Kept;
 use crate::metrics::Metrics;
@@ -45,6 +46,8 @@ pub struct Lists {
     pub arrivals: Arrivals,
     /// Hears of what could not be taken back.
     pub kept: Kept,
+    /// Those that were given a message without its position are given the position.
+    pub sockets: Sockets,
 }
 
 #[derive(Clone)]
@@ -82,8 +85,12 @@ struct Waiting {
 }
 
 impl Lists {
-    /// Tells what users see of their chats of an addition, unless that was done when the message was listed.
+    /// Gives the position to this gateway's sockets, of what was listed already: the addition of anything else is announced to them. Tells
+    /// what users see of their chats of an addition, unless that was done when the message was listed.
     fn listed(&self, call: &Call, added: Added) {
+        if let Added::Own(Position { epoch, seq }) | Added::Repeat { epoch, seq: Some(seq), .. } = &added {
+            self.sockets.positioned(&call.message, json::Position::At { epoch, seq: *seq });
+        }
         let position = match added {
             Added::New(position) => Some(position),
             Added::Own(_) | Added::Repeat { .. } if call.told => return,

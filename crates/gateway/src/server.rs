@@ -288,7 +288,7 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
     beside.run("presence events", teller.run(ended.clone()));
     beside.run("typing", typing.run(ended.clone()));
     let kept = Kept::new(sockets.clone(), stored);
-    let lists = Lists { take_back: recent, add: healed, kept, arrivals };
+    let lists = Lists { take_back: recent, add: healed, kept, arrivals, sockets: sockets.clone() };
     let relisting = relist.clone().run(lists, cache.clone(), (cache_breaker.clone(), config.pace()), ended.clone());
     beside.run("relist", relisting);
     beside.run("producer", {

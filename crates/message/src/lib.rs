@@ -8,11 +8,13 @@
 //! 4. [`Message`] ([`Draft::stamp`]): immutable from here on.
 //! 5. [`record`]: the bytes and headers that Kafka, the failed queue and the dead-letter topic hold.
 //! 6. [`json`]: the shape that clients see.
+//! 7. [`recency`]: what it says of when its chat was written to last.
 
 pub mod draft;
 pub mod id;
 pub mod json;
 pub mod message_id;
+pub mod recency;
 pub mod record;
 pub mod visible;
 

@@ -3,13 +3,18 @@
 //! A list of chats by last message can't be read from `messages` cheaply, so it is kept beside them. It may lag or miss a
 //! message: nothing waits for it, and whoever reads it mends it. A direct chat's `members` follow from its id; a group's are
 //! written by whoever makes the group, with the group's own time for `lastTimestamp` until it has a message.
+//!
+//! `lastTimestamp` orders the list, so it never lies far ahead of the clock ([`recency`]): a message that does counts as of when the view
+//! hears of it, and what was written otherwise is corrected by whoever reads it ([`ahead`]).
+
+mod ahead;
 
 use std::cmp::Ordering;
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 
 use futures_util::TryStreamExt;
-use holdfast_message::{ChatId, Message, UserId, id::Members};
+use holdfast_message::{ChatId, Message, UserId, id::Members, recency};
 use mongodb::action::Find;
 use mongodb::bson::{Bson, Document, RawDocumentBuf, doc};
 use tokio::time::Instant;
@@ -62,6 +67,23 @@ impl Store {
         limit: usize,
     ) -> Result<Vec<Conversation>, StoreError> {
         let deadline = Instant::now() + self.read_timeout;
+        for _ in 0..ahead::CORRECTIONS {
+            let found = self.as_ordered(user, before, limit, deadline).await?;
+            // Each correction moves chats to other places of the list.
+            if self.bring_back(&found, deadline).await?.is_empty() {
+                return Ok(found);
+            }
+        }
+        Ok(ahead::at_most_now(self.as_ordered(user, before, limit, deadline).await?))
+    }
+
+    async fn as_ordered(
+        &self,
+        user: &UserId,
+        before: Option<ConversationKey<'_>>,
+        limit: usize,
+        deadline: Instant,
+    ) -> Result<Vec<Conversation>, StoreError> {
         let query = Newest {
             collection: &self.conversations,
             range: Range {
@@ -85,9 +107,15 @@ impl Store {
         let known: HashSet<_> = found.iter().map(|conversation| &conversation.chat).collect();
         let unknown: Vec<_> = groups.iter().filter(|group| !known.contains(group)).cloned().collect();
         if !unknown.is_empty() {
-            found.extend(self.created(&unknown, deadline).await?);
+            found.extend(ahead::at_most_now(self.created(&unknown, deadline).await?));
         }
-        Ok(found)
+        let corrected = self.bring_back(&found, deadline).await?;
+        for conversation in &mut found {
+            if let Some(corrected) = corrected.get(&conversation.chat) {
+                conversation.last_timestamp = *corrected;
+            }
+        }
+        Ok(ahead::at_most_now(found))
     }
 
     /// These groups, each as of when it was made.
@@ -128,7 +156,8 @@ impl Store {
         }
     }
 
-    /// The newest stored message of each of these chats, of the messages themselves: the view may lag behind them.
+    /// The newest message of each of these chats: of the messages themselves, for the view may lag behind them; but what the view shows where
+    /// the messages are not stored yet.
     pub async fn newest_of(&self, chats: &[ChatId]) -> Result<HashMap<ChatId, Message>, StoreError> {
         let deadline = Instant::now() + self.read_timeout;
         // Whatever its time is: what the server puts above numbers is met here, and looked into below.
@@ -165,7 +194,30 @@ impl Store {
                 found.insert(chat, message);
             }
         }
+        let absent: Vec<_> = chats.iter().filter(|chat| !found.contains_key(*chat)).collect();
+        if !absent.is_empty() {
+            found.extend(self.last_shown(&absent, deadline).await?);
+        }
         Ok(found)
+    }
+
+    /// The last messages that the view shows of these chats.
+    async fn last_shown(&self, chats: &[&ChatId], deadline: Instant) -> Result<Vec<(ChatId, Message)>, StoreError> {
+        let ids: Vec<_> = chats.iter().map(|chat| chat.as_str()).collect();
+        let query = self.conversations.find(doc! { "_id": { "$in": ids } }).projection(doc! { "lastMessage": 1 });
+        let left = deadline.saturating_duration_since(Instant::now());
+        let query = query.batch_size(batch(chats.len())).max_time(server_limit(left));
+        within(deadline, async {
+            let (mut shown, mut cursor) = (Vec::new(), query.await?);
+            while let Some(stored) = cursor.try_next().await? {
+                let last = stored.get_document("lastMessage").ok();
+                if let Some(message) = last.and_then(|last| document::decode(last).ok()) {
+                    shown.push((message.chat.clone(), message));
+                }
+            }
+            Ok(shown)
+        })
+        .await
     }
 
     /// Lets each chat's conversation show the latest of these messages, unless it shows a later one. Repeating it changes nothing.
@@ -291,6 +343,7 @@ enum Change {
 fn command(chats: &[&Message], change: Change, deadline: Instant) -> Result<RawDocumentBuf, StoreError> {
     let limit = server_limit(deadline.saturating_duration_since(Instant::now()));
     let limit = i64::try_from(limit.as_millis()).unwrap_or(i64::MAX).max(1);
+    let now = ahead::now_ms();
     let mut writer = Writer::new(1024 * chats.len());
     writer.string("update", "conversations");
     writer.bool("ordered", false);
@@ -306,7 +359,7 @@ fn command(chats: &[&Message], change: Change, deadline: Instant) -> Result<RawD
         writer.begin_document("q");
         writer.string("_id", message.chat.as_str());
         if change == Change::Touch {
-            older_than(message, &mut writer);
+            older_than(message, now, &mut writer);
         }
         writer.end();
         writer.begin_document("u");
@@ -320,7 +373,7 @@ fn command(chats: &[&Message], change: Change, deadline: Instant) -> Result<RawD
         writer.begin_document("lastMessage");
         document::encode(message, &mut writer);
         writer.end();
-        writer.int64("lastTimestamp", message.timestamp);
+        writer.int64("lastTimestamp", recency::of_arrival(message.timestamp, now));
         writer.end();
         writer.end();
         writer.bool("upsert", true);
@@ -330,16 +383,22 @@ fn command(chats: &[&Message], change: Change, deadline: Instant) -> Result<RawD
 }
 
 /// By timestamp, then by id, so that every order of arrival ends with the same last message. A conversation that shows none yet,
-/// as a new group's, is older than any.
-fn older_than(message: &Message, writer: &mut Writer) {
+/// as a new group's, is older than any. So is one whose time lies far ahead; but a message that does counts as of when it is told first.
+fn older_than(message: &Message, now: i64, writer: &mut Writer) {
+    let timestamp = recency::of_arrival(message.timestamp, now);
+    if timestamp != message.timestamp {
+        writer.begin_document("lastMessage._id");
+        writer.display("$ne", message.id);
+        writer.end();
+    }
     writer.begin_array("$or");
     writer.begin_element(0);
     writer.begin_document("lastTimestamp");
-    writer.int64("$lt", message.timestamp);
+    writer.int64("$lt", timestamp);
     writer.end();
     writer.end();
     writer.begin_element(1);
-    writer.int64("lastTimestamp", message.timestamp);
+    writer.int64("lastTimestamp", timestamp);
     writer.begin_document("lastMessage._id");
     writer.display("$lt", message.id);
     writer.end();
@@ -352,7 +411,7 @@ fn older_than(message: &Message, writer: &mut Writer) {
     // As another tool stores a time.
     writer.begin_element(3);
     writer.begin_document("lastTimestamp");
-    writer.date("$lt", message.timestamp);
+    writer.date("$lt", timestamp);
     writer.end();
     writer.end();
     // What cannot be read is shown by nobody, and is older than any.
@@ -364,6 +423,17 @@ fn older_than(message: &Message, writer: &mut Writer) {
     writer.string("1", "date");
     writer.end();
     writer.end();
+    writer.end();
+    writer.end();
+    // What lies far ahead was written otherwise.
+    writer.begin_element(5);
+    writer.begin_document("lastTimestamp");
+    writer.int64("$gt", recency::latest(now));
+    writer.end();
+    writer.end();
+    writer.begin_element(6);
+    writer.begin_document("lastTimestamp");
+    writer.date("$gt", recency::latest(now));
     writer.end();
     writer.end();
     writer.end();

@@ -31,7 +31,7 @@ pub struct ListedUnread {
     pub position: Position,
     /// Messages.
     pub ids: Vec<MessageId>,
-    /// When the newest message was sent, whoever sent it; 0 without one.
+    /// When the newest message was sent, whoever sent it, of those that do not lie ahead; 0 without one.
     pub newest_timestamp: i64,
 }
 
@@ -57,11 +57,12 @@ impl RecentList {
     }
 
     /// What others than `user` sent above a place of each list, as one pipeline under one deadline; the results are in the order of
-    /// `lists`.
+    /// `lists`. Messages later than `latest` lie ahead.
     pub async fn unread_batch(
         &self,
         user: &UserId,
         lists: &[(&ChatId, Option<HistoryKey>)],
+        latest: i64,
         budget: Duration,
     ) -> Vec<Result<ListedUnread, CacheError>> {
         let call = |(chat, above): &(&ChatId, Option<HistoryKey>)| {
@@ -70,10 +71,11 @@ impl RecentList {
                 Some(key) => call.arg(key.timestamp).arg(key.id.as_bytes()),
                 None => call.arg(0).arg(""),
             };
-            match chat.members() {
+            let call = match chat.members() {
                 Members::Direct(first, _) => call.arg(u8::from(first != *user)),
                 Members::Group => call.arg(user.as_str()),
-            }
+            };
+            call.arg(latest)
         };
         self.batch("recent_unread", lists.iter().map(call).collect(), budget, |_, value| {
             let (epoch, seq, newest_timestamp, ids) = parse::<(String, u64, i64, Vec<Vec<u8>>)>(value)?;

@@ -25,7 +25,7 @@ async fn what_is_unread_of_a_list_is_what_others_sent_above_the_place() {
     add(&list, &of_second(message(&chat, 60, all[49].timestamp + 10))).await;
     let (first, second) = (all[0].sender.clone(), all[0].receiver.clone().unwrap());
     let unread = async |user: &UserId, above: Option<HistoryKey>| {
-        let found = list.unread_batch(user, &[(&chat, above)], BUDGET).await.pop().unwrap().unwrap();
+        let found = list.unread_batch(user, &[(&chat, above)], i64::MAX, BUDGET).await.pop().unwrap().unwrap();
         (found.position.seq, numbers(&found.ids))
     };
     assert_eq!(unread(&second, Some(all[46].key())).await, (51, vec![48, 49, 50]));
@@ -50,7 +50,7 @@ async fn what_was_taken_back_is_neither_unread_nor_the_newest() {
     assert_eq!(list.tombstone(&all[2], attempt, BUDGET).await, Ok(TakenBack::Done));
     assert_eq!(newest().await, Some(2));
     let second = all[0].receiver.clone().unwrap();
-    let found = list.unread_batch(&second, &[(&chat, None)], BUDGET).await.pop().unwrap().unwrap();
+    let found = list.unread_batch(&second, &[(&chat, None)], i64::MAX, BUDGET).await.pop().unwrap().unwrap();
     assert_eq!(numbers(&found.ids), [1, 2]);
     add(&list, &message(&chat, 9, all[0].timestamp + 1)).await;
     assert_eq!(newest().await, Some(2), "the one that came last is not the newest");
@@ -67,7 +67,7 @@ async fn the_members_of_a_group_have_unread_what_others_sent() {
         add(&list, &Message { chat: group.clone(), sender: sender.clone(), receiver: None, ..plain }).await;
     }
     for (user, expected) in [(&one, vec![2]), (&other, vec![1, 3])] {
-        let found = list.unread_batch(user, &[(&group, None)], BUDGET).await.pop().unwrap().unwrap();
+        let found = list.unread_batch(user, &[(&group, None)], i64::MAX, BUDGET).await.pop().unwrap().unwrap();
         assert_eq!(numbers(&found.ids), expected);
     }
 }

@@ -34,8 +34,7 @@ pub enum Fault {
     /// Acknowledged, and a device of its sender or receiver never saw it: not live, not by `resume`, and not in the history that it
     /// read when it was told to.
     Unseen,
-    /// Delivered live with a seq more than once on one connection, within one epoch and the resend window, not taken back in
-    /// between, and never shown without a seq: the cache was there for it.
+    /// Delivered live (`newMessage`) more than once on one connection, without a `messageFailed` in between.
     SeenTwice,
 }
 
@@ -171,8 +170,6 @@ impl fmt::Display for Verdict {
 const LATE_MS: i64 = 5000;
 /// How far a stored time may lie outside an ambiguous send's attempts, in milliseconds: stamps run ahead of the clock in a burst.
 const STAMP_SLACK_MS: i64 = 1000;
-/// Messages of a chat after which a repeat may be shown again: `RESEND_WINDOW_MESSAGES`, less those that came out of order.
-const WINDOW: u64 = 900;
 
 /// Judges a run. `shown` is what clients read of each chat's history at the end: all of it at least once, and any number of newest pages.
 pub fn judge(history: &History, held: &Held, shown: &[Reading], circumstances: &Circumstances) -> Verdict {
@@ -473,26 +470,12 @@ fn device(
 
 /// Seen twice.
 fn twice(verdict: &mut Verdict, devices: &[Seen]) {
-    // Without the cache nobody knows a message again: whoever heals first may announce it, and the next. And what was taken back, of
-    // which not everybody may have been told, is announced anew when a repeat of it becomes durable.
-    let anew = devices.iter().flat_map(|seen| seen.unplaced.iter().chain(&seen.taken_back));
-    let anew: HashSet<_> = anew.collect();
-    // Whichever device knew it first: what is older than the window may be announced again, and again.
-    let mut first = HashMap::<(&str, &str), u64>::new();
-    let places = devices.iter().flat_map(|seen| &seen.places);
-    for ((id, epoch), seq) in places.flat_map(|(id, seqs)| seqs.iter().map(move |(epoch, seq)| ((id, epoch), *seq))) {
-        first.entry((id, epoch)).and_modify(|first| *first = seq.min(*first)).or_insert(seq);
-    }
     for seen in devices {
-        for (id, all) in seen.live.iter().filter(|(id, _)| !anew.contains(id)) {
-            let within = all.iter().filter(|live| {
-                let first = first.get(&(id, &live.epoch)).copied().unwrap_or_default();
-                live.seq.saturating_sub(first) < WINDOW
-            });
-            let mut copies = HashMap::<_, Vec<_>>::new();
-            within.for_each(|live| copies.entry((live.connection, &live.epoch)).or_default().push(live.seq));
-            if let Some(((connection, _), seqs)) = copies.iter().find(|(_, seqs)| seqs.len() > 1) {
-                let detail = format!("as {seqs:?} on connection {connection} of {}/{}", seen.user, seen.device);
+        for (id, all) in &seen.live {
+            let mut copies = BTreeMap::<_, Vec<_>>::new();
+            all.iter().for_each(|live| copies.entry(live.connection).or_default().push(&live.position));
+            if let Some((connection, positions)) = copies.iter().find(|(_, positions)| positions.len() > 1) {
+                let detail = format!("at {positions:?} on connection {connection} of {}/{}", seen.user, seen.device);
                 verdict.found(Fault::SeenTwice, id, detail);
             }
         }

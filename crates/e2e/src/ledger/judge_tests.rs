@@ -64,8 +64,11 @@ fn sound() -> Run {
 }
 
 fn show(seen: &mut Seen, id: &str, connection: u64, seq: u64) {
-    seen.place(id, "e", seq);
-    seen.live.entry(id.to_owned()).or_default().push(Live { connection, epoch: "e".to_owned(), seq });
+    show_at(seen, id, connection, Some(("e".to_owned(), seq)));
+}
+
+fn show_at(seen: &mut Seen, id: &str, connection: u64, position: Option<(String, u64)>) {
+    seen.live.entry(id.to_owned()).or_default().push(Live { connection, position });
 }
 
 impl Run {
@@ -243,10 +246,10 @@ fn a_device_must_see_every_acknowledged_message_in_some_way_and_none_twice_on_a_
     assert_eq!(run.faults(), [(Fault::SeenTwice, 1)]);
     run.history.seen[0].take_back(&id);
     assert_eq!(run.faults(), [(Fault::Unseen, 1)], "it was taken off the screen");
-    for seq in [70, 71] {
-        show(&mut run.history.seen[0], &id, 9, seq);
-    }
-    assert_eq!(run.faults(), [], "announced anew");
+    show(&mut run.history.seen[0], &id, 8, 70);
+    assert_eq!(run.faults(), [], "announced anew after `messageFailed`");
+    show(&mut run.history.seen[0], &id, 8, 71);
+    assert_eq!(run.faults(), [(Fault::SeenTwice, 1)], "and once more");
 }
 
 #[test]
@@ -278,19 +281,30 @@ fn a_message_to_a_group_is_seen_by_the_devices_that_take_part_in_it() {
 }
 
 #[test]
-fn a_message_may_be_announced_again_beyond_the_window_counted_from_where_any_device_knew_it_first() {
-    let mut run = sound();
-    let id = run.id(6);
-    let mut late = Seen { device: "late".to_owned(), ..run.history.seen[0].clone() };
-    late.live.insert(id.clone(), Vec::new());
-    late.places.remove(&id);
-    for seq in [2000, 2001] {
-        show(&mut late, &id, 8, seq);
+fn nothing_excuses_a_message_that_one_connection_is_given_twice() {
+    let at = |epoch: &str, seq: u64| Some((epoch.to_owned(), seq));
+    let cases = [
+        ("without a position, then listed by whoever heals", [None, at("e", 40)]),
+        ("never with a position", [None, None]),
+        ("in a new epoch, after the cache had lost its data", [at("d", 7), at("e", 7)]),
+        ("listed again beyond the resend window", [at("e", 7), at("e", 5000)]),
+    ];
+    for (case, positions) in cases {
+        let mut run = sound();
+        let id = run.id(6);
+        run.circumstances.cache_was_away = true;
+        for position in positions {
+            show_at(&mut run.history.seen[0], &id, 8, position);
+        }
+        assert_eq!(run.faults(), [(Fault::SeenTwice, 1)], "{case}");
+        // What another device was told of it changes nothing.
+        let mut other = Seen { device: "other".to_owned(), ..run.history.seen[0].clone() };
+        other.live.insert(id.clone(), Vec::new());
+        show_at(&mut other, &id, 9, None);
+        other.taken_back.insert(id.clone());
+        run.history.seen.push(other);
+        assert_eq!(run.faults(), [(Fault::SeenTwice, 1)], "{case}");
     }
-    run.history.seen.push(late);
-    assert_eq!(run.faults(), []);
-    run.history.seen[0].places.remove(&id);
-    assert_eq!(run.faults(), [(Fault::SeenTwice, 1)], "nobody had it before");
 }
 
 #[test]

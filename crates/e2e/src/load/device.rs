@@ -2,7 +2,8 @@
 //! told to.
 //!
 //! As the contract asks of clients: the offset is the highest seq up to which everything is known; a new epoch, a gap that lasts a second
-//! and `resync` make it `resume`; `recovered: false` makes it read history, whose position it then goes on from.
+//! and `resync` make it `resume`; `recovered: false` makes it read history, whose position it then goes on from. `messagePositioned` counts
+//! towards the offset as the message itself would have.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -250,17 +251,23 @@ fn take(device: &Inner, connection: u64, places: &mut Places, event: &Event) {
         "newMessage" => {
             let Some(id) = data["messageId"].as_str() else { return };
             device.check(data);
-            if let (Some(epoch), Some(seq)) = (data["epoch"].as_str(), data["seq"].as_u64()) {
-                let mut seen = device.seen();
-                seen.place(id, epoch, seq);
-                let live = Live { connection, epoch: epoch.to_owned(), seq };
-                seen.live.entry(id.to_owned()).or_default().push(live);
-                drop(seen);
-                if let Some(place) = data["chatId"].as_str().and_then(|chat| places.get_mut(chat)) {
-                    place.advance(epoch, seq);
-                }
-            } else {
-                device.seen().unplaced.insert(id.to_owned());
+            let position = data["epoch"].as_str().zip(data["seq"].as_u64());
+            let live = Live { connection, position: position.map(|(epoch, seq)| (epoch.to_owned(), seq)) };
+            device.seen().live.entry(id.to_owned()).or_default().push(live);
+            if let Some((epoch, seq)) = position
+                && let Some(place) = data["chatId"].as_str().and_then(|chat| places.get_mut(chat))
+            {
+                place.advance(epoch, seq);
+            }
+        }
+        "messagePositioned" => {
+            let Some(id) = data["messageId"].as_str() else { return };
+            // Of a message that it does not have, the seq stays missing: that is a gap.
+            if device.seen().has(id)
+                && let Some((epoch, seq)) = data["epoch"].as_str().zip(data["seq"].as_u64())
+                && let Some(place) = data["chatId"].as_str().and_then(|chat| places.get_mut(chat))
+            {
+                place.advance(epoch, seq);
             }
         }
         "messageFailed" => {
@@ -331,11 +338,7 @@ fn resumed(device: &Inner, place: &mut Place, answer: &Value) -> bool {
     for message in answer["messages"].as_array().into_iter().flatten() {
         device.check(message);
         let Some(id) = message["messageId"].as_str() else { continue };
-        let mut seen = device.seen();
-        seen.resumed.insert(id.to_owned());
-        if let (Some(epoch), Some(seq)) = (message["epoch"].as_str(), message["seq"].as_u64()) {
-            seen.place(id, epoch, seq);
-        }
+        device.seen().resumed.insert(id.to_owned());
     }
     place.set(&answer["epoch"], &answer["seq"]);
     place.stale = false;

@@ -46,6 +46,13 @@ pub fn kept(socket: &Socket<LocalAdapter>, event: &'static str, payload: &RawVal
     given
 }
 
+/// Forgets an event that was charged before and is not to be given.
+pub fn forget(socket: &Socket<LocalAdapter>, event: &'static str, payload: &RawValue) {
+    if let Some(account) = account(socket) {
+        account.refund(size_of_event(event, payload));
+    }
+}
+
 /// `42`, and the event and its payload in brackets.
 fn size_of_event(event: &str, payload: &RawValue) -> usize {
     framed(2 + 5 + event.len() + payload.get().len())

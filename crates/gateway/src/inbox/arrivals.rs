@@ -15,7 +15,8 @@ use std::time::{Duration, Instant};
 use holdfast_cache::event::Position;
 use holdfast_cache::inbox::{Arrival, Inboxes};
 use holdfast_cache::{Breaker, CacheError};
-use holdfast_message::{ChatId, Message, UserId};
+use holdfast_message::{ChatId, Message, UserId, recency};
+use holdfast_service::clock::unix_ms;
 use holdfast_store::Store;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -84,7 +85,8 @@ impl Arrivals {
     pub fn arrived(&self, message: &Message, position: &Position) {
         let Message { chat, sender, timestamp, .. } = message;
         let (chat, sender, position) = (chat.clone(), sender.clone(), position.clone());
-        self.push(News::Arrived { chat, sender, timestamp: *timestamp, position });
+        let timestamp = recency::of_arrival(*timestamp, unix_ms());
+        self.push(News::Arrived { chat, sender, timestamp, position });
     }
 
     /// A chat's messages are others than arrivals have told. Never waits.

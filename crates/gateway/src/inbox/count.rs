@@ -12,7 +12,7 @@ use std::collections::{HashMap, HashSet};
 use holdfast_cache::event::Position;
 use holdfast_cache::inbox::{Count, CountedChat};
 use holdfast_cache::recent::{ListedUnread, Standing};
-use holdfast_message::{ChatId, HistoryKey, MessageId, UserId};
+use holdfast_message::{ChatId, HistoryKey, MessageId, UserId, recency};
 use holdfast_service::clock::unix_ms;
 use holdfast_store::{ReadStates, Unread};
 
@@ -42,6 +42,7 @@ struct Listed {
     /// None: there is no list, or the cache did not answer.
     at: Option<Position>,
     unread: Vec<MessageId>,
+    /// Of the messages that do not lie ahead ([`recency`]).
     newest_timestamp: i64,
 }
 
@@ -163,7 +164,7 @@ impl Inbox {
         tokio::spawn(async move { drop(history.page(&chat, None, 1).await) });
     }
 
-    /// Reads the lists that may hold something unread; most don't, which where they stand tells.
+    /// Reads the lists that may hold something unread, or something that lies ahead; most don't, which where they stand tells.
     async fn listed(
         &self,
         user: &UserId,
@@ -171,6 +172,7 @@ impl Inbox {
         standings: Vec<Option<Standing>>,
         states: &ReadStates,
     ) -> Vec<Listed> {
+        let latest = recency::latest(unix_ms());
         let of_standing = |standing: Option<Standing>| {
             standing.map_or_else(Listed::default, |standing| Listed {
                 at: Some(standing.position),
@@ -178,17 +180,18 @@ impl Inbox {
                 newest_timestamp: standing.newest.map_or(0, |key| key.timestamp),
             })
         };
+        let is_asked =
+            |newest: HistoryKey, chat: &ChatId| newest.timestamp > latest || Some(&newest) > states.get(chat);
         let may_hold = |(_, (chat, standing)): &(usize, (&ChatId, &Option<Standing>))| {
-            standing
-                .as_ref()
-                .is_some_and(|standing| standing.newest.is_none_or(|newest| Some(&newest) > states.get(*chat)))
+            standing.as_ref().is_some_and(|standing| standing.newest.is_none_or(|newest| is_asked(newest, chat)))
         };
         let asked: Vec<_> = chats.iter().zip(&standings).enumerate().filter(may_hold).map(|(index, _)| index).collect();
         let mut listed: Vec<_> = standings.into_iter().map(of_standing).collect();
         for indexes in asked.chunks(LISTS) {
             let places: Vec<_> =
                 indexes.iter().map(|index| (&chats[*index], states.get(&chats[*index]).copied())).collect();
-            let mut read = self.cache_batch(self.parts.recent.unread_batch(user, &places, BUDGET)).await.into_iter();
+            let mut read =
+                self.cache_batch(self.parts.recent.unread_batch(user, &places, latest, BUDGET)).await.into_iter();
             for index in indexes {
                 listed[*index] = match read.next().flatten() {
                     Some(ListedUnread { position, ids, newest_timestamp }) => {

@@ -11,7 +11,8 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use holdfast_cache::inbox::Arrival;
-use holdfast_message::{ChatId, Invalid, Message, UserId};
+use holdfast_message::{ChatId, Invalid, Message, UserId, recency};
+use holdfast_service::clock::unix_ms;
 
 use super::count::Counted;
 use super::{BUDGET, Inbox, Unread, unavailable};
@@ -54,7 +55,7 @@ pub struct Page {
 /// A place in a list: by timestamp, then by chat.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
-    /// When the chat's last message was sent.
+    /// When the chat's last message was sent; of one that lies ahead, when it arrived.
     pub timestamp: i64,
     /// The chat.
     pub chat: ChatId,
@@ -95,6 +96,7 @@ impl Inbox {
         let mut conversations = Vec::with_capacity(outline.chats.len());
         let named: Vec<_> = outline.chats.iter().map(|(chat, _)| chat.clone()).collect();
         let rosters = self.parts.membership.rosters(&named).await;
+        let latest = recency::latest(unix_ms());
         for (((chat, timestamp), last), roster) in outline.chats.into_iter().zip(last).zip(rosters) {
             let members = match roster.map(|roster| roster.members) {
                 Ok(members) if members.binary_search(user).is_ok() => shown(&members, user),
@@ -107,7 +109,7 @@ impl Inbox {
                 }
             };
             let unread = outline.unread.as_ref().map(|unread| unread.of_chat(&chat));
-            let newest = last.as_ref().map_or(timestamp, |last| last.timestamp);
+            let newest = last.as_ref().filter(|last| last.timestamp <= latest).map_or(timestamp, |last| last.timestamp);
             conversations.push((newest, Conversation { chat, members, last, unread, online: None }));
         }
         // What the list's order missed a moment ago.
@@ -225,12 +227,12 @@ impl Inbox {
                 }
             }
         }
-        let mut late = Vec::new();
+        let (mut late, latest) = (Vec::new(), recency::latest(unix_ms()));
         for ((chat, timestamp), last) in chats.iter().zip(&mut last) {
             if let Some(stored) = stored.remove(chat)
                 && last.as_ref().is_none_or(|last| last.key() < stored.key())
             {
-                if stored.timestamp > *timestamp {
+                if stored.timestamp > *timestamp && stored.timestamp <= latest {
                     late.push(stored.clone());
                 }
                 *last = Some(stored);
@@ -258,8 +260,11 @@ impl Inbox {
 
     /// Brings the cached order, and the store's view, up to what was found, in the background.
     fn mend(&self, user: &UserId, chats: &[(ChatId, i64)], last: &[Option<Message>], late: Vec<Message>) {
+        // What lies ahead was put where it belongs when it arrived.
+        let latest = recency::latest(unix_ms());
         let moved = chats.iter().zip(last).filter_map(|((chat, timestamp), last)| {
-            let newest = last.as_ref().map(|last| last.timestamp).filter(|newest| newest > timestamp)?;
+            let newest = last.as_ref().map(|last| last.timestamp);
+            let newest = newest.filter(|newest| newest > timestamp && *newest <= latest)?;
             Some(Arrival { chat: chat.clone(), timestamp: newest, unread: None })
         });
         let moved: Vec<_> = moved.take(MENDED).collect();

@@ -2,6 +2,7 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "the helpers of tests are tests, too")]
 
+mod ahead;
 mod asyncapi;
 mod behind;
 mod breakers;
@@ -21,6 +22,7 @@ mod presence;
 mod profiles;
 mod queue_away;
 mod queue_required;
+mod refused_resends;
 mod relations;
 mod relist;
 mod repair;
@@ -29,6 +31,7 @@ mod replay;
 mod rest;
 mod resync;
 mod rights;
+mod sent_once;
 mod slow_cache;
 mod store_away;
 mod stored_times;

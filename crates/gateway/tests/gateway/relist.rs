@@ -52,9 +52,10 @@ async fn work_off(relist: &Relist, recent: &RecentList, cache: Connection, metri
     let breaker = Breaker::new("redis", BreakerSettings::default(), None);
     let stored =
         Stored::new(Store::new(StoreSettings::new("mongodb://127.0.0.1:1", "chat")).await.unwrap(), breaker.clone());
-    let kept = Kept::new(Sockets::new(metrics.clone()), stored);
+    let sockets = Sockets::new(metrics.clone());
+    let kept = Kept::new(sockets.clone(), stored);
     let (arrivals, _) = Arrivals::new(metrics.clone());
-    let lists = Lists { take_back: recent.clone(), add: recent.clone(), arrivals, kept };
+    let lists = Lists { take_back: recent.clone(), add: recent.clone(), arrivals, kept, sockets };
     let pace = Pace::new(BUDGET, BUDGET, 5);
     tokio::spawn(relist.clone().run(lists, cache, (breaker, pace), CancellationToken::new()));
 }

@@ -56,7 +56,7 @@ async fn next_of<T>(events: &mut Receiver<ChannelEvent>, wanted: impl Fn(Channel
             }
         }
     };
-    timeout(10 * BUDGET, found).await.expect("the event never came")
+    timeout(10 * BUDGET, found).await.unwrap_or_else(|_| panic!("the event never came"))
 }
 
 async fn subscribers(url: &str, channel: &Channel) -> u32 {

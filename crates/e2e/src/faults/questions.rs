@@ -32,7 +32,7 @@ impl Rig {
             let mut connection = connect_redis(&redis.url()).await?;
             anyhow::Ok(command.query_async(&mut connection).await?)
         };
-        Ok(tokio::time::timeout(ASK, ask).await.context("redis does not answer")??)
+        tokio::time::timeout(ASK, ask).await.context("redis does not answer")?
     }
 
     /// The end of each partition, by the broker.

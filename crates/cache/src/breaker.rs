@@ -7,8 +7,6 @@
 //! within a few calls. The window slides: it is the monitoring period before each failure, and what is remembered of it are at most as
 //! many failures as open the breaker.
 //!
-//! Calls that succeed but take too long do not count here; whoever knows what they hold up may open it ([`Breaker::open`]).
-//!
 //! Operators may hold it open or closed whatever the calls say ([`Breaker::hold`]), until they leave it to itself again.
 //!
 //! It takes the time as an argument and knows nothing of what it guards. The failed queue is never behind one.
@@ -176,15 +174,6 @@ impl Breaker {
         let mut core = self.lock();
         if matches!(core.state, State::Open { until: Some(_) }) {
             self.enter(&mut core, State::HalfOpen { under_way: 0, succeeded: 0 });
-        }
-    }
-
-    /// The dependency answers, but is of no use: whoever knows that opens it for the recovery time. One that an operator holds stays
-    /// as it is.
-    pub fn open(&self, now: Instant) {
-        let mut core = self.lock();
-        if matches!(core.state, State::Closed { .. } | State::HalfOpen { .. }) {
-            self.enter(&mut core, State::Open { until: Some(now + self.shared.settings.recovery_timeout) });
         }
     }
 

@@ -98,16 +98,9 @@ impl Admission {
         }
     }
 
-    /// Whether each of these users may send now as far as the limit is concerned. What passes is counted: over all gateways, or, for
-    /// a send that has no time for that, in this process.
-    pub async fn limit(&self, sends: &[(&UserId, bool)]) -> Vec<Result<(), Refusal>> {
-        let Some(limit) = &self.limit else { return sends.iter().map(|_| Ok(())).collect() };
-        let in_time: Vec<_> = sends.iter().filter(|(_, in_time)| *in_time).map(|(user, _)| *user).collect();
-        let mut shared = limit.decide(Kind::Message, 1, &in_time).await.into_iter();
-        let mut decision = |(user, in_time): &(&UserId, bool)| {
-            let shared = if *in_time { shared.next() } else { None };
-            shared.unwrap_or_else(|| limit.decide_here(Kind::Message, 1, user))
-        };
+    /// Whether each of these users may send now as far as the limit is concerned. What passes is counted.
+    pub async fn limit(&self, users: &[&UserId]) -> Vec<Result<(), Refusal>> {
+        let Some(limit) = &self.limit else { return users.iter().map(|_| Ok(())).collect() };
         let verdict = |decision| match decision {
             Decision::Allowed => Ok(()),
             Decision::Limited { retry_after } => {
@@ -115,7 +108,7 @@ impl Admission {
                 Err(Refusal::rate_limited(retry_after))
             }
         };
-        sends.iter().map(|send| verdict(decision(send))).collect()
+        limit.decide(Kind::Message, 1, users).await.into_iter().map(verdict).collect()
     }
 }
 

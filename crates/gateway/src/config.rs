@@ -18,7 +18,6 @@ use ipnet::IpNet;
 
 use crate::members::BRIEFLY;
 use crate::origins::Origins;
-use crate::pipeline::pace::Pace;
 
 /// When a message is shown to its receivers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -296,12 +295,6 @@ impl Config {
         }
     }
 
-    /// How long sends may wait for the cache: what their deadline leaves when they are made durable in the slowest way.
-    pub fn pace(&self) -> Pace {
-        let done_by = self.own.send_deadline.0.saturating_sub(durable_within(&self.own));
-        Pace::new(done_by, self.own.redis_budget.0, self.own.cb_failure_threshold)
-    }
-
     /// Kafka's breaker.
     pub fn kafka_breaker(&self) -> BreakerSettings {
         BreakerSettings { recovery_timeout: self.own.kafka_cb_recovery_timeout.0, ..self.cache_breaker() }
@@ -322,16 +315,12 @@ pub fn check_servers(servers: &ServerSettings, source: &mut Source) {
     }
 }
 
-/// The longest that a message takes to become durable: Kafka does not take it, and the failed queue does in the end.
-fn durable_within(own: &GatewaySettings) -> Duration {
-    own.kafka_delivery_timeout.0 + REPORT_GRACE + own.failed_queue_timeout.0
-}
-
 /// The ladder of deadlines, and what else must hold between settings.
 fn check(own: &GatewaySettings, source: &mut Source) {
     // A send asks the cache twice, for the limit and for the list, and waits for one batch before its own; and for the store, where
-    // it can do without. Behind more batches it skips the cache ([`Pace`]).
-    let steps = own.redis_budget.0 * 3 + BRIEFLY + durable_within(own);
+    // it can do without.
+    let cache = own.redis_budget.0 * 3 + BRIEFLY;
+    let steps = cache + own.kafka_delivery_timeout.0 + REPORT_GRACE + own.failed_queue_timeout.0;
     source.require(
         own.send_deadline.0 >= steps,
         format!(

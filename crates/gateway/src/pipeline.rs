@@ -5,15 +5,12 @@
 //! Two tasks, one behind the other, do what must keep that order: rate limit, permit, recent list and fan-out; then local delivery
 //! and handing over to Kafka's client. They take whatever has arrived as one batch, so that under load a batch costs the cache one
 //! round trip. Where the store has to be asked whether a send is permitted, it waits beside the batches, and with it whatever follows
-//! to the same chat; who is refused has used up their limit all the same, or they could have it asked without end. A send that has
-//! waited so long for the batches ahead of it that its deadline is in danger goes on without the cache ([`pace`]). Waiting for
+//! to the same chat; who is refused has used up their limit all the same, or they could have it asked without end. Waiting for
 //! durability happens in a task per send, which nobody's disconnect ends.
-
-pub mod pace;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use holdfast_cache::event::Position as StreamPosition;
@@ -34,7 +31,6 @@ use crate::inbox::arrivals::Arrivals;
 use crate::inbox::tell::Counters;
 use crate::limit::places::{Place, Places};
 use crate::metrics::{Metrics, Outcome};
-use crate::pipeline::pace::Pace;
 use crate::publish::{Durability, NotDurable, Publish};
 use crate::relist::Relist;
 
@@ -69,8 +65,6 @@ struct Send {
     trace: TraceParent,
     attempt: Attempt,
     received: Instant,
-    /// When it got in line for the cache: when it was received, or when the store had said whether it is permitted.
-    in_line: Instant,
     answer: oneshot::Sender<Answer>,
     /// Held until the answer: what bounds the memory of all sends in progress, and this sender's share of it.
     slot: (OwnedSemaphorePermit, Place<UserId>),
@@ -87,9 +81,6 @@ enum Shown {
     /// Not yet: it is shown once it is durable. Whether it is a repeat is known already: by then the worker may have listed it.
     Later { repeat: bool },
 }
-
-/// Whether a send that got in line at a time is in time now for so many calls of the cache.
-type InTime = fn(&Pace, Instant, Instant, u32) -> bool;
 
 /// Where sends enter.
 #[derive(Clone)]
@@ -108,8 +99,8 @@ pub struct Stages {
     pub recent: RecentList,
     /// In front of the recent list.
     pub cache_breaker: Breaker,
-    /// How long sends may wait for it.
-    pub pace: Pace,
+    /// What the cache has for a batch.
+    pub cache_budget: Duration,
     /// Before or after durability.
     pub mode: DeliveryMode,
     /// This gateway's sockets.
@@ -147,13 +138,11 @@ impl Pipeline {
         let of_sender = of_sender.ok_or_else(|| Refusal::unavailable("too many of your sends in progress"))?;
         let slot = (self.slots.clone().try_acquire_owned().map_err(|_| full())?, of_sender);
         let (answer, answered) = oneshot::channel();
-        let now = Instant::now();
         let send = Send {
             message: Arc::new(message),
             trace,
             attempt: Attempt::random(),
-            received: now,
-            in_line: now,
+            received: Instant::now(),
             answer,
             slot,
         };
@@ -203,7 +192,7 @@ async fn run(stages: Arc<Stages>, mut sends: mpsc::Receiver<Send>) {
         while permitted.peek().is_some() {
             let admitted = stages.admit(permitted.by_ref().take(MAX_BATCH));
             let shown = match stages.mode {
-                DeliveryMode::RealtimeFirst => stages.place(admitted, Pace::in_time).await,
+                DeliveryMode::RealtimeFirst => stages.place(admitted).await,
                 DeliveryMode::DurableFirst => stages.recognise(admitted).await,
             };
             if placed.send(shown).await.is_err() {
@@ -251,10 +240,9 @@ impl Waiting {
     /// Those that waited for this answer.
     fn answered(&mut self, chat: &ChatId, standing: &Standing) -> Vec<(Send, Result<(), Refusal>)> {
         let sends = self.chats.remove(chat).unwrap_or_default();
-        let now = Instant::now();
         let verdict = |send: Send| {
             let verdict = self.admission.verdict(standing, &send.message.sender, chat);
-            (Send { in_line: now, ..send }, verdict)
+            (send, verdict)
         };
         sends.into_iter().map(verdict).collect()
     }
@@ -279,11 +267,8 @@ async fn run_placed(stages: Arc<Stages>, mut batches: mpsc::Receiver<Vec<(Send, 
 impl Stages {
     /// Limits: every send counts once, whatever becomes of it.
     async fn within_limits(&self, batch: Vec<Send>) -> Vec<Send> {
-        let now = Instant::now();
-        // The list is still to be asked.
-        let in_time = |send: &Send| self.pace.in_time(send.in_line, now, 2);
-        let sends: Vec<_> = batch.iter().map(|send| (&send.message.sender, in_time(send))).collect();
-        let limits = self.admission.limit(&sends).await;
+        let users: Vec<_> = batch.iter().map(|send| &send.message.sender).collect();
+        let limits = self.admission.limit(&users).await;
         let mut within = Vec::with_capacity(batch.len());
         for (send, limit) in batch.into_iter().zip(limits) {
             match limit {
@@ -320,9 +305,9 @@ impl Stages {
         self.answer(send, Ok(accepted), Outcome::Duplicate);
     }
 
-    /// Recent list and fan-out to other gateways, in one call of the cache, for those that are in time for it.
-    async fn place(&self, batch: Vec<Send>, in_time: InTime) -> Vec<(Send, Shown)> {
-        let added = self.list(&batch, in_time).await;
+    /// Recent list and fan-out to other gateways, in one call of the cache.
+    async fn place(&self, batch: Vec<Send>) -> Vec<(Send, Shown)> {
+        let added = self.list(&batch).await;
         let place = |(mut send, added): (Send, Option<Added>)| {
             let shown = match added {
                 Some(Added::New(position) | Added::Own(position)) => Shown::Listed(position),
@@ -337,55 +322,42 @@ impl Stages {
         batch.into_iter().zip(added).map(place).collect()
     }
 
-    /// Asks the recent list to take what of a batch is in time for it; `None` where it did not answer or was not asked.
-    async fn list(&self, batch: &[Send], in_time: InTime) -> Vec<Option<Added>> {
-        let started = Instant::now();
-        let asked: Vec<bool> = batch.iter().map(|send| in_time(&self.pace, send.in_line, started, 1)).collect();
-        let adds = batch.iter().zip(&asked).filter(|(_, asked)| **asked);
-        let adds: Vec<_> = adds.map(|(send, _)| (&*send.message, send.attempt)).collect();
-        self.pace.passed_over(batch.len() - adds.len());
-        let permit = if adds.is_empty() { None } else { self.cache_breaker.acquire(started).ok() };
-        let Some(permit) = permit else { return batch.iter().map(|_| None).collect() };
-        let added = self.recent.add_batch(&adds, self.pace.budget()).await;
-        let took = started.elapsed();
+    /// Asks the recent list to take a batch; `None` where it did not answer.
+    async fn list(&self, batch: &[Send]) -> Vec<Option<Added>> {
+        if batch.is_empty() {
+            return Vec::new();
+        }
+        let Ok(permit) = self.cache_breaker.acquire(Instant::now()) else {
+            return batch.iter().map(|_| None).collect();
+        };
+        let adds: Vec<_> = batch.iter().map(|send| (&*send.message, send.attempt)).collect();
+        let added = self.recent.add_batch(&adds, self.cache_budget).await;
         if added.iter().any(|added| matches!(added, Err(error) if error.is_unavailable())) {
             permit.failure(Instant::now());
         } else {
             permit.success();
-            if self.pace.is_too_slow(took) {
-                tracing::warn!(took_ms = took.as_millis(), "the cache is too slow for all sends; going on without it");
-                self.cache_breaker.open(Instant::now());
-            }
         }
         if let Some(error) = added.iter().find_map(|added| added.as_ref().err()) {
-            tracing::warn!(%error, messages = adds.len(), "the recent list did not take messages; delivering without it");
+            tracing::warn!(%error, messages = batch.len(), "the recent list did not take messages; delivering without it");
         }
-        let mut added = added.into_iter().map(Result::ok);
-        asked.into_iter().map(|asked| if asked { added.next().flatten() } else { None }).collect()
+        added.into_iter().map(Result::ok).collect()
     }
 
     /// In durable-first mode nothing is shown yet, but a repeat must keep its first time.
     async fn recognise(&self, batch: Vec<Send>) -> Vec<(Send, Shown)> {
         let mut originals = vec![None; batch.len()];
-        let now = Instant::now();
-        // Once it is durable, the list is still to be asked to take it.
-        let in_time: Vec<_> =
-            (0..batch.len()).filter(|index| self.pace.in_time(batch[*index].in_line, now, 2)).collect();
-        let permit = if in_time.is_empty() { None } else { self.cache_breaker.acquire(now).ok() };
-        if let Some(permit) = permit {
-            let ask = |index: &usize| {
-                let (recent, message, budget) = (&self.recent, &batch[*index].message, self.pace.budget());
-                recent.original_timestamp(&message.chat, message.id, budget)
+        if let Ok(permit) = self.cache_breaker.acquire(Instant::now()) {
+            let ask = |send: &Send| {
+                let (recent, message, budget) = (self.recent.clone(), send.message.clone(), self.cache_budget);
+                async move { recent.original_timestamp(&message.chat, message.id, budget).await }
             };
-            let answers = join_all(in_time.iter().map(ask)).await;
+            let answers = join_all(batch.iter().map(ask)).await;
             if answers.iter().any(|original| matches!(original, Err(error) if error.is_unavailable())) {
                 permit.failure(Instant::now());
             } else {
                 permit.success();
             }
-            for (index, original) in in_time.into_iter().zip(answers) {
-                originals[index] = original.ok().flatten();
-            }
+            originals = answers.into_iter().map(|original| original.ok().flatten()).collect();
         }
         let recognised = |(mut send, original): (Send, Option<i64>)| {
             if let Some(original) = original {
@@ -432,8 +404,7 @@ impl Stages {
         // What was no repeat when it came may have been listed by the worker since.
         let may_be_repeat = !matches!(shown, Shown::Later { repeat: false });
         let shown = match shown {
-            // Nothing waits behind it, and it has nothing more to wait for.
-            Shown::Later { .. } => match self.place(vec![send], |_, _, _, _| true).await.pop() {
+            Shown::Later { .. } => match self.place(vec![send]).await.pop() {
                 Some((placed, shown)) => {
                     send = placed;
                     self.deliver(&send, &shown);

@@ -25,7 +25,6 @@ use crate::deliver::Sockets;
 use crate::inbox::arrivals::Arrivals;
 use crate::kept::Kept;
 use crate::metrics::Metrics;
-use crate::pipeline::pace::Pace;
 
 /// Calls that may wait.
 const CAPACITY: usize = 10_000;
@@ -139,16 +138,13 @@ impl Relist {
     }
 
     /// Works the queue off until the token is cancelled.
-    pub async fn run(self, lists: Lists, cache: Connection, live: (Breaker, Pace), stop: CancellationToken) {
-        let (breaker, pace) = live;
+    pub async fn run(self, lists: Lists, cache: Connection, breaker: Breaker, stop: CancellationToken) {
         let work = async {
             let mut failure = None;
             loop {
-                let began = Instant::now();
                 match self.pass(&lists).await {
-                    // Live sends need not wait for the breaker's minute either, unless it opened because the cache is slow.
-                    Ok(Pass::Done) if !pace.is_slow(began.elapsed()) => breaker.answered(),
-                    Ok(Pass::Done) => {}
+                    // Live sends need not wait for the breaker's minute either.
+                    Ok(Pass::Done) => breaker.answered(),
                     Ok(Pass::Idle) => self.arrived.notified().await,
                     Ok(Pass::Resting(until)) => {
                         if let Some(error) = failure.take() {

@@ -251,20 +251,3 @@ fn an_answer_from_elsewhere_lets_the_probes_through_early() {
     }
     assert_eq!(breaker.state(), BreakerState::Closed);
 }
-
-#[test]
-fn who_knows_that_it_is_of_no_use_opens_it_for_the_recovery_time() {
-    let (breaker, now) = (breaker(), Instant::now());
-    let before = breaker.acquire(now).unwrap();
-    breaker.open(now);
-    before.success();
-    assert_eq!(breaker.acquire(now).err().unwrap().retry_after, RECOVERY);
-    breaker.open(now + RECOVERY / 2);
-    let probe = breaker.acquire(now + RECOVERY).expect("it is open for no longer because of that");
-    breaker.open(now + RECOVERY);
-    probe.success();
-    assert_eq!(breaker.state(), BreakerState::Open, "its probes are of no use either");
-    breaker.hold(Some(Hold::Closed));
-    breaker.open(now);
-    assert_eq!(breaker.state(), BreakerState::Closed, "an operator knows better");
-}

@@ -11,7 +11,6 @@ use holdfast_gateway::deliver::Sockets;
 use holdfast_gateway::inbox::arrivals::Arrivals;
 use holdfast_gateway::kept::Kept;
 use holdfast_gateway::metrics::Metrics;
-use holdfast_gateway::pipeline::pace::Pace;
 use holdfast_gateway::relist::{Lists, Relist};
 use holdfast_gateway::stored::Stored;
 use holdfast_message::{ChatId, Message, MessageId, UserId};
@@ -56,8 +55,7 @@ async fn work_off(relist: &Relist, recent: &RecentList, cache: Connection, metri
     let kept = Kept::new(sockets.clone(), stored);
     let (arrivals, _) = Arrivals::new(metrics.clone());
     let lists = Lists { take_back: recent.clone(), add: recent.clone(), arrivals, kept, sockets };
-    let pace = Pace::new(BUDGET, BUDGET, 5);
-    tokio::spawn(relist.clone().run(lists, cache, (breaker, pace), CancellationToken::new()));
+    tokio::spawn(relist.clone().run(lists, cache, breaker, CancellationToken::new()));
 }
 
 /// A list that holds a refused message, the line to its server, which is cut, and the queue in which its taking back waits.

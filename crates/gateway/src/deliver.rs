@@ -4,7 +4,7 @@
 //! Emits go socket by socket, so that a full buffer is seen and is one client's own: that socket is marked as lagging, and told to
 //! `resync` once its buffer drains. Which users a group's messages are for, [`hearers`] knows.
 //!
-//! [`messages`] gives each connection a message once, by what [`sent_window`] remembers.
+//! `messages` gives each connection a message once, by what `sent_window` remembers.
 
 pub mod emit;
 pub mod hearers;

@@ -4,7 +4,7 @@
 //! that was frozen and thawed, can only publish a message twice, which its id absorbs.
 //!
 //! `FAILED_QUEUE_REPLAY_RATE` bounds the replay, and nothing else does: while leases come back full, the next chats are leased as soon as
-//! one is finished ([`dispatch`]). Live traffic comes first: every batch waits for its share of the rate, and while Kafka's client has
+//! one is finished (`retry/dispatch.rs`). Live traffic comes first: every batch waits for its share of the rate, and while Kafka's client has
 //! much to do. Beside this the index that names the chats is kept whole ([`repair`](crate::repair)).
 
 mod dispatch;

@@ -107,7 +107,7 @@ impl Admin {
     }
 
     /// Creates the two topics where they are missing, and reports both. One that exists is left as it is, except
-    /// that a dead-letter topic which deletes its records is told to keep them ([`Self::keep_dead_letters`]).
+    /// that a dead-letter topic which deletes its records is told to keep them.
     ///
     /// A broker acknowledges a new topic before every broker has heard of it. This returns once the topic and its settings can be
     /// read, so a report of a topic that was just created is never that of a missing one.

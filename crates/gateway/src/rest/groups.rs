@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::extract::{Caller, Path, Payload, User};
+use super::extract::{Path, Payload, User};
 use super::idempotency::{IdempotencyKey, IdempotencyKeyHeader};
 use super::problem::{Problem, Problems, ProblemsOfBody, ProblemsOfChat};
 use super::{Routes, Shared};
@@ -201,7 +201,7 @@ async fn remove_member(
 
 /// Leave many groups at once.
 ///
-/// Each is left as by a request of its own, independently of the others, and counts as one. Repeat those in `remaining` whose error is
+/// Each is left as by a request of its own, independently of the others, and counts as one, beside the request itself. Repeat those in `remaining` whose error is
 /// retryable.
 #[utoipa::path(
     post, path = "/api/chats/leave", operation_id = "leaveGroups", tag = "groups",
@@ -210,7 +210,7 @@ async fn remove_member(
 )]
 async fn leave(
     State(gateway): Shared,
-    Caller(user): Caller,
+    User(user): User,
     Payload(body): Payload<GroupsToLeave>,
 ) -> Result<Json<GroupsLeft>, Problem> {
     if !(1..=MAX_LEFT).contains(&body.chat_ids.len()) {

@@ -219,8 +219,9 @@ async fn a_stranger_who_adds_somebody_to_groups_without_end_uses_up_nothing_of_t
 
     let own = bob.group(&[]).await;
     let added = alice.group(&[&bob.name]).await;
-    let put = format!("/api/chats/{}/members/{}", alice.group(&[]).await, bob.name);
-    assert_eq!(alice.rest("PUT", &put, json!({})).await.status, 200);
+    let dave = Person::at(&gateway, "dave").await;
+    let put = format!("/api/chats/{}/members/{}", dave.group(&[]).await, bob.name);
+    assert_eq!(dave.rest("PUT", &put, json!({})).await.status, 200);
     let now: BTreeSet<_> = of_bob().await.into_iter().map(|group| group.chat.to_string()).collect();
     assert_eq!(now.len(), 1000);
     for chat in [&written, &read, &only_added, &own, &added] {

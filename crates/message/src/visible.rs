@@ -2,7 +2,7 @@
 //!
 //! A message that shows an empty bubble, and a name that cannot be seen, count as empty. Shows nothing: white space; what Unicode's
 //! property [`Default_Ignorable_Code_Point`] names (zero-width characters, marks of direction, Hangul fillers, variation selectors, tags);
-//! NUL, which HTML drops; and [`BLANKS`]. Other control characters are shown as a glyph (CSS Text Level 3, section 3), and count as visible.
+//! NUL, which HTML drops; and `BLANKS`. Other control characters are shown as a glyph (CSS Text Level 3, section 3), and count as visible.
 //!
 //! [`Default_Ignorable_Code_Point`]: https://www.unicode.org/reports/tr44/#Default_Ignorable_Code_Point
 

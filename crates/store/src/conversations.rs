@@ -5,7 +5,7 @@
 //! written by whoever makes the group, with the group's own time for `lastTimestamp` until it has a message.
 //!
 //! `lastTimestamp` orders the list, so it never lies far ahead of the clock ([`recency`]): a message that does counts as of when the view
-//! hears of it, and what was written otherwise is corrected by whoever reads it ([`ahead`]).
+//! hears of it, and what was written otherwise is corrected by whoever reads it (`conversations/ahead.rs`).
 
 mod ahead;
 

@@ -161,7 +161,7 @@ async fn check(case: Case) -> Vec<String> {
 
 async fn check_all(cases: Vec<Case>) {
     let count = cases.len();
-    let faults: Vec<String> = stream::iter(cases).map(check).buffer_unordered(12).concat().await;
+    let faults: Vec<String> = stream::iter(cases).map(check).buffer_unordered(32).concat().await;
     assert!(faults.is_empty(), "{} faults in {count} cases:\n{}", faults.len(), faults.join("\n\n"));
 }
 

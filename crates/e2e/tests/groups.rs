@@ -21,6 +21,12 @@ async fn a_send_to_a_thousand_members_reaches_each_of_them_once_and_is_stored() 
     sends_reach_each_member_once(StackOptions::patient(2), 1000).await
 }
 
+/// With the settings that are shipped, and as many members as may be added at once with them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_send_reaches_each_member_once_with_the_settings_that_are_shipped() -> Result<()> {
+    sends_reach_each_member_once(StackOptions::shipped(2), 250).await
+}
+
 async fn sends_reach_each_member_once(options: StackOptions, count: usize) -> Result<()> {
     let stack = Arc::new(Stack::start(&Backends::from(shared().await), options).await?);
     let name = unique("member");

@@ -121,6 +121,13 @@ pub const CASES: &[Case] = &[
     case!("s", "kafka-answers-lost", "Kafka takes records and its answers are lost for 6 s", kafka::answers_lost),
     case!("s", "kafka-reset", "connections to Kafka are reset every 2 s", kafka::reset),
     case!("s", "kafka-killed", "Kafka is killed and started again", kafka::killed),
+    case!(
+        "",
+        "kafka-right-withdrawn",
+        "gateways lose the right to write and to have a producer id, one of them restarts, and they get it back",
+        |options| options.kafka_authorizer = true,
+        kafka::right_withdrawn
+    ),
     case!("qs", "cache-killed", "the cache is killed and starts empty", cache::killed),
     case!("s", "cache-frozen", "the cache answers nothing for 8 s", cache::frozen),
     case!("s", "cache-flushed", "FLUSHALL, three times", cache::flushed),
@@ -167,6 +174,13 @@ pub const CASES: &[Case] = &[
         queue::on_small_disk,
         queue::disk_full
     ),
+    case!(
+        "",
+        "queue-aof-switched-on",
+        "Kafka away, an append-only file is switched on, and the server is killed before it is whole",
+        queue::settings_without_aof,
+        queue::aof_switched_on
+    ),
     case!("", "kafka-and-redis-down", "Kafka and both Redis away: nothing is accepted", queue::everything_down),
     case!(
         "",
@@ -196,6 +210,13 @@ pub const CASES: &[Case] = &[
     case!("", "poison-dlq-refusing", "the same while the dead-letter topic refuses them", worker::poison_refused),
     case!("qs", "client-cut", "clients are cut between send and answer", clients::cut),
     case!("", "slow-reader", "a device stops reading for 10 s under heavy load", clients::heavy, clients::slow_reader),
+    case!(
+        "",
+        "silent-reader",
+        "a device under heavy load reads nothing for longer than a heartbeat",
+        clients::heavy,
+        clients::silent_reader
+    ),
     case!("s", "limits", "users send more than they may, and wait as they are told", clients::beyond_limits),
     case!(
         "",
@@ -203,6 +224,13 @@ pub const CASES: &[Case] = &[
         "twenty users with two hundred chats, without Kafka and then without the cache",
         clients::crowded,
         clients::many_chats
+    ),
+    case!(
+        "",
+        "blocked-sender-resends",
+        "a user is blocked and repeats what was accepted long before",
+        clients::short_resend_window,
+        clients::blocked_sender
     ),
     case!("", "burst", "ten times the load, and a full producer queue", clients::small_producer_queue, clients::burst),
     case!(

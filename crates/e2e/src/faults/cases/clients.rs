@@ -4,9 +4,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use holdfast_testkit::request;
+
 use super::wait_for;
+use crate::eventually;
 use crate::faults::rig::{Pace, Store};
 use crate::faults::{RigOptions, Scene};
+use crate::ledger::Outcome;
 
 /// Answers are held back for a while, so that a cut falls between a send and its answer.
 pub(super) async fn cut(scene: &mut Scene) -> Result<()> {
@@ -50,6 +54,33 @@ pub(super) async fn slow_reader(scene: &mut Scene) -> Result<()> {
     Ok(())
 }
 
+/// Longer than a heartbeat and its timeout together, which the gateway must notice although it is just writing to that device.
+pub(super) async fn silent_reader(scene: &mut Scene) -> Result<()> {
+    let device = &scene.load.devices()[1];
+    let connection = device.connection().context("not connected")?;
+    let sockets = async || {
+        let mut sockets = 0.0;
+        for gateway in &scene.rig.stack.gateways {
+            sockets += gateway.metric("holdfast_gateway_sockets").await?;
+        }
+        anyhow::Ok(sockets)
+    };
+    let before = sockets().await?;
+    connection.client.read(false).await?;
+    scene.rest(3.0).await;
+    // Not for a minute and more at this rate.
+    scene.load.speed(0.1);
+    eventually("the silent device's connection is given up", Duration::from_secs(75), async || {
+        let now = sockets().await?;
+        ensure!(now < before, "{now} of {before} sockets");
+        Ok(())
+    })
+    .await?;
+    // The device notices when it reads again, and comes back.
+    let _ = connection.client.read(true).await;
+    Ok(())
+}
+
 /// Three times the usual for a while, which is more than a user may send.
 pub(super) async fn beyond_limits(scene: &mut Scene) -> Result<()> {
     let refused = async || {
@@ -81,6 +112,37 @@ pub(super) async fn many_chats(scene: &mut Scene) -> Result<()> {
     scene.rig.note(|circumstances| circumstances.cache_was_away = true);
     scene.rig.cache.kill9().await?;
     scene.rest(4.0).await;
+    Ok(())
+}
+
+pub(super) fn short_resend_window(options: &mut RigOptions) {
+    options.set("RESEND_WINDOW_MESSAGES", "20");
+    options.load = Pace { pairs: 1, groups: 0, mesh: false, rate: 10.0, length: 1..300 };
+}
+
+/// What is repeated is durable, and says so; its receiver, who has blocked the sender, hears nothing of it.
+pub(super) async fn blocked_sender(scene: &mut Scene) -> Result<()> {
+    scene.rest(6.0).await;
+    let (blocked, by) = {
+        let devices = scene.load.devices();
+        (devices[0].user().to_owned(), devices[2].user().to_owned())
+    };
+    let headers = [format!("authorization: Bearer {}", scene.rig.stack.token(&by))];
+    let path = format!("/api/blocks/{blocked}");
+    let block = request(scene.rig.stack.url(), "PUT", &path, &headers, "").await?;
+    ensure!(block.status == 204, "{block:?}");
+    // A change holds on every gateway within two seconds.
+    scene.rest(2.5).await;
+    let answers = scene.load.resend(&blocked, 20).await?;
+    ensure!(answers.len() == 20, "{} of 20 were sent again", answers.len());
+    for outcome in &answers {
+        ensure!(
+            matches!(outcome, Outcome::Accepted { duplicate: true, .. }),
+            "a durable message's repeat: {outcome:?}"
+        );
+    }
+    let unblock = request(scene.rig.stack.url(), "DELETE", &path, &headers, "").await?;
+    ensure!(unblock.status == 204, "{unblock:?}");
     Ok(())
 }
 

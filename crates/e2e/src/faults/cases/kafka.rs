@@ -1,7 +1,7 @@
 //! Kafka, as gateways see it.
 
 use anyhow::{Result, ensure};
-use holdfast_testkit::Proxy;
+use holdfast_testkit::{Operation, Proxy, Resource};
 
 use crate::faults::Scene;
 
@@ -44,4 +44,28 @@ pub(super) async fn reset(scene: &mut Scene) -> Result<()> {
 pub(super) async fn killed(scene: &mut Scene) -> Result<()> {
     scene.rig.kafka.kill9().await?;
     felt(scene, 6.0).await
+}
+
+/// The cluster, as rules call it.
+const CLUSTER: &str = "kafka-cluster";
+
+pub(super) async fn right_withdrawn(scene: &mut Scene) -> Result<()> {
+    let kafka = &scene.rig.kafka;
+    // Of all topics: whoever may write to any may have a producer id.
+    kafka.deny(Resource::Topic, "*", Operation::Write).await?;
+    kafka.deny(Resource::Cluster, CLUSTER, Operation::IdempotentWrite).await?;
+    felt(scene, 3.0).await?;
+    // One that starts now asks for a producer id, and gets none: it must live, with the failed queue and the history that it can read.
+    let gateway = &scene.rig.stack.gateways[0];
+    scene.rig.terminate(gateway).await?;
+    scene.rig.start_again(gateway).await?;
+    felt(scene, 5.0).await?;
+    let gateway = &scene.rig.stack.gateways[0];
+    ensure!(gateway.program.is_running(), "a gateway without the right has ended:\n{}", gateway.program.log_tail(5));
+    let kafka = &scene.rig.kafka;
+    kafka.allow(Resource::Cluster, CLUSTER).await?;
+    kafka.allow(Resource::Topic, "*").await?;
+    scene.rest(5.0).await;
+    ensure!(gateway.program.is_running(), "a gateway has ended:\n{}", gateway.program.log_tail(5));
+    Ok(())
 }

@@ -60,6 +60,43 @@ pub(super) fn without_aof(options: &mut RigOptions) {
     options.queue_args = ["--appendonly", "no"].map(str::to_owned).into();
 }
 
+/// In a file, so that a restart finds what was switched on.
+pub(super) fn settings_without_aof(options: &mut RigOptions) {
+    without_aof(options);
+    options.queue_settings_in_a_file = true;
+}
+
+/// Until its first rewrite has finished, an append-only file that says `yes` keeps nothing.
+pub(super) async fn aof_switched_on(scene: &mut Scene) -> Result<()> {
+    scene.rig.lines.cut_kafka().await;
+    let set = |name: &'static str, value: &'static str| {
+        let mut command = redis::cmd("CONFIG");
+        command.arg("SET").arg(name).arg(value);
+        command
+    };
+    let queue = &scene.rig.queue;
+    // One key that takes ten seconds to write, as a large data set would.
+    scene.rig.ask::<()>(queue, redis::cmd("SET").arg("filler").arg("x")).await?;
+    scene.rig.ask::<()>(queue, &set("rdb-key-save-delay", "10000000")).await?;
+    scene.rig.ask::<()>(queue, &set("appendonly", "yes")).await?;
+    scene.rig.ask::<()>(queue, redis::cmd("CONFIG").arg("REWRITE")).await?;
+    // The gateways look at the settings again when they connect.
+    for line in &scene.rig.lines.queue {
+        line.reset();
+    }
+    scene.rest(6.0).await;
+    let state: String = scene.rig.ask(queue, redis::cmd("INFO").arg("persistence")).await?;
+    ensure!(state.contains("aof_rewrite_in_progress:1"), "the first rewrite has ended already: {state}");
+    queue.kill9().await?;
+    scene.rest(1.0).await;
+    queue.start_again().await?;
+    // What is whole from its first record on is trusted.
+    let before = scene.load.accepted("failed-queue");
+    scene.rest(8.0).await;
+    ensure!(scene.load.accepted("failed-queue") > before, "an append-only file that is whole is refused");
+    Ok(())
+}
+
 /// A queue that can't be trusted takes nothing.
 pub(super) async fn refuses(scene: &mut Scene) -> Result<()> {
     scene.rig.lines.cut_kafka().await;

@@ -116,6 +116,7 @@ pub(super) async fn many_chats(scene: &mut Scene) -> Result<()> {
 }
 
 pub(super) fn short_resend_window(options: &mut RigOptions) {
+    options.set("RECENT_MAX_MESSAGES", "20");
     options.set("RESEND_WINDOW_MESSAGES", "20");
     options.load = Pace { pairs: 1, groups: 0, mesh: false, rate: 10.0, length: 1..300 };
 }

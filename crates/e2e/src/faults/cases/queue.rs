@@ -52,11 +52,18 @@ pub(super) async fn out_of_memory(scene: &mut Scene) -> Result<()> {
     Ok(())
 }
 
+/// Gateways start although the queue's server would lose what it is given.
+fn not_required(options: &mut RigOptions) {
+    options.set("FAILED_QUEUE_REQUIRED", "false");
+}
+
 pub(super) fn evicting(options: &mut RigOptions) {
+    not_required(options);
     options.queue_args = ["--maxmemory-policy", "allkeys-lru"].map(str::to_owned).into();
 }
 
 pub(super) fn without_aof(options: &mut RigOptions) {
+    not_required(options);
     options.queue_args = ["--appendonly", "no"].map(str::to_owned).into();
 }
 

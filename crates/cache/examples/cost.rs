@@ -10,10 +10,11 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use holdfast_breaker::{Breaker, BreakerSettings};
 use holdfast_cache::entry;
-use holdfast_cache::{Breaker, BreakerSettings, CacheMetrics, Client, ClientSettings, Connection};
 use holdfast_message::json::{MessageJson, Position};
 use holdfast_message::{ChatId, Message, MessageId, UserId};
+use holdfast_redis::{Client, ClientSettings, Connection, RedisMetrics};
 use holdfast_testkit::Redis;
 use redis::AsyncCommands;
 use rustix::time::{ClockId, clock_gettime};
@@ -31,8 +32,8 @@ async fn main() -> Result<(), Failure> {
         println!("without --release these figures say nothing");
     }
     let server = Redis::cache().await?;
-    let metrics = CacheMetrics::register(&prometheus::Registry::new())?;
-    let breaker = Breaker::new("redis", BreakerSettings::default(), Some(&metrics));
+    let metrics = RedisMetrics::register(&prometheus::Registry::new())?;
+    let breaker = Breaker::new("redis", BreakerSettings::default(), None);
     let settings = ClientSettings {
         budget: Duration::from_secs(5),
         max_latency: Duration::from_secs(5),

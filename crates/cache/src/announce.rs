@@ -5,13 +5,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use holdfast_keys::{Channel, Keys};
 use holdfast_message::UserId;
+use holdfast_redis::{Call, Connection, RedisError};
 
-use crate::CacheError;
-use crate::connection::Connection;
 use crate::event::{self, LiveEvent, Origin};
-use crate::keys::{Channel, Keys};
-use crate::script::Call;
 
 /// The bytes of one live event, for as many channels as it goes to.
 #[derive(Debug, Clone)]
@@ -41,7 +39,7 @@ impl Announcer {
         &self,
         announcements: &[(Channel, Announcement)],
         budget: Duration,
-    ) -> Result<usize, CacheError> {
+    ) -> Result<usize, RedisError> {
         let call = |(channel, Announcement(bytes)): &(Channel, Announcement)| {
             Call::new("PUBLISH").arg(self.keys.channel(channel)).arg(&**bytes)
         };

@@ -18,12 +18,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use holdfast_keys::{Channel, Keys};
+use holdfast_redis::Connection;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::connection::Connection;
 use crate::event::Event;
-use crate::keys::{Channel, Keys};
 
 /// What the queue's reader gets.
 #[derive(Debug, Clone, PartialEq, Eq)]

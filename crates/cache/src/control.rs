@@ -3,13 +3,12 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use holdfast_keys::{Channel, Keys};
 use holdfast_message::UserId;
+use holdfast_redis::{Call, Connection, RedisError, parse};
 use tokio::time::Instant;
 
 use crate::event::{self, Origin};
-use crate::keys::{Channel, Keys};
-use crate::script::{Call, parse};
-use crate::{CacheError, Connection};
 
 /// Asks every gateway that holds a socket of this user to close it. Answers how many gateways heard it: each listens to a user's
 /// channel once, while it holds a socket of theirs.
@@ -18,7 +17,7 @@ pub async fn disconnect(
     keys: &Keys,
     user: &UserId,
     budget: Duration,
-) -> Result<u64, CacheError> {
+) -> Result<u64, RedisError> {
     let channel = keys.channel(&Channel::User(user.clone()));
     let call = Call::new("PUBLISH").arg(channel).arg(event::disconnect(Origin::random(), user));
     if connection.is_cluster() {
@@ -35,7 +34,7 @@ pub async fn listeners(
     keys: &Keys,
     user: &UserId,
     budget: Duration,
-) -> Result<u64, CacheError> {
+) -> Result<u64, RedisError> {
     let deadline = Instant::now() + budget;
     let channel = keys.channel(&Channel::User(user.clone()));
     let nodes = connection.nodes(deadline).await?;
@@ -45,7 +44,7 @@ pub async fn listeners(
         Ok(count)
     });
     // Nobody listens to a node that is away.
-    let counts: Vec<Result<u64, CacheError>> = join_all(counts).await;
+    let counts: Vec<Result<u64, RedisError>> = join_all(counts).await;
     let heard = counts.iter().filter_map(|count| count.as_ref().ok()).copied().reduce(|sum, count| sum + count);
-    heard.ok_or_else(|| counts.into_iter().find_map(Result::err).unwrap_or_else(|| CacheError::unexpected("no node")))
+    heard.ok_or_else(|| counts.into_iter().find_map(Result::err).unwrap_or_else(|| RedisError::unexpected("no node")))
 }

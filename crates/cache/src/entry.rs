@@ -10,8 +10,7 @@
 
 use holdfast_message::id::Members;
 use holdfast_message::{ChatId, HistoryKey, Message, MessageId, UserId};
-
-use crate::msgpack::{Reader, Writer};
+use holdfast_redis::msgpack::{Reader, Writer};
 
 /// The version that this build writes and reads.
 pub const VERSION: u64 = 1;

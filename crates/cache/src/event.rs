@@ -7,9 +7,9 @@
 use std::sync::Arc;
 
 use holdfast_message::{ChatId, Message, MessageId, UserId};
+use holdfast_redis::msgpack::{Reader, Writer};
 
 use crate::entry::{self, Listed};
-use crate::msgpack::{Reader, Writer};
 
 const VERSION: u64 = 1;
 const KIND_MESSAGE: u64 = 0;

@@ -5,12 +5,11 @@
 
 use std::time::Duration;
 
+use holdfast_keys::{Channel, Keys};
 use holdfast_message::{ChatId, UserId};
+use holdfast_redis::{Call, Connection, RedisError};
 
 use crate::event::{self, Origin};
-use crate::keys::{Channel, Keys};
-use crate::script::Call;
-use crate::{CacheError, Connection};
 
 /// Publications in one round trip.
 const BATCH: usize = 100;
@@ -42,7 +41,7 @@ impl GroupChanges {
 
     /// Publishes a change, with so much time for each round trip. After an error part of it may have been told; telling it once
     /// more does no harm.
-    pub async fn publish(&self, change: &GroupChange, budget: Duration) -> Result<(), CacheError> {
+    pub async fn publish(&self, change: &GroupChange, budget: Duration) -> Result<(), RedisError> {
         let tell = |channel: Channel, left: Option<&UserId>| {
             let payload = event::group(self.origin, &change.chat, left);
             Call::new("PUBLISH").arg(self.keys.channel(&channel)).arg(payload)

@@ -13,13 +13,11 @@ use std::collections::HashMap;
 use std::sync::LazyLock;
 use std::time::Duration;
 
+use holdfast_keys::Keys;
 use holdfast_message::{ChatId, UserId};
+use holdfast_redis::{Call, Connection, RedisError, Script, parse, script};
 
-use crate::CacheError;
-use crate::connection::Connection;
 use crate::event::Position;
-use crate::keys::Keys;
-use crate::script::{Call, Script, parse, script};
 
 static ARRIVED: LazyLock<Script> = script!("#!lua", "inbox_state.lua", "inbox_arrived.lua");
 static BEGIN: LazyLock<Script> = script!("#!lua", "inbox_state.lua", "inbox_begin.lua");
@@ -138,7 +136,7 @@ impl Inboxes {
 
     /// Tells what is cached of these users of messages, as one pipeline; the results are in the order of `arrivals`. Each message must
     /// be told once.
-    pub async fn arrived(&self, arrivals: &[(UserId, Vec<Arrival>)], budget: Duration) -> Vec<Result<(), CacheError>> {
+    pub async fn arrived(&self, arrivals: &[(UserId, Vec<Arrival>)], budget: Duration) -> Vec<Result<(), RedisError>> {
         let call = |(user, arrivals): &(UserId, Vec<Arrival>)| {
             arrivals.iter().fold(self.call(&ARRIVED, user), |call, arrival| {
                 let call = call.arg(arrival.chat.as_str()).arg(arrival.timestamp);
@@ -152,13 +150,13 @@ impl Inboxes {
     }
 
     /// Drops what is cached of these users, as one pipeline; the results are in the order of `users`.
-    pub async fn forget(&self, users: &[UserId], budget: Duration) -> Vec<Result<(), CacheError>> {
+    pub async fn forget(&self, users: &[UserId], budget: Duration) -> Vec<Result<(), RedisError>> {
         let call = |user: &UserId| Call::new("DEL").key(&self.keys.unread(user)).key(&self.keys.conversations(user));
         self.done("inbox_forget", users.iter().map(call).collect(), budget).await
     }
 
     /// Begins a counting, or joins one; `None` if one has been finished.
-    pub async fn begin(&self, user: &UserId, budget: Duration) -> Result<Option<Counting>, CacheError> {
+    pub async fn begin(&self, user: &UserId, budget: Duration) -> Result<Option<Counting>, RedisError> {
         let call = self.call(&BEGIN, user).arg(format!("{:016x}", fastrand::u64(..))).arg(COUNTING.as_millis() as u64);
         let token: Option<String> = parse(self.connection.run_one("inbox_begin", call, budget).await?)?;
         Ok(token.map(Counting))
@@ -172,7 +170,7 @@ impl Inboxes {
         chats: &[CountedChat],
         older_stored: bool,
         budget: Duration,
-    ) -> Result<Committed, CacheError> {
+    ) -> Result<Committed, RedisError> {
         let (unread, list) = (millis(self.life.unread), millis(self.life.list));
         let mut call = self.call(&COMMIT, user).arg(&counting.0).arg(unread).arg(list);
         call = call.arg(if older_stored { -2 } else { -1 }).arg(chats.len());
@@ -198,9 +196,9 @@ impl Inboxes {
     }
 
     /// The user's unread counts, if they are cached.
-    pub async fn unread(&self, user: &UserId, budget: Duration) -> Result<Option<UnreadCounts>, CacheError> {
+    pub async fn unread(&self, user: &UserId, budget: Duration) -> Result<Option<UnreadCounts>, RedisError> {
         let mut results = self.unread_batch(std::slice::from_ref(user), budget).await?;
-        results.pop().unwrap_or_else(|| Err(CacheError::unexpected("no answer")))
+        results.pop().unwrap_or_else(|| Err(RedisError::unexpected("no answer")))
     }
 
     /// The unread counts of several users, as one pipeline; the results are in the order of `users`.
@@ -208,7 +206,7 @@ impl Inboxes {
         &self,
         users: &[UserId],
         budget: Duration,
-    ) -> Result<Vec<Result<Option<UnreadCounts>, CacheError>>, CacheError> {
+    ) -> Result<Vec<Result<Option<UnreadCounts>, RedisError>>, RedisError> {
         let calls = users.iter().map(|user| Call::new("HGETALL").key(&self.keys.unread(user))).collect();
         let answers = self.connection.run("inbox_unread", calls, budget).await?;
         Ok(answers.into_iter().map(|answer| Ok(unread_counts(parse(answer?)?))).collect())
@@ -222,7 +220,7 @@ impl Inboxes {
         before: &UnreadCounts,
         count: &Count,
         budget: Duration,
-    ) -> Result<bool, CacheError> {
+    ) -> Result<bool, RedisError> {
         let before = before.counts.get(chat).map_or("", |(_, value)| value);
         let now = match &count.at {
             Some(position) => format!("{} {} {}", count.unread, position.epoch, position.seq),
@@ -239,7 +237,7 @@ impl Inboxes {
         before: Option<(i64, &ChatId)>,
         limit: usize,
         budget: Duration,
-    ) -> Result<Option<ListPage>, CacheError> {
+    ) -> Result<Option<ListPage>, RedisError> {
         let call = self.call(&PAGE, user).arg(limit);
         let call = match before {
             Some((timestamp, chat)) => call.arg(timestamp).arg(chat.as_str()),
@@ -254,7 +252,7 @@ impl Inboxes {
     }
 
     /// Makes calls, and says of each whether it was made.
-    async fn done(&self, op: &'static str, calls: Vec<Call>, budget: Duration) -> Vec<Result<(), CacheError>> {
+    async fn done(&self, op: &'static str, calls: Vec<Call>, budget: Duration) -> Vec<Result<(), RedisError>> {
         let count = calls.len();
         match self.connection.run(op, calls, budget).await {
             Ok(answers) => answers.into_iter().map(|answer| answer.map(drop)).collect(),

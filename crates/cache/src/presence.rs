@@ -12,14 +12,11 @@ use std::fmt;
 use std::sync::LazyLock;
 use std::time::Duration;
 
+use holdfast_keys::Keys;
 use holdfast_message::UserId;
-use redis::Value;
+use holdfast_redis::{Call, Connection, RedisError, Script, Value, parse};
 
-use crate::CacheError;
-use crate::connection::Connection;
 use crate::event::Origin;
-use crate::keys::Keys;
-use crate::script::{Call, Script, parse};
 
 static JOIN: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/presence_join.lua")));
 static LEAVE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/presence_leave.lua")));
@@ -116,7 +113,7 @@ impl Online {
     }
 
     /// Takes what devices did, in order, as one pipeline; tells who came online by it.
-    pub async fn apply(&self, steps: &[Step], budget: Duration) -> Result<Vec<Change>, CacheError> {
+    pub async fn apply(&self, steps: &[Step], budget: Duration) -> Result<Vec<Change>, RedisError> {
         let call = |step: &Step| match step {
             Step::Joined(device) => self.join(std::slice::from_ref(device), true),
             Step::Left(device) => {
@@ -141,7 +138,7 @@ impl Online {
     }
 
     /// A heartbeat of devices that are still connected. Tells who came online by it: of whom others believed that they had gone.
-    pub async fn refresh(&self, devices: &[Device], budget: Duration) -> Result<Vec<Change>, CacheError> {
+    pub async fn refresh(&self, devices: &[Device], budget: Duration) -> Result<Vec<Change>, RedisError> {
         arrivals(devices, self.connection.run_one("presence_refresh", self.join(devices, false), budget).await?)
     }
 
@@ -151,7 +148,7 @@ impl Online {
         most: usize,
         connected: Option<&Device>,
         budget: Duration,
-    ) -> Result<Expired, CacheError> {
+    ) -> Result<Expired, RedisError> {
         let online = self.keys.online();
         let call = match connected {
             Some(device) => EXPIRED.call(&[&online, &self.keys.devices(&device.user)]),
@@ -171,7 +168,7 @@ impl Online {
     }
 
     /// Forgets those of these devices that have expired, and tells who has gone with their last one.
-    pub async fn sweep(&self, devices: &[Device], budget: Duration) -> Result<Vec<Change>, CacheError> {
+    pub async fn sweep(&self, devices: &[Device], budget: Duration) -> Result<Vec<Change>, RedisError> {
         if devices.is_empty() {
             return Ok(Vec::new());
         }
@@ -186,7 +183,7 @@ impl Online {
     }
 
     /// What is known of each of these users, in their order, in one round trip.
-    pub async fn look(&self, users: &[UserId], budget: Duration) -> Result<Vec<Seen>, CacheError> {
+    pub async fn look(&self, users: &[UserId], budget: Duration) -> Result<Vec<Seen>, RedisError> {
         if users.is_empty() {
             return Ok(Vec::new());
         }
@@ -194,7 +191,7 @@ impl Online {
         let call = LOOK.call(&keys.iter().map(String::as_str).collect::<Vec<_>>()).arg(millis(self.settings.life));
         let answer: Vec<i64> = parse(self.connection.run_one("presence_look", call, budget).await?)?;
         if answer.len() != 2 * users.len() {
-            return Err(CacheError::unexpected("not an answer for each user"));
+            return Err(RedisError::unexpected("not an answer for each user"));
         }
         let seen = |pair: &[i64]| Seen { online: pair[0] == 1, last_seen: Some(pair[1]).filter(|at| *at > 0) };
         Ok(answer.chunks_exact(2).map(seen).collect())
@@ -218,9 +215,9 @@ fn texts(devices: &[Device]) -> Vec<&str> {
 }
 
 /// The users who came online, of an answer that begins with the time.
-fn arrivals(devices: &[Device], answer: Value) -> Result<Vec<Change>, CacheError> {
+fn arrivals(devices: &[Device], answer: Value) -> Result<Vec<Change>, RedisError> {
     let answer: Vec<i64> = parse(answer)?;
-    let Some((now, indexes)) = answer.split_first() else { return Err(CacheError::unexpected("no time")) };
+    let Some((now, indexes)) = answer.split_first() else { return Err(RedisError::unexpected("no time")) };
     let device = |index: &i64| devices.get(usize::try_from(*index).ok()?);
     let change = |device: &Device| Change { user: device.user.clone(), online: true, last_seen: *now };
     Ok(indexes.iter().filter_map(device).map(change).collect())

@@ -12,12 +12,9 @@ use std::hash::Hash;
 use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use holdfast_keys::Keys;
 use holdfast_message::UserId;
-
-use crate::CacheError;
-use crate::connection::Connection;
-use crate::keys::Keys;
-use crate::script::{Script, parse};
+use holdfast_redis::{Connection, RedisError, Script, parse};
 
 static CHECK: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/rate_limit.lua")));
 
@@ -76,8 +73,8 @@ impl RateLimiter {
     }
 
     /// Counts one event.
-    pub async fn check(&self, kind: Kind, user: &UserId, budget: Duration) -> Result<Decision, CacheError> {
-        self.check_batch(kind, &[user], budget).await.pop().unwrap_or_else(|| Err(CacheError::unexpected("no answer")))
+    pub async fn check(&self, kind: Kind, user: &UserId, budget: Duration) -> Result<Decision, RedisError> {
+        self.check_batch(kind, &[user], budget).await.pop().unwrap_or_else(|| Err(RedisError::unexpected("no answer")))
     }
 
     /// Counts one event of each user, as one pipeline under one deadline; the results are in the order of `users`.
@@ -86,7 +83,7 @@ impl RateLimiter {
         kind: Kind,
         users: &[&UserId],
         budget: Duration,
-    ) -> Vec<Result<Decision, CacheError>> {
+    ) -> Vec<Result<Decision, RedisError>> {
         self.check_many(kind, 1, users, budget).await
     }
 
@@ -98,7 +95,7 @@ impl RateLimiter {
         count: u32,
         users: &[&UserId],
         budget: Duration,
-    ) -> Vec<Result<Decision, CacheError>> {
+    ) -> Vec<Result<Decision, RedisError>> {
         if self.limit.events == 0 {
             return users.iter().map(|_| Ok(Decision::Allowed)).collect();
         }

@@ -16,15 +16,12 @@ mod standing;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use holdfast_keys::{Channel, Keys};
 use holdfast_message::{ChatId, HistoryKey, Message, MessageId};
-use redis::Value;
+use holdfast_redis::{Call, Connection, RedisError, Script, Value, parse, script};
 
-use crate::CacheError;
-use crate::connection::Connection;
 use crate::entry::{self, Listed, ListedEntry};
 use crate::event::{self, Origin, Position};
-use crate::keys::{Channel, Keys};
-use crate::script::{Call, Script, parse, script};
 
 pub use page::{Alone, Floor, RecentPage};
 pub use standing::{ListedUnread, Standing};
@@ -168,14 +165,14 @@ impl RecentList {
     }
 
     /// Adds messages that are absent, as one pipeline under one deadline; the results are in the order of `adds`.
-    pub async fn add_batch(&self, adds: &[(&Message, Attempt)], budget: Duration) -> Vec<Result<Added, CacheError>> {
+    pub async fn add_batch(&self, adds: &[(&Message, Attempt)], budget: Duration) -> Vec<Result<Added, RedisError>> {
         let calls = adds.iter().map(|(message, attempt)| self.add_call(message, *attempt)).collect();
         self.batch("recent_add", calls, budget, |_, value| added(value)).await
     }
 
     /// Adds a message if it is absent: gives it the next seq, trims, and tells the chat's channels. With [`Attempt::DURABLE`] it also
     /// keeps one that is present from being taken back.
-    pub async fn add(&self, message: &Message, attempt: Attempt, budget: Duration) -> Result<Added, CacheError> {
+    pub async fn add(&self, message: &Message, attempt: Attempt, budget: Duration) -> Result<Added, RedisError> {
         added(self.connection.run_one("recent_add", self.add_call(message, attempt), budget).await?)
     }
 
@@ -187,7 +184,7 @@ impl RecentList {
         message: &Message,
         attempt: Attempt,
         budget: Duration,
-    ) -> Result<TakenBack, CacheError> {
+    ) -> Result<TakenBack, RedisError> {
         tombstoned(self.connection.run_one("recent_tombstone", self.tombstone_call(message, attempt), budget).await?)
     }
 
@@ -196,19 +193,19 @@ impl RecentList {
         &self,
         attempts: &[(&Message, Attempt)],
         budget: Duration,
-    ) -> Vec<Result<TakenBack, CacheError>> {
+    ) -> Vec<Result<TakenBack, RedisError>> {
         let calls = attempts.iter().map(|(message, attempt)| self.tombstone_call(message, *attempt)).collect();
         self.batch("recent_tombstone", calls, budget, |_, value| tombstoned(value)).await
     }
 
     /// Reads a list.
-    pub async fn read(&self, chat: &ChatId, budget: Duration) -> Result<RecentPage, CacheError> {
+    pub async fn read(&self, chat: &ChatId, budget: Duration) -> Result<RecentPage, RedisError> {
         let value = self.connection.run_one("recent_read", self.call(&READ, chat), budget).await?;
         self.page(chat, value)
     }
 
     /// Reads lists, as one pipeline under one deadline.
-    pub async fn read_batch(&self, chats: &[&ChatId], budget: Duration) -> Vec<Result<RecentPage, CacheError>> {
+    pub async fn read_batch(&self, chats: &[&ChatId], budget: Duration) -> Vec<Result<RecentPage, RedisError>> {
         let calls = chats.iter().map(|chat| self.call(&READ, chat)).collect();
         self.batch("recent_read", calls, budget, |index, value| self.page(chats[index], value)).await
     }
@@ -223,7 +220,7 @@ impl RecentList {
     /// its oldest entry.
     ///
     /// To verify a list, read the store for one message more than the list can hold: then the floor stays as low as it can be.
-    pub async fn repair(&self, repair: &Repair<'_>, budget: Duration) -> Result<Repaired, CacheError> {
+    pub async fn repair(&self, repair: &Repair<'_>, budget: Duration) -> Result<Repaired, RedisError> {
         let mut call = self.call(&REPAIR, repair.chat).arg(self.settings.max).arg(self.settings.window);
         call = call.arg(repair.epoch).arg(repair.read_at);
         call = match &repair.covered {
@@ -253,7 +250,7 @@ impl RecentList {
         &self,
         offsets: &[(ChatId, Position)],
         budget: Duration,
-    ) -> Vec<Result<Option<Resumed>, CacheError>> {
+    ) -> Vec<Result<Option<Resumed>, RedisError>> {
         let call = |(chat, offset): &(ChatId, Position)| {
             let epoch = if offset.epoch.len() <= MAX_EPOCH { &*offset.epoch } else { "" };
             self.call(&RESUME, chat).arg(epoch).arg(offset.seq)
@@ -272,7 +269,7 @@ impl RecentList {
         chat: &ChatId,
         id: MessageId,
         budget: Duration,
-    ) -> Result<Option<i64>, CacheError> {
+    ) -> Result<Option<i64>, RedisError> {
         let call = Call::new("ZSCORE").key(&self.keys.recent_ids(chat)).arg(id.to_string());
         let score: Option<f64> = parse(self.connection.run_one("recent_lookup", call, budget).await?)?;
         // Timestamps are whole and far below 2^53.
@@ -310,8 +307,8 @@ impl RecentList {
         op: &'static str,
         calls: Vec<Call>,
         budget: Duration,
-        mut read: impl FnMut(usize, Value) -> Result<T, CacheError>,
-    ) -> Vec<Result<T, CacheError>> {
+        mut read: impl FnMut(usize, Value) -> Result<T, RedisError>,
+    ) -> Vec<Result<T, RedisError>> {
         let count = calls.len();
         match self.connection.run(op, calls, budget).await {
             Ok(values) => values.into_iter().enumerate().map(|(index, value)| read(index, value?)).collect(),
@@ -319,7 +316,7 @@ impl RecentList {
         }
     }
 
-    fn page(&self, chat: &ChatId, value: Value) -> Result<RecentPage, CacheError> {
+    fn page(&self, chat: &ChatId, value: Value) -> Result<RecentPage, RedisError> {
         type Answer = (String, u64, Option<i64>, Vec<u8>, i64, Vec<u8>, i64, i64, Vec<Vec<u8>>);
         let (epoch, seq, floor_ts, floor_id, trimmed_ts, trimmed_id, verified_at, read_at, entries) =
             parse::<Answer>(value)?;
@@ -327,7 +324,7 @@ impl RecentList {
             (None, _) => Floor::Unverified,
             (Some(_), Some(key)) => Floor::Above(key),
             (Some(0), None) => Floor::Whole,
-            (Some(_), None) => return Err(CacheError::unexpected("a floor without an id")),
+            (Some(_), None) => return Err(RedisError::unexpected("a floor without an id")),
         };
         let age = u64::try_from(read_at - verified_at).unwrap_or_default();
         let (entries, undecodable) = self.decode(chat, &entries);
@@ -343,7 +340,7 @@ impl RecentList {
         })
     }
 
-    fn resumed(&self, chat: &ChatId, offset: u64, value: Value) -> Result<Option<Resumed>, CacheError> {
+    fn resumed(&self, chat: &ChatId, offset: u64, value: Value) -> Result<Option<Resumed>, RedisError> {
         if value == Value::Nil {
             return Ok(None);
         }
@@ -382,7 +379,7 @@ fn live(entry: ListedEntry) -> Option<(u64, Message)> {
     }
 }
 
-fn tombstoned(value: Value) -> Result<TakenBack, CacheError> {
+fn tombstoned(value: Value) -> Result<TakenBack, RedisError> {
     let (verdict, epoch, seq, timestamp): (String, String, Option<u64>, Option<i64>) = parse(value)?;
     let position = seq.map(|seq| Position { epoch: epoch.into(), seq });
     Ok(match (verdict.as_str(), timestamp) {
@@ -392,7 +389,7 @@ fn tombstoned(value: Value) -> Result<TakenBack, CacheError> {
     })
 }
 
-fn added(value: Value) -> Result<Added, CacheError> {
+fn added(value: Value) -> Result<Added, RedisError> {
     let (verdict, epoch, seq, timestamp): (String, String, Option<u64>, i64) = parse(value)?;
     let epoch: Arc<str> = epoch.into();
     match (verdict.as_str(), seq) {

@@ -7,14 +7,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::Result;
-use holdfast_cache::aside::Warmed;
-use holdfast_cache::aside::backend::{Backend, LEASE};
-use holdfast_cache::aside::lease::Entries;
-use holdfast_cache::keys::Kind;
-use holdfast_cache::sweep::Sweep;
-use holdfast_cache::{Breaker, BreakerSettings, CacheError, Client, ClientSettings, Connection, Keys};
+use holdfast_breaker::{Breaker, BreakerSettings};
 use holdfast_gateway::profiles::Profiles;
 use holdfast_gateway::stored::Stored;
+use holdfast_keys::{Keys, Kind};
+use holdfast_redis::aside::{Backend, Entries, LEASE, Warmed};
+use holdfast_redis::{Client, ClientSettings, Connection, RedisError, Scan};
 use holdfast_store::Store;
 use serde::Serialize;
 use serde_json::json;
@@ -37,7 +35,7 @@ struct Row {
 
 /// Counts keys by kind, at most so many.
 pub async fn stats(cache: &Connection, keys: &Keys, limit: u64, output: &mut Output<'_>) -> Result<Verdict> {
-    let mut walk = Sweep::start(cache, "*", BUDGET).await?;
+    let mut walk = Scan::start(cache, "*", BUDGET).await?;
     let (mut counts, mut counted, mut more) = (BTreeMap::new(), 0, false);
     let mut progress = Progress::new("counted", 0);
     while !more && let Some(page) = walk.next(PAGE, BUDGET).await? {
@@ -179,12 +177,12 @@ pub async fn invalidate(
 async fn forget_matching(
     cache: &Connection,
     keys: &Keys,
-    entries: &Entries,
+    entries: &Entries<Keys>,
     pattern: &str,
     args: &CacheInvalidate,
     done: &mut Done,
-) -> Result<(), CacheError> {
-    let mut walk = Sweep::start(cache, pattern, BUDGET).await?;
+) -> Result<(), RedisError> {
+    let mut walk = Scan::start(cache, pattern, BUDGET).await?;
     let mut progress = Progress::new("looked at", 0);
     while !done.more
         && let Some(page) = walk.next(PAGE, BUDGET).await?
@@ -206,7 +204,7 @@ async fn forget_matching(
 }
 
 /// Forgets what is named. Dry, it looks what is there.
-async fn forget_named(entries: &Entries, args: &CacheInvalidate, done: &mut Done) -> Result<(), CacheError> {
+async fn forget_named(entries: &Entries<Keys>, args: &CacheInvalidate, done: &mut Done) -> Result<(), RedisError> {
     let names: BTreeSet<_> = args.keys.iter().map(String::as_str).collect();
     if args.dry_run {
         return done.add(entries.exist(names).await);
@@ -234,7 +232,7 @@ struct Done {
 
 impl Done {
     /// Counts those that were there and those that were not; an error is given when all are counted.
-    fn add(&mut self, were_there: Vec<Result<bool, CacheError>>) -> Result<(), CacheError> {
+    fn add(&mut self, were_there: Vec<Result<bool, RedisError>>) -> Result<(), RedisError> {
         let mut result = Ok(());
         for was_there in were_there {
             match was_there {
@@ -278,7 +276,7 @@ fn is_value(keys: &Keys, name: &str) -> bool {
 }
 
 /// Whether the cache is there, all of it; a server that refuses to say so is.
-async fn answers(cache: &Connection) -> Result<(), CacheError> {
+async fn answers(cache: &Connection) -> Result<(), RedisError> {
     match cache.ping_all(BUDGET).await {
         Err(error) if error.is_transient() => Err(error),
         _ => Ok(()),

@@ -2,8 +2,10 @@
 //! reconnect by itself; nothing keeps the user from connecting again.
 
 use anyhow::Result;
-use holdfast_cache::{Connection, Keys, control};
+use holdfast_cache::control;
+use holdfast_keys::Keys;
 use holdfast_message::UserId;
+use holdfast_redis::Connection;
 use serde_json::json;
 
 use crate::exit::Verdict;

@@ -1,8 +1,8 @@
 //! How a command ends, and the code by which a script knows.
 
 use anyhow::{Error, Result};
-use holdfast_cache::CacheError;
 use holdfast_kafka::{AdminError, ClientError, PublishError};
+use holdfast_redis::RedisError;
 use holdfast_store::StoreError;
 
 /// Something was wrong, or could not be done.
@@ -50,7 +50,7 @@ pub fn reader_left(error: &Error) -> bool {
 /// Whether a server was away, rather than of another mind.
 pub fn is_unreachable(error: &Error) -> bool {
     error.chain().any(|cause| {
-        matches!(cause.downcast_ref(), Some(CacheError::Unavailable { .. } | CacheError::NodeUnavailable { .. }))
+        matches!(cause.downcast_ref(), Some(RedisError::Unavailable { .. } | RedisError::NodeUnavailable { .. }))
             || matches!(cause.downcast_ref(), Some(StoreError::Unavailable(_)))
             || matches!(cause.downcast_ref(), Some(PublishError::Unavailable(_)))
             || matches!(cause.downcast_ref(), Some(AdminError::Unavailable(_)))

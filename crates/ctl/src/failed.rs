@@ -8,8 +8,7 @@ pub mod show;
 use std::collections::BTreeSet;
 
 use anyhow::{Context, Result};
-use holdfast_cache::FailedQueue;
-use holdfast_cache::failed::{Buried, EntryError, Head, QueueEntry};
+use holdfast_failed_queue::{Buried, EntryError, FailedQueue, Head, QueueEntry};
 use holdfast_message::{ChatId, Message, record};
 
 use crate::BUDGET;

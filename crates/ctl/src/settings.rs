@@ -4,9 +4,11 @@
 //! a service needs (a key for tokens, say) may be missing.
 
 use anyhow::{Context, Result};
-use holdfast_cache::{CacheMetrics, Connection, FailedQueue, Keys};
+use holdfast_failed_queue::FailedQueue;
 use holdfast_gateway::config::{GatewaySettings, check_servers};
 use holdfast_kafka::{Admin, KafkaSettings, Publisher};
+use holdfast_keys::Keys;
+use holdfast_redis::{Connection, RedisMetrics};
 use holdfast_service::ops;
 use holdfast_service::servers::{CacheSettings, ServerSettings};
 use holdfast_service::settings::{SettingsError, Source};
@@ -141,6 +143,6 @@ impl Settings {
 }
 
 fn connection(name: &'static str, url: &str, cluster: Option<&[String]>) -> Result<Connection> {
-    let metrics = CacheMetrics::register(&ops::registry("ctl")?)?;
+    let metrics = RedisMetrics::register(&ops::registry("ctl")?)?;
     Connection::open_at(name, url, cluster, metrics).map_err(|error| Usage(error.to_string()).into())
 }

@@ -17,7 +17,7 @@ pub mod range;
 use std::collections::HashSet;
 
 use anyhow::Result;
-use holdfast_cache::FailedQueue;
+use holdfast_failed_queue::FailedQueue;
 use holdfast_kafka::{Admin, KafkaSettings};
 use holdfast_message::MessageId;
 use holdfast_store::Store;

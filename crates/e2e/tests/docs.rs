@@ -61,8 +61,9 @@ fn metrics_are_documented_as_they_are() -> Result<()> {
     // What has a line for each partition or dependency has none before there is one.
     holdfast_worker::metrics::Metrics::register(&worker)?.lag(0, 0);
     for registry in [&gateway, &worker] {
-        let cache = holdfast_cache::CacheMetrics::register(registry)?;
-        holdfast_cache::Breaker::new("redis", holdfast_cache::BreakerSettings::default(), Some(&cache));
+        holdfast_redis::RedisMetrics::register(registry)?;
+        let breakers = holdfast_breaker::BreakerMetrics::register(registry)?;
+        holdfast_breaker::Breaker::new("redis", holdfast_breaker::BreakerSettings::default(), Some(&breakers));
     }
     let mut text = String::from(
         "# Metrics\n\nBoth services export them at `/metrics` on their operators' port, with zero from the start. This page is made from the code\n\

@@ -4,8 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use holdfast_cache::breaker::BreakerSettings;
-use holdfast_cache::failed::{Durability, FailedQueueSettings};
+use holdfast_breaker::BreakerSettings;
+use holdfast_failed_queue::{Durability, FailedQueueSettings};
 use holdfast_kafka::KafkaSettings;
 use holdfast_kafka::publisher::REPORT_GRACE;
 use holdfast_service::serve::{ConnectionLimits, ConnectionSettings};

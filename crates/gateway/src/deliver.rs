@@ -20,7 +20,7 @@ use dashmap::mapref::entry::Entry;
 use dashmap::mapref::multiple::RefMulti;
 use holdfast_cache::channels::Subscription;
 use holdfast_cache::event::LiveEvent;
-use holdfast_cache::keys::Channel;
+use holdfast_keys::Channel;
 use holdfast_message::{ChatId, UserId, id::Members};
 use holdfast_service::clock::unix_ms;
 use serde::Serialize;

@@ -10,10 +10,10 @@ use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use holdfast_cache::breaker::Hold;
-use holdfast_cache::failed::Refusal;
-use holdfast_cache::{Breaker, Connection, FailedQueue};
+use holdfast_breaker::{Breaker, Hold};
+use holdfast_failed_queue::{FailedQueue, Refusal};
 use holdfast_kafka::Publisher;
+use holdfast_redis::Connection;
 use holdfast_service::ops::{Health, Turn};
 use holdfast_store::Store;
 use serde_json::{Value, json};

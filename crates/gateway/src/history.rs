@@ -15,9 +15,12 @@ use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use holdfast_breaker::Breaker;
+use holdfast_cache::RecentList;
 use holdfast_cache::recent::{RecentPage, Repair, Repaired};
-use holdfast_cache::{Breaker, CacheError, FailedQueue, RecentList};
+use holdfast_failed_queue::FailedQueue;
 use holdfast_message::{ChatId, HistoryKey, Invalid, Message, MessageId};
+use holdfast_redis::RedisError;
 use serde::Serialize;
 use tokio::sync::Semaphore;
 use utoipa::ToSchema;
@@ -308,7 +311,7 @@ impl Sources {
                 Err(_) => Failed { whole: false, ..nothing },
             },
             // A cluster's other nodes may have what it holds of this chat.
-            Err(CacheError::NodeUnavailable { .. }) => match self.failed.peek(chat, MAX_FAILED, BUDGET).await {
+            Err(RedisError::NodeUnavailable { .. }) => match self.failed.peek(chat, MAX_FAILED, BUDGET).await {
                 Ok(peeked) => Failed { whole: !peeked.more, messages: peeked.messages, asked: true },
                 Err(_) => Failed { whole: !self.failed_holds(), ..nothing },
             },

@@ -20,9 +20,11 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use holdfast_breaker::Breaker;
+use holdfast_cache::RecentList;
 use holdfast_cache::inbox::{Committed, Inboxes, UnreadCounts};
-use holdfast_cache::{Breaker, CacheError, RecentList};
 use holdfast_message::{ChatId, UserId};
+use holdfast_redis::RedisError;
 use holdfast_store::StoreError;
 use holdfast_store::unread::MAX_UNREAD;
 use tokio::sync::Mutex;
@@ -181,13 +183,13 @@ impl Inbox {
     }
 
     /// Asks the cache, unless it is known to be away.
-    async fn cache<T>(&self, call: impl Future<Output = Result<T, CacheError>>) -> Option<T> {
+    async fn cache<T>(&self, call: impl Future<Output = Result<T, RedisError>>) -> Option<T> {
         let one = self.cache_batch(async { vec![call.await] });
         one.await.pop().flatten()
     }
 
     /// Asks the cache several things at once, unless it is known to be away: then there are no answers.
-    async fn cache_batch<T>(&self, call: impl Future<Output = Vec<Result<T, CacheError>>>) -> Vec<Option<T>> {
+    async fn cache_batch<T>(&self, call: impl Future<Output = Vec<Result<T, RedisError>>>) -> Vec<Option<T>> {
         let Ok(permit) = self.parts.cache_breaker.acquire(Instant::now()) else { return Vec::new() };
         let answers = call.await;
         if answers.iter().any(|answer| matches!(answer, Err(error) if error.is_unavailable())) {

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use holdfast_cache::keys::Channel;
+use holdfast_keys::Channel;
 use holdfast_message::draft::target;
 use holdfast_message::{ChatId, Draft, HistoryKey, UserId};
 use holdfast_service::trace::TraceParent;

@@ -18,7 +18,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use holdfast_cache::Breaker;
+use holdfast_breaker::Breaker;
 use holdfast_cache::rate_limit::{Decision, Kind, Limit, LocalLimiter, RateLimiter};
 use holdfast_message::UserId;
 

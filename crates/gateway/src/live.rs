@@ -6,10 +6,10 @@
 
 use std::time::{Duration, Instant};
 
-use holdfast_cache::Breaker;
+use holdfast_breaker::Breaker;
 use holdfast_cache::announce::{Announcement, Announcer};
 use holdfast_cache::event::MAX_LIVE_PAYLOAD;
-use holdfast_cache::keys::Channel;
+use holdfast_keys::Channel;
 use holdfast_message::UserId;
 use serde::Serialize;
 use serde_json::value::to_raw_value;

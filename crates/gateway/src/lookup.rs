@@ -11,10 +11,9 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use holdfast_cache::aside::backend::Backend;
-use holdfast_cache::aside::{Aside, PATIENCE, Policy, Source};
-use holdfast_cache::keys::Cached;
+use holdfast_keys::{Cached, Keys};
 use holdfast_message::{ChatId, Message, MessageId, UserId};
+use holdfast_redis::aside::{Aside, Backend, PATIENCE, Policy, Source};
 use holdfast_store::StoreError;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
@@ -44,6 +43,7 @@ impl Source for StoredMessages {
     type Key = MessageId;
     type Value = Recorded;
     type Error = StoreError;
+    type Names = Keys;
     const NAME: &'static str = "message";
     const SHAPE: u8 = 1;
 
@@ -59,7 +59,7 @@ impl Source for StoredMessages {
 
 impl Lookup {
     /// Looks in the store, whose answers are kept for so long, and where history looks.
-    pub fn new(backend: &Backend, stored: Stored, history: History, admission: Admission, ttl: Duration) -> Self {
+    pub fn new(backend: &Backend<Keys>, stored: Stored, history: History, admission: Admission, ttl: Duration) -> Self {
         // A message never changes, so it is fresh for as long as it is kept; one that is missing may be stored at any moment.
         let policy = Policy {
             fresh: ttl,

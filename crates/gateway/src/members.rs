@@ -1,17 +1,16 @@
 //! Who belongs to a chat.
 //!
 //! A direct chat's id names its two users. A group's members lie in MongoDB; what was read of them is cached for all gateways
-//! ([`holdfast_cache::aside`]) and forgotten everywhere when they change. While the store is away it still holds for some minutes.
+//! ([`holdfast_redis::aside`]) and forgotten everywhere when they change. While the store is away it still holds for some minutes.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_cache::aside::backend::{BOUND, Backend};
-use holdfast_cache::aside::{Answer, Aside, AsideError, Freshness, Patience, Policy, Source};
-use holdfast_cache::keys::Cached;
+use holdfast_keys::{Cached, Keys};
 use holdfast_message::id::Members;
 use holdfast_message::{ChatId, UserId};
+use holdfast_redis::aside::{Answer, Aside, AsideError, BOUND, Backend, Freshness, Patience, Policy, Source};
 use holdfast_store::StoreError;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use tokio::time::timeout;
@@ -77,6 +76,7 @@ impl Source for StoredRosters {
     type Key = ChatId;
     type Value = CachedRoster;
     type Error = StoreError;
+    type Names = Keys;
     const NAME: &'static str = "members";
     const SHAPE: u8 = 1;
 
@@ -92,7 +92,7 @@ impl Source for StoredRosters {
 
 impl Membership {
     /// Membership in this store.
-    pub fn new(backend: &Backend, stored: Stored) -> Self {
+    pub fn new(backend: &Backend<Keys>, stored: Stored) -> Self {
         Self { cached: Aside::new(backend, StoredRosters(stored.clone()), decisions(MEMORY)), stored }
     }
 

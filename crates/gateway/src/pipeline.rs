@@ -13,9 +13,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
+use holdfast_breaker::Breaker;
+use holdfast_cache::RecentList;
 use holdfast_cache::event::Position as StreamPosition;
 use holdfast_cache::recent::{Added, Attempt};
-use holdfast_cache::{Breaker, RecentList};
 use holdfast_message::json::Position;
 use holdfast_message::{ChatId, Message, UserId};
 use holdfast_service::trace::TraceParent;

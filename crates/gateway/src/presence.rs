@@ -20,10 +20,12 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use holdfast_breaker::Breaker;
+use holdfast_cache::Origin;
 use holdfast_cache::presence::{Change, Device, Expired, Online, Seen, Step};
-use holdfast_cache::{Breaker, CacheError, Origin};
 use holdfast_message::UserId;
 use holdfast_message::draft::Invalid;
+use holdfast_redis::RedisError;
 use serde::{Deserialize, Serialize};
 use socketioxide::socket::Sid;
 use tokio::sync::{Notify, mpsc};
@@ -311,7 +313,7 @@ impl Keeper {
     }
 
     /// A call may have been applied although nobody was told what it did: nor would a repeat be.
-    fn unanswered(&mut self, error: &CacheError, users: impl Iterator<Item = UserId>) {
+    fn unanswered(&mut self, error: &RedisError, users: impl Iterator<Item = UserId>) {
         tracing::debug!(%error, "presence can't be kept, trying on");
         if !error.maybe_applied() {
             return;

@@ -1,18 +1,18 @@
 //! What users say of themselves: stored in MongoDB, cached for a day and fresh for some minutes.
 //!
 //! Anybody may read a profile, only its user may write it. A write goes to the store first (`w: majority`), then the cached copies are
-//! forgotten everywhere; a reader elsewhere may see the old one for [`BOUND`](holdfast_cache::aside::backend::BOUND) longer. With the
+//! forgotten everywhere; a reader elsewhere may see the old one for [`BOUND`](holdfast_redis::aside::BOUND) longer. With the
 //! store away profiles are what is cached, stale or not.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_cache::Locks;
-use holdfast_cache::aside::backend::Backend;
-use holdfast_cache::aside::{Aside, AsideError, PATIENCE, Policy, Source, Warmed};
-use holdfast_cache::keys::{Cached, Family, LockName};
+use holdfast_keys::{Cached, Family, Keys, LockName};
 use holdfast_message::draft::{MAX_IMAGE_URL, is_https};
 use holdfast_message::{Invalid, UserId, is_visible};
+use holdfast_redis::Locks;
+use holdfast_redis::aside::{Aside, AsideError, Backend, PATIENCE, Policy, Source, Warmed};
 use holdfast_service::clock::unix_ms;
 use holdfast_store::{Store, StoreError};
 use serde::{Deserialize, Serialize};
@@ -59,6 +59,8 @@ pub struct Profile {
 pub struct Profiles {
     stored: Stored,
     cached: Aside<StoredProfiles>,
+    /// The key of the lock that one process holds while it warms profiles.
+    warming: Arc<str>,
 }
 
 /// Where profiles come from.
@@ -76,6 +78,7 @@ impl Source for StoredProfiles {
     type Key = UserId;
     type Value = CachedProfile;
     type Error = StoreError;
+    type Names = Keys;
     const NAME: &'static str = "profile";
     const SHAPE: u8 = 1;
 
@@ -96,7 +99,7 @@ impl Source for StoredProfiles {
 
 impl Profiles {
     /// Profiles in this store, cached for so long.
-    pub fn new(backend: &Backend, stored: Stored, ttl: Duration) -> Self {
+    pub fn new(backend: &Backend<Keys>, stored: Stored, ttl: Duration) -> Self {
         let policy = Policy {
             fresh: FRESH.min(ttl),
             ttl,
@@ -107,7 +110,8 @@ impl Profiles {
             unheard: Duration::ZERO,
         };
         let cached = Aside::new(backend, StoredProfiles(stored.clone()), policy);
-        Self { stored, cached }
+        let warming = backend.names().lock(&LockName::of_warming(Family::Profile)).into();
+        Self { stored, cached, warming }
     }
 
     /// A user's profile.
@@ -164,7 +168,7 @@ impl Profiles {
             }
             tokio::time::sleep(WARM_AGAIN).await;
         };
-        let lock = match locks.acquire(&[LockName::of_warming(Family::Profile)]).await {
+        let lock = match locks.acquire(&[self.warming.to_string()]).await {
             Ok(Some(lock)) => Some(lock),
             Ok(None) => return tracing::info!("another gateway is warming the profiles"),
             Err(error) => {

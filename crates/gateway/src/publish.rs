@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use futures_util::future::BoxFuture;
-use holdfast_cache::breaker::{Breaker, Permit};
-use holdfast_cache::failed::{FailedQueue, PushOutcome, QueueEntry};
+use holdfast_breaker::{Breaker, Permit};
+use holdfast_failed_queue::{FailedQueue, PushOutcome, QueueEntry};
 use holdfast_kafka::{Acknowledged, PublishError, PublishRecord, Publisher};
 use holdfast_message::{Message, record};
 use holdfast_service::clock::unix_ms;

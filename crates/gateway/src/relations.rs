@@ -10,11 +10,10 @@
 
 use std::collections::{HashMap, HashSet};
 
-use holdfast_cache::aside::backend::Backend;
-use holdfast_cache::aside::{Aside, AsideError, Found, Freshness, Patience, Source};
-use holdfast_cache::keys::{Cached, Pair};
+use holdfast_keys::{Cached, Keys, Pair};
 use holdfast_message::id::Members;
 use holdfast_message::{ChatId, UserId};
+use holdfast_redis::aside::{Aside, AsideError, Backend, Found, Freshness, Patience, Source};
 use holdfast_store::{Relationship, StoreError};
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
@@ -109,6 +108,7 @@ impl Source for StoredRelations {
     type Key = Pair;
     type Value = Relation;
     type Error = StoreError;
+    type Names = Keys;
     const NAME: &'static str = "rel";
     const SHAPE: u8 = 1;
 
@@ -128,7 +128,7 @@ impl Source for StoredRelations {
 
 impl Relations {
     /// Relations in this store.
-    pub fn new(backend: &Backend, stored: Stored, permissions: Permissions, metrics: Metrics) -> Self {
+    pub fn new(backend: &Backend<Keys>, stored: Stored, permissions: Permissions, metrics: Metrics) -> Self {
         let cached = Aside::new(backend, StoredRelations(stored.clone()), decisions(MEMORY));
         Self { stored, cached, permissions, metrics }
     }

@@ -13,10 +13,11 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use holdfast_breaker::Breaker;
 use holdfast_cache::event::Position;
 use holdfast_cache::recent::{Added, Attempt, RecentList, TakenBack};
-use holdfast_cache::{Breaker, CacheError, Connection};
 use holdfast_message::{ChatId, Message, json};
+use holdfast_redis::{Connection, RedisError};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -193,7 +194,7 @@ impl Relist {
     }
 
     /// One round trip. What failed in it waits again.
-    async fn pass(&self, lists: &Lists) -> Result<Pass, CacheError> {
+    async fn pass(&self, lists: &Lists) -> Result<Pass, RedisError> {
         let now = Instant::now();
         let calls = match self.change(|waiting| waiting.next_of_a_kind(now)) {
             Ok(calls) => calls,
@@ -201,7 +202,7 @@ impl Relist {
         };
         let attempts = calls.iter().map(|call| (&*call.message, call.take_back.unwrap_or(Attempt::DURABLE)));
         let attempts: Vec<_> = attempts.collect();
-        let results: Vec<Result<(), CacheError>> = if calls[0].take_back.is_some() {
+        let results: Vec<Result<(), RedisError>> = if calls[0].take_back.is_some() {
             let results = lists.take_back.tombstone_batch(&attempts, BUDGET).await;
             let mut absent = Vec::new();
             for ((message, _), taken_back) in attempts.iter().zip(results.iter().flatten()) {
@@ -221,7 +222,7 @@ impl Relist {
             let added = lists.add.add_batch(&attempts, BUDGET).await;
             added.into_iter().zip(&calls).map(|(added, call)| added.map(|added| lists.listed(call, added))).collect()
         };
-        let (mut failure, mut failed): (Option<CacheError>, _) = (None, Vec::new());
+        let (mut failure, mut failed): (Option<RedisError>, _) = (None, Vec::new());
         let now = Instant::now();
         for (call, result) in calls.into_iter().zip(results) {
             match result {
@@ -231,7 +232,7 @@ impl Relist {
                     // If this very call was applied, the next one finds the message listed, and nobody has told of it.
                     let told = call.told && !error.maybe_applied();
                     failed.push(Call { told, failed_at: Some(now), ..call });
-                    failure = failure.filter(CacheError::is_unavailable).or(Some(error));
+                    failure = failure.filter(RedisError::is_unavailable).or(Some(error));
                 }
                 Err(error) => {
                     self.metrics.relist_dropped.inc();

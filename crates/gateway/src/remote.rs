@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use holdfast_cache::ChannelEvent;
 use holdfast_cache::event::{Event, Origin};
-use holdfast_cache::keys::Channel;
+use holdfast_keys::Channel;
 use holdfast_message::json::Position;
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;

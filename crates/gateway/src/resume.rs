@@ -7,8 +7,10 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use holdfast_breaker::Breaker;
+use holdfast_cache::RecentList;
+use holdfast_cache::event::Position as StreamPosition;
 use holdfast_cache::recent::Resumed;
-use holdfast_cache::{Breaker, RecentList, event::Position as StreamPosition};
 use holdfast_message::json::{MessageJson, Position};
 use holdfast_message::{ChatId, UserId};
 use serde::Deserialize;

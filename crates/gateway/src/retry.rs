@@ -5,15 +5,14 @@
 //!
 //! `FAILED_QUEUE_REPLAY_RATE` bounds the replay, and nothing else does: while leases come back full, the next chats are leased as soon as
 //! one is finished (`retry/dispatch.rs`). Live traffic comes first: every batch waits for its share of the rate, and while Kafka's client has
-//! much to do. Beside this the index that names the chats is kept whole ([`repair`](crate::repair)).
+//! much to do. Beside this the index that names the chats is kept whole ([`IndexRepair`]).
 
 mod dispatch;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_cache::FailedQueue;
-use holdfast_cache::failed::{FinishAs, Lease};
+use holdfast_failed_queue::{FailedQueue, FinishAs, Lease};
 use holdfast_kafka::Publisher;
 use holdfast_message::ChatId;
 use holdfast_service::clock::unix_ms;
@@ -23,9 +22,9 @@ use tokio::time::{Instant, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
-use crate::repair::{IndexRepair, RepairPace};
-use crate::replay::{self, BUDGET, Trouble};
 use dispatch::{Concurrency, Pace};
+use holdfast_failed_queue::replay::{self, Trouble};
+use holdfast_failed_queue::{BUDGET, IndexRepair, RepairPace};
 
 /// Chats that are replayed at once, at most.
 const CHATS: usize = 128;

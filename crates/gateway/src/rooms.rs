@@ -12,7 +12,7 @@ use std::time::Duration;
 use holdfast_cache::Channels;
 use holdfast_cache::channels::Subscription;
 use holdfast_cache::groups::{GroupChange, GroupChanges};
-use holdfast_cache::keys::Channel;
+use holdfast_keys::Channel;
 use holdfast_message::{ChatId, UserId};
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::timeout;

@@ -6,20 +6,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
-use holdfast_cache::aside::backend::Backend;
+use holdfast_breaker::{Breaker, BreakerMetrics};
 use holdfast_cache::channels::ChannelSettings;
 use holdfast_cache::groups::GroupChanges;
 use holdfast_cache::inbox::InboxLife;
-use holdfast_cache::lock::LockSettings;
 use holdfast_cache::presence::{Online, PresenceSettings};
 use holdfast_cache::rate_limit::{Limit, RateLimiter};
 use holdfast_cache::recent::RecentSettings;
-use holdfast_cache::{
-    Announcer, Breaker, CacheMetrics, Channels, Client, ClientSettings, Connection, FailedQueue, Inboxes, Keys, Locks,
-    Origin, RecentList,
-};
+use holdfast_cache::{Announcer, Channels, Inboxes, Origin, RecentList};
+use holdfast_failed_queue::FailedQueue;
 use holdfast_kafka::{Admin, AdminError, KafkaSettings, Publisher, TopicsReport};
+use holdfast_keys::Keys;
 use holdfast_message::UserId;
+use holdfast_redis::aside::Backend;
+use holdfast_redis::{Client, ClientSettings, Connection, LockSettings, Locks, RedisMetrics};
 use holdfast_service::{ops, serve};
 use holdfast_store::{Store, StoreSettings};
 use socketioxide::socket::Sid;
@@ -75,7 +75,8 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
     let (own, layout) = (&config.own, &config.cache);
     let registry = ops::registry("gateway").context("metrics")?;
     let metrics = Metrics::register(&registry).context("metrics")?;
-    let cache_metrics = CacheMetrics::register_with(&registry, layout.cache_metrics_enabled).context("metrics")?;
+    let cache_metrics = RedisMetrics::register_with(&registry, layout.cache_metrics_enabled).context("metrics")?;
+    let breaker_metrics = BreakerMetrics::register(&registry).context("metrics")?;
 
     // The other servers.
     let keys = Keys::new(
@@ -100,9 +101,9 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
     .context("MONGO_URL")?;
     let kafka = config.kafka();
     let publisher = Publisher::new(&kafka).context("KAFKA_*")?;
-    let cache_breaker = Breaker::new("redis", config.cache_breaker(), Some(&cache_metrics));
-    let kafka_breaker = Breaker::new("kafka", config.kafka_breaker(), Some(&cache_metrics));
-    let mongo_breaker = Breaker::new("mongodb", config.mongo_breaker(), Some(&cache_metrics));
+    let cache_breaker = Breaker::new("redis", config.cache_breaker(), Some(&breaker_metrics));
+    let kafka_breaker = Breaker::new("kafka", config.kafka_breaker(), Some(&breaker_metrics));
+    let mongo_breaker = Breaker::new("mongodb", config.mongo_breaker(), Some(&breaker_metrics));
 
     // The parts of the journey.
     let origin = Origin::random();
@@ -132,7 +133,7 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
         retry_delay: layout.cache_lock_retry_delay.0,
         max_retries: layout.cache_lock_max_retries,
     };
-    let locks = Locks::new(client.clone(), keys.clone(), lock_settings, &cache_metrics);
+    let locks = Locks::new(client.clone(), lock_settings, &cache_metrics);
     let aside = Backend::start(client, keys.clone(), layout.cache_stale_marker_ttl.0);
     let profiles = Profiles::new(&aside, stored.clone(), layout.cache_profile_ttl.0);
     let membership = Membership::new(&aside, stored.clone());

@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use holdfast_cache::Breaker;
+use holdfast_breaker::Breaker;
 use holdfast_store::{Store, StoreError};
 use tokio::time::timeout;
 

@@ -13,10 +13,10 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use holdfast_cache::keys::Channel;
-use holdfast_cache::{Client, Keys};
+use holdfast_keys::{Channel, Keys};
 use holdfast_message::draft::target;
 use holdfast_message::{ChatId, UserId};
+use holdfast_redis::Client;
 use serde::{Deserialize, Serialize};
 use socketioxide::socket::Sid;
 use tokio_util::sync::CancellationToken;

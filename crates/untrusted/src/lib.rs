@@ -8,16 +8,18 @@
 
 use std::sync::LazyLock;
 
-use holdfast_cache::entry::{self, Listed};
-use holdfast_cache::failed::{DeadEntry, QueueEntry};
-use holdfast_cache::{CacheMetrics, Codec, Event, Keys};
+use holdfast_cache::entry::Listed;
+use holdfast_cache::{Event, entry};
+use holdfast_failed_queue::{DeadEntry, QueueEntry};
 use holdfast_gateway::Config;
 use holdfast_gateway::auth::Verifier;
 use holdfast_gateway::history::{MAX_LIMIT, read_cursor, write_cursor};
 use holdfast_gateway::ingress::{Handshake, HistoryRequest, SendRequest};
 use holdfast_gateway::resume::{self, MAX_CHATS, ResumeRequest};
+use holdfast_keys::Keys;
 use holdfast_message::json::{MessageJson, Position};
 use holdfast_message::{ChatId, Message, UserId, record};
+use holdfast_redis::{Codec, RedisMetrics};
 use holdfast_service::settings::Source;
 use prometheus::Registry;
 
@@ -55,7 +57,7 @@ static TOKENS: LazyLock<Verifier> = LazyLock::new(|| {
 type Parts = (String, Option<String>, Vec<i64>);
 
 static VALUES: LazyLock<Codec<Parts>> = LazyLock::new(|| {
-    let metrics = CacheMetrics::register(&Registry::new()).expect("metrics");
+    let metrics = RedisMetrics::register(&Registry::new()).expect("metrics");
     Codec::new("fuzzed", 1, &metrics)
 });
 

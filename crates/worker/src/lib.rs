@@ -45,8 +45,10 @@ pub mod side_queue;
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_cache::{CacheMetrics, Connection, Keys, Origin, RecentList};
+use holdfast_cache::{Origin, RecentList};
 use holdfast_kafka::{Admin, AdminError, GroupConsumer, Publisher};
+use holdfast_keys::Keys;
+use holdfast_redis::{Connection, RedisMetrics};
 use holdfast_service::ops;
 use holdfast_store::{Store, StoreError};
 use prometheus::Registry;
@@ -251,7 +253,7 @@ fn healer(
         layout.cache_max_key_length,
     )
     .map_err(setup)?;
-    let cache = CacheMetrics::register_with(registry, layout.cache_metrics_enabled).map_err(setup)?;
+    let cache = RedisMetrics::register_with(registry, layout.cache_metrics_enabled).map_err(setup)?;
     let servers = &config.servers;
     let connection =
         Connection::open_at("cache", &servers.redis_url(), servers.redis_cluster(), cache).map_err(setup)?;

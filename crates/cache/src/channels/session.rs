@@ -1,28 +1,22 @@
 //! The life of the subscribing connection.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use redis::aio::MultiplexedConnection;
-use redis::{PushInfo, PushKind, RedisError, Value};
+use holdfast_keys::{Channel, Keys};
+use holdfast_redis::{Call, Connection, Node, RedisMetrics, Subscriber, SubscriptionError};
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::beacon::Beacons;
 use super::{ChannelEvent, ChannelSettings, Shared};
-use crate::CacheError;
-use crate::connection::{Connection, Node, connection_config};
 use crate::event::Event;
-use crate::keys::{Channel, Keys};
-use crate::metrics::CacheMetrics;
-use crate::script::Call;
 
 /// Channels that are subscribed in one command.
 const CHUNK: usize = 500;
-/// How long the server may take to confirm one such command.
-const CONFIRM_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(super) struct Runner {
     pub(super) shared: Arc<Shared>,
@@ -33,30 +27,14 @@ pub(super) struct Runner {
     pub(super) events: mpsc::Sender<ChannelEvent>,
 }
 
-/// Why a session ended.
-#[derive(Debug, thiserror::Error)]
-enum Broken {
-    #[error("{0}")]
-    Redis(#[from] RedisError),
-    #[error("{0}")]
-    Cache(#[from] CacheError),
-    #[error("a subscription was not confirmed in time")]
-    Unconfirmed,
-    #[error("the stream ended")]
-    Ended,
-    #[error("the beacon is not heard")]
-    Silent,
-}
-
 /// What the connection's reader leaves for the session.
 struct Ear {
     keys: Keys,
     beacon: String,
     beacons: Arc<Beacons>,
     events: mpsc::Sender<ChannelEvent>,
-    metrics: CacheMetrics,
+    metrics: RedisMetrics,
     heard: watch::Sender<Instant>,
-    ended: Notify,
     /// Events are being dropped until the queue has room for the news of it.
     lossy: AtomicBool,
     dropped: Notify,
@@ -112,7 +90,7 @@ impl Runner {
         }
     }
 
-    async fn session(&self) -> Result<std::convert::Infallible, Broken> {
+    async fn session(&self) -> Result<Infallible, SubscriptionError> {
         let ear = Arc::new(Ear {
             keys: self.shared.keys.clone(),
             beacon: self.beacon.clone(),
@@ -120,20 +98,15 @@ impl Runner {
             events: self.events.clone(),
             metrics: self.connection.metrics().clone(),
             heard: watch::channel(Instant::now()).0,
-            ended: Notify::new(),
             lossy: AtomicBool::new(false),
             dropped: Notify::new(),
         });
-        let listener = ear.clone();
-        let config = connection_config().set_push_sender(move |info: PushInfo| {
-            listener.hear(info);
-            Ok::<(), redis::aio::SendError>(())
-        });
-        let server = self.connection.any(Instant::now() + CONFIRM_TIMEOUT).await?;
-        let mut subscriber = server.client().get_multiplexed_async_connection_with_config(&config).await?;
+        let reader = ear.clone();
+        let receive = move |channel: &[u8], payload: &[u8]| reader.receive(channel, payload);
+        let mut subscriber = Subscriber::connect(&self.connection, receive).await?;
 
         let wanted = self.shared.take_all();
-        confirmed(subscriber.subscribe(&self.beacon)).await?;
+        subscriber.subscribe(&self.beacon).await?;
         self.subscribe(&mut subscriber, &wanted).await?;
         let mut news = !wanted.is_empty();
         ear.heard.send_replace(Instant::now());
@@ -146,12 +119,12 @@ impl Runner {
             let lossy = ear.lossy.load(Ordering::Acquire);
             tokio::select! {
                 biased;
-                () = ear.ended.notified() => return Err(Broken::Ended),
+                () = subscriber.ended() => return Err(SubscriptionError::Ended),
                 () = self.shared.wake.notified() => {
                     let (subscribe, unsubscribe) = self.shared.take_changed();
                     self.subscribe(&mut subscriber, &subscribe).await?;
                     for chunk in unsubscribe.chunks(CHUNK) {
-                        confirmed(subscriber.unsubscribe(self.names(chunk))).await?;
+                        subscriber.unsubscribe(self.names(chunk)).await?;
                     }
                 }
                 Ok(room) = self.events.reserve(), if lossy || news => {
@@ -172,16 +145,16 @@ impl Runner {
                 _ = ticks.tick() => {
                     let unheard = ear.heard.borrow().elapsed() > self.settings.silence;
                     if unheard || self.beacons.is_silent(self.settings.silence) {
-                        return Err(Broken::Silent);
+                        return Err(SubscriptionError::Silent);
                     }
                 }
             }
         }
     }
 
-    async fn subscribe(&self, subscriber: &mut MultiplexedConnection, channels: &[Channel]) -> Result<(), Broken> {
+    async fn subscribe(&self, subscriber: &mut Subscriber, channels: &[Channel]) -> Result<(), SubscriptionError> {
         for chunk in channels.chunks(CHUNK) {
-            confirmed(subscriber.subscribe(self.names(chunk))).await?;
+            subscriber.subscribe(self.names(chunk)).await?;
             self.shared.confirm(chunk);
         }
         Ok(())
@@ -192,27 +165,9 @@ impl Runner {
     }
 }
 
-async fn confirmed(command: impl Future<Output = Result<(), RedisError>>) -> Result<(), Broken> {
-    Ok(timeout(CONFIRM_TIMEOUT, command).await.map_err(|_| Broken::Unconfirmed)??)
-}
-
 impl Ear {
-    /// Called by the connection's reader, which it must not hold up.
-    fn hear(&self, info: PushInfo) {
-        match info.kind {
-            PushKind::Disconnection => self.ended.notify_one(),
-            PushKind::Message => {
-                let mut parts = info.data.into_iter();
-                if let (Some(Value::BulkString(name)), Some(Value::BulkString(payload))) = (parts.next(), parts.next())
-                {
-                    self.message(&name, &payload);
-                }
-            }
-            _ => {}
-        }
-    }
-
-    fn message(&self, name: &[u8], payload: &[u8]) {
+    /// Queues a publication. The connection's reader task calls it, so it must not block.
+    fn receive(&self, name: &[u8], payload: &[u8]) {
         if name == self.beacon.as_bytes() {
             self.heard.send_replace(Instant::now());
             self.beacons.heard(payload);

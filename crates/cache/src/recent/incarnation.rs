@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use holdfast_message::ChatId;
+use holdfast_redis::RedisError;
 use tokio::time::Instant;
 
 use super::RecentList;
-use crate::CacheError;
 
 /// Groups that no user can make, for groups' ids are random. So many that each of a cluster's masters has one of them.
 fn canaries() -> impl Iterator<Item = ChatId> {
@@ -16,7 +16,7 @@ fn canaries() -> impl Iterator<Item = ChatId> {
 impl RecentList {
     /// Names what the servers hold. Another name says that some lists may have begun a new epoch: a server was restarted, replaced or
     /// flushed, or keys have another master now.
-    pub async fn incarnation(&self, budget: Duration) -> Result<String, CacheError> {
+    pub async fn incarnation(&self, budget: Duration) -> Result<String, RedisError> {
         let deadline = Instant::now() + budget;
         let layout = self.connection.layout(deadline).await?;
         let canaries = canaries().map(|canary| (self.keys.recent(&canary), canary));

@@ -5,12 +5,11 @@ use std::time::Duration;
 
 use holdfast_message::id::Members;
 use holdfast_message::{ChatId, HistoryKey, Message, MessageId, UserId};
+use holdfast_redis::{Call, RedisError, Script, parse, script};
 
 use super::{RecentList, place};
-use crate::CacheError;
 use crate::entry::{self, Listed};
 use crate::event::Position;
-use crate::script::{Call, Script, parse, script};
 
 static UNREAD: LazyLock<Script> = script!("#!lua flags=allow-oom", "recent_state.lua", "recent_unread.lua");
 static NEWEST: LazyLock<Script> = script!("#!lua flags=allow-oom", "recent_state.lua", "recent_newest.lua");
@@ -41,7 +40,7 @@ impl RecentList {
         &self,
         chats: &[&ChatId],
         budget: Duration,
-    ) -> Vec<Result<Option<Standing>, CacheError>> {
+    ) -> Vec<Result<Option<Standing>, RedisError>> {
         type Answer = (Option<String>, Option<u64>, Option<String>, Option<Vec<u8>>);
         let call = |chat: &&ChatId| {
             Call::new("HMGET").key(&self.keys.recent_head(chat)).arg(&["epoch", "seq", "top_ts", "top_id"])
@@ -64,7 +63,7 @@ impl RecentList {
         lists: &[(&ChatId, Option<HistoryKey>)],
         latest: i64,
         budget: Duration,
-    ) -> Vec<Result<ListedUnread, CacheError>> {
+    ) -> Vec<Result<ListedUnread, RedisError>> {
         let call = |(chat, above): &(&ChatId, Option<HistoryKey>)| {
             let call = self.call(&UNREAD, chat);
             let call = match above {
@@ -87,7 +86,7 @@ impl RecentList {
     }
 
     /// The newest message of each list, as one pipeline under one deadline; the results are in the order of `chats`.
-    pub async fn newest_batch(&self, chats: &[&ChatId], budget: Duration) -> Vec<Result<Option<Message>, CacheError>> {
+    pub async fn newest_batch(&self, chats: &[&ChatId], budget: Duration) -> Vec<Result<Option<Message>, RedisError>> {
         let calls = chats.iter().map(|chat| self.call(&NEWEST, chat)).collect();
         self.batch("recent_newest", calls, budget, |index, value| {
             let bytes: Option<Vec<u8>> = parse(value)?;

@@ -2,10 +2,11 @@ use std::time::Duration;
 
 use holdfast_cache::channels::{ChannelSettings, Subscription};
 use holdfast_cache::event::Event;
-use holdfast_cache::keys::Channel;
 use holdfast_cache::recent::Attempt;
-use holdfast_cache::{Announcer, CacheMetrics, ChannelEvent, Channels, Connection, Keys, LiveEvent, Origin};
+use holdfast_cache::{Announcer, ChannelEvent, Channels, LiveEvent, Origin};
+use holdfast_keys::{Channel, Keys};
 use holdfast_message::{ChatId, Message};
+use holdfast_redis::{Connection, RedisMetrics};
 use holdfast_testkit::{Proxy, Role, unique};
 use tokio::sync::mpsc::Receiver;
 use tokio::time::timeout;
@@ -101,7 +102,7 @@ async fn what_is_added_is_heard_on_each_of_the_chats_channels_with_its_position(
 async fn live_events_are_heard_in_order_and_one_that_this_build_does_not_know_is_counted() {
     let url = cache_url().await;
     let registry = prometheus::Registry::new();
-    let connection = Connection::open("test", &url, CacheMetrics::register(&registry).unwrap()).unwrap();
+    let connection = Connection::open("test", &url, RedisMetrics::register(&registry).unwrap()).unwrap();
     let settings = ChannelSettings::default();
     let (channels, mut events) = Channels::start(connection, Keys::default(), &unique("gateway"), settings);
     let (alice, group) = (user(), ChatId::group(uuid::Uuid::from_u128(fastrand::u128(..))));
@@ -131,7 +132,7 @@ async fn live_events_are_heard_in_order_and_one_that_this_build_does_not_know_is
         assert_eq!(channel, expected);
     }
     let undecodable =
-        registry.gather().into_iter().find(|family| family.name() == holdfast_cache::metrics::UNDECODABLE);
+        registry.gather().into_iter().find(|family| family.name() == holdfast_redis::metrics::UNDECODABLE);
     let counts: f64 = undecodable.unwrap().get_metric().iter().map(|metric| metric.get_counter().get_value()).sum();
     assert_eq!(counts, 1.0);
 }

@@ -6,14 +6,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use holdfast_cache::channels::ChannelSettings;
 use holdfast_cache::event::Event;
-use holdfast_cache::failed::{FailedQueueSettings, FinishAs, PushOutcome, QueueEntry, Refusal, Taken};
-use holdfast_cache::keys::Channel;
 use holdfast_cache::rate_limit::{Decision, Kind, Limit, RateLimiter};
 use holdfast_cache::recent::{Added, Attempt, Floor, Repair, Repaired, TakenBack};
-use holdfast_cache::{
-    CacheError, CacheMetrics, ChannelEvent, Channels, Connection, FailedQueue, Keys, control, inspect,
-};
+use holdfast_cache::{ChannelEvent, Channels, control};
+use holdfast_failed_queue::{FailedQueue, FailedQueueSettings, FinishAs, PushOutcome, QueueEntry, Refusal, Taken};
+use holdfast_keys::{Channel, Keys};
 use holdfast_message::ChatId;
+use holdfast_redis::{Connection, RedisError, RedisMetrics, server_info};
 use holdfast_testkit::{RedisCluster, Role, unique};
 use tokio::time::timeout;
 
@@ -280,7 +279,7 @@ async fn every_node_asks_for_the_same_user_and_password() {
     }
     let open = |password: &str| {
         let url = cluster.url().replace("redis://", &format!("redis://chat:{password}@"));
-        let metrics = CacheMetrics::register(&prometheus::Registry::new()).unwrap();
+        let metrics = RedisMetrics::register(&prometheus::Registry::new()).unwrap();
         Connection::open_at("test", &url, Some(&cluster.addresses()), metrics).unwrap()
     };
     let list = list_on(open("s3cret"), 10, 10);
@@ -296,9 +295,9 @@ async fn operators_see_every_master() {
     let cluster = cluster(Role::Queue).await;
     let connection = connect_cluster(&cluster);
     connection.ping_all(BUDGET).await.unwrap();
-    assert_eq!(inspect::covers_every_slot(&connection, BUDGET).await, Ok(true));
+    assert_eq!(server_info::covers_every_slot(&connection, BUDGET).await, Ok(true));
     let mut run_ids = HashSet::new();
-    let servers = inspect::servers(&connection, BUDGET).await.unwrap();
+    let servers = server_info::servers(&connection, BUDGET).await.unwrap();
     for server in &servers {
         assert!(cluster.addresses().contains(&server.address().unwrap()));
         run_ids.insert(server.facts(BUDGET).await.unwrap().run_id);
@@ -318,13 +317,13 @@ async fn operators_see_every_master() {
     })
     .await;
     until("the gap is seen", async || connection.ping_all(BUDGET).await.is_err()).await;
-    assert_eq!(inspect::covers_every_slot(&connection, BUDGET).await, Ok(false));
+    assert_eq!(server_info::covers_every_slot(&connection, BUDGET).await, Ok(false));
     assert_eq!(connection.ping(BUDGET).await, Ok(()));
 }
 
 #[test]
 fn an_address_of_a_cluster_that_is_none_is_said_so() {
-    let metrics = CacheMetrics::register(&prometheus::Registry::new()).unwrap();
+    let metrics = RedisMetrics::register(&prometheus::Registry::new()).unwrap();
     let open = |url: &str, nodes: &[&str]| {
         let nodes: Vec<String> = nodes.iter().map(|node| (*node).into()).collect();
         Connection::open_at("test", url, Some(&nodes), metrics.clone())
@@ -335,7 +334,7 @@ fn an_address_of_a_cluster_that_is_none_is_said_so() {
         ("redis://host/", vec!["host"]),
         ("redis://host/", vec!["redis://host:1"]),
     ] {
-        assert!(matches!(open(url, &nodes), Err(CacheError::Address(_))), "{url} {nodes:?}");
+        assert!(matches!(open(url, &nodes), Err(RedisError::Address(_))), "{url} {nodes:?}");
     }
     assert!(open("rediss://user:password@host/", &["a:1", "b:2"]).is_ok());
 }
@@ -343,8 +342,8 @@ fn an_address_of_a_cluster_that_is_none_is_said_so() {
 #[tokio::test]
 async fn a_server_that_is_no_cluster_is_unavailable_as_one() {
     let server = crate::support::server(Role::Cache, &[]).await;
-    let metrics = CacheMetrics::register(&prometheus::Registry::new()).unwrap();
+    let metrics = RedisMetrics::register(&prometheus::Registry::new()).unwrap();
     let connection = Connection::open_at("test", &server.url(), Some(&[]), metrics).unwrap();
     let error = connection.ping(Duration::from_millis(300)).await.unwrap_err();
-    assert!(matches!(error, CacheError::Unavailable { maybe_applied: false, .. }), "{error}");
+    assert!(matches!(error, RedisError::Unavailable { maybe_applied: false, .. }), "{error}");
 }

@@ -2,9 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use holdfast_cache::failed::{FailedQueueSettings, PushOutcome, Refusal};
 use holdfast_cache::recent::{Added, Attempt};
-use holdfast_cache::{CacheError, FailedQueue, Keys};
+use holdfast_failed_queue::{FailedQueue, FailedQueueSettings, PushOutcome, Refusal};
+use holdfast_keys::Keys;
+use holdfast_redis::RedisError;
 use holdfast_testkit::{RedisCluster, RedisClusterOptions, Role};
 
 use crate::cluster::{entry, queue_on};
@@ -29,7 +30,7 @@ async fn the_chats_of_a_killed_master_are_away_and_all_others_go_on() {
     // The first calls may still meet the dying connection.
     until("its death is noticed", async || {
         let late = list.add(&message(&chats[1][0], 2, 2), Attempt(2), SHORT).await;
-        matches!(late, Err(CacheError::NodeUnavailable { maybe_applied: false, .. }))
+        matches!(late, Err(RedisError::NodeUnavailable { maybe_applied: false, .. }))
     })
     .await;
     for number in 3..50 {
@@ -38,7 +39,7 @@ async fn the_chats_of_a_killed_master_are_away_and_all_others_go_on() {
         assert!(started.elapsed() < BUDGET / 2, "a master that is known to be away holds nobody up");
         for (index, added) in added.iter().enumerate() {
             match (index / 3, added) {
-                (1, Err(error @ CacheError::NodeUnavailable { maybe_applied: false, .. })) => {
+                (1, Err(error @ RedisError::NodeUnavailable { maybe_applied: false, .. })) => {
                     assert!(error.is_transient() && !error.is_unavailable(), "no breaker counts it");
                 }
                 (0 | 2, Ok(Added::New(_))) => {}
@@ -67,7 +68,7 @@ async fn what_a_frozen_master_was_sent_may_have_happened() {
     cluster.node(0).freeze().unwrap();
     let other = message(&chats[2][0], 2, 6);
     let added = list.add_batch(&[(&first, Attempt(1)), (&other, Attempt(1))], SHORT).await;
-    assert!(matches!(added[0], Err(CacheError::NodeUnavailable { maybe_applied: true, .. })), "{added:?}");
+    assert!(matches!(added[0], Err(RedisError::NodeUnavailable { maybe_applied: true, .. })), "{added:?}");
     assert!(matches!(added[1], Ok(Added::New(_))), "{added:?}");
     cluster.node(0).thaw().unwrap();
     let mut again = list.add(&first, Attempt(1), BUDGET).await;
@@ -166,5 +167,5 @@ async fn without_any_node_the_cluster_is_away_and_without_the_first_seed_it_is_n
     cluster.node(2).kill9().await.unwrap();
     until("the end of the last connection is noticed", async || !connection.is_connected()).await;
     let error = connection.ping(SHORT).await.unwrap_err();
-    assert!(matches!(error, CacheError::Unavailable { maybe_applied: false, .. }) && error.is_unavailable(), "{error}");
+    assert!(matches!(error, RedisError::Unavailable { maybe_applied: false, .. }) && error.is_unavailable(), "{error}");
 }

@@ -5,10 +5,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use holdfast_cache::failed::{PushOutcome, QueueEntry};
 use holdfast_cache::recent::{Added, Attempt};
-use holdfast_cache::{CacheError, Keys};
+use holdfast_failed_queue::{PushOutcome, QueueEntry};
+use holdfast_keys::Keys;
 use holdfast_message::ChatId;
+use holdfast_redis::RedisError;
 use holdfast_testkit::{RedisCluster, Role};
 
 use crate::cluster::{entry, queue_on};
@@ -90,7 +91,7 @@ async fn a_list_whose_keys_lie_apart_is_unavailable_for_that_long_and_nothing_wa
     for (chat, number) in [(&here, 3), (&new, 1)] {
         // The move goes on until after this has returned: only the caller's deadline can have ended the call.
         let error = list.add(&message(chat, number, 7), Attempt(1), short).await.unwrap_err();
-        assert!(matches!(error, CacheError::NodeUnavailable { maybe_applied: false, .. }), "{error}");
+        assert!(matches!(error, RedisError::NodeUnavailable { maybe_applied: false, .. }), "{error}");
     }
     // Whoever has the time waits for the end of the move.
     let third = message(&here, 3, 7);

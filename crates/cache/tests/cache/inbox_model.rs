@@ -6,10 +6,12 @@
 
 use std::collections::HashMap;
 
+use holdfast_cache::Inboxes;
 use holdfast_cache::event::Position;
 use holdfast_cache::inbox::{Arrival, Committed, Count, CountedChat, Counting, InboxLife, UnreadCounts};
-use holdfast_cache::{CacheError, Inboxes, Keys};
+use holdfast_keys::Keys;
 use holdfast_message::{ChatId, UserId};
+use holdfast_redis::RedisError;
 use holdfast_testkit::Role;
 use proptest::prelude::*;
 
@@ -19,7 +21,7 @@ const CHATS: usize = 3;
 const COUNTERS: usize = 2;
 const READERS: usize = 2;
 
-fn done(results: Vec<Result<(), CacheError>>) {
+fn done(results: Vec<Result<(), RedisError>>) {
     results.into_iter().for_each(Result::unwrap);
 }
 

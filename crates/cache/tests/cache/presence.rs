@@ -1,7 +1,8 @@
 use std::time::Duration;
 
+use holdfast_cache::Origin;
 use holdfast_cache::presence::{Change, Device, Online, PresenceSettings, Seen, Step};
-use holdfast_cache::{Keys, Origin};
+use holdfast_keys::Keys;
 use holdfast_message::UserId;
 use holdfast_testkit::{Role, unique};
 use redis::aio::MultiplexedConnection;

@@ -1,7 +1,7 @@
 use std::time::{Duration, Instant};
 
-use holdfast_cache::Keys;
 use holdfast_cache::rate_limit::{Decision, Kind, Limit, LocalLimiter, RateLimiter};
+use holdfast_keys::Keys;
 
 use crate::support::{BUDGET, cache_url, connect, raw, user};
 

@@ -4,8 +4,9 @@ use std::time::Duration;
 use holdfast_cache::entry::Listed;
 use holdfast_cache::event::Position;
 use holdfast_cache::recent::{Added, Attempt, Floor, TakenBack};
-use holdfast_cache::{CacheError, Keys};
+use holdfast_keys::Keys;
 use holdfast_message::{ChatId, Message, UserId};
+use holdfast_redis::RedisError;
 use holdfast_testkit::{Proxy, Role};
 
 use crate::support::{
@@ -141,7 +142,7 @@ async fn an_addition_that_arrives_after_it_was_taken_back_lists_nothing() {
     line.blackhole();
     let adds = [(&sent[1], Attempt(2)), (&sent[2], Attempt(3))];
     let lost = far.add_batch(&adds, Duration::from_millis(50)).await;
-    assert!(lost.iter().all(|added| added.as_ref().is_err_and(CacheError::maybe_applied)), "{lost:?}");
+    assert!(lost.iter().all(|added| added.as_ref().is_err_and(RedisError::maybe_applied)), "{lost:?}");
     assert_eq!(
         near.tombstone(&sent[1], Attempt(2), BUDGET).await.map(|it| it == TakenBack::Done),
         Ok(false),
@@ -310,7 +311,7 @@ async fn on_a_full_server_sends_are_refused_but_reads_and_tombstones_work() {
     let mut raw = raw(&server.url()).await;
     let _: () = redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg("1").query_async(&mut raw).await.unwrap();
     let refused = list.add(&sent[1], Attempt(2), BUDGET).await.unwrap_err();
-    assert!(matches!(&refused, CacheError::Refused(text) if text.contains("OOM")), "{refused:?}");
+    assert!(matches!(&refused, RedisError::Refused(text) if text.contains("OOM")), "{refused:?}");
     assert!(!refused.maybe_applied());
     assert_eq!(numbers(&read(&list, &chat).await), [1]);
     assert_eq!(list.tombstone(&sent[0], Attempt(1), BUDGET).await, Ok(TakenBack::Done));

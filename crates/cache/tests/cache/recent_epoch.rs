@@ -1,7 +1,7 @@
 //! Whatever may have lost something begins a new epoch.
 
-use holdfast_cache::Keys;
 use holdfast_cache::recent::{Floor, Repair};
+use holdfast_keys::Keys;
 use holdfast_message::ChatId;
 use holdfast_testkit::Role;
 

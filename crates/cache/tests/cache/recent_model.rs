@@ -7,10 +7,11 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
+use holdfast_cache::RecentList;
 use holdfast_cache::entry::Listed;
 use holdfast_cache::event::Position;
 use holdfast_cache::recent::{Added, Attempt, RecentPage, Repair, Repaired, TakenBack};
-use holdfast_cache::{Keys, RecentList};
+use holdfast_keys::Keys;
 use holdfast_message::{ChatId, HistoryKey, Message};
 use proptest::prelude::*;
 use redis::aio::MultiplexedConnection;

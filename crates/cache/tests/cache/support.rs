@@ -5,8 +5,10 @@ use std::time::Duration;
 use holdfast_cache::entry::Listed;
 use holdfast_cache::event::Position;
 use holdfast_cache::recent::{Added, Attempt, RecentPage, RecentSettings};
-use holdfast_cache::{CacheMetrics, Connection, Keys, Origin, RecentList};
+use holdfast_cache::{Origin, RecentList};
+use holdfast_keys::Keys;
 use holdfast_message::{ChatId, Message, MessageId, UserId};
+use holdfast_redis::{Connection, RedisMetrics};
 use holdfast_testkit::{Redis, RedisCluster, RedisOptions, Role, connect_redis, unique};
 use tokio::sync::OnceCell;
 
@@ -26,7 +28,7 @@ pub(crate) async fn server(role: Role, args: &[&str]) -> Redis {
 }
 
 pub(crate) fn connect(url: &str) -> Connection {
-    let metrics = CacheMetrics::register(&prometheus::Registry::new()).unwrap();
+    let metrics = RedisMetrics::register(&prometheus::Registry::new()).unwrap();
     Connection::open("test", url, metrics).unwrap()
 }
 
@@ -35,7 +37,7 @@ pub(crate) async fn cluster(role: Role) -> RedisCluster {
 }
 
 pub(crate) fn connect_cluster(cluster: &RedisCluster) -> Connection {
-    let metrics = CacheMetrics::register(&prometheus::Registry::new()).unwrap();
+    let metrics = RedisMetrics::register(&prometheus::Registry::new()).unwrap();
     Connection::open_at("test", &cluster.url(), Some(&cluster.addresses()), metrics).unwrap()
 }
 

@@ -1,8 +1,8 @@
 //! Both roles of Redis: the queue, which must keep what it is given, and the cache, which must make room.
 
-use holdfast_cache::failed::{Durability, FailedQueueSettings};
-use holdfast_cache::inspect::{self, AppendOnly, ConfigCalls, Server, ServerFacts};
-use holdfast_cache::{CacheError, Connection};
+use holdfast_failed_queue::{Durability, FailedQueueSettings};
+use holdfast_redis::server_info::{AppendOnly, ConfigCalls, Server, ServerFacts};
+use holdfast_redis::{Connection, RedisError, server_info};
 use holdfast_service::clock::unix_ms;
 
 use super::{clock, unreachable};
@@ -58,7 +58,7 @@ pub async fn check(cache: &Connection, queue: &Connection, rule: FailedQueueSett
 /// What a role's servers said.
 struct Role {
     name: &'static str,
-    servers: Vec<Result<Asked, (String, CacheError)>>,
+    servers: Vec<Result<Asked, (String, RedisError)>>,
     /// Whether a cluster's masters have every slot between them.
     whole: bool,
 }
@@ -76,11 +76,11 @@ impl Role {
 }
 
 async fn ask(connection: &Connection, name: &'static str) -> Role {
-    let servers = match inspect::servers(connection, BUDGET / 2).await {
+    let servers = match server_info::servers(connection, BUDGET / 2).await {
         Ok(servers) => servers,
         Err(error) => return Role { name, servers: vec![Err((name.to_owned(), error))], whole: true },
     };
-    let whole = inspect::covers_every_slot(connection, BUDGET / 2).await.unwrap_or(true);
+    let whole = server_info::covers_every_slot(connection, BUDGET / 2).await.unwrap_or(true);
     let mut asked = Vec::with_capacity(servers.len());
     for server in &servers {
         // The name of a role's only server is the role.
@@ -98,7 +98,7 @@ async fn ask(connection: &Connection, name: &'static str) -> Role {
     Role { name, servers: asked, whole }
 }
 
-async fn ask_one(server: &Server) -> Result<(i64, ServerFacts, i64), CacheError> {
+async fn ask_one(server: &Server) -> Result<(i64, ServerFacts, i64), RedisError> {
     // Connected first, so that it is not part of what is measured.
     server.ping(BUDGET / 2).await?;
     let before = unix_ms();
@@ -253,7 +253,7 @@ fn judge_cache(server: &str, facts: &ServerFacts) -> Check {
 
 #[cfg(test)]
 mod tests {
-    use holdfast_cache::inspect::ServerState;
+    use holdfast_redis::server_info::ServerState;
 
     use super::*;
 

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use holdfast_cache::FailedQueue;
+use holdfast_failed_queue::FailedQueue;
 use serde_json::{Value, json};
 
 use super::{Entry, PAGE};

@@ -1,7 +1,7 @@
 //! `failed list`: every chat with waiting or dead entries.
 
 use anyhow::{Context, Result};
-use holdfast_cache::FailedQueue;
+use holdfast_failed_queue::FailedQueue;
 use holdfast_service::clock::unix_ms;
 use serde::Serialize;
 

@@ -1,7 +1,7 @@
 //! `failed show`: a chat's entries, without their content.
 
 use anyhow::Result;
-use holdfast_cache::FailedQueue;
+use holdfast_failed_queue::FailedQueue;
 use serde::Serialize;
 
 use super::{Entry, PAGE};

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use holdfast_cache::failed::{DeadEntry, FURTHEST, QueueEntry};
 use holdfast_ctl::args::FailedReplay;
 use holdfast_ctl::exit;
 use holdfast_ctl::failed::replay;
 use holdfast_ctl::output::Output;
+use holdfast_failed_queue::{DeadEntry, FURTHEST, QueueEntry};
 use holdfast_kafka::{Headers, RecordView};
 use holdfast_message::{ChatId, Message, record};
 use holdfast_testkit::Kafka;
@@ -34,7 +34,7 @@ async fn everything(world: &World) -> BTreeMap<String, Vec<u8>> {
     all
 }
 
-fn keys(world: &World) -> holdfast_cache::Keys {
+fn keys(world: &World) -> holdfast_keys::Keys {
     world.settings().keys().unwrap()
 }
 

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::process::Stdio;
 use std::time::Duration;
 
-use holdfast_cache::failed::{PushOutcome, QueueEntry};
 use holdfast_ctl::log_range::{LogRange, Span};
 use holdfast_ctl::settings::Settings;
+use holdfast_failed_queue::{PushOutcome, QueueEntry};
 use holdfast_kafka::{OwnedMessage, PublishRecord};
 use holdfast_message::{ChatId, Draft, Message, UserId, record};
 use holdfast_service::settings::Source;

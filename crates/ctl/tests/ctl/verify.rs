@@ -167,10 +167,10 @@ async fn ids_are_looked_for_wherever_a_durable_message_may_be() {
     world.publish(&sent[2..3]).await;
     world.push(&sent[3]).await;
     // Beyond what the topic takes.
-    let dead = holdfast_cache::failed::DeadEntry {
+    let dead = holdfast_failed_queue::DeadEntry {
         buried_at: 1,
         reason: "too large".into(),
-        entry: holdfast_cache::failed::QueueEntry {
+        entry: holdfast_failed_queue::QueueEntry {
             queued_at: 1,
             traceparent: None,
             record: holdfast_message::record::encode(&sent[4]).into(),

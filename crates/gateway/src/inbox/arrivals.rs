@@ -12,10 +12,11 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use holdfast_breaker::Breaker;
 use holdfast_cache::event::Position;
 use holdfast_cache::inbox::{Arrival, Inboxes};
-use holdfast_cache::{Breaker, CacheError};
 use holdfast_message::{ChatId, Message, UserId, recency};
+use holdfast_redis::RedisError;
 use holdfast_service::clock::unix_ms;
 use holdfast_store::Store;
 use tokio::sync::mpsc;
@@ -198,7 +199,7 @@ impl Told {
     }
 
     /// What the cache did of a call for several users; `None`: it is away as a whole.
-    async fn asked(&self, call: impl Future<Output = Vec<Result<(), CacheError>>>) -> Option<Vec<bool>> {
+    async fn asked(&self, call: impl Future<Output = Vec<Result<(), RedisError>>>) -> Option<Vec<bool>> {
         let permit = self.breaker.acquire(Instant::now()).ok()?;
         let results = call.await;
         if let Some(error) = results.iter().find_map(|result| result.as_ref().err()) {

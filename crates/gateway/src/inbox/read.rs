@@ -4,7 +4,7 @@
 //! changes nothing. The other members are told how far one has read ([`receipts`]), unless a block stands between two of them, and one's own
 //! devices what is left: as often as one says so, for whoever repeats it may not have been answered, nor the others told.
 
-use holdfast_cache::keys::Channel;
+use holdfast_keys::Channel;
 use holdfast_message::{ChatId, Message, MessageId, UserId};
 use holdfast_store::unread::MAX_UNREAD;
 use serde_json::json;

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use holdfast_cache::keys::Channel;
+use holdfast_keys::Channel;
 use holdfast_message::{ChatId, HistoryKey, UserId};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;

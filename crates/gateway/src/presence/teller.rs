@@ -6,8 +6,8 @@
 use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
-use holdfast_cache::keys::Channel;
 use holdfast_cache::presence::{Online, Seen};
+use holdfast_keys::Channel;
 use holdfast_message::UserId;
 use serde::Serialize;
 use tokio::sync::mpsc;

@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use holdfast_bench::client::Client as Socket;
+use holdfast_cache::Inboxes;
 use holdfast_cache::inbox::InboxLife;
-use holdfast_cache::{CacheMetrics, Connection, Inboxes, Keys, keys::MAX_KEY_LENGTH};
+use holdfast_keys::{Keys, MAX_KEY_LENGTH};
 use holdfast_message::{Message, MessageId, UserId};
+use holdfast_redis::{Connection, RedisMetrics};
 use holdfast_service::clock::unix_ms;
 use holdfast_testkit::unique;
 use prometheus::Registry;
@@ -34,7 +36,7 @@ async fn listed(client: &Socket) -> Vec<String> {
 /// Forgets what is cached of a user's chats, so that whoever asks next counts anew.
 async fn forget(settings: &[(String, String)], user: &str) {
     let value = |name: &str| settings.iter().find(|(other, _)| other == name).unwrap().1.as_str();
-    let metrics = CacheMetrics::register(&Registry::new()).unwrap();
+    let metrics = RedisMetrics::register(&Registry::new()).unwrap();
     let connection = Connection::open("test", value("REDIS_URL"), metrics).unwrap();
     let keys = Keys::new(value("CACHE_KEY_PREFIX"), "v1", ":", MAX_KEY_LENGTH).unwrap();
     let inboxes = Inboxes::new(connection, keys, InboxLife::default());

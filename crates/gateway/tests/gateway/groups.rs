@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use holdfast_cache::keys::Cached;
+use holdfast_keys::Cached;
 use holdfast_message::{ChatId, UserId};
 use holdfast_store::{Group, Member, Role};
 use holdfast_testkit::{Mongo, Proxy, Redis, request, unique};

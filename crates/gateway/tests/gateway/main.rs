@@ -25,7 +25,6 @@ mod queue_required;
 mod refused_resends;
 mod relations;
 mod relist;
-mod repair;
 mod repeats;
 mod replay;
 mod rest;

@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use holdfast_cache::aside::backend::BOUND;
-use holdfast_cache::keys::Cached;
+use holdfast_keys::Cached;
 use holdfast_message::ChatId;
+use holdfast_redis::aside::BOUND;
 use holdfast_testkit::{Mongo, Proxy, Redis, request, unique};
 use serde_json::{Value, json};
 

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use holdfast_bench::client::{Client, Events};
 use holdfast_cache::presence::{Online, PresenceSettings, Seen};
-use holdfast_cache::{CacheMetrics, Connection, Keys};
+use holdfast_keys::Keys;
 use holdfast_message::{ChatId, Message, MessageId, UserId};
+use holdfast_redis::{Connection, RedisMetrics};
 use holdfast_testkit::{Mongo, Proxy, Redis, request, unique};
 use prometheus::Registry;
 use serde_json::{Value, json};
@@ -56,7 +57,7 @@ async fn acquaint(settings: &[(String, String)], one: &str, other: &str) {
 /// What these settings' cache says of presence, asked directly.
 fn cached(settings: &[(String, String)], url: Option<&str>) -> Online {
     let value = |name: &str| settings.iter().find(|(other, _)| other == name).unwrap().1.as_str();
-    let metrics = CacheMetrics::register(&Registry::new()).unwrap();
+    let metrics = RedisMetrics::register(&Registry::new()).unwrap();
     let connection = Connection::open("cache", url.unwrap_or(value("REDIS_URL")), metrics).unwrap();
     let keys = Keys::new(value("CACHE_KEY_PREFIX"), "v1", ":", 250).unwrap();
     let life = PresenceSettings { life: Duration::from_secs(90), grace: Duration::from_secs(5) };

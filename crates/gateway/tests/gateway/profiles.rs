@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use holdfast_cache::aside::backend::BOUND;
 use holdfast_message::{ChatId, MessageId, UserId};
+use holdfast_redis::aside::BOUND;
 use holdfast_store::{Store, StoreSettings};
 use holdfast_testkit::{Response, request, shared, unique};
 use serde_json::{Value, json};

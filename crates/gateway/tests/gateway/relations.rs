@@ -1,6 +1,6 @@
 //! Friends and blocks, and who may write to whom.
 
-use holdfast_cache::keys::{Cached, Pair};
+use holdfast_keys::{Cached, Pair};
 use holdfast_message::{ChatId, UserId};
 use holdfast_testkit::{Mongo, Proxy, unique};
 use serde_json::{Value, json};

@@ -3,17 +3,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_cache::breaker::BreakerSettings;
+use holdfast_breaker::{Breaker, BreakerSettings};
 use holdfast_cache::entry::Listed;
 use holdfast_cache::recent::{Attempt, RecentSettings};
-use holdfast_cache::{Breaker, CacheMetrics, Connection, Keys, Origin, RecentList};
+use holdfast_cache::{Origin, RecentList};
 use holdfast_gateway::deliver::Sockets;
 use holdfast_gateway::inbox::arrivals::Arrivals;
 use holdfast_gateway::kept::Kept;
 use holdfast_gateway::metrics::Metrics;
 use holdfast_gateway::relist::{Lists, Relist};
 use holdfast_gateway::stored::Stored;
+use holdfast_keys::Keys;
 use holdfast_message::{ChatId, Message, MessageId, UserId};
+use holdfast_redis::{Connection, RedisMetrics};
 use holdfast_store::{Store, StoreSettings};
 use holdfast_testkit::{Proxy, Redis, RedisCluster, Role, unique};
 use prometheus::Registry;
@@ -39,7 +41,7 @@ fn message() -> Message {
 }
 
 fn connect(url: &str, cluster: Option<&[String]>) -> Connection {
-    Connection::open_at("cache", url, cluster, CacheMetrics::register(&Registry::new()).unwrap()).unwrap()
+    Connection::open_at("cache", url, cluster, RedisMetrics::register(&Registry::new()).unwrap()).unwrap()
 }
 
 fn recent_on(cache: &Connection) -> RecentList {

@@ -4,10 +4,10 @@
 
 use std::time::{Duration, Instant};
 
-use holdfast_cache::failed::{FailedQueueSettings, PushOutcome, QueueEntry};
-use holdfast_cache::keys::MAX_KEY_LENGTH;
-use holdfast_cache::{CacheMetrics, Connection, FailedQueue, Keys};
+use holdfast_failed_queue::{FailedQueue, FailedQueueSettings, PushOutcome, QueueEntry};
+use holdfast_keys::{Keys, MAX_KEY_LENGTH};
 use holdfast_message::{ChatId, Message, MessageId, UserId, record};
+use holdfast_redis::{Connection, RedisMetrics};
 use holdfast_testkit::unique;
 use prometheus::Registry;
 
@@ -16,7 +16,7 @@ use crate::support::{Gateway, send, settings};
 /// Queues one message in each of so many chats.
 async fn fill(settings: &[(String, String)], chats: usize) {
     let value = |name: &str| settings.iter().find(|(other, _)| other == name).unwrap().1.as_str();
-    let metrics = CacheMetrics::register(&Registry::new()).unwrap();
+    let metrics = RedisMetrics::register(&Registry::new()).unwrap();
     let connection = Connection::open("test", value("REDIS_QUEUE_URL"), metrics).unwrap();
     let keys = Keys::new(value("CACHE_KEY_PREFIX"), "v1", ":", MAX_KEY_LENGTH).unwrap();
     let rule = FailedQueueSettings { timeout: Duration::from_secs(60), ..FailedQueueSettings::default() };

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use holdfast_bench::client::{Client as Socket, Event, Events};
-use holdfast_cache::keys::MAX_KEY_LENGTH;
+use holdfast_breaker::{Breaker, BreakerSettings};
 use holdfast_cache::recent::{Added, Attempt, RecentSettings};
-use holdfast_cache::{
-    Breaker, BreakerSettings, CacheMetrics, Client, ClientSettings, Connection, Keys, Origin, RecentList,
-};
+use holdfast_cache::{Origin, RecentList};
+use holdfast_keys::{Keys, MAX_KEY_LENGTH};
 use holdfast_message::{ChatId, Message, MessageId};
+use holdfast_redis::{Client, ClientSettings, Connection, RedisMetrics};
 use holdfast_testkit::{request, unique};
 use prometheus::Registry;
 use serde_json::{Value, json};
@@ -30,7 +30,7 @@ pub(crate) struct Healer {
 impl Healer {
     pub(crate) async fn new(settings: &[(String, String)]) -> Self {
         let value = |name: &str| settings.iter().find(|(other, _)| other == name).unwrap().1.as_str();
-        let metrics = CacheMetrics::register(&Registry::new()).unwrap();
+        let metrics = RedisMetrics::register(&Registry::new()).unwrap();
         let connection = Connection::open("test", value("REDIS_URL"), metrics).unwrap();
         let keys = Keys::new(value("CACHE_KEY_PREFIX"), "v1", ":", MAX_KEY_LENGTH).unwrap();
         let lists = RecentList::new(connection.clone(), keys.clone(), RecentSettings::default(), Origin::random());

@@ -4,11 +4,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use holdfast_bench::client::{Client as Socket, Events};
-use holdfast_cache::aside::lease::Entries;
-use holdfast_cache::keys::{Cached, MAX_KEY_LENGTH};
-use holdfast_cache::{Breaker, BreakerSettings, CacheMetrics, Client, ClientSettings, Connection, Keys};
+use holdfast_breaker::{Breaker, BreakerSettings};
 use holdfast_gateway::Config;
+use holdfast_keys::{Cached, Keys, MAX_KEY_LENGTH};
 use holdfast_message::{ChatId, Message, MessageId, UserId};
+use holdfast_redis::aside::Entries;
+use holdfast_redis::{Client, ClientSettings, Connection, RedisMetrics};
 use holdfast_service::settings::Source;
 use holdfast_store::{Store, StoreSettings};
 use holdfast_testkit::{Program, Response, free_port, http_get, request, shared, token, unique};
@@ -166,7 +167,7 @@ impl Process {
 /// Has every gateway with these settings forget a cached value.
 pub(crate) async fn invalidate(settings: &[(String, String)], cached: Cached) {
     let value = |name: &str| settings.iter().find(|(other, _)| other == name).unwrap().1.as_str();
-    let metrics = CacheMetrics::register(&Registry::new()).unwrap();
+    let metrics = RedisMetrics::register(&Registry::new()).unwrap();
     let connection = Connection::open("test", value("REDIS_URL"), metrics).unwrap();
     let budget = ClientSettings { budget: Duration::from_secs(20), ..ClientSettings::default() };
     let client = Client::new(connection, Breaker::new("redis", BreakerSettings::default(), None), budget);

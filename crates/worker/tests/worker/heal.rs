@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use holdfast_cache::recent::{Attempt, RecentSettings, TakenBack};
-use holdfast_cache::{CacheMetrics, Connection, Keys, Origin, RecentList};
+use holdfast_cache::{Origin, RecentList};
+use holdfast_keys::Keys;
 use holdfast_message::{ChatId, Message, MessageId, UserId};
+use holdfast_redis::{Connection, RedisMetrics};
 use holdfast_testkit::{shared, unique};
 use holdfast_worker::heal::{CachedLists, Recent as _};
 use prometheus::Registry;
@@ -13,7 +15,7 @@ const BUDGET: Duration = Duration::from_secs(10);
 
 #[tokio::test]
 async fn what_reached_the_log_is_listed_and_stays_listed_when_the_attempt_that_listed_it_fails() {
-    let metrics = CacheMetrics::register(&Registry::new()).unwrap();
+    let metrics = RedisMetrics::register(&Registry::new()).unwrap();
     let connection = Connection::open("cache", &shared().await.redis_cache_url, metrics).unwrap();
     let recent = RecentList::new(connection, Keys::default(), RecentSettings::default(), Origin::random());
     let lists = CachedLists(recent.clone());

@@ -3,9 +3,11 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use holdfast_cache::{CacheMetrics, Connection, Keys, Origin, RecentList};
+use holdfast_cache::{Origin, RecentList};
 use holdfast_kafka::{Headers, RecordView};
+use holdfast_keys::Keys;
 use holdfast_message::{Message, UserId, record};
+use holdfast_redis::{Connection, RedisMetrics};
 use holdfast_testkit::unique;
 use holdfast_worker::cleanup::{self, CleanupSettings};
 use serde_json::json;
@@ -216,7 +218,7 @@ async fn a_loss_is_noticed_although_no_record_is_left_and_moves_with_its_partiti
 async fn uncached_messages_are_added_to_the_recent_list() -> Result<()> {
     let stack = Stack::start().await?;
     let registry = prometheus::Registry::new();
-    let connection = Connection::open("test", &stack.redis_url, CacheMetrics::register(&registry)?)?;
+    let connection = Connection::open("test", &stack.redis_url, RedisMetrics::register(&registry)?)?;
     let list = RecentList::new(connection, Keys::default(), Default::default(), Origin::random());
     let (carol, dave) = (UserId::parse(&unique("carol"))?, UserId::parse(&unique("dave"))?);
     let chat = holdfast_message::ChatId::direct(&carol, &dave).unwrap();

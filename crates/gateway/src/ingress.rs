@@ -295,7 +295,8 @@ fn listen(gateway: &Arc<Gateway>, socket: &SocketRef, user: UserId) {
             session.left();
         }
         on_disconnect.gone(&user, socket.id);
-        on_disconnect.typing.left(socket.id).await;
+        // socketioxide ignores whoever enters again before this handler has ended.
+        tokio::spawn(async move { on_disconnect.typing.left(socket.id).await });
     });
 }
 

@@ -5,8 +5,11 @@
 //! Two tasks, one behind the other, do what must keep that order: rate limit, permit, recent list and fan-out; then local delivery
 //! and handing over to Kafka's client. They take whatever has arrived as one batch, so that under load a batch costs the cache one
 //! round trip. Where the store has to be asked whether a send is permitted, it waits beside the batches, and with it whatever follows
-//! to the same chat; who is refused has used up their limit all the same, or they could have it asked without end. Waiting for
-//! durability happens in a task per send, which nobody's disconnect ends.
+//! to the same chat; who is refused has used up their limit all the same, or they could have it asked without end. A send that has
+//! waited too long behind batches for which the cache was slow goes on without the cache ([`pace`]). Waiting for durability happens in a
+//! task per send, which nobody's disconnect ends.
+
+pub(crate) mod pace;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,6 +22,7 @@ use holdfast_cache::event::Position as StreamPosition;
 use holdfast_cache::recent::{Added, Attempt};
 use holdfast_message::json::Position;
 use holdfast_message::{ChatId, Message, UserId};
+use holdfast_redis::RedisError;
 use holdfast_service::trace::TraceParent;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -32,6 +36,7 @@ use crate::inbox::arrivals::Arrivals;
 use crate::inbox::tell::Counters;
 use crate::limit::places::{Place, Places};
 use crate::metrics::{Metrics, Outcome};
+use crate::pipeline::pace::Pace;
 use crate::publish::{Durability, NotDurable, Publish};
 use crate::relist::Relist;
 
@@ -66,6 +71,8 @@ struct Send {
     trace: TraceParent,
     attempt: Attempt,
     received: Instant,
+    /// Since when it waits for the cache: since it was received, or since the store said whether it is permitted.
+    waits_since: Instant,
     answer: oneshot::Sender<Answer>,
     /// Held until the answer: what bounds the memory of all sends in progress, and this sender's share of it.
     slot: (OwnedSemaphorePermit, Place<UserId>),
@@ -102,6 +109,8 @@ pub struct Stages {
     pub cache_breaker: Breaker,
     /// What the cache has for a batch.
     pub cache_budget: Duration,
+    /// How long a send may take until the cache is done with it, if making it durable takes its longest.
+    pub cache_deadline: Duration,
     /// Before or after durability.
     pub mode: DeliveryMode,
     /// This gateway's sockets.
@@ -139,11 +148,13 @@ impl Pipeline {
         let of_sender = of_sender.ok_or_else(|| Refusal::unavailable("too many of your sends in progress"))?;
         let slot = (self.slots.clone().try_acquire_owned().map_err(|_| full())?, of_sender);
         let (answer, answered) = oneshot::channel();
+        let now = Instant::now();
         let send = Send {
             message: Arc::new(message),
             trace,
             attempt: Attempt::random(),
-            received: Instant::now(),
+            received: now,
+            waits_since: now,
             answer,
             slot,
         };
@@ -173,19 +184,26 @@ async fn run(stages: Arc<Stages>, mut sends: mpsc::Receiver<Send>) {
     let (placed, next) = mpsc::channel(1);
     tokio::spawn(run_placed(stages.clone(), next));
     let mut waiting = Waiting::new(stages.admission.clone());
+    let mut pace = Pace::new(stages.cache_deadline, stages.cache_budget);
     let (mut arrived, mut open) = (Vec::new(), true);
     loop {
         let permitted = tokio::select! {
             // An answer that is there decides for those who waited for it, and for nobody who comes later.
             biased;
             Some(answer) = waiting.asked.join_next() => {
-                // A fault ends this task, which is seen.
-                let Ok((chat, standing)) = answer else { return };
-                waiting.answered(&chat, &standing)
+                let mut permitted = Vec::new();
+                let mut next = Some(answer);
+                while let Some(answer) = next {
+                    // A fault ends this task, which is seen.
+                    let Ok(answer) = answer else { return };
+                    permitted.extend(waiting.answered(&answer));
+                    next = waiting.asked.try_join_next();
+                }
+                permitted
             }
             count = sends.recv_many(&mut arrived, MAX_BATCH), if open => {
                 open = count > 0;
-                waiting.sort(stages.within_limits(std::mem::take(&mut arrived)).await)
+                waiting.sort(stages.within_limits(std::mem::take(&mut arrived), &pace).await)
             }
             else => return,
         };
@@ -193,8 +211,8 @@ async fn run(stages: Arc<Stages>, mut sends: mpsc::Receiver<Send>) {
         while permitted.peek().is_some() {
             let admitted = stages.admit(permitted.by_ref().take(MAX_BATCH));
             let shown = match stages.mode {
-                DeliveryMode::RealtimeFirst => stages.place(admitted).await,
-                DeliveryMode::DurableFirst => stages.recognise(admitted).await,
+                DeliveryMode::RealtimeFirst => stages.place(admitted, &mut pace).await,
+                DeliveryMode::DurableFirst => stages.recognise(admitted, &mut pace).await,
             };
             if placed.send(shown).await.is_err() {
                 // The other half has ended by a fault; so does this one, which is seen.
@@ -209,7 +227,14 @@ async fn run(stages: Arc<Stages>, mut sends: mpsc::Receiver<Send>) {
 struct Waiting {
     admission: Admission,
     chats: HashMap<ChatId, Vec<Send>>,
-    asked: JoinSet<(ChatId, Standing)>,
+    asked: JoinSet<Answered>,
+}
+
+/// What the store said of a chat.
+struct Answered {
+    chat: ChatId,
+    standing: Standing,
+    at: Instant,
 }
 
 impl Waiting {
@@ -231,7 +256,7 @@ impl Waiting {
                 self.chats.insert(chat.clone(), vec![send]);
                 self.asked.spawn(async move {
                     let standing = admission.standing(&chat).await;
-                    (chat, standing)
+                    Answered { chat, standing, at: Instant::now() }
                 });
             }
         }
@@ -239,11 +264,11 @@ impl Waiting {
     }
 
     /// Those that waited for this answer.
-    fn answered(&mut self, chat: &ChatId, standing: &Standing) -> Vec<(Send, Result<(), Refusal>)> {
-        let sends = self.chats.remove(chat).unwrap_or_default();
+    fn answered(&mut self, answer: &Answered) -> Vec<(Send, Result<(), Refusal>)> {
+        let sends = self.chats.remove(&answer.chat).unwrap_or_default();
         let verdict = |send: Send| {
-            let verdict = self.admission.verdict(standing, &send.message.sender, chat);
-            (send, verdict)
+            let verdict = self.admission.verdict(&answer.standing, &send.message.sender, &answer.chat);
+            (Send { waits_since: answer.at, ..send }, verdict)
         };
         sends.into_iter().map(verdict).collect()
     }
@@ -266,10 +291,14 @@ async fn run_placed(stages: Arc<Stages>, mut batches: mpsc::Receiver<Vec<(Send, 
 }
 
 impl Stages {
-    /// Limits: every send counts once, whatever becomes of it.
-    async fn within_limits(&self, batch: Vec<Send>) -> Vec<Send> {
+    /// Limits: every send counts once, whatever becomes of it; in a batch that is late, by this process alone.
+    async fn within_limits(&self, batch: Vec<Send>, pace: &Pace) -> Vec<Send> {
         let users: Vec<_> = batch.iter().map(|send| &send.message.sender).collect();
-        let limits = self.admission.limit(&users).await;
+        // The list is still to be asked.
+        let limits = match pace.is_late(batch.iter().map(|send| send.waits_since), Instant::now(), 2) {
+            true => self.admission.limit_here(&users),
+            false => self.admission.limit(&users).await,
+        };
         let mut within = Vec::with_capacity(batch.len());
         for (send, limit) in batch.into_iter().zip(limits) {
             match limit {
@@ -307,8 +336,8 @@ impl Stages {
     }
 
     /// Recent list and fan-out to other gateways, in one call of the cache.
-    async fn place(&self, batch: Vec<Send>) -> Vec<(Send, Shown)> {
-        let added = self.list(&batch).await;
+    async fn place(&self, batch: Vec<Send>, pace: &mut Pace) -> Vec<(Send, Shown)> {
+        let added = self.list(&batch, pace).await;
         let place = |(mut send, added): (Send, Option<Added>)| {
             let shown = match added {
                 Some(Added::New(position) | Added::Own(position)) => Shown::Listed(position),
@@ -323,50 +352,67 @@ impl Stages {
         batch.into_iter().zip(added).map(place).collect()
     }
 
-    /// Asks the recent list to take a batch; `None` where it did not answer.
-    async fn list(&self, batch: &[Send]) -> Vec<Option<Added>> {
-        if batch.is_empty() {
-            return Vec::new();
-        }
-        let Ok(permit) = self.cache_breaker.acquire(Instant::now()) else {
-            return batch.iter().map(|_| None).collect();
-        };
+    /// Asks the recent list to take a batch; `None` where it did not answer or was not asked.
+    async fn list(&self, batch: &[Send], pace: &mut Pace) -> Vec<Option<Added>> {
         let adds: Vec<_> = batch.iter().map(|send| (&*send.message, send.attempt)).collect();
-        let added = self.recent.add_batch(&adds, self.cache_budget).await;
-        if added.iter().any(|added| matches!(added, Err(error) if error.is_unavailable())) {
-            permit.failure(Instant::now());
-        } else {
-            permit.success();
-        }
-        if let Some(error) = added.iter().find_map(|added| added.as_ref().err()) {
-            tracing::warn!(%error, messages = batch.len(), "the recent list did not take messages; delivering without it");
-        }
-        added.into_iter().map(Result::ok).collect()
+        let ask = async {
+            let added = self.recent.add_batch(&adds, self.cache_budget).await;
+            if let Some(error) = added.iter().find_map(|added| added.as_ref().err()) {
+                let messages = batch.len();
+                tracing::warn!(%error, messages, "the recent list did not take messages; delivering without it");
+            }
+            added
+        };
+        self.ask_in_time(batch, pace, 1, ask).await
     }
 
     /// In durable-first mode nothing is shown yet, but a repeat must keep its first time.
-    async fn recognise(&self, batch: Vec<Send>) -> Vec<(Send, Shown)> {
-        let mut originals = vec![None; batch.len()];
-        if let Ok(permit) = self.cache_breaker.acquire(Instant::now()) {
-            let ask = |send: &Send| {
-                let (recent, message, budget) = (self.recent.clone(), send.message.clone(), self.cache_budget);
-                async move { recent.original_timestamp(&message.chat, message.id, budget).await }
-            };
-            let answers = join_all(batch.iter().map(ask)).await;
-            if answers.iter().any(|original| matches!(original, Err(error) if error.is_unavailable())) {
-                permit.failure(Instant::now());
-            } else {
-                permit.success();
-            }
-            originals = answers.into_iter().map(|original| original.ok().flatten()).collect();
-        }
-        let recognised = |(mut send, original): (Send, Option<i64>)| {
+    async fn recognise(&self, batch: Vec<Send>, pace: &mut Pace) -> Vec<(Send, Shown)> {
+        let original = |send: &Send| {
+            let (recent, message, budget) = (self.recent.clone(), send.message.clone(), self.cache_budget);
+            async move { recent.original_timestamp(&message.chat, message.id, budget).await }
+        };
+        // Once it is durable, the list is still to be asked to take it.
+        let originals = self.ask_in_time(&batch, pace, 2, join_all(batch.iter().map(original))).await;
+        let recognised = |(mut send, original): (Send, Option<Option<i64>>)| {
+            let original = original.flatten();
             if let Some(original) = original {
                 Arc::make_mut(&mut send.message).timestamp = original;
             }
             (send, Shown::Later { repeat: original.is_some() })
         };
         batch.into_iter().zip(originals).map(recognised).collect()
+    }
+
+    /// Asks the cache about a batch, unless the breaker is open or the batch is too late for so many calls. That it is late counts as
+    /// a failure: the cache is too slow for everybody.
+    async fn ask_in_time<T>(
+        &self,
+        batch: &[Send],
+        pace: &mut Pace,
+        calls: u32,
+        ask: impl Future<Output = Vec<Result<T, RedisError>>>,
+    ) -> Vec<Option<T>> {
+        let nothing = || batch.iter().map(|_| None).collect();
+        if batch.is_empty() {
+            return Vec::new();
+        }
+        let begun = Instant::now();
+        let Ok(permit) = self.cache_breaker.acquire(begun) else { return nothing() };
+        if pace.is_late(batch.iter().map(|send| send.waits_since), begun, calls) {
+            permit.failure(begun);
+            tracing::warn!(messages = batch.len(), "the cache is too slow for all sends; going on without it");
+            return nothing();
+        }
+        let answers = ask.await;
+        let now = Instant::now();
+        pace.answered_within(now - begun);
+        if answers.iter().any(|answer| matches!(answer, Err(error) if error.is_unavailable())) {
+            permit.failure(now);
+        } else {
+            permit.success();
+        }
+        answers.into_iter().map(Result::ok).collect()
     }
 
     /// The sockets of this gateway. Answers for how many users.
@@ -405,7 +451,7 @@ impl Stages {
         // What was no repeat when it came may have been listed by the worker since.
         let may_be_repeat = !matches!(shown, Shown::Later { repeat: false });
         let shown = match shown {
-            Shown::Later { .. } => match self.place(vec![send]).await.pop() {
+            Shown::Later { .. } => match self.place(vec![send], &mut Pace::unhurried(self.cache_budget)).await.pop() {
                 Some((placed, shown)) => {
                     send = placed;
                     self.deliver(&send, &shown);

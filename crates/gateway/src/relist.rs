@@ -26,6 +26,7 @@ use crate::deliver::Sockets;
 use crate::inbox::arrivals::Arrivals;
 use crate::kept::Kept;
 use crate::metrics::Metrics;
+use crate::pipeline::pace::is_slow;
 
 /// Calls that may wait.
 const CAPACITY: usize = 10_000;
@@ -138,14 +139,23 @@ impl Relist {
         self.push(Call { message, take_back: Some(attempt), told: true, failed_at: None });
     }
 
-    /// Works the queue off until the token is cancelled.
-    pub async fn run(self, lists: Lists, cache: Connection, breaker: Breaker, stop: CancellationToken) {
+    /// Works the queue off until the token is cancelled. `breaker` and `budget` are those of live sends.
+    pub async fn run(
+        self,
+        lists: Lists,
+        cache: Connection,
+        breaker: Breaker,
+        budget: Duration,
+        stop: CancellationToken,
+    ) {
         let work = async {
             let mut failure = None;
             loop {
+                let begun = Instant::now();
                 match self.pass(&lists).await {
-                    // Live sends need not wait for the breaker's minute either.
-                    Ok(Pass::Done) => breaker.answered(),
+                    // Live sends need not wait for the breaker's minute either, unless the cache is too slow for them.
+                    Ok(Pass::Done) if !is_slow(begun.elapsed(), budget) => breaker.answered(),
+                    Ok(Pass::Done) => {}
                     Ok(Pass::Idle) => self.arrived.notified().await,
                     Ok(Pass::Resting(until)) => {
                         if let Some(error) = failure.take() {

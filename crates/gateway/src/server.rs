@@ -182,6 +182,7 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
             recent: recent.clone(),
             cache_breaker: cache_breaker.clone(),
             cache_budget: own.redis_budget.0,
+            cache_deadline: config.cache_deadline(),
             mode: own.delivery_mode,
             sockets: sockets.clone(),
             publish: Publish::new(publisher.clone(), kafka_breaker.clone(), failed.clone(), metrics.clone()),
@@ -290,7 +291,8 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
     beside.run("typing", typing.run(ended.clone()));
     let kept = Kept::new(sockets.clone(), stored);
     let lists = Lists { take_back: recent, add: healed, kept, arrivals, sockets: sockets.clone() };
-    beside.run("relist", relist.clone().run(lists, cache.clone(), cache_breaker.clone(), ended.clone()));
+    let relisting = relist.clone().run(lists, cache.clone(), cache_breaker.clone(), own.redis_budget.0, ended.clone());
+    beside.run("relist", relisting);
     beside.run("producer", {
         let (publisher, rebuilds) = (publisher.clone(), metrics.producer_rebuilds.clone());
         ended.clone().run_until_cancelled_owned(async move { publisher.keep_alive(|| rebuilds.inc()).await })

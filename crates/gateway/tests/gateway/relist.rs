@@ -57,7 +57,7 @@ async fn work_off(relist: &Relist, recent: &RecentList, cache: Connection, metri
     let kept = Kept::new(sockets.clone(), stored);
     let (arrivals, _) = Arrivals::new(metrics.clone());
     let lists = Lists { take_back: recent.clone(), add: recent.clone(), arrivals, kept, sockets };
-    tokio::spawn(relist.clone().run(lists, cache, breaker, CancellationToken::new()));
+    tokio::spawn(relist.clone().run(lists, cache, breaker, BUDGET, CancellationToken::new()));
 }
 
 /// A list that holds a refused message, the line to its server, which is cut, and the queue in which its taking back waits.

@@ -1,6 +1,5 @@
 //! Load on a running gateway, measured, with a peer to compare with.
 //!
-//! - [`client`]: the Socket.IO client; end-to-end tests use it too.
 //! - [`load`]: the two ways of loading, and what they count.
 //! - [`stored`]: whether MongoDB holds what was acknowledged.
 //! - [`usage`]: what processes cost.
@@ -8,7 +7,6 @@
 //! - [`peer`]: a bare echo server.
 //! - [`report`]: the numbers, as text and as JSON.
 
-pub mod client;
 pub mod load;
 pub mod peer;
 pub mod report;

@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use crate::client::{Client, Incoming};
+use holdfast_socketio_client::{Client, Incoming};
 
 /// A send that has no answer by then counts as unanswered. The contract's clients wait 6 s or more.
 const PATIENCE: Duration = Duration::from_secs(10);

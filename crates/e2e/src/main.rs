@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Parser};
-use holdfast_bench::client::Client;
 use holdfast_e2e::faults::{self, CASES, Case, Row};
 use holdfast_e2e::ledger::{Circumstances, Held, History, judge, whole_history};
 use holdfast_e2e::load::{Load, LoadOptions};
+use holdfast_socketio_client::Client;
 use tokio::sync::Semaphore;
 
 /// Breaks a part of Holdfast at a time, under load, and checks that nothing acknowledged is lost.

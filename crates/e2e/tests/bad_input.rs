@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use holdfast_bench::client::{Client, ConnectError};
 use holdfast_e2e::{Backends, Stack, StackOptions};
+use holdfast_socketio_client::{Client, ConnectError};
 use holdfast_testkit::{request, shared, token, unique};
 use serde_json::{Value, json};
 

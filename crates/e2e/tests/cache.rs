@@ -1,8 +1,8 @@
 //! The recent list answers on its own once it is known to be whole.
 
 use anyhow::{Result, ensure};
-use holdfast_bench::client::Client;
 use holdfast_e2e::{Backends, LIVENESS, Stack, StackOptions, eventually};
+use holdfast_socketio_client::Client;
 use holdfast_testkit::{shared, unique};
 use mongodb::bson::doc;
 use serde_json::{Value, json};

@@ -97,7 +97,7 @@ async fn worker_kafka_mongodb_and_redis_go_away_in_turn_and_nothing_acknowledged
     let history = ["--mode", "history", "--url", stack.url(), "--token", &token, "--friend", &bob];
     let pages = Peer::start(&history).await?.report().await?;
     ensure!(pages.history() == stored, "history differs from what is stored");
-    let (client, _) = holdfast_bench::client::Client::connect(stack.url(), &token).await?;
+    let (client, _) = holdfast_socketio_client::Client::connect(stack.url(), &token).await?;
     eventually("the recent list answers alone, and whole", Duration::from_secs(20), async || {
         let page = client.emit_with_ack("history", &serde_json::json!({ "friendId": bob, "limit": 50 })).await?;
         ensure!(page["source"] == "cache" && page["complete"] == true, "{} {}", page["source"], page["complete"]);

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use futures_util::{StreamExt, TryStreamExt, stream};
-use holdfast_bench::client::Client;
 use holdfast_bench::usage::{Watched, cpu};
 use holdfast_e2e::{Backends, Stack, StackOptions, insist};
+use holdfast_socketio_client::Client;
 use holdfast_testkit::{shared, unique};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;

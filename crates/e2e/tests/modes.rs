@@ -1,8 +1,8 @@
 //! What changes with a setting, and what operators' hands leave behind.
 
 use anyhow::{Context, Result, ensure};
-use holdfast_bench::client::Client;
 use holdfast_e2e::{Backends, LIVENESS, Stack, StackOptions, eventually};
+use holdfast_socketio_client::Client;
 use holdfast_testkit::{connect_redis, shared, unique};
 use serde_json::json;
 

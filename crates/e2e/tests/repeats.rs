@@ -1,8 +1,8 @@
 //! A send that is repeated, from wherever, is the same message.
 
 use anyhow::{Result, ensure};
-use holdfast_bench::client::Client;
 use holdfast_e2e::{Backends, LIVENESS, Stack, StackOptions, eventually};
+use holdfast_socketio_client::Client;
 use holdfast_testkit::{Redis, shared, unique};
 use serde_json::json;
 

@@ -1,8 +1,8 @@
 //! A client that was away for a moment gets exactly what it missed, or is told that nobody knows.
 
 use anyhow::{Context, Result, ensure};
-use holdfast_bench::client::{Client, Events};
 use holdfast_e2e::{Backends, LIVENESS, Stack, StackOptions};
+use holdfast_socketio_client::{Client, Events};
 use holdfast_testkit::{Redis, shared, unique};
 use serde_json::{Value, json};
 

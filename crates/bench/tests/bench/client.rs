@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use holdfast_bench::client::{Client, Closed, ConnectError};
+use holdfast_socketio_client::{Client, Closed, ConnectError};
 use serde_json::json;
 use tokio::net::TcpListener;
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use holdfast_bench::client::Client;
+use holdfast_socketio_client::Client;
 use holdfast_testkit::{Redis, connect_redis};
 use tokio::time::{Instant, sleep};
 

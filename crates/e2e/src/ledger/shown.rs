@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use holdfast_bench::client::Client;
+use holdfast_socketio_client::Client;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use fastrand::Rng;
-use holdfast_bench::client::{Client, ConnectError, Event, Events};
+use holdfast_socketio_client::{Client, ConnectError, Event, Events};
 use serde_json::{Map, Value, json};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};

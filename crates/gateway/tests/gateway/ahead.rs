@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use holdfast_bench::client::Client as Socket;
 use holdfast_cache::Inboxes;
 use holdfast_cache::inbox::InboxLife;
 use holdfast_keys::{Keys, MAX_KEY_LENGTH};
 use holdfast_message::{Message, MessageId, UserId};
 use holdfast_redis::{Connection, RedisMetrics};
 use holdfast_service::clock::unix_ms;
+use holdfast_socketio_client::Client as Socket;
 use holdfast_testkit::unique;
 use prometheus::Registry;
 use serde_json::json;

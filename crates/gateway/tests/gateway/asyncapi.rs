@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use holdfast_bench::client::Client;
 use holdfast_gateway::error::Code;
 use holdfast_gateway::event::{client, server};
+use holdfast_socketio_client::Client;
 use holdfast_testkit::request;
 use serde_json::{Value, json};
 

@@ -1,6 +1,6 @@
 //! Operators hold circuit breakers, and sends go on by the other way.
 
-use holdfast_bench::client::Client;
+use holdfast_socketio_client::Client;
 use holdfast_testkit::{request, unique};
 use serde_json::{Value, json};
 

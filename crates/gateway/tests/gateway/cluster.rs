@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use holdfast_bench::client::{Client, Events};
+use holdfast_socketio_client::{Client, Events};
 use holdfast_testkit::{RedisCluster, Role, unique};
 use serde_json::{Value, json};
 

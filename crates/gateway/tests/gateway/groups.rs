@@ -347,7 +347,7 @@ async fn a_group_is_a_chat_for_its_members_on_every_gateway() {
     assert_eq!(missed["chats"][&chat]["recovered"], true, "{missed}");
     assert_eq!(missed["chats"][&chat]["messages"].as_array().unwrap().len(), 2, "{missed}");
     let auth = json!({ "token": far.token(&bob.name), "offsets": request["offsets"] });
-    let (_device, mut events) = holdfast_bench::client::Client::connect_with(&far.url, &auth).await.unwrap();
+    let (_device, mut events) = holdfast_socketio_client::Client::connect_with(&far.url, &auth).await.unwrap();
     let resumed = events.next_named("resumed", SOON).await.unwrap();
     assert_eq!(resumed["chats"][&chat]["messages"].as_array().unwrap().len(), 2, "{resumed}");
     alice.send(&chat, "after the resume").await;

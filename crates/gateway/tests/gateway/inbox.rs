@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use holdfast_bench::client::Client;
 use holdfast_message::{ChatId, UserId};
+use holdfast_socketio_client::Client;
 use holdfast_store::{Store, StoreSettings};
 use holdfast_testkit::{Mongo, Proxy, Redis, request, unique};
 use serde_json::{Value, json};

@@ -2,7 +2,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use holdfast_bench::client::Client;
+use holdfast_socketio_client::Client;
 use holdfast_testkit::{Response, request, unique};
 use jsonwebtoken::{Algorithm, EncodingKey};
 use serde_json::{Value, json};

@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use holdfast_bench::client::{Client, ConnectError};
 use holdfast_gateway::asyncapi;
 use holdfast_gateway::event::client;
+use holdfast_socketio_client::{Client, ConnectError};
 use holdfast_testkit::{Mongo, Proxy, free_port, request, token, unique};
 use serde_json::{Value, json};
 
@@ -259,7 +259,7 @@ async fn a_resume_counts_by_its_chats_and_in_the_handshake_too() {
     assert_eq!(limited(&gateway, "events").await, 3.0);
 }
 
-fn refusal(connected: Result<(Client, holdfast_bench::client::Events), ConnectError>) -> String {
+fn refusal(connected: Result<(Client, holdfast_socketio_client::Events), ConnectError>) -> String {
     match connected {
         Err(ConnectError::Refused { message, .. }) => message,
         Err(error) => panic!("{error}"),

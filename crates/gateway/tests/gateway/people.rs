@@ -1,6 +1,6 @@
 //! Users of one gateway or another, over REST and sockets.
 
-use holdfast_bench::client::{Client, Event, Events};
+use holdfast_socketio_client::{Client, Event, Events};
 use holdfast_testkit::{Response, request, unique};
 use serde_json::{Value, json};
 use std::time::Duration;

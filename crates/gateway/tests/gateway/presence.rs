@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use holdfast_bench::client::{Client, Events};
 use holdfast_cache::presence::{Online, PresenceSettings, Seen};
 use holdfast_keys::Keys;
 use holdfast_message::{ChatId, Message, MessageId, UserId};
 use holdfast_redis::{Connection, RedisMetrics};
+use holdfast_socketio_client::{Client, Events};
 use holdfast_testkit::{Mongo, Proxy, Redis, request, unique};
 use prometheus::Registry;
 use serde_json::{Value, json};

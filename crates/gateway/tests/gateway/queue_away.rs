@@ -1,6 +1,6 @@
 //! While the failed queue's server is away history says whether that may hide something.
 
-use holdfast_bench::client::Client;
+use holdfast_socketio_client::Client;
 use holdfast_testkit::{Redis, RedisOptions, Role, free_port, unique};
 use serde_json::{Value, json};
 

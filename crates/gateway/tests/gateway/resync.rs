@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use holdfast_bench::client::{Client, Events};
+use holdfast_socketio_client::{Client, Events};
 use holdfast_testkit::{Proxy, Redis, unique};
 use serde_json::{Map, Value, json};
 

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use holdfast_bench::client::{Client as Socket, Event, Events};
 use holdfast_breaker::{Breaker, BreakerSettings};
 use holdfast_cache::recent::{Added, Attempt, RecentSettings};
 use holdfast_cache::{Origin, RecentList};
 use holdfast_keys::{Keys, MAX_KEY_LENGTH};
 use holdfast_message::{ChatId, Message, MessageId};
 use holdfast_redis::{Client, ClientSettings, Connection, RedisMetrics};
+use holdfast_socketio_client::{Client as Socket, Event, Events};
 use holdfast_testkit::{request, unique};
 use prometheus::Registry;
 use serde_json::{Value, json};

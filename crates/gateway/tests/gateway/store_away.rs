@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use holdfast_bench::client::Client;
+use holdfast_socketio_client::Client;
 use holdfast_testkit::{Mongo, Proxy, unique};
 use serde_json::{Value, json};
 

@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use holdfast_bench::client::{Client as Socket, Events};
 use holdfast_breaker::{Breaker, BreakerSettings};
 use holdfast_gateway::Config;
 use holdfast_keys::{Cached, Keys, MAX_KEY_LENGTH};
@@ -11,6 +10,7 @@ use holdfast_message::{ChatId, Message, MessageId, UserId};
 use holdfast_redis::aside::Entries;
 use holdfast_redis::{Client, ClientSettings, Connection, RedisMetrics};
 use holdfast_service::settings::Source;
+use holdfast_socketio_client::{Client as Socket, Events};
 use holdfast_store::{Store, StoreSettings};
 use holdfast_testkit::{Program, Response, free_port, http_get, request, shared, token, unique};
 use prometheus::Registry;

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use holdfast_bench::client::{Client, Events};
 use holdfast_message::{ChatId, UserId};
+use holdfast_socketio_client::{Client, Events};
 use holdfast_store::groups::{Group, Member, Role};
 use holdfast_testkit::{Proxy, Redis, unique};
 use serde_json::{Value, json};

@@ -1,7 +1,7 @@
-//! A lean Socket.IO v5 client (Engine.IO v4) over WebSocket, for load and for end-to-end tests.
+//! A lean Socket.IO v5 client (Engine.IO v4) over WebSocket, for tests and for load. Development only.
 //!
-//! One task owns the connection: it sends what it is ordered to, answers pings, hands events to a function and acknowledgements
-//! to those who wait for them. It does not reconnect: a test wants to see a connection end.
+//! One task owns the connection: it sends packets, answers pings, passes events to a function and acknowledgements to their callers. It does
+//! not reconnect, because a test wants to see a connection end.
 //!
 //! Protocol: <https://socket.io/docs/v4/engine-io-protocol/>, <https://socket.io/docs/v4/socket-io-protocol/>. Binary
 //! attachments, other namespaces and acknowledgements that the server asks for are left out.
@@ -19,10 +19,10 @@ use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 use tokio_tungstenite::{WebSocketStream, client_async};
 
-/// How long connecting may take, all of it.
+/// The time for connecting as a whole.
 const CONNECT: Duration = Duration::from_secs(15);
-/// How many orders may wait for the task; whoever gives one more waits.
-const ORDERS: usize = 256;
+/// The capacity of the queue of commands; when it is full, callers wait.
+const COMMANDS: usize = 256;
 
 type Socket = WebSocketStream<TcpStream>;
 
@@ -37,12 +37,12 @@ pub enum ConnectError {
         /// Its `data`, or null.
         data: Value,
     },
-    /// Anything before that.
+    /// The connection failed before that.
     #[error("can't connect: {0}")]
     Failed(String),
 }
 
-/// The connection has ended, before the answer came.
+/// The connection ended before the answer arrived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the connection has ended")]
 pub struct Closed;
@@ -52,11 +52,11 @@ pub struct Closed;
 pub struct Incoming<'a> {
     /// Its name.
     pub name: &'a str,
-    /// Its arguments: JSON, separated by commas; with one argument that argument's JSON, with none empty.
+    /// Its arguments as JSON, separated by commas; empty without arguments.
     pub data: &'a str,
 }
 
-/// An event that was kept.
+/// An event that has arrived.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Event {
     /// Its name.
@@ -65,7 +65,7 @@ pub struct Event {
     pub data: Value,
 }
 
-/// The events of a connection, in the order of their arrival. None is dropped, so read them or drop this.
+/// The events of a connection, in the command of their arrival. None is dropped, so read them or drop this.
 #[derive(Debug)]
 pub struct Events(mpsc::UnboundedReceiver<Event>);
 
@@ -90,28 +90,28 @@ impl Events {
         .flatten()
     }
 
-    /// Those that have arrived by now.
+    /// The events that have arrived by now.
     pub fn arrived(&mut self) -> Vec<Event> {
         std::iter::from_fn(|| self.0.try_recv().ok()).collect()
     }
 }
 
-enum Order {
+enum Command {
     Send { packet: String, answer: Option<(u64, oneshot::Sender<String>)> },
     Read(bool),
 }
 
-/// A connection. Dropped, it closes; [`Client::kill`] ends it without a word.
+/// A connection. Dropping it closes the connection; [`Client::kill`] ends it without a closing handshake.
 #[derive(Debug)]
 pub struct Client {
-    orders: mpsc::Sender<Order>,
+    commands: mpsc::Sender<Command>,
     task: AbortHandle,
     next: AtomicU64,
     sid: String,
 }
 
 impl Client {
-    /// Connects as the user of `token`, and keeps the events.
+    /// Connects as the user of `token`, and queues the events.
     ///
     /// # Errors
     /// The server can't be reached or refuses.
@@ -119,7 +119,7 @@ impl Client {
         Self::connect_with(url, &json!({ "token": token })).await
     }
 
-    /// Connects with this `auth`, and keeps the events.
+    /// Connects with this `auth`, and queues the events.
     ///
     /// # Errors
     /// The server can't be reached or refuses.
@@ -128,7 +128,7 @@ impl Client {
         let client = Self::connect_to(url, auth, move |event: Incoming<'_>| {
             let mut arguments = serde_json::Deserializer::from_str(event.data).into_iter();
             let data = arguments.next().and_then(Result::ok).unwrap_or_default();
-            // Nobody may be reading.
+            // An error means that the events are not wanted any more.
             let _ = sender.send(Event { name: event.name.to_owned(), data });
         });
         Ok((client.await?, Events(receiver)))
@@ -148,12 +148,12 @@ impl Client {
         let (socket, sid) = timeout(CONNECT, open(url, auth))
             .await
             .map_err(|_| ConnectError::Failed(format!("no connection within {CONNECT:?}")))??;
-        let (orders, receiver) = mpsc::channel(ORDERS);
+        let (commands, receiver) = mpsc::channel(COMMANDS);
         let task = tokio::spawn(run(socket, receiver, on_event)).abort_handle();
-        Ok(Self { orders, task, next: AtomicU64::new(0), sid })
+        Ok(Self { commands, task, next: AtomicU64::new(0), sid })
     }
 
-    /// The socket's id, by the server.
+    /// The id that the server has given the socket.
     pub fn sid(&self) -> &str {
         &self.sid
     }
@@ -173,13 +173,13 @@ impl Client {
     /// As [`Client::emit_with_ack`], on JSON text both ways; the answer is the array of all arguments.
     ///
     /// # Errors
-    /// As there.
+    /// As [`Client::emit_with_ack`].
     pub async fn call(&self, event: &str, json: &str) -> Result<String, Closed> {
         self.begin(event, json).await?.await.map_err(|_| Closed)
     }
 
-    /// Emits, and returns where the answer will arrive: events begun one after the other are sent in that order. The receiver fails
-    /// when the connection ends.
+    /// Emits, and returns the receiver of the answer: events begun one after the other are sent in that command. The receiver fails when the
+    /// connection ends.
     ///
     /// # Errors
     /// The connection has ended.
@@ -187,7 +187,7 @@ impl Client {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let (sender, receiver) = oneshot::channel();
         let packet = format!("42{id}[\"{event}\",{json}]");
-        self.orders.send(Order::Send { packet, answer: Some((id, sender)) }).await.map_err(|_| Closed)?;
+        self.commands.send(Command::Send { packet, answer: Some((id, sender)) }).await.map_err(|_| Closed)?;
         Ok(receiver)
     }
 
@@ -197,25 +197,25 @@ impl Client {
     /// The connection has ended.
     pub async fn emit(&self, event: &str, data: &Value) -> Result<(), Closed> {
         let packet = format!("42[\"{event}\",{data}]");
-        self.orders.send(Order::Send { packet, answer: None }).await.map_err(|_| Closed)
+        self.commands.send(Command::Send { packet, answer: None }).await.map_err(|_| Closed)
     }
 
-    /// Stops reading, as a stalled client does, or goes on: the server's packets pile up, pings go unanswered.
+    /// Stops or resumes reading. A client that does not read is stalled: packets of the server pile up, and pings are not answered.
     ///
     /// # Errors
     /// The connection has ended.
     pub async fn read(&self, on: bool) -> Result<(), Closed> {
-        self.orders.send(Order::Read(on)).await.map_err(|_| Closed)
+        self.commands.send(Command::Read(on)).await.map_err(|_| Closed)
     }
 
     /// Whether the connection has ended.
     pub fn is_closed(&self) -> bool {
-        self.orders.is_closed()
+        self.commands.is_closed()
     }
 
     /// Waits until the connection has ended.
     pub async fn closed(&self) {
-        self.orders.closed().await;
+        self.commands.closed().await;
     }
 
     /// Ends the connection without the closing handshake of any layer.
@@ -263,30 +263,30 @@ async fn send(socket: &mut Socket, packet: Utf8Bytes) -> Result<(), tokio_tungst
     socket.send(Message::Text(packet)).await
 }
 
-/// Ends when the connection does, or when the client is dropped. Whoever waits for an answer then learns that by its sender's end.
-async fn run(mut socket: Socket, mut orders: mpsc::Receiver<Order>, mut on_event: impl FnMut(Incoming<'_>)) {
+/// Owns the connection until it ends or the client is dropped. Callers that wait for an answer then get [`Closed`].
+async fn run(mut socket: Socket, mut commands: mpsc::Receiver<Command>, mut on_event: impl FnMut(Incoming<'_>)) {
     let mut waiting = HashMap::new();
     let mut reading = true;
     loop {
         tokio::select! {
-            order = orders.recv() => {
-                let Some(mut order) = order else {
+            command = commands.recv() => {
+                let Some(mut command) = command else {
                     let _ = socket.close(None).await;
                     return;
                 };
-                // What has piled up meanwhile goes out in one write.
+                // All queued packets are sent in one write.
                 loop {
-                    match order {
-                        Order::Read(on) => reading = on,
-                        Order::Send { packet, answer } => {
+                    match command {
+                        Command::Read(on) => reading = on,
+                        Command::Send { packet, answer } => {
                             waiting.extend(answer);
                             if socket.feed(Message::Text(packet.into())).await.is_err() {
                                 return;
                             }
                         }
                     }
-                    match orders.try_recv() {
-                        Ok(next) => order = next,
+                    match commands.try_recv() {
+                        Ok(next) => command = next,
                         Err(_) => break,
                     }
                 }
@@ -308,7 +308,7 @@ async fn run(mut socket: Socket, mut orders: mpsc::Receiver<Order>, mut on_event
                     }
                     Packet::Event(event) => on_event(event),
                     Packet::Ack(id, answer) => {
-                        // Its caller may have given up.
+                        // An error means that the caller has stopped waiting.
                         let _ = waiting.remove(&id).map(|waiter: oneshot::Sender<String>| waiter.send(answer.to_owned()));
                     }
                     Packet::End => return,
@@ -341,13 +341,13 @@ fn packet(text: &str) -> Packet<'_> {
     }
 }
 
-/// The acknowledgement's id, if there is one, and the array behind it.
+/// The id of the acknowledgement, if there is one, and the array after it.
 fn numbered(text: &str) -> Option<(Option<u64>, &str)> {
     let (digits, json) = text.split_at(text.find('[')?);
     if digits.is_empty() { Some((None, json)) } else { Some((Some(digits.parse().ok()?), json)) }
 }
 
-/// `["name",…]`. A name with escapes in it is not one of ours.
+/// Parses `["name",…]`. Names with escapes are not supported, because no event has one.
 fn event(json: &str) -> Option<Incoming<'_>> {
     let (name, rest) = json.strip_prefix("[\"")?.split_once('"')?;
     let data = rest.strip_suffix(']')?;

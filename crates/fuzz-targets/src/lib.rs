@@ -1,8 +1,7 @@
-//! Whatever reads bytes that come from outside, each as one function that may be given any bytes. Development only.
+//! The functions that read bytes from outside, each as a fuzz target that accepts any bytes. Development only.
 //!
-//! Each function reads as the services do, and panics if what it has read breaks what the services rest on; bytes that are refused
-//! are fine. `fuzz/` gives them what a fuzzer thinks of (`scripts/fuzz`), the test here what is worth keeping of that, in
-//! `fuzz/corpus/<target>/`.
+//! Each target reads as the services do, and panics if the result violates an invariant of the services; refusing bytes is fine. `fuzz/` runs
+//! them with a fuzzer (`scripts/fuzz`); the test here replays the inputs that were kept in `fuzz/corpus/<target>/`.
 
 #![allow(clippy::expect_used, clippy::missing_panics_doc, reason = "a broken promise is to end a fuzzer's run")]
 
@@ -23,10 +22,10 @@ use holdfast_redis::{Codec, RedisMetrics};
 use holdfast_service::settings::Source;
 use prometheus::Registry;
 
-/// What reads bytes.
+/// A fuzz target.
 pub type Target = fn(&[u8]);
 
-/// Every target by its name, which is also its corpus's and its fuzz target's.
+/// Every target by its name, which is also that of its corpus and of its binary in `fuzz/`.
 pub const TARGETS: [(&str, Target); 11] = [
     ("handshake", handshake),
     ("send_message", send_message),
@@ -52,7 +51,6 @@ static TOKENS: LazyLock<Verifier> = LazyLock::new(|| {
     Verifier::new(&config.value.own).expect("a verifier")
 });
 
-/// Values with texts, nothing and numbers.
 /// A value with parts of every kind.
 type Parts = (String, Option<String>, Vec<i64>);
 

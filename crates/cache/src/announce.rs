@@ -1,6 +1,6 @@
-//! Telling other gateways of live events, by the channels that they listen to.
+//! Publishes ephemeral events (typing, presence, read receipts, unread counts) to other gateways, on the channels they subscribe to.
 //!
-//! Publications go out as they are: nobody keeps them, and one that the server does not take is lost.
+//! Publications are not stored or repeated: one that the server does not take is lost.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,11 +11,11 @@ use holdfast_redis::{Call, Connection, RedisError};
 
 use crate::event::{self, LiveEvent, Origin};
 
-/// The bytes of one live event, for as many channels as it goes to.
+/// The bytes of one live event, for any number of channels.
 #[derive(Debug, Clone)]
 pub struct Announcement(Arc<[u8]>);
 
-/// Publishes for one process. Cheap to clone.
+/// Publishes live events for one process. Cheap to clone.
 #[derive(Clone)]
 pub struct Announcer {
     connection: Connection,
@@ -29,12 +29,12 @@ impl Announcer {
         Self { connection, keys, origin }
     }
 
-    /// An event that carries this JSON, for everybody who hears its channels but `except`.
+    /// An event with this JSON, for all users whom its channels reach except `except`.
     pub fn announcement(&self, except: Option<&UserId>, event: LiveEvent, payload: &str) -> Announcement {
         Announcement(event::live(self.origin, except, event, payload).into())
     }
 
-    /// Publishes in this order, as one pipeline under one deadline. Answers how many the server refused.
+    /// Publishes in this order, as one pipeline under one deadline. Returns how many publications the server refused.
     pub async fn publish(
         &self,
         announcements: &[(Channel, Announcement)],

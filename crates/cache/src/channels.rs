@@ -1,14 +1,14 @@
-//! Hearing what other gateways announce, and knowing when something may have been missed.
+//! The subscription to the events that other gateways publish. It notices when events may have been missed.
 //!
-//! One connection carries all subscriptions of the process: in a cluster to any one node, for what is published on one is heard on
-//! all. It counts as broken when its stream ends, when the server does not
-//! confirm a subscription, and when it no longer hears the process's own beacon, which is published every second on the ordinary
-//! connection: a subscription that looks alive but delivers nothing is the worst kind. A broken one is made anew with back-off, and
-//! when everything is subscribed again [`ChannelEvent::Resubscribed`] says that events may have been missed.
+//! One connection carries all subscriptions of the process; in a cluster it is one to any node, because every node delivers what is published
+//! on any other. The subscription counts as broken in three cases: the connection ends; the server does not confirm a subscription; or the
+//! process no longer receives its own beacon, which it publishes every second on the ordinary connection. The last rule finds subscriptions
+//! that look alive and deliver nothing. A broken subscription is replaced with back-off, and when everything is subscribed again
+//! [`ChannelEvent::Resubscribed`] reports that events may have been missed.
 //!
-//! Events go to a bounded queue. When it is full they are dropped and counted, and the queue's reader gets
-//! [`ChannelEvent::Resubscribed`] as soon as there is room again; nothing is missed silently. Events of this process come back too:
-//! whoever reads the queue skips them by their origin.
+//! Events go to a bounded queue. When it is full, events are dropped and counted, and the queue's reader gets
+//! [`ChannelEvent::Resubscribed`] as soon as there is room: no event is lost silently. A process also receives its own events; the reader
+//! skips them by their origin.
 
 mod beacon;
 mod session;
@@ -25,14 +25,14 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::event::Event;
 
-/// What the queue's reader gets.
+/// An item of the queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ChannelEvent {
-    /// Something was published on a channel. What reaches several channels is published on each.
+    /// An event was published on a channel. An event for several channels is published on each.
     Heard {
-        /// Where.
+        /// The channel it was published on.
         channel: Channel,
-        /// What.
+        /// The event.
         event: Event,
     },
     /// Events may have been missed before this; everything is subscribed now.
@@ -42,11 +42,11 @@ pub enum ChannelEvent {
 /// Settings of the subscription.
 #[derive(Debug, Clone, Copy)]
 pub struct ChannelSettings {
-    /// How many events wait at most.
+    /// The capacity of the queue, in events. When it is full, events are dropped.
     pub capacity: usize,
-    /// How often the beacon is published.
+    /// The interval of the beacon.
     pub beacon_interval: Duration,
-    /// How long the beacon may stay unheard.
+    /// How long the beacon may not be received before the subscription counts as broken.
     pub silence: Duration,
 }
 
@@ -56,7 +56,7 @@ impl Default for ChannelSettings {
     }
 }
 
-/// The process's subscriptions. Cheap to clone; the connection is given up with the last clone.
+/// The subscriptions of the process. Cheap to clone; dropping the last clone closes the connection.
 #[derive(Clone)]
 pub struct Channels {
     shared: Arc<Shared>,
@@ -66,7 +66,7 @@ pub struct Channels {
 struct Shared {
     keys: Keys,
     wanted: Mutex<Wanted>,
-    /// Something changed in `wanted`.
+    /// `wanted` has changed.
     wake: Notify,
     healthy: AtomicBool,
 }
@@ -74,7 +74,7 @@ struct Shared {
 #[derive(Default)]
 struct Wanted {
     channels: HashMap<Channel, Interest>,
-    /// Channels whose subscription may differ from what is wanted.
+    /// Channels that have to be subscribed or unsubscribed.
     changed: HashSet<Channel>,
 }
 
@@ -83,7 +83,7 @@ struct Interest {
     confirmed: watch::Sender<bool>,
 }
 
-/// An interest in a channel; ends when dropped. The channel is unsubscribed with the last interest in it.
+/// A subscription to a channel; it ends when it is dropped. The last one to end unsubscribes the channel.
 pub struct Subscription {
     shared: Arc<Shared>,
     channel: Channel,
@@ -91,8 +91,8 @@ pub struct Subscription {
 }
 
 impl Channels {
-    /// Starts subscribing in the background, and gives the queue of what is heard. `gateway` names this process's beacon and must
-    /// be no other's; `connection` is the ordinary connection to the same server or cluster. Must be called within a Tokio runtime.
+    /// Starts the subscription in the background, and returns the queue of its events. `gateway` names the beacon of this process and must be
+    /// unique; `connection` is the ordinary connection to the same server or cluster. Must be called within a Tokio runtime.
     pub fn start(
         connection: Connection,
         keys: Keys,
@@ -115,7 +115,7 @@ impl Channels {
         (Self { shared, _stop: Arc::new(stop.drop_guard()) }, queue)
     }
 
-    /// Takes an interest in a channel. [`Subscription::confirmed`] tells when it is heard.
+    /// Subscribes to a channel. [`Subscription::confirmed`] waits until the server has confirmed it.
     pub fn subscribe(&self, channel: Channel) -> Subscription {
         let mut wanted = self.shared.lock();
         let Wanted { channels, changed } = &mut *wanted;
@@ -130,7 +130,7 @@ impl Channels {
         Subscription { shared: self.shared.clone(), channel, confirmed }
     }
 
-    /// Whether everything that is wanted was subscribed and the beacon is heard.
+    /// Whether everything is subscribed and the beacon is received.
     pub fn is_healthy(&self) -> bool {
         self.shared.healthy.load(Ordering::Relaxed)
     }
@@ -142,10 +142,10 @@ impl Subscription {
         &self.channel
     }
 
-    /// Waits until the server has confirmed the subscription. Whatever is published afterwards is heard, or followed by
-    /// [`ChannelEvent::Resubscribed`]. With the server away it waits for as long as that lasts.
+    /// Waits until the server has confirmed the subscription. Every later publication is received, or followed by
+    /// [`ChannelEvent::Resubscribed`]. While the server is away this waits.
     pub async fn confirmed(&self) {
-        // The sender lives in the interest, which lives as long as this subscription.
+        // The sender lives as long as this subscription.
         let _ = self.confirmed.clone().wait_for(|confirmed| *confirmed).await;
     }
 
@@ -184,14 +184,14 @@ impl Shared {
         self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes what has to be subscribed and unsubscribed since it was last asked.
+    /// Takes the channels to subscribe and those to unsubscribe.
     fn take_changed(&self) -> (Vec<Channel>, Vec<Channel>) {
         let mut wanted = self.lock();
         let changed = std::mem::take(&mut wanted.changed);
         changed.into_iter().partition(|channel| wanted.channels.contains_key(channel))
     }
 
-    /// Marks everything as not subscribed, and takes all that is wanted.
+    /// Marks every channel as not subscribed, and returns all of them.
     fn take_all(&self) -> Vec<Channel> {
         let mut wanted = self.lock();
         wanted.changed.clear();

@@ -1,4 +1,4 @@
-//! What operators tell gateways, by the channels that those listen to anyway.
+//! Commands of operators to gateways, on the channels that gateways subscribe to anyway.
 
 use std::time::Duration;
 
@@ -10,8 +10,8 @@ use tokio::time::Instant;
 
 use crate::event::{self, Origin};
 
-/// Asks every gateway that holds a socket of this user to close it. Answers how many gateways heard it: each listens to a user's
-/// channel once, while it holds a socket of theirs.
+/// Tells every gateway with a socket of this user to close it. Returns how many gateways received this: each subscribes once to the channel
+/// of a user for as long as it has a socket of theirs.
 pub async fn disconnect(
     connection: &Connection,
     keys: &Keys,
@@ -21,14 +21,14 @@ pub async fn disconnect(
     let channel = keys.channel(&Channel::User(user.clone()));
     let call = Call::new("PUBLISH").arg(channel).arg(event::disconnect(Origin::random(), user));
     if connection.is_cluster() {
-        // A node counts only those who listen to itself.
+        // A node counts only its own subscribers.
         parse::<u64>(connection.run_one("control", call, budget).await?)?;
         return listeners(connection, keys, user, budget).await;
     }
     parse(connection.run_one("control", call, budget).await?)
 }
 
-/// How many gateways hold a socket of this user.
+/// How many gateways have a socket of this user.
 pub async fn listeners(
     connection: &Connection,
     keys: &Keys,
@@ -43,7 +43,7 @@ pub async fn listeners(
         let (_, count): (String, u64) = parse(connection.run_at("control", node, call, deadline).await?)?;
         Ok(count)
     });
-    // Nobody listens to a node that is away.
+    // A node that is away has no subscribers.
     let counts: Vec<Result<u64, RedisError>> = join_all(counts).await;
     let heard = counts.iter().filter_map(|count| count.as_ref().ok()).copied().reduce(|sum, count| sum + count);
     heard.ok_or_else(|| counts.into_iter().find_map(Result::err).unwrap_or_else(|| RedisError::unexpected("no node")))

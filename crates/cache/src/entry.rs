@@ -1,12 +1,12 @@
-//! The bytes of one entry of the recent list.
+//! The bytes of an entry of the recent list.
 //!
 //! A positional msgpack array: version, seq (nil if the entry came with a repair), then the *rest*: id (16 bytes, as a string), attempt,
 //! timestamp, sender (0 or 1, the position in a direct chat's id; text in a group), content, `tempId`, `imageUrl`, `publicId`.
-//! The script writes version and seq, for it alone knows the seq; the rest is given to it as bytes and goes into the publication
+//! The script writes version and seq, because only it knows the seq; it gets the rest as bytes, and copies it into the publication
 //! unchanged. A tombstone keeps seq, id, attempt and timestamp, and has nil for everything else.
 //!
-//! What has another version, or does not decode, counts as absent and is counted; it never spoils the other entries. Later
-//! versions may append elements and change those after the timestamp, which is as far as the scripts read.
+//! An entry of another version, or one that does not decode, is treated as absent and is counted; it does not affect other entries. Later
+//! versions may append elements, and may change those after the timestamp: the scripts read no further.
 
 use holdfast_message::id::Members;
 use holdfast_message::{ChatId, HistoryKey, Message, MessageId, UserId};
@@ -14,31 +14,31 @@ use holdfast_redis::msgpack::{Reader, Writer};
 
 /// The version that this build writes and reads.
 pub const VERSION: u64 = 1;
-/// How many elements an entry has. The scripts write the array's header as fixed bytes.
+/// The number of elements of an entry. The scripts write the header of the array as fixed bytes.
 pub(crate) const ELEMENTS: u32 = 10;
-/// How many of them are the rest.
+/// The number of elements of the rest.
 pub(crate) const REST_ELEMENTS: u32 = ELEMENTS - 2;
 
 /// An entry of the recent list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListedEntry {
-    /// The position in the live stream; absent if the entry came with a repair, below what was live.
+    /// The position in the live stream; `None`: a repair inserted the entry below the live messages.
     pub seq: Option<u64>,
-    /// What lies there.
+    /// The message or the tombstone.
     pub item: Listed,
 }
 
-/// What an entry of the recent list says.
+/// The content of an entry of the recent list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Listed {
     /// A message.
     Message(Message),
-    /// A message was here, but nothing durable took it. Not to be shown; a page in which one falls is merged with the store.
+    /// A message that was not made durable. It is not shown, and a page that contains its key is merged with the store.
     Tombstone(HistoryKey),
 }
 
 impl Listed {
-    /// The place in history.
+    /// The position in the history.
     pub fn key(&self) -> HistoryKey {
         match self {
             Self::Message(message) => message.key(),
@@ -47,7 +47,7 @@ impl Listed {
     }
 }
 
-/// The bytes of a message's entry, as the scripts put them together.
+/// The entry of a message, as the scripts assemble it.
 pub fn encode(seq: Option<u64>, message: &Message) -> Vec<u8> {
     let writer = Writer::with_capacity(80 + message.content.len()).array(ELEMENTS).uint(VERSION);
     let mut bytes = if let Some(seq) = seq { writer.uint(seq).0 } else { writer.nil().0 };
@@ -55,7 +55,7 @@ pub fn encode(seq: Option<u64>, message: &Message) -> Vec<u8> {
     bytes
 }
 
-/// Everything after version and seq.
+/// The rest of an entry: everything after version and seq.
 pub(crate) fn rest(message: &Message, attempt: u32) -> Vec<u8> {
     let writer = head(Writer::with_capacity(64 + message.content.len()), &message.key(), attempt);
     let writer = match message.chat.members() {
@@ -66,7 +66,7 @@ pub(crate) fn rest(message: &Message, attempt: u32) -> Vec<u8> {
     writer.maybe_str(message.image_url.as_deref()).maybe_str(message.public_id.as_deref()).0
 }
 
-/// A tombstone's rest.
+/// The rest of a tombstone.
 pub(crate) fn tombstone_rest(key: &HistoryKey, attempt: u32) -> Vec<u8> {
     head(Writer::with_capacity(40), key, attempt).nil().nil().nil().nil().nil().0
 }
@@ -75,7 +75,7 @@ fn head(writer: Writer, key: &HistoryKey, attempt: u32) -> Writer {
     writer.raw(key.id.as_bytes()).uint(u64::from(attempt)).int(key.timestamp)
 }
 
-/// The entry that these bytes are, if they are one that this build can read.
+/// Decodes an entry of a chat's list; `None`: this build can't read it.
 pub fn decode(chat: &ChatId, bytes: &[u8]) -> Option<ListedEntry> {
     let mut reader = Reader(bytes);
     if reader.array()? < ELEMENTS || reader.uint()? != VERSION {

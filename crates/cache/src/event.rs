@@ -1,8 +1,8 @@
-//! The bytes of what gateways tell each other over channels.
+//! The bytes of the events that gateways publish to each other on channels.
 //!
 //! A positional msgpack array: version, origin, kind, chat, then what the kind needs. A message carries epoch, seq and the same rest
-//! bytes as its list entry ([`crate::entry`]); the script writes epoch and seq. A live event has an empty text in the chat's place: its
-//! channel says whom it is for. A kind, version or live event that this build does not know is counted and skipped.
+//! bytes as its list entry ([`crate::entry`]); the script writes epoch and seq. A live event has an empty text in place of the chat, because
+//! its channel determines its audience. A kind, version or live event that this build does not know is counted and skipped.
 
 use std::sync::Arc;
 
@@ -16,50 +16,50 @@ const KIND_MESSAGE: u64 = 0;
 const KIND_FAILED: u64 = 1;
 const KIND_LIVE: u64 = 2;
 const KIND_GROUP: u64 = 8;
-/// What operators tell gateways has kinds from 64 on, and a user in the chat's place.
+/// Commands of operators have kinds from 64 on, and a user in place of the chat.
 const KIND_DISCONNECT: u64 = 64;
 
 /// The longest payload of a live event, in bytes.
 pub const MAX_LIVE_PAYLOAD: usize = 16 * 1024;
 
-/// Which process published something: a random number made at its start.
+/// The process that published an event: a random number made at its start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Origin(pub u64);
 
 impl Origin {
-    /// A new process's.
+    /// The origin of a new process.
     pub fn random() -> Self {
         Self(fastrand::u64(..))
     }
 }
 
-/// A place in a chat's live stream.
+/// A position in a chat's live stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Position {
-    /// Another epoch says that the stream may have lost something.
+    /// The epoch of the stream. A new epoch means that messages may be missing.
     pub epoch: Arc<str>,
-    /// Rises by one per message within one epoch.
+    /// The number of the message; within one epoch it increases by one with each message.
     pub seq: u64,
 }
 
-/// Events that live only as long as it takes to deliver them: who missed one asks for the state that it told of.
+/// Ephemeral events: sent to connected clients, never stored. A client that misses one asks for the state that it announces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum LiveEvent {
-    /// Somebody began or ceased to write.
+    /// A user has started or stopped typing.
     Typing,
-    /// Somebody has read a chat up to a message.
+    /// A user has read a chat up to a message.
     MessagesRead,
-    /// Somebody came online or went offline.
+    /// A user came online or went offline.
     Presence,
-    /// How many messages of a chat one has not read.
+    /// The number of messages of a chat that a user has not read.
     UnreadCount,
 }
 
 impl LiveEvent {
-    /// All of them.
+    /// Every kind of live event.
     pub const ALL: [Self; 4] = [Self::Typing, Self::MessagesRead, Self::Presence, Self::UnreadCount];
 
-    /// Its name on the wire, among gateways and to clients.
+    /// The name on the wire, among gateways and to clients.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Typing => "typing",
@@ -74,60 +74,60 @@ impl LiveEvent {
     }
 }
 
-/// What a process tells the others.
+/// An event that a process publishes to the others.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// A message was added to the chat's stream.
     Message {
-        /// Who told it.
+        /// The process that published it.
         origin: Origin,
         /// Its position in the stream.
         position: Position,
         /// The message.
         message: Box<Message>,
     },
-    /// A message that may have been shown was not made durable.
+    /// A message that clients may have received was not made durable.
     Failed {
-        /// Who told it.
+        /// The process that published it.
         origin: Origin,
         /// The message.
         message_id: MessageId,
-        /// The client's id for the send.
+        /// The client's id of the send.
         temp_id: Option<String>,
         /// Its chat.
         chat: ChatId,
     },
-    /// Something that clients are told of and nobody keeps.
+    /// An ephemeral event for clients.
     Live {
-        /// Who told it.
+        /// The process that published it.
         origin: Origin,
-        /// Whom it is not for, of those who hear the channel.
+        /// The user who must not get it, of those whom the channel reaches.
         except: Option<UserId>,
-        /// What happened.
+        /// The kind of event.
         event: LiveEvent,
-        /// The event's JSON, as clients get it; not checked.
+        /// The JSON that clients get; it is not checked.
         payload: Arc<str>,
     },
     /// A group's members, their roles or its name have changed.
     Group {
-        /// Who told it.
+        /// The process that published it.
         origin: Origin,
         /// The group.
         chat: ChatId,
-        /// Who has just ceased to be a member, if somebody has.
+        /// The user who has left or was removed, if there is one.
         left: Option<UserId>,
     },
-    /// An operator wants the user's sockets closed.
+    /// An operator wants the sockets of a user closed.
     Disconnect {
-        /// Who told it.
+        /// The process that published it.
         origin: Origin,
-        /// Whose.
+        /// The user.
         user: UserId,
     },
 }
 
 impl Event {
-    /// Who published it.
+    /// The process that published it.
     pub fn origin(&self) -> Origin {
         match self {
             Self::Message { origin, .. }
@@ -138,7 +138,7 @@ impl Event {
         }
     }
 
-    /// The event that these bytes are, if it is one that this build knows.
+    /// Decodes an event; `None`: this build does not know it.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let mut reader = Reader(bytes);
         reader.array()?;
@@ -185,29 +185,29 @@ fn start(origin: Origin, kind: u64, subject: &str, elements: u32) -> Writer {
     writer.bin(&origin.0.to_be_bytes()).uint(kind).str(subject)
 }
 
-/// What precedes epoch, seq and rest in a message's publication.
+/// The publication of a message, up to epoch, seq and rest, which the script appends.
 pub(crate) fn message_prefix(origin: Origin, chat: &ChatId) -> Vec<u8> {
     start(origin, KIND_MESSAGE, chat.as_str(), 2 + entry::REST_ELEMENTS).0
 }
 
-/// The whole publication of a failure.
+/// The publication of a failed message.
 pub(crate) fn failed(origin: Origin, message: &Message) -> Vec<u8> {
     let writer = start(origin, KIND_FAILED, message.chat.as_str(), 2);
     writer.raw(message.id.as_bytes()).maybe_str(message.temp_id.as_deref()).0
 }
 
-/// The whole publication of a live event, the same on every channel.
+/// The publication of a live event, the same on every channel.
 pub(crate) fn live(origin: Origin, except: Option<&UserId>, event: LiveEvent, payload: &str) -> Vec<u8> {
     let writer = start(origin, KIND_LIVE, "", 3).maybe_str(except.map(UserId::as_str));
     writer.str(event.name()).str(payload).0
 }
 
-/// The whole publication of a group's change.
+/// The publication of a group's change.
 pub(crate) fn group(origin: Origin, chat: &ChatId, left: Option<&UserId>) -> Vec<u8> {
     start(origin, KIND_GROUP, chat.as_str(), 1).maybe_str(left.map(UserId::as_str)).0
 }
 
-/// The whole publication of an operator's wish.
+/// The publication of an operator's command.
 pub(crate) fn disconnect(origin: Origin, user: &UserId) -> Vec<u8> {
     start(origin, KIND_DISCONNECT, user.as_str(), 0).0
 }

@@ -1,7 +1,7 @@
-//! Telling the other gateways that a group has changed.
+//! Publishes changes of groups to the other gateways.
 //!
-//! Published on the group's channel, for everybody who hears it, and on the channel of each user who joined or left: whoever joins
-//! does not hear the group's channel yet, and whoever leaves may be about to.
+//! A change is published on the channel of the group, and on the channel of each user who joined or left: a gateway whose user joins does not
+//! subscribe to the group's channel yet, and one whose user leaves may be about to.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use holdfast_redis::{Call, Connection, RedisError};
 
 use crate::event::{self, Origin};
 
-/// Publications in one round trip.
+/// How many publications one round trip carries.
 const BATCH: usize = 100;
 
 /// A change of a group.
@@ -19,9 +19,9 @@ const BATCH: usize = 100;
 pub struct GroupChange {
     /// The group.
     pub chat: ChatId,
-    /// Who became a member.
+    /// The users who became members.
     pub joined: Vec<UserId>,
-    /// Who ceased to be one.
+    /// The users who are no longer members.
     pub left: Vec<UserId>,
 }
 
@@ -34,13 +34,13 @@ pub struct GroupChanges {
 }
 
 impl GroupChanges {
-    /// Publishes on the cache server, under this process's origin.
+    /// Publishes on the cache server, with this process's origin.
     pub fn new(connection: Connection, keys: Keys, origin: Origin) -> Self {
         Self { connection, keys, origin }
     }
 
-    /// Publishes a change, with so much time for each round trip. After an error part of it may have been told; telling it once
-    /// more does no harm.
+    /// Publishes a change; `budget` is the time for each round trip. After an error a part may have been published; publishing it again is
+    /// harmless.
     pub async fn publish(&self, change: &GroupChange, budget: Duration) -> Result<(), RedisError> {
         let tell = |channel: Channel, left: Option<&UserId>| {
             let payload = event::group(self.origin, &change.chat, left);

@@ -1,13 +1,13 @@
-//! What users see of their chats, cached: how much is unread, and which chats were written to last.
+//! Inboxes: for each user the unread counts and the list of conversations, cached.
 //!
-//! Both are derived, from the store and the recent lists, by whoever finds them missing; live a fixed while; and are kept up by
-//! arrivals as long as they live. They may be dropped at any time ([`Inboxes::forget`]).
+//! A gateway that finds them missing derives both from the store and the recent lists. They live for a fixed time, and new messages update
+//! them while they live. They may be dropped at any time ([`Inboxes::forget`]).
 //!
-//! A counting and the arrivals meanwhile must neither lose nor double a message. So a counting begins by saying so in the cache, from
-//! where on arrivals leave their positions; each chat is counted together with the position of its live stream; and what is
-//! committed is the count plus those arrivals that lie behind that position. Later arrivals are compared with it, too.
+//! Counting while messages arrive must neither lose a message nor count it twice. A count therefore first marks its beginning in the cache;
+//! from then on arrivals leave their positions there. Each chat is counted together with the position of its live stream, and the committed
+//! number is the count plus the arrivals after that position. Later arrivals are compared with the position, too.
 //!
-//! The scripts begin with `scripts/inbox_state.lua`, which says what the keys hold.
+//! The scripts begin with `scripts/inbox_state.lua`, which describes the keys.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -27,15 +27,15 @@ static PAGE: LazyLock<Script> = script!("#!lua flags=no-writes", "inbox_state.lu
 
 /// The epoch of a chat that has no list.
 const NO_LIST: &str = "-";
-/// How long a counting may take before what it is kept for is forgotten.
+/// How long a count may take before its marker expires.
 const COUNTING: Duration = Duration::from_secs(10);
 
-/// How long each part lives after it was made.
+/// The time to live of each part, from its creation.
 #[derive(Debug, Clone, Copy)]
 pub struct InboxLife {
-    /// Unread counts.
+    /// The time to live of unread counts.
     pub unread: Duration,
-    /// Lists of conversations.
+    /// The time to live of lists of conversations.
     pub list: Duration,
 }
 
@@ -45,12 +45,12 @@ impl Default for InboxLife {
     }
 }
 
-/// How much of a chat is unread, as of a position of its live stream.
+/// The number of unread messages of a chat, as of a position of its live stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Count {
-    /// Messages.
+    /// The number of unread messages.
     pub unread: usize,
-    /// Every message up to here has been considered; none: the chat had no list.
+    /// Every message up to this position was considered; `None`: the chat had no list.
     pub at: Option<Position>,
 }
 
@@ -59,68 +59,68 @@ pub struct Count {
 pub struct CountedChat {
     /// The chat.
     pub chat: ChatId,
-    /// How much of it is unread.
+    /// Its unread messages.
     pub count: Count,
-    /// When its last message was sent.
+    /// When its last message was sent, in Unix epoch milliseconds.
     pub last_timestamp: i64,
-    /// Whether an arrival that the count includes may still be told: then the position is remembered although nothing is unread.
+    /// Whether an arrival that the count includes may still be reported: then the position is kept although nothing is unread.
     pub live: bool,
 }
 
-/// A message that was newly listed, as one of those who see it.
+/// A message that was added to a recent list, from the point of view of one user who sees it.
 #[derive(Debug, Clone)]
 pub struct Arrival {
     /// The chat.
     pub chat: ChatId,
-    /// When the message was sent.
+    /// When the message was sent, in Unix epoch milliseconds.
     pub timestamp: i64,
-    /// Its position, for those for whom it is unread; none for its sender.
+    /// Its position, if it is unread for the user; `None` for its sender.
     pub unread: Option<Position>,
 }
 
-/// A counting that has begun.
+/// A count that has begun.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Counting(String);
 
-/// What [`Inboxes::commit`] did.
+/// The result of [`Inboxes::commit`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Committed {
-    /// It is cached.
+    /// The count is cached.
     Done,
-    /// It was forgotten or replaced meanwhile; nothing is cached.
+    /// The count was dropped or replaced meanwhile; nothing is cached.
     Overtaken,
-    /// Messages have arrived in chats that were not counted, or had no list then; to be committed with their counts as they are now.
+    /// Messages have arrived in chats that were not counted, or had no list. Commit again, with the current counts of these chats.
     Unknown(Vec<ChatId>),
 }
 
-/// Cached unread counts, of every chat that has unread messages and some others.
+/// The cached unread counts of a user: every chat with unread messages, and some others.
 #[derive(Debug, Clone, Default)]
 pub struct UnreadCounts {
     counts: HashMap<ChatId, (usize, String)>,
 }
 
 impl UnreadCounts {
-    /// Of one chat.
+    /// The number of unread messages of one chat.
     pub fn of(&self, chat: &ChatId) -> usize {
         self.counts.get(chat).map_or(0, |(count, _)| *count)
     }
 
-    /// All chats with unread messages.
+    /// The chats with unread messages.
     pub fn iter(&self) -> impl Iterator<Item = (&ChatId, usize)> {
         self.counts.iter().map(|(chat, (count, _))| (chat, *count)).filter(|(_, count)| *count > 0)
     }
 }
 
-/// A part of a cached list of conversations.
+/// A page of a cached list of conversations.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListPage {
-    /// Chats and when their last messages were sent, newest first.
+    /// The chats, each with the time of its last message in Unix epoch milliseconds, newest first.
     pub chats: Vec<(ChatId, i64)>,
-    /// Whether the store knows older ones than the whole list holds.
+    /// Whether the store has older chats than the whole list.
     pub older_stored: bool,
 }
 
-/// The caches of all users. Cheap to clone.
+/// The inboxes of all users. Cheap to clone.
 #[derive(Clone)]
 pub struct Inboxes {
     connection: Connection,
@@ -129,13 +129,13 @@ pub struct Inboxes {
 }
 
 impl Inboxes {
-    /// On the cache server.
+    /// Inboxes on the cache server.
     pub fn new(connection: Connection, keys: Keys, life: InboxLife) -> Self {
         Self { connection, keys, life }
     }
 
-    /// Tells what is cached of these users of messages, as one pipeline; the results are in the order of `arrivals`. Each message must
-    /// be told once.
+    /// Adds messages to the cached inboxes of these users, as one pipeline; the results are in the order of `arrivals`. Each message must be
+    /// reported once.
     pub async fn arrived(&self, arrivals: &[(UserId, Vec<Arrival>)], budget: Duration) -> Vec<Result<(), RedisError>> {
         let call = |(user, arrivals): &(UserId, Vec<Arrival>)| {
             arrivals.iter().fold(self.call(&ARRIVED, user), |call, arrival| {
@@ -149,20 +149,20 @@ impl Inboxes {
         self.done("inbox_arrived", arrivals.iter().map(call).collect(), budget).await
     }
 
-    /// Drops what is cached of these users, as one pipeline; the results are in the order of `users`.
+    /// Deletes the inboxes of these users, as one pipeline; the results are in the order of `users`.
     pub async fn forget(&self, users: &[UserId], budget: Duration) -> Vec<Result<(), RedisError>> {
         let call = |user: &UserId| Call::new("DEL").key(&self.keys.unread(user)).key(&self.keys.conversations(user));
         self.done("inbox_forget", users.iter().map(call).collect(), budget).await
     }
 
-    /// Begins a counting, or joins one; `None` if one has been finished.
+    /// Begins a count, or joins one in progress. `None`: a count is cached already.
     pub async fn begin(&self, user: &UserId, budget: Duration) -> Result<Option<Counting>, RedisError> {
         let call = self.call(&BEGIN, user).arg(format!("{:016x}", fastrand::u64(..))).arg(COUNTING.as_millis() as u64);
         let token: Option<String> = parse(self.connection.run_one("inbox_begin", call, budget).await?)?;
         Ok(token.map(Counting))
     }
 
-    /// Caches what was counted since [`Inboxes::begin`]. `older_stored`: the store knows older chats than these.
+    /// Caches what was counted since [`Inboxes::begin`]. `older_stored`: the store has older chats than these.
     pub async fn commit(
         &self,
         user: &UserId,
@@ -195,7 +195,7 @@ impl Inboxes {
         })
     }
 
-    /// The user's unread counts, if they are cached.
+    /// The unread counts of a user, if they are cached.
     pub async fn unread(&self, user: &UserId, budget: Duration) -> Result<Option<UnreadCounts>, RedisError> {
         let mut results = self.unread_batch(std::slice::from_ref(user), budget).await?;
         results.pop().unwrap_or_else(|| Err(RedisError::unexpected("no answer")))
@@ -212,7 +212,7 @@ impl Inboxes {
         Ok(answers.into_iter().map(|answer| Ok(unread_counts(parse(answer?)?))).collect())
     }
 
-    /// Corrects one chat's count, which was read as part of `before`; `false`: something has arrived meanwhile, or nothing is cached.
+    /// Corrects the count of one chat, which was read as part of `before`. `false`: a message has arrived meanwhile, or nothing is cached.
     pub async fn counted(
         &self,
         user: &UserId,
@@ -230,7 +230,7 @@ impl Inboxes {
         Ok(parse::<u8>(self.connection.run_one("inbox_counted", call, budget).await?)? == 1)
     }
 
-    /// The newest `limit` chats of the user's list before a place (timestamp and chat), if it is cached.
+    /// The newest `limit` chats of the user's list before a position (timestamp and chat), if the list is cached.
     pub async fn page(
         &self,
         user: &UserId,
@@ -251,7 +251,7 @@ impl Inboxes {
         Ok(Some(ListPage { chats, older_stored: ready == "-2" }))
     }
 
-    /// Makes calls, and says of each whether it was made.
+    /// Makes calls whose answers do not matter.
     async fn done(&self, op: &'static str, calls: Vec<Call>, budget: Duration) -> Vec<Result<(), RedisError>> {
         let count = calls.len();
         match self.connection.run(op, calls, budget).await {
@@ -269,7 +269,7 @@ fn millis(life: Duration) -> u64 {
     u64::try_from(life.as_millis()).unwrap_or(u64::MAX).max(1)
 }
 
-/// What a hash says, if it is a finished one.
+/// Parses the hash of unread counts; `None`: it is absent, or a count is in progress.
 fn unread_counts(mut fields: HashMap<String, String>) -> Option<UnreadCounts> {
     if fields.remove("state")? != "ready" {
         return None;

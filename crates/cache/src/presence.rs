@@ -1,12 +1,12 @@
-//! Who is online: every connected device, until it expires.
+//! Presence: which devices of which users are connected, until they expire.
 //!
-//! A device is a member of one sorted set, scored by when it counts as connected no more, and of one of its user's own, by which a
-//! look-up finds it. Heartbeats push that time out. A gateway that dies leaves nothing behind but devices that expire; a server
-//! that lost its data learns of them all with the next heartbeats. A device that leaves counts as connected for a moment yet, so that a
-//! user who reconnects was never gone. Every gateway sweeps what has expired; the one whose sweep removes a user's last device
-//! learns that the user has gone, and nobody else does.
+//! A device is a member of one sorted set, scored by the time at which it expires, and of a second one that belongs to its user, for
+//! look-ups. Heartbeats move that time forward. A gateway that dies leaves only devices that expire; a server that lost its data gets them
+//! all again with the next heartbeats. A device that disconnects counts as connected for a short grace period, so that a user who
+//! reconnects does not go offline. Every gateway sweeps expired devices. The gateway whose sweep removes a user's last device learns that
+//! the user went offline; no other gateway does.
 //!
-//! All times are the server's. What is remembered of a user who has gone is when they were last seen, for a week.
+//! All times are the server's. For a user who is offline the time at which they were last seen is remembered for a week.
 
 use std::fmt;
 use std::sync::LazyLock;
@@ -24,7 +24,7 @@ static EXPIRED: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("sc
 static SWEEP: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/presence_sweep.lua")));
 static LOOK: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/presence_look.lua")));
 
-/// How long it is remembered when a user was last seen.
+/// How long the time at which a user was last seen is remembered.
 const REMEMBER: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// How long devices count as connected.
@@ -39,7 +39,7 @@ pub struct PresenceSettings {
 /// One connection of a user. Its text is the sorted sets' member.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Device {
-    /// Whose.
+    /// The user it belongs to.
     pub user: UserId,
     text: String,
 }
@@ -51,7 +51,7 @@ impl Device {
         Self { user, text }
     }
 
-    /// What is no device is given back.
+    /// An error is the text, which is not a device.
     fn parse(text: String) -> Result<Self, String> {
         match text.split_once(':').map(|(user, _)| UserId::parse(user)) {
             Some(Ok(user)) => Ok(Self { user, text }),
@@ -60,45 +60,45 @@ impl Device {
     }
 }
 
-/// What a device did.
+/// A change of a device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
     /// It connected.
     Joined(Device),
-    /// It has gone.
+    /// It disconnected.
     Left(Device),
 }
 
-/// What [`Online::expired`] found.
+/// The result of [`Online::expired`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Expired {
-    /// They count as connected no more, unless a heartbeat is faster than [`Online::sweep`].
+    /// Devices that have expired, unless a heartbeat arrives before [`Online::sweep`].
     pub devices: Vec<Device>,
-    /// Whether the device that was named is known, to the server and as its user's; so it is if none was.
+    /// Whether the given device is known, in both sorted sets; true if none was given.
     pub known: bool,
 }
 
-/// A user came online, or has gone: seen by nobody else.
+/// A user came online or went offline. Only the caller learns of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
-    /// Who.
+    /// The user.
     pub user: UserId,
-    /// Whether they are there.
+    /// Whether the user is online now.
     pub online: bool,
-    /// Unix epoch milliseconds: when they came, or when they were last there.
+    /// When they came online, or were last online, in Unix epoch milliseconds.
     pub last_seen: i64,
 }
 
-/// What is known of a user.
+/// The presence of a user.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Seen {
     /// Whether any device is connected.
     pub online: bool,
-    /// When they were last there, in Unix epoch milliseconds: now, if they are.
+    /// When they were last online, in Unix epoch milliseconds; the current time, if they are online.
     pub last_seen: Option<i64>,
 }
 
-/// Who is online, over all gateways. Cheap to clone.
+/// The presence of all users, across all gateways. Cheap to clone.
 #[derive(Clone)]
 pub struct Online {
     connection: Connection,
@@ -107,12 +107,12 @@ pub struct Online {
 }
 
 impl Online {
-    /// As the cache server has it.
+    /// Presence on the cache server.
     pub fn new(connection: Connection, keys: Keys, settings: PresenceSettings) -> Self {
         Self { connection, keys, settings }
     }
 
-    /// Takes what devices did, in order, as one pipeline; tells who came online by it.
+    /// Applies changes of devices in order, as one pipeline. Returns the users who came online.
     pub async fn apply(&self, steps: &[Step], budget: Duration) -> Result<Vec<Change>, RedisError> {
         let call = |step: &Step| match step {
             Step::Joined(device) => self.join(std::slice::from_ref(device), true),
@@ -128,7 +128,7 @@ impl Online {
                 (Step::Joined(device), Ok(answer)) => came.extend(arrivals(std::slice::from_ref(device), answer)?),
                 (Step::Left(_), Ok(_)) => {}
                 (_, Err(error)) if error.is_transient() => return Err(error),
-                // Heartbeats and expiry make good for it.
+                // Heartbeats and expiry correct it.
                 (Step::Joined(device) | Step::Left(device), Err(error)) => {
                     tracing::debug!(user = %device.user, %error, "a device's coming or going was refused");
                 }
@@ -137,12 +137,12 @@ impl Online {
         Ok(came)
     }
 
-    /// A heartbeat of devices that are still connected. Tells who came online by it: of whom others believed that they had gone.
+    /// Sends a heartbeat for devices that are still connected. Returns the users who came online by it, because they had expired.
     pub async fn refresh(&self, devices: &[Device], budget: Duration) -> Result<Vec<Change>, RedisError> {
         arrivals(devices, self.connection.run_one("presence_refresh", self.join(devices, false), budget).await?)
     }
 
-    /// Looks for expired devices, so many at most, oldest first; and whether a device that is connected is still known.
+    /// Finds at most `max` expired devices, oldest first, and checks whether a connected device is still known.
     pub async fn expired(
         &self,
         most: usize,
@@ -167,7 +167,7 @@ impl Online {
         Ok(Expired { devices: devices.into_iter().flatten().collect(), known: known == 1 })
     }
 
-    /// Forgets those of these devices that have expired, and tells who has gone with their last one.
+    /// Removes those of these devices that have expired. Returns the users who went offline with their last device.
     pub async fn sweep(&self, devices: &[Device], budget: Duration) -> Result<Vec<Change>, RedisError> {
         if devices.is_empty() {
             return Ok(Vec::new());
@@ -182,7 +182,7 @@ impl Online {
         Ok(answer.chunks_exact(2).filter_map(change).collect())
     }
 
-    /// What is known of each of these users, in their order, in one round trip.
+    /// The presence of these users, in their order, in one round trip.
     pub async fn look(&self, users: &[UserId], budget: Duration) -> Result<Vec<Seen>, RedisError> {
         if users.is_empty() {
             return Ok(Vec::new());
@@ -214,7 +214,7 @@ fn texts(devices: &[Device]) -> Vec<&str> {
     devices.iter().map(|device| device.text.as_str()).collect()
 }
 
-/// The users who came online, of an answer that begins with the time.
+/// The users who came online, from an answer that begins with the time.
 fn arrivals(devices: &[Device], answer: Value) -> Result<Vec<Change>, RedisError> {
     let answer: Vec<i64> = parse(answer)?;
     let Some((now, indexes)) = answer.split_first() else { return Err(RedisError::unexpected("no time")) };

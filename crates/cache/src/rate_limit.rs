@@ -1,10 +1,10 @@
-//! How much a user may do: at most so many events of one kind in any window of so many seconds, counted over all gateways.
+//! Rate limits: at most a number of events of one kind for each user in any window of a given length, counted across all gateways.
 //!
-//! The count lies in Redis and is atomic there. [`LocalLimiter`] counts the same way in this process, for when Redis is away: then
-//! a user may send that much through each gateway.
+//! Redis counts atomically. [`LocalLimiter`] counts in this process by the same rules, for times when Redis is away: then a user may send
+//! that much through each gateway.
 //!
-//! A window is counted in twenty cells; one that lies only partly in it counts as a whole. So no window ever sees more than the
-//! limit, and an event is held against the user for up to a twentieth of the window longer than need be.
+//! A window is divided into twenty cells, and a cell that lies partly in the window counts as a whole. Therefore no window ever exceeds the
+//! limit, and an event counts for up to a twentieth of the window longer than necessary.
 
 use std::collections::HashMap;
 use std::collections::VecDeque;
@@ -18,40 +18,40 @@ use holdfast_redis::{Connection, RedisError, Script, parse};
 
 static CHECK: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/rate_limit.lua")));
 
-/// How many cells a window is counted in.
+/// How many cells a window is divided into.
 const CELLS: u64 = 20;
 
-/// So many events in any window of this length.
+/// A number of events in any window of a given length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limit {
-    /// How many; 0 switches the limit off.
+    /// The number of events; 0 switches the limit off.
     pub events: u32,
-    /// The window's length, to the millisecond.
+    /// The length of the window, in whole milliseconds.
     pub window: Duration,
 }
 
-/// What is counted, each kind by itself.
+/// The kinds of events; each is counted separately.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// Messages.
     Message,
-    /// Other events of this name, a word.
+    /// Other events of this name, which is a word.
     Event(&'static str),
 }
 
-/// Whether an event may pass. One that may has been counted.
+/// The decision about an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Decision {
-    /// It may, and is counted.
+    /// The event is allowed, and was counted.
     Allowed,
-    /// It may not, and is not counted.
+    /// The event is refused, and was not counted.
     Limited {
-        /// When asking again may help.
+        /// How long to wait before the next event can be allowed.
         retry_after: Duration,
     },
 }
 
-/// The limit over all gateways. Cheap to clone.
+/// A limit across all gateways. Cheap to clone.
 #[derive(Clone)]
 pub struct RateLimiter {
     connection: Connection,
@@ -61,12 +61,12 @@ pub struct RateLimiter {
 }
 
 impl RateLimiter {
-    /// Counts on the cache server.
+    /// A limit that is counted on the cache server.
     pub fn new(connection: Connection, keys: Keys, limit: Limit) -> Self {
         Self { connection, keys, limit, life: Duration::ZERO }
     }
 
-    /// The same with counts that live at least this long, for who wants to look at them.
+    /// The same limit; its counts live at least this long, so that operators can look at them.
     #[must_use]
     pub fn living(self, life: Duration) -> Self {
         Self { life, ..self }
@@ -87,8 +87,7 @@ impl RateLimiter {
         self.check_many(kind, 1, users, budget).await
     }
 
-    /// The same for as many events of each user at once as `count` says: all of them pass, or none. More than the limit are as many as
-    /// the limit.
+    /// The same for `count` events of each user at once: all of them are allowed, or none. A `count` above the limit is reduced to it.
     pub async fn check_many(
         &self,
         kind: Kind,
@@ -130,19 +129,19 @@ impl RateLimiter {
     }
 }
 
-/// The same limit in this process alone, of whoever a `K` names. It remembers so many of them; when more are active at once, those
-/// who have been quiet longest are forgotten, and begin anew.
+/// The same limit within this process, for anything that a `K` identifies. It keeps a bounded number of counts: when more are active at
+/// once, those that were quiet longest are dropped and start at zero.
 #[derive(Debug)]
 pub struct LocalLimiter<K> {
     limit: Limit,
     start: Instant,
-    /// Two generations: when the young one is full it becomes the old one, which is then forgotten.
+    /// Two generations: when the young one is full it replaces the old one, which is dropped.
     known: Mutex<(HashMap<K, Cells>, HashMap<K, Cells>)>,
     capacity: usize,
 }
 
 impl<K: Clone + Eq + Hash> LocalLimiter<K> {
-    /// Counts for at most so many at once.
+    /// A limit that keeps at most this many counts.
     pub fn new(limit: Limit, capacity: usize, now: Instant) -> Self {
         Self { limit, start: now, known: Mutex::default(), capacity: (capacity / 2).max(1) }
     }
@@ -152,7 +151,7 @@ impl<K: Clone + Eq + Hash> LocalLimiter<K> {
         self.check_many(who, 1, now)
     }
 
-    /// Counts so many at once: all of them pass, or none. More than the limit are as many as the limit.
+    /// Counts `count` events at once: all of them are allowed, or none. A `count` above the limit is reduced to it.
     pub fn check_many(&self, who: &K, count: u32, now: Instant) -> Decision {
         if self.limit.events == 0 {
             return Decision::Allowed;

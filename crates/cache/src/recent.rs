@@ -1,17 +1,17 @@
-//! The recent list: the last messages of each chat, their positions in the live stream, and how far down they are all there.
+//! The recent list: the last messages of each chat, their positions in the live stream, and the key down to which they are complete.
 //!
-//! Takes a stamped message from the gateway (or from the worker, which heals) and gives it a position, tells the other gateways,
-//! and remembers it, all in one script. The scripts begin with `scripts/recent_state.lua`, which states the invariants.
+//! Takes a stamped message from the gateway, or from the worker when it heals a list. One script gives it a position, announces it to the
+//! other gateways, and stores it. The scripts begin with `scripts/recent_state.lua`, which states the invariants.
 //!
-//! What makes a page trustworthy is `floor`: the list holds everything strictly above it. [`RecentList::repair`] lowers it after
-//! the store was read, and notes the time *at which that reading began*, so that a gateway that hung in between can't vouch for what
-//! it never saw. Trimming raises it. Whatever may have lost something begins a new epoch, in which nothing is verified.
+//! A page can be trusted because of the `floor`: the list has every message strictly above it. [`RecentList::repair`] lowers the floor after
+//! the store was read, and notes the time *at which that read began*, so that a gateway that was suspended in between can't vouch for what it
+//! did not read. Trimming raises the floor. Any possible loss begins a new epoch, in which nothing is verified.
 //!
 //! The scripts need `INFO`, `TIME` and `PUBLISH`; an ACL has to allow them.
 
-mod incarnation;
+mod data_generation;
 mod page;
-mod standing;
+mod stream_tip;
 
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -24,7 +24,7 @@ use crate::entry::{self, Listed, ListedEntry};
 use crate::event::{self, Origin, Position};
 
 pub use page::{Alone, Floor, RecentPage};
-pub use standing::{ListedUnread, Standing};
+pub use stream_tip::{ListedUnread, StreamTip};
 
 static ADD: LazyLock<Script> = script!("#!lua", "recent_state.lua", "recent_change.lua", "recent_add.lua");
 static REPAIR: LazyLock<Script> = script!("#!lua", "recent_state.lua", "recent_change.lua", "recent_repair.lua");
@@ -35,20 +35,20 @@ static READ: LazyLock<Script> = script!("#!lua flags=allow-oom", "recent_state.l
 static RESUME: LazyLock<Script> =
     script!("#!lua flags=allow-oom", "recent_absent.lua", "recent_state.lua", "recent_resume.lua");
 
-/// Attempts per list that are known to have been taken back before they had added anything. One that can still arrive was made
-/// within the seconds in which a connection that hangs is not given up yet.
+/// How many attempts a list remembers that were retracted before they added anything. An addition can still arrive only within the seconds
+/// before a hanging connection is closed.
 const MAX_VOID: usize = 128;
-/// The longest epoch that a client may send; ours have 16 characters.
+/// The longest epoch that a client may send, in characters; the server makes epochs of 16.
 const MAX_EPOCH: usize = 64;
 
-/// Sizes and life of recent lists.
+/// The sizes and the time to live of recent lists.
 #[derive(Debug, Clone, Copy)]
 pub struct RecentSettings {
-    /// How many messages a list holds.
+    /// The number of messages that a list holds.
     pub max: usize,
-    /// How many ids a list knows, so that a repeat is known as one; never fewer than `max`.
+    /// The number of ids that a list knows, so that it recognises repeats; at least `max`.
     pub window: usize,
-    /// How long a list lives after the last message.
+    /// The time to live of a list after its last message.
     pub ttl: Duration,
 }
 
@@ -58,12 +58,12 @@ impl Default for RecentSettings {
     }
 }
 
-/// One attempt to send a message, so that its own retry is not taken for a repeat by the client. Random.
+/// One attempt to send a message: a random number that tells the attempt's own retry from a repeat by the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Attempt(pub u32);
 
 impl Attempt {
-    /// No sender's: the message is known to be durable. What is added so, or found listed already, no attempt takes back any more.
+    /// No attempt: the message is known to be durable. A message that is added or found with it is no longer subject to retraction.
     pub const DURABLE: Self = Self(0);
 
     /// A new attempt.
@@ -72,78 +72,78 @@ impl Attempt {
     }
 }
 
-/// What [`RecentList::add`] did.
+/// The result of [`RecentList::add`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Added {
-    /// It was absent; it has this position now, and the chat's channels were told.
+    /// The message was absent. It has this position now, and was announced on the chat's channels.
     New(Position),
-    /// An earlier call of this very attempt had added it, and told.
+    /// An earlier call of the same attempt has added and announced it.
     Own(Position),
-    /// Another attempt had added it.
+    /// Another attempt has added it.
     Repeat {
-        /// The timestamp that the first copy had.
+        /// The timestamp of the first copy, in Unix epoch milliseconds.
         timestamp: i64,
         /// The chat's epoch.
         epoch: Arc<str>,
-        /// The first copy's position, if it is still listed with one.
+        /// The position of the first copy, if it is still listed and has one.
         seq: Option<u64>,
     },
 }
 
-/// What the store said, to be added to a list.
+/// What the store has of a chat, to repair its list.
 #[derive(Debug, Clone)]
 pub struct Repair<'a> {
     /// The chat.
     pub chat: &'a ChatId,
     /// The epoch of the page that was read *before* the store.
     pub epoch: &'a str,
-    /// That page's [`RecentPage::read_at`].
+    /// The [`RecentPage::read_at`] of that page.
     pub read_at: i64,
-    /// What the store has, in any order: everything from [`Repair::covered`] upwards.
+    /// The messages in the store, in any order: all of them from [`Repair::covered`] upwards.
     pub messages: &'a [Message],
-    /// The oldest key down to which the store was read; `None`: the store has nothing older, and this is the whole chat.
+    /// The oldest key down to which the store was read; `None`: this is the whole chat.
     pub covered: Option<HistoryKey>,
 }
 
-/// What [`RecentList::repair`] did.
+/// The result of [`RecentList::repair`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Repaired {
-    /// The stream has begun a new epoch since; nothing was done.
+    /// The stream has begun a new epoch meanwhile; nothing was changed.
     Overtaken,
-    /// The list holds what the store has, as far as there is room.
+    /// The list has what the store has, as far as there is room.
     Done {
-        /// Messages above the floor that were missing: appended to the stream and announced.
+        /// Missing messages above the floor, which were appended to the stream and announced.
         late: usize,
-        /// Messages below it: put in front, unannounced.
+        /// Missing messages below the floor, which were inserted in front and not announced.
         inserted: usize,
-        /// Messages that were listed as of another time than they are stored as of: a repeat was stamped anew, and another copy
-        /// was stored first. They keep their seq and take their stored time, unannounced.
+        /// Messages whose timestamp differed from the stored one, because a repeat was stamped again and another copy was stored first.
+        /// They keep their seq and take the stored timestamp; this is not announced.
         corrected: usize,
     },
 }
 
-/// What a client missed.
+/// The messages that a client missed.
 #[derive(Debug, Clone)]
 pub struct Resumed {
     /// The position of the newest message of the stream.
     pub position: Position,
-    /// Everything after the client's offset, in seq order, without what is a tombstone by now; `None`: not known any more.
+    /// Every message after the client's offset, in the order of seq, without tombstones; `None`: the list no longer has all of them.
     pub missed: Option<Vec<(u64, Message)>>,
 }
 
-/// What became of taking a message back.
+/// The result of retracting a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum TakenBack {
-    /// It is a tombstone, and the chat's channels know.
+pub enum Retraction {
+    /// The message is a tombstone now, and this was announced on the chat's channels.
     Done,
-    /// It stays: it is known to be durable.
+    /// The message stays listed: it is known to be durable.
     Kept {
-        /// Its place in the live stream, if it has one.
+        /// Its position in the live stream, if it has one.
         position: Option<Position>,
-        /// As of when it is listed.
+        /// The timestamp with which it is listed, in Unix epoch milliseconds.
         timestamp: i64,
     },
-    /// The list has no entry of it, for it was trimmed or never added; or has one by another attempt, which may yet be taken back.
+    /// The list has no entry of it, because it was trimmed or never added, or has one by another attempt.
     Absent,
 }
 
@@ -157,7 +157,7 @@ pub struct RecentList {
 }
 
 impl RecentList {
-    /// Recent lists on the cache server, with publications marked as this process's.
+    /// Recent lists on the cache server; publications carry this process's origin.
     pub fn new(connection: Connection, keys: Keys, mut settings: RecentSettings, origin: Origin) -> Self {
         settings.max = settings.max.max(1);
         settings.window = settings.window.max(settings.max);
@@ -170,21 +170,21 @@ impl RecentList {
         self.batch("recent_add", calls, budget, |_, value| added(value)).await
     }
 
-    /// Adds a message if it is absent: gives it the next seq, trims, and tells the chat's channels. With [`Attempt::DURABLE`] it also
-    /// keeps one that is present from being taken back.
+    /// Adds a message if it is absent: gives it the next seq, trims the list, and announces it on the chat's channels. With
+    /// [`Attempt::DURABLE`] a message that is present is no longer subject to retraction.
     pub async fn add(&self, message: &Message, attempt: Attempt, budget: Duration) -> Result<Added, RedisError> {
         added(self.connection.run_one("recent_add", self.add_call(message, attempt), budget).await?)
     }
 
-    /// Turns the entry that `attempt` made into a tombstone, and tells the chat's channels that the message failed; unless another
-    /// attempt made the entry or it is durable, or there is none. A message whose entry was trimmed is forgotten, so that it may be
-    /// listed anew, and should this attempt's addition arrive yet, it adds nothing.
+    /// Retracts a message: turns the entry that `attempt` made into a tombstone, and announces on the chat's channels that the message
+    /// failed. Nothing happens if another attempt made the entry, or the message is durable. A message whose entry was trimmed is forgotten,
+    /// so that it may be listed again; if the addition of this attempt arrives later, it adds nothing.
     pub async fn tombstone(
         &self,
         message: &Message,
         attempt: Attempt,
         budget: Duration,
-    ) -> Result<TakenBack, RedisError> {
+    ) -> Result<Retraction, RedisError> {
         tombstoned(self.connection.run_one("recent_tombstone", self.tombstone_call(message, attempt), budget).await?)
     }
 
@@ -193,7 +193,7 @@ impl RecentList {
         &self,
         attempts: &[(&Message, Attempt)],
         budget: Duration,
-    ) -> Vec<Result<TakenBack, RedisError>> {
+    ) -> Vec<Result<Retraction, RedisError>> {
         let calls = attempts.iter().map(|(message, attempt)| self.tombstone_call(message, *attempt)).collect();
         self.batch("recent_tombstone", calls, budget, |_, value| tombstoned(value)).await
     }
@@ -210,16 +210,16 @@ impl RecentList {
         self.batch("recent_read", calls, budget, |index, value| self.page(chats[index], value)).await
     }
 
-    /// Adds what the store has and the list lacks, corrects times that the store has otherwise, and notes how far down and as of when
-    /// the list is complete.
+    /// Adds the messages that the store has and the list lacks, corrects timestamps that differ from the stored ones, and sets the key down
+    /// to which, and the time as of which, the list is complete.
     ///
-    /// A message above the floor is a late arrival: next seq, announced; while there is no floor, one above the list's oldest entry. Any
-    /// other goes in front without seq. A full list lets its oldest entry go for one that is newer; what is older finds no room. Then
-    /// the floor becomes the greatest of what was covered, what was ever trimmed in this epoch, and what found no room, unless a
-    /// later reading of the store has already spoken. So after a repair that nothing interfered with the list answers alone, down to
-    /// its oldest entry.
+    /// A missing message above the floor (without a floor: above the oldest entry of the list) is a late arrival: it gets the next seq and is
+    /// announced. Any other message is inserted in front, without seq. A full list drops its oldest entry for a newer message; an older one
+    /// finds no room. Then the floor becomes the greatest of the covered key, the keys ever trimmed in this epoch, and the keys that found no
+    /// room, unless a later read of the store has set it already. After an undisturbed repair the list therefore answers alone, down to its
+    /// oldest entry.
     ///
-    /// To verify a list, read the store for one message more than the list can hold: then the floor stays as low as it can be.
+    /// To verify a list, read one message more from the store than the list can hold: then the floor is as low as possible.
     pub async fn repair(&self, repair: &Repair<'_>, budget: Duration) -> Result<Repaired, RedisError> {
         let mut call = self.call(&REPAIR, repair.chat).arg(self.settings.max).arg(self.settings.window);
         call = call.arg(repair.epoch).arg(repair.read_at);
@@ -244,8 +244,8 @@ impl RecentList {
         }
     }
 
-    /// What came after each offset, as one pipeline under one deadline; the results are in the order of `offsets`. `None`: there is
-    /// no such list, and none is made: who asks after any number of chats fills no memory.
+    /// The messages after each offset, as one pipeline under one deadline; the results are in the order of `offsets`. `None`: there is no such
+    /// list. No list is created, so asking for many chats uses no memory.
     pub async fn resume_batch(
         &self,
         offsets: &[(ChatId, Position)],
@@ -263,7 +263,7 @@ impl RecentList {
         .await
     }
 
-    /// Ids that the list knows, without adding anything: whether a send is a repeat, and of when.
+    /// The timestamp with which a message was first listed, if the list knows its id: then a send is a repeat. Adds nothing.
     pub async fn original_timestamp(
         &self,
         chat: &ChatId,
@@ -320,7 +320,7 @@ impl RecentList {
         type Answer = (String, u64, Option<i64>, Vec<u8>, i64, Vec<u8>, i64, i64, Vec<Vec<u8>>);
         let (epoch, seq, floor_ts, floor_id, trimmed_ts, trimmed_id, verified_at, read_at, entries) =
             parse::<Answer>(value)?;
-        let floor = match (floor_ts, place(floor_ts.unwrap_or_default(), &floor_id)) {
+        let floor = match (floor_ts, history_key(floor_ts.unwrap_or_default(), &floor_id)) {
             (None, _) => Floor::Unverified,
             (Some(_), Some(key)) => Floor::Above(key),
             (Some(0), None) => Floor::Whole,
@@ -331,8 +331,8 @@ impl RecentList {
         Ok(RecentPage {
             position: Position { epoch: epoch.into(), seq },
             floor,
-            trimmed: place(trimmed_ts, &trimmed_id),
-            // A time that has not come yet is one that the server's clock went back from.
+            trimmed: history_key(trimmed_ts, &trimmed_id),
+            // A time in the future was noted before the server's clock went back.
             verified_age: (verified_at > 0 && verified_at <= read_at).then_some(Duration::from_millis(age)),
             read_at,
             entries,
@@ -352,7 +352,7 @@ impl RecentList {
         };
         let missed = entries.and_then(|entries| {
             let (entries, _) = self.decode(chat, &entries);
-            // Exactly the seqs that were missed, each once and in order, or nothing.
+            // Exactly the missed seqs, each once and in order, or nothing.
             let seqs = entries.iter().map(|entry| entry.seq);
             let exact = entries.len() as u64 == seq - offset && seqs.eq((offset + 1..=seq).map(Some));
             exact.then(|| entries.into_iter().filter_map(live).collect())
@@ -368,7 +368,7 @@ impl RecentList {
     }
 }
 
-fn place(timestamp: i64, id: &[u8]) -> Option<HistoryKey> {
+fn history_key(timestamp: i64, id: &[u8]) -> Option<HistoryKey> {
     Some(HistoryKey { timestamp, id: MessageId::from_bytes(id.try_into().ok()?) })
 }
 
@@ -379,13 +379,13 @@ fn live(entry: ListedEntry) -> Option<(u64, Message)> {
     }
 }
 
-fn tombstoned(value: Value) -> Result<TakenBack, RedisError> {
+fn tombstoned(value: Value) -> Result<Retraction, RedisError> {
     let (verdict, epoch, seq, timestamp): (String, String, Option<u64>, Option<i64>) = parse(value)?;
     let position = seq.map(|seq| Position { epoch: epoch.into(), seq });
     Ok(match (verdict.as_str(), timestamp) {
-        ("done", _) => TakenBack::Done,
-        ("kept", Some(timestamp)) => TakenBack::Kept { position, timestamp },
-        _ => TakenBack::Absent,
+        ("done", _) => Retraction::Done,
+        ("kept", Some(timestamp)) => Retraction::Kept { position, timestamp },
+        _ => Retraction::Absent,
     })
 }
 

@@ -11,7 +11,7 @@
 //! 5. [`deliver`]: the sockets of this gateway, each connection once, however often a message is announced. [`rooms`] keeps in step which of them hear which groups,
 //!    as [`groups`] changes them.
 //! 6. [`publish`]: Kafka, else the failed queue. Only an acknowledgement of one of them makes a positive answer. [`retry`] replays
-//!    the failed queue, step by step ([`holdfast_failed_queue::replay`]), and keeps its index whole ([`repair`]).
+//!    the failed queue, step by step ([`holdfast_failed_queue::replay`]), and keeps its index whole ([`holdfast_failed_queue::IndexRepair`]).
 //! 7. The sender's answer. If nothing durable took the message, what was shown is taken back.
 //!
 //! From Kafka on, the worker's crate tells the rest. [`history`] is the way back: from the recent list, the failed queue and MongoDB

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use holdfast_breaker::Breaker;
 use holdfast_cache::event::Position;
-use holdfast_cache::recent::{Added, Attempt, RecentList, TakenBack};
+use holdfast_cache::recent::{Added, Attempt, RecentList, Retraction};
 use holdfast_message::{ChatId, Message, json};
 use holdfast_redis::{Connection, RedisError};
 use tokio::sync::Notify;
@@ -217,11 +217,11 @@ impl Relist {
             let mut absent = Vec::new();
             for ((message, _), taken_back) in attempts.iter().zip(results.iter().flatten()) {
                 match taken_back {
-                    TakenBack::Done => lists.arrivals.changed(&message.chat),
-                    TakenBack::Kept { position, timestamp } => {
+                    Retraction::Done => lists.arrivals.changed(&message.chat),
+                    Retraction::Kept { position, timestamp } => {
                         lists.kept.listed(message, position.as_ref(), *timestamp);
                     }
-                    TakenBack::Absent => absent.push(message.id),
+                    Retraction::Absent => absent.push(message.id),
                 }
             }
             if !absent.is_empty() {

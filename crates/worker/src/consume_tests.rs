@@ -24,7 +24,7 @@ impl Sink for Nowhere {
 }
 
 impl Recent for Nowhere {
-    async fn incarnation(&self) -> Result<String, String> {
+    async fn data_generation(&self) -> Result<String, String> {
         Ok("one".into())
     }
     async fn add(&self, messages: &[Message]) -> Vec<Result<bool, String>> {

@@ -47,7 +47,7 @@ const BUDGET: Duration = Duration::from_millis(500);
 /// The recent lists.
 pub trait Recent: Send + Sync + 'static {
     /// Another one says that the cache may have lost everything.
-    fn incarnation(&self) -> impl Future<Output = Result<String, String>> + Send;
+    fn data_generation(&self) -> impl Future<Output = Result<String, String>> + Send;
     /// Adds messages that are absent, `true`: it was; keeps those that are present from being taken back.
     fn add(&self, messages: &[Message]) -> impl Future<Output = Vec<Result<bool, String>>> + Send;
 }
@@ -57,8 +57,8 @@ pub trait Recent: Send + Sync + 'static {
 pub struct CachedLists(pub RecentList);
 
 impl Recent for CachedLists {
-    async fn incarnation(&self) -> Result<String, String> {
-        self.0.incarnation(BUDGET).await.map_err(|error| error.to_string())
+    async fn data_generation(&self) -> Result<String, String> {
+        self.0.data_generation(BUDGET).await.map_err(|error| error.to_string())
     }
 
     async fn add(&self, messages: &[Message]) -> Vec<Result<bool, String>> {
@@ -148,14 +148,14 @@ impl Healer {
 async fn watch<R: Recent>(recent: Arc<R>, state: Arc<State>, healer: Healer) {
     let mut known: Option<String> = None;
     loop {
-        let answer = recent.incarnation().await;
+        let answer = recent.data_generation().await;
         state.redis(answer.is_ok());
-        if let Ok(incarnation) = answer {
-            if known.as_ref().is_some_and(|known| *known != incarnation) {
+        if let Ok(data_generation) = answer {
+            if known.as_ref().is_some_and(|known| *known != data_generation) {
                 tracing::warn!("the cache restarted or was flushed: healing its lists");
                 healer.changed();
             }
-            known = Some(incarnation);
+            known = Some(data_generation);
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
     }

@@ -9,14 +9,14 @@ use crate::buffer::tests::message;
 
 #[derive(Default)]
 struct Lists {
-    incarnation: Mutex<String>,
+    data_generation: Mutex<String>,
     away: Mutex<bool>,
     added: Mutex<HashSet<MessageId>>,
 }
 
 impl Recent for Lists {
-    async fn incarnation(&self) -> Result<String, String> {
-        Ok(self.incarnation.lock().unwrap().clone())
+    async fn data_generation(&self) -> Result<String, String> {
+        Ok(self.data_generation.lock().unwrap().clone())
     }
     async fn add(&self, messages: &[Message]) -> Vec<Result<bool, String>> {
         if *self.away.lock().unwrap() {
@@ -54,7 +54,7 @@ async fn only_uncached_messages_and_those_around_a_restart_are_offered() {
     assert_eq!((metrics.healed.get(), metrics.heal_present.get()), (1, 1));
 
     // Of what was received before the change was noticed, the first is within the minute.
-    *lists.incarnation.lock().unwrap() = "another".into();
+    *lists.data_generation.lock().unwrap() = "another".into();
     settled(&metrics, 3).await;
     assert!(lists.added.lock().unwrap().contains(&message(1).id));
     let now = unix_ms();

@@ -1,8 +1,8 @@
-//! What is known of the process's own beacon, server by server.
+//! The state of the process's own beacon, for each server.
 //!
-//! In a cluster a publication goes from the node where it is made to the one that is listened to. Each master publishes a beacon of
-//! its own, so that a line between two nodes that carries nothing is noticed: what a node has taken, and is not heard, counts as
-//! silence. A master that was restarted or replaced may have taken publications with it; whoever listens elsewhere would not know.
+//! In a cluster a publication travels from the node where it is made to the node that is subscribed to. The beacon is published through each
+//! master, so that a broken link between two nodes is noticed: a beacon that a node has taken and that is not received counts as silence. A
+//! master that was restarted or replaced may have lost publications; a subscriber to another node would not notice that by itself.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,19 +15,19 @@ use tokio::time::Instant;
 #[derive(Default)]
 pub(super) struct Beacons {
     servers: Mutex<HashMap<Arc<str>, Beacon>>,
-    /// A server was lost, and perhaps publications with it.
+    /// Notified when a server was lost, and perhaps publications with it.
     pub(super) lost: Notify,
 }
 
 struct Beacon {
-    /// Of the connection that it was published on.
+    /// The generation of the connection that it was published on.
     generation: u64,
-    /// The first publication since the last one that was heard.
+    /// When the first beacon was published that was not received yet.
     unheard: Option<Instant>,
 }
 
 impl Beacons {
-    /// A server has taken the beacon, on this connection.
+    /// Notes that a server has taken the beacon on this connection.
     pub(super) fn taken(&self, server: &Arc<str>, generation: u64) {
         let now = Instant::now();
         let mut servers = self.lock();
@@ -39,7 +39,7 @@ impl Beacons {
         beacon.unheard.get_or_insert(now);
     }
 
-    /// There are no other servers than these.
+    /// Removes servers that no longer exist.
     pub(super) fn retain(&self, is_there: impl Fn(&str) -> bool) {
         let mut servers = self.lock();
         let before = servers.len();
@@ -49,7 +49,7 @@ impl Beacons {
         }
     }
 
-    /// A server's beacon is heard.
+    /// Notes that the beacon of a server was received.
     pub(super) fn heard(&self, server: &[u8]) {
         let mut servers = self.lock();
         if let Some(beacon) = std::str::from_utf8(server).ok().and_then(|server| servers.get_mut(server)) {
@@ -57,12 +57,12 @@ impl Beacons {
         }
     }
 
-    /// A new subscription can't have heard what was published before.
+    /// Ignores what was published before, because a new subscription can't receive it.
     pub(super) fn listen_anew(&self) {
         self.lock().values_mut().for_each(|beacon| beacon.unheard = None);
     }
 
-    /// Whether some server has taken beacons for so long without one being heard.
+    /// Whether any server has taken beacons for this long without one being received.
     pub(super) fn is_silent(&self, for_long: Duration) -> bool {
         self.lock().values().any(|beacon| beacon.unheard.is_some_and(|since| since.elapsed() > for_long))
     }

@@ -1,4 +1,4 @@
-//! The life of the subscribing connection.
+//! The task that owns the subscribing connection: publishes beacons, subscribes, and reconnects.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use super::beacon::Beacons;
 use super::{ChannelEvent, ChannelSettings, Shared};
 use crate::event::Event;
 
-/// Channels that are subscribed in one command.
+/// How many channels one command subscribes.
 const CHUNK: usize = 500;
 
 pub(super) struct Runner {
@@ -27,15 +27,15 @@ pub(super) struct Runner {
     pub(super) events: mpsc::Sender<ChannelEvent>,
 }
 
-/// What the connection's reader leaves for the session.
-struct Ear {
+/// What the connection's reader task shares with the session.
+struct Receiver {
     keys: Keys,
     beacon: String,
     beacons: Arc<Beacons>,
     events: mpsc::Sender<ChannelEvent>,
     metrics: RedisMetrics,
     heard: watch::Sender<Instant>,
-    /// Events are being dropped until the queue has room for the news of it.
+    /// Events are being dropped until the queue has room for [`ChannelEvent::Resubscribed`].
     lossy: AtomicBool,
     dropped: Notify,
 }
@@ -61,7 +61,7 @@ impl Runner {
 
     async fn publish_beacon(&self, server: &Node, deadline: Instant) {
         let call = Call::new("PUBLISH").arg(&self.beacon).arg(&**server.name());
-        // A beacon that does not get out is one that is not heard.
+        // A beacon that is not published is not received either.
         if self.connection.run_at("beacon", server, call, deadline).await.is_ok()
             && self.connection.is_cluster()
             && let Some(generation) = server.generation()
@@ -91,7 +91,7 @@ impl Runner {
     }
 
     async fn session(&self) -> Result<Infallible, SubscriptionError> {
-        let ear = Arc::new(Ear {
+        let receiver = Arc::new(Receiver {
             keys: self.shared.keys.clone(),
             beacon: self.beacon.clone(),
             beacons: self.beacons.clone(),
@@ -101,22 +101,22 @@ impl Runner {
             lossy: AtomicBool::new(false),
             dropped: Notify::new(),
         });
-        let reader = ear.clone();
+        let reader = receiver.clone();
         let receive = move |channel: &[u8], payload: &[u8]| reader.receive(channel, payload);
         let mut subscriber = Subscriber::connect(&self.connection, receive).await?;
 
         let wanted = self.shared.take_all();
         subscriber.subscribe(&self.beacon).await?;
         self.subscribe(&mut subscriber, &wanted).await?;
-        let mut news = !wanted.is_empty();
-        ear.heard.send_replace(Instant::now());
+        let mut resubscribed = !wanted.is_empty();
+        receiver.heard.send_replace(Instant::now());
         self.beacons.listen_anew();
         self.shared.healthy.store(true, Ordering::Relaxed);
 
         let mut ticks = interval(self.settings.beacon_interval / 2);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let lossy = ear.lossy.load(Ordering::Acquire);
+            let lossy = receiver.lossy.load(Ordering::Acquire);
             tokio::select! {
                 biased;
                 () = subscriber.ended() => return Err(SubscriptionError::Ended),
@@ -127,23 +127,23 @@ impl Runner {
                         subscriber.unsubscribe(self.names(chunk)).await?;
                     }
                 }
-                Ok(room) = self.events.reserve(), if lossy || news => {
-                    // In this order: what is heard from here on is queued, and what was dropped was dropped before the news.
-                    ear.lossy.store(false, Ordering::Release);
+                Ok(room) = self.events.reserve(), if lossy || resubscribed => {
+                    // In this order: later events are queued, and every dropped event was dropped before this one.
+                    receiver.lossy.store(false, Ordering::Release);
                     room.send(ChannelEvent::Resubscribed);
-                    news = false;
+                    resubscribed = false;
                 }
-                () = ear.dropped.notified(), if !lossy => {
+                () = receiver.dropped.notified(), if !lossy => {
                     self.connection.metrics().channel_breaks.inc();
                     tracing::warn!("events are not taken fast enough and are dropped");
                 }
                 () = self.beacons.lost.notified() => {
                     self.connection.metrics().channel_breaks.inc();
                     tracing::warn!("a node of the cluster was lost, and perhaps events with it");
-                    news = true;
+                    resubscribed = true;
                 }
                 _ = ticks.tick() => {
-                    let unheard = ear.heard.borrow().elapsed() > self.settings.silence;
+                    let unheard = receiver.heard.borrow().elapsed() > self.settings.silence;
                     if unheard || self.beacons.is_silent(self.settings.silence) {
                         return Err(SubscriptionError::Silent);
                     }
@@ -165,7 +165,7 @@ impl Runner {
     }
 }
 
-impl Ear {
+impl Receiver {
     /// Queues a publication. The connection's reader task calls it, so it must not block.
     fn receive(&self, name: &[u8], payload: &[u8]) {
         if name == self.beacon.as_bytes() {

@@ -1,4 +1,4 @@
-//! A recent list as it was read, and whether it can answer for itself.
+//! A recent list as it was read, and whether it can answer a page of history alone.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -8,19 +8,19 @@ use holdfast_message::{HistoryKey, Message};
 use crate::entry::{Listed, ListedEntry};
 use crate::event::Position;
 
-/// How far down a list is complete.
+/// The key down to which a list is complete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Floor {
-    /// Nothing is known.
+    /// The list was not verified in this epoch.
     Unverified,
-    /// Everything strictly above this is there.
+    /// The list has every message strictly above this key.
     Above(HistoryKey),
-    /// The list is the whole chat.
+    /// The list has every message of the chat.
     Whole,
 }
 
 impl Floor {
-    /// Whether the list is known to hold everything at this place, as of its last verification.
+    /// Whether the list is complete at this key, as of its last verification.
     pub fn covers(&self, key: &HistoryKey) -> bool {
         match self {
             Self::Unverified => false,
@@ -30,36 +30,36 @@ impl Floor {
     }
 }
 
-/// A recent list, as read.
+/// A recent list as it was read.
 #[derive(Debug, Clone)]
 pub struct RecentPage {
     /// The position of the newest message of the stream.
     pub position: Position,
-    /// How far down the list is complete.
+    /// The key down to which the list is complete.
     pub floor: Floor,
-    /// The newest place that the list let go in this epoch, or had no room for.
+    /// The newest key that the list trimmed in this epoch, or had no room for.
     pub trimmed: Option<HistoryKey>,
-    /// How long ago the reading of the store began that the floor rests on; `None` if there was none in this epoch.
+    /// The time since the read of the store began on which the floor is based; `None`: there was none in this epoch.
     pub verified_age: Option<Duration>,
-    /// The server's time of this reading, in Unix epoch milliseconds. [`super::Repair`] wants it back.
+    /// The server's time of this read, in Unix epoch milliseconds; [`super::Repair`] takes it.
     pub read_at: i64,
-    /// All entries, in the list's order: not history's, for late arrivals lie where they arrived.
+    /// All entries in the order of the list, which is that of arrival, not of history.
     pub entries: Vec<ListedEntry>,
-    /// Entries that this build can't read. With any, a page must be merged with the store, wherever the floor lies.
+    /// The number of entries that this build can't decode. If there are any, a page must be merged with the store, whatever the floor.
     pub undecodable: usize,
 }
 
-/// A page that a list has answered by itself.
+/// A page of history that a list has answered alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Alone<'a> {
-    /// Newest first, each with its seq if it has one.
+    /// The messages, newest first, each with its seq if it has one.
     pub messages: Vec<(Option<u64>, &'a Message)>,
     /// Whether there are older messages, here or in the store.
     pub more: bool,
 }
 
 impl RecentPage {
-    /// The messages, in the list's order, each with its seq if it has one.
+    /// The messages in the order of the list, each with its seq if it has one.
     pub fn messages(&self) -> impl Iterator<Item = (Option<u64>, &Message)> {
         self.entries.iter().filter_map(|entry| match &entry.item {
             Listed::Message(message) => Some((entry.seq, message)),

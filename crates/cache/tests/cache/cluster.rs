@@ -7,7 +7,7 @@ use bytes::Bytes;
 use holdfast_cache::channels::ChannelSettings;
 use holdfast_cache::event::Event;
 use holdfast_cache::rate_limit::{Decision, Kind, Limit, RateLimiter};
-use holdfast_cache::recent::{Added, Attempt, Floor, Repair, Repaired, TakenBack};
+use holdfast_cache::recent::{Added, Attempt, Floor, Repair, Repaired, Retraction};
 use holdfast_cache::{ChannelEvent, Channels, control};
 use holdfast_failed_queue::{FailedQueue, FailedQueueSettings, FinishAs, PushOutcome, QueueEntry, Refusal, Taken};
 use holdfast_keys::{Channel, Keys};
@@ -58,7 +58,7 @@ async fn lists_on_all_masters_are_written_read_resumed_and_repaired_in_batches()
         assert_eq!(missed, [2, 3]);
     }
     let taken_back: Vec<_> = sent.iter().map(|sent| (&sent[2], Attempt(7))).collect();
-    assert!(list.tombstone_batch(&taken_back, BUDGET).await.into_iter().all(|done| done == Ok(TakenBack::Done)));
+    assert!(list.tombstone_batch(&taken_back, BUDGET).await.into_iter().all(|done| done == Ok(Retraction::Done)));
     for (chat, page) in chats.iter().zip(pages) {
         let page = page.unwrap();
         let stored = [message(chat, 0, 1), message(chat, 1, 1_700_000_001_000)];
@@ -251,24 +251,24 @@ async fn a_node_that_dies_is_news_to_those_who_listen_to_another() {
 }
 
 #[tokio::test]
-async fn a_restart_or_flush_of_any_master_and_a_move_are_another_incarnation() {
+async fn a_restart_or_flush_of_any_master_and_a_move_are_another_data_generation() {
     let cluster = cluster(Role::Cache).await;
     let list = list_on(connect_cluster(&cluster), 100, 1000);
-    let mut known = list.incarnation(BUDGET).await.unwrap();
+    let mut known = list.data_generation(BUDGET).await.unwrap();
     for master in 0..3 {
-        assert_eq!(list.incarnation(BUDGET).await.unwrap(), known);
+        assert_eq!(list.data_generation(BUDGET).await.unwrap(), known);
         cluster.ask::<()>(master, &["FLUSHALL"]).await.unwrap();
-        let flushed = list.incarnation(BUDGET).await.unwrap();
+        let flushed = list.data_generation(BUDGET).await.unwrap();
         assert_ne!(flushed, known);
         cluster.node(master).kill9().await.unwrap();
         cluster.node(master).start_again().await.unwrap();
-        until("it is served again", async || list.incarnation(BUDGET).await.is_ok()).await;
-        let restarted = list.incarnation(BUDGET).await.unwrap();
+        until("it is served again", async || list.data_generation(BUDGET).await.is_ok()).await;
+        let restarted = list.data_generation(BUDGET).await.unwrap();
         assert_ne!(restarted, flushed);
         known = restarted;
     }
     cluster.move_slot(16_000, 0).await.unwrap();
-    until("the move is seen", async || list.incarnation(BUDGET).await.unwrap() != known).await;
+    until("the move is seen", async || list.data_generation(BUDGET).await.unwrap() != known).await;
 }
 
 #[tokio::test]

@@ -14,5 +14,5 @@ mod recent;
 mod recent_epoch;
 mod recent_model;
 mod recent_repair;
-mod recent_standing;
+mod recent_stream_tip;
 mod support;

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use holdfast_cache::entry::Listed;
 use holdfast_cache::event::Position;
-use holdfast_cache::recent::{Added, Attempt, Floor, TakenBack};
+use holdfast_cache::recent::{Added, Attempt, Floor, Retraction};
 use holdfast_keys::Keys;
 use holdfast_message::{ChatId, Message, UserId};
 use holdfast_redis::RedisError;
@@ -85,14 +85,14 @@ async fn a_tombstone_keeps_its_place_and_its_message_may_come_again() {
     list.add(&sent[1], attempt, BUDGET).await.unwrap();
     add(&list, &sent[2]).await;
 
-    assert_eq!(list.tombstone(&sent[1], Attempt(2), BUDGET).await, Ok(TakenBack::Absent), "another attempt's");
+    assert_eq!(list.tombstone(&sent[1], Attempt(2), BUDGET).await, Ok(Retraction::Absent), "another attempt's");
     list.add(&sent[2], Attempt::DURABLE, BUDGET).await.unwrap();
     let kept = list.tombstone(&sent[2], Attempt(2), BUDGET).await.unwrap();
-    let TakenBack::Kept { position: Some(position), timestamp } = kept else { panic!("{kept:?}") };
+    let Retraction::Kept { position: Some(position), timestamp } = kept else { panic!("{kept:?}") };
     assert_eq!((position.seq, timestamp), (3, sent[2].timestamp), "durable");
-    assert_eq!(list.tombstone(&message(&chat, 9, 9), attempt, BUDGET).await, Ok(TakenBack::Absent), "not there");
-    assert_eq!(list.tombstone(&sent[1], attempt, BUDGET).await, Ok(TakenBack::Done));
-    assert_eq!(list.tombstone(&sent[1], attempt, BUDGET).await.map(|it| it == TakenBack::Done), Ok(false), "already");
+    assert_eq!(list.tombstone(&message(&chat, 9, 9), attempt, BUDGET).await, Ok(Retraction::Absent), "not there");
+    assert_eq!(list.tombstone(&sent[1], attempt, BUDGET).await, Ok(Retraction::Done));
+    assert_eq!(list.tombstone(&sent[1], attempt, BUDGET).await.map(|it| it == Retraction::Done), Ok(false), "already");
     let page = read(&list, &chat).await;
     assert_eq!(page.entries[1].item, Listed::Tombstone(sent[1].key()));
     assert_eq!((page.entries[1].seq, numbers(&page)), (Some(2), vec![1, 3]));
@@ -101,7 +101,7 @@ async fn a_tombstone_keeps_its_place_and_its_message_may_come_again() {
     assert_eq!((again.seq, &again.epoch), (4, &page.position.epoch));
     assert_eq!(numbers(&read(&list, &chat).await), [1, 3, 2]);
     assert_eq!(
-        list.tombstone(&sent[1], attempt, BUDGET).await.map(|it| it == TakenBack::Done),
+        list.tombstone(&sent[1], attempt, BUDGET).await.map(|it| it == Retraction::Done),
         Ok(false),
         "the entry is another attempt's now"
     );
@@ -123,10 +123,10 @@ async fn a_message_that_became_durable_by_another_way_is_not_taken_back() {
         let (timestamp, epoch) = (sent[1].timestamp, before.position.epoch.clone());
         assert_eq!(told, Added::Repeat { timestamp, epoch, seq: Some(2) });
     }
-    assert_eq!(list.tombstone(&sent[1], Attempt(7), BUDGET).await.map(|it| it == TakenBack::Done), Ok(false));
+    assert_eq!(list.tombstone(&sent[1], Attempt(7), BUDGET).await.map(|it| it == Retraction::Done), Ok(false));
     assert_eq!(read(&list, &chat).await.entries, before.entries, "nothing else has changed");
 
-    assert_eq!(list.tombstone(&sent[2], Attempt(7), BUDGET).await, Ok(TakenBack::Done));
+    assert_eq!(list.tombstone(&sent[2], Attempt(7), BUDGET).await, Ok(Retraction::Done));
     let Added::New(again) = list.add(&sent[2], Attempt::DURABLE, BUDGET).await.unwrap() else { panic!() };
     assert_eq!(again.seq, 4, "what was taken back before is listed anew");
 }
@@ -144,7 +144,7 @@ async fn an_addition_that_arrives_after_it_was_taken_back_lists_nothing() {
     let lost = far.add_batch(&adds, Duration::from_millis(50)).await;
     assert!(lost.iter().all(|added| added.as_ref().is_err_and(RedisError::maybe_applied)), "{lost:?}");
     assert_eq!(
-        near.tombstone(&sent[1], Attempt(2), BUDGET).await.map(|it| it == TakenBack::Done),
+        near.tombstone(&sent[1], Attempt(2), BUDGET).await.map(|it| it == Retraction::Done),
         Ok(false),
         "not there yet"
     );
@@ -169,7 +169,7 @@ async fn what_a_list_knows_of_attempts_that_were_taken_back_is_bounded() {
     let sent = messages(&chat, 200);
     for (number, message) in sent.iter().enumerate() {
         assert_eq!(
-            list.tombstone(message, Attempt(number as u32), BUDGET).await.map(|it| it == TakenBack::Done),
+            list.tombstone(message, Attempt(number as u32), BUDGET).await.map(|it| it == Retraction::Done),
             Ok(false)
         );
     }
@@ -314,7 +314,7 @@ async fn on_a_full_server_sends_are_refused_but_reads_and_tombstones_work() {
     assert!(matches!(&refused, RedisError::Refused(text) if text.contains("OOM")), "{refused:?}");
     assert!(!refused.maybe_applied());
     assert_eq!(numbers(&read(&list, &chat).await), [1]);
-    assert_eq!(list.tombstone(&sent[0], Attempt(1), BUDGET).await, Ok(TakenBack::Done));
+    assert_eq!(list.tombstone(&sent[0], Attempt(1), BUDGET).await, Ok(Retraction::Done));
     let _: () = redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg("0").query_async(&mut raw).await.unwrap();
     assert_eq!(add(&list, &sent[1]).await.seq, 2, "the refused call left no trace");
 }
@@ -341,7 +341,7 @@ async fn a_durable_repeat_of_what_was_taken_back_after_it_was_trimmed_is_listed_
     add_all(&list, &sent[1..]).await;
     assert_eq!(numbers(&read(&list, &chat).await), [3, 4, 5]);
     assert_eq!(
-        list.tombstone(&sent[0], Attempt(1), BUDGET).await.map(|it| it == TakenBack::Done),
+        list.tombstone(&sent[0], Attempt(1), BUDGET).await.map(|it| it == Retraction::Done),
         Ok(false),
         "there is nothing to be a tombstone"
     );

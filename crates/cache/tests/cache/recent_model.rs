@@ -10,7 +10,7 @@ use std::time::Duration;
 use holdfast_cache::RecentList;
 use holdfast_cache::entry::Listed;
 use holdfast_cache::event::Position;
-use holdfast_cache::recent::{Added, Attempt, RecentPage, Repair, Repaired, TakenBack};
+use holdfast_cache::recent::{Added, Attempt, RecentPage, Repair, Repaired, Retraction};
 use holdfast_keys::Keys;
 use holdfast_message::{ChatId, HistoryKey, Message};
 use proptest::prelude::*;
@@ -168,7 +168,7 @@ impl World {
             }
             Step::Tombstone(index) if !self.sent.is_empty() => {
                 let (message, attempt) = index.get(&self.sent).clone();
-                if self.list.tombstone(&message, attempt, BUDGET).await.unwrap() == TakenBack::Done {
+                if self.list.tombstone(&message, attempt, BUDGET).await.unwrap() == Retraction::Done {
                     assert!(!self.durable.contains(&message.key()), "{:?} was taken back", message.key());
                     self.given.remove(&message.key());
                 } else {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use holdfast_cache::RecentList;
-use holdfast_cache::recent::{Added, Attempt, Floor, RecentPage, Repair, Repaired, TakenBack};
+use holdfast_cache::recent::{Added, Attempt, Floor, RecentPage, Repair, Repaired, Retraction};
 use holdfast_message::{ChatId, HistoryKey, Message};
 
 use crate::support::{BUDGET, add, add_all, cache_url, chat, list, message, messages, numbers, read};
@@ -114,7 +114,7 @@ async fn what_was_taken_back_leaves_a_full_list_as_whole_as_it_was() {
     let attempt = Attempt(7);
     for refused in &all[2..12] {
         list.add(refused, attempt, BUDGET).await.unwrap();
-        assert_eq!(list.tombstone(refused, attempt, BUDGET).await, Ok(TakenBack::Done));
+        assert_eq!(list.tombstone(refused, attempt, BUDGET).await, Ok(Retraction::Done));
     }
     let page = read(&list, &chat).await;
     assert_eq!((page.entries.len(), page.floor), (5, Floor::Above(all[1].key())));
@@ -269,7 +269,7 @@ async fn a_tombstone_that_the_store_knows_better_is_listed_anew() {
     let page = read(&list, &chat).await;
     assert_eq!((numbers(&page), page.position.seq), (vec![1, 2, 3], 4));
     assert_eq!(
-        list.tombstone(&all[2], Attempt(9), BUDGET).await.map(|it| it == TakenBack::Done),
+        list.tombstone(&all[2], Attempt(9), BUDGET).await.map(|it| it == Retraction::Done),
         Ok(false),
         "the failed attempt takes nothing with it"
     );

@@ -11,7 +11,7 @@ use std::collections::{HashMap, HashSet};
 
 use holdfast_cache::event::Position;
 use holdfast_cache::inbox::{Count, CountedChat};
-use holdfast_cache::recent::{ListedUnread, Standing};
+use holdfast_cache::recent::{ListedUnread, StreamTip};
 use holdfast_message::{ChatId, HistoryKey, MessageId, UserId, recency};
 use holdfast_service::clock::unix_ms;
 use holdfast_store::{ReadStates, Unread};
@@ -169,11 +169,11 @@ impl Inbox {
         &self,
         user: &UserId,
         chats: &[ChatId],
-        standings: Vec<Option<Standing>>,
+        standings: Vec<Option<StreamTip>>,
         states: &ReadStates,
     ) -> Vec<Listed> {
         let latest = recency::latest(unix_ms());
-        let of_standing = |standing: Option<Standing>| {
+        let of_standing = |standing: Option<StreamTip>| {
             standing.map_or_else(Listed::default, |standing| Listed {
                 at: Some(standing.position),
                 unread: Vec::new(),
@@ -182,7 +182,7 @@ impl Inbox {
         };
         let is_asked =
             |newest: HistoryKey, chat: &ChatId| newest.timestamp > latest || Some(&newest) > states.get(chat);
-        let may_hold = |(_, (chat, standing)): &(usize, (&ChatId, &Option<Standing>))| {
+        let may_hold = |(_, (chat, standing)): &(usize, (&ChatId, &Option<StreamTip>))| {
             standing.as_ref().is_some_and(|standing| standing.newest.is_none_or(|newest| is_asked(newest, chat)))
         };
         let asked: Vec<_> = chats.iter().zip(&standings).enumerate().filter(may_hold).map(|(index, _)| index).collect();
@@ -206,11 +206,11 @@ impl Inbox {
     }
 
     /// Where the chats' lists stand, in their order; `None` also where the cache does not answer.
-    async fn standings(&self, chats: &[ChatId]) -> Vec<Option<Standing>> {
+    async fn standings(&self, chats: &[ChatId]) -> Vec<Option<StreamTip>> {
         let mut standings = Vec::with_capacity(chats.len());
         for chats in chats.chunks(STANDINGS) {
             let names: Vec<_> = chats.iter().collect();
-            let mut read = self.cache_batch(self.parts.recent.standing_batch(&names, BUDGET)).await.into_iter();
+            let mut read = self.cache_batch(self.parts.recent.tip_batch(&names, BUDGET)).await.into_iter();
             standings.extend(chats.iter().map(|_| read.next().flatten().flatten()));
         }
         standings

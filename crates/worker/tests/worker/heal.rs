@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use holdfast_cache::recent::{Attempt, RecentSettings, TakenBack};
+use holdfast_cache::recent::{Attempt, RecentSettings, Retraction};
 use holdfast_cache::{Origin, RecentList};
 use holdfast_keys::Keys;
 use holdfast_message::{ChatId, Message, MessageId, UserId};
@@ -35,6 +35,6 @@ async fn what_reached_the_log_is_listed_and_stays_listed_when_the_attempt_that_l
     recent.add(&message(1), Attempt(1), BUDGET).await.unwrap();
     assert_eq!(lists.add(&[message(1), message(2)]).await, [Ok(false), Ok(true)]);
     assert_eq!(lists.add(&[message(1), message(2)]).await, [Ok(false), Ok(false)]);
-    assert_eq!(recent.tombstone(&message(1), Attempt(1), BUDGET).await.map(|it| it == TakenBack::Done), Ok(false));
+    assert_eq!(recent.tombstone(&message(1), Attempt(1), BUDGET).await.map(|it| it == Retraction::Done), Ok(false));
     assert_eq!(recent.read(&chat, BUDGET).await.unwrap().messages().count(), 2);
 }

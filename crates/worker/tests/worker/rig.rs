@@ -134,7 +134,7 @@ impl Sink for Memory {
 struct NoLists;
 
 impl Recent for NoLists {
-    async fn incarnation(&self) -> Result<String, String> {
+    async fn data_generation(&self) -> Result<String, String> {
         Ok("one".into())
     }
     async fn add(&self, messages: &[Message]) -> Vec<Result<bool, String>> {

@@ -1,4 +1,4 @@
-//! Noticing that servers have lost what they held, by the epochs of lists that nobody writes to.
+//! Notices that servers have lost their data, by the epochs of lists that nobody writes to.
 
 use std::time::Duration;
 
@@ -8,15 +8,15 @@ use tokio::time::Instant;
 
 use super::RecentList;
 
-/// Groups that no user can make, for groups' ids are random. So many that each of a cluster's masters has one of them.
+/// Groups that no user can create, because the ids of groups are random. So many that every master of a cluster has one of them.
 fn canaries() -> impl Iterator<Item = ChatId> {
     (0..4096).filter_map(|number| ChatId::parse(&format!("g_00000000-0000-0000-0000-{number:012x}")).ok())
 }
 
 impl RecentList {
-    /// Names what the servers hold. Another name says that some lists may have begun a new epoch: a server was restarted, replaced or
-    /// flushed, or keys have another master now.
-    pub async fn incarnation(&self, budget: Duration) -> Result<String, RedisError> {
+    /// Identifies the data that the servers hold. When it changes, lists may have begun a new epoch: a server was restarted, replaced or
+    /// flushed, or keys have moved to another master.
+    pub async fn data_generation(&self, budget: Duration) -> Result<String, RedisError> {
         let deadline = Instant::now() + budget;
         let layout = self.connection.layout(deadline).await?;
         let canaries = canaries().map(|canary| (self.keys.recent(&canary), canary));

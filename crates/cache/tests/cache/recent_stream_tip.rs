@@ -1,6 +1,6 @@
 //! What is asked of many lists at once.
 
-use holdfast_cache::recent::{Attempt, TakenBack};
+use holdfast_cache::recent::{Attempt, Retraction};
 use holdfast_message::{ChatId, HistoryKey, Message, MessageId, UserId};
 
 use crate::support::{BUDGET, add, add_all, cache_url, chat, list, message, messages, number_of, user};
@@ -47,7 +47,7 @@ async fn what_was_taken_back_is_neither_unread_nor_the_newest() {
     list.add(&all[2], attempt, BUDGET).await.unwrap();
     let newest = async || list.newest_batch(&[&chat], BUDGET).await.pop().unwrap().unwrap().map(|m| number_of(&m));
     assert_eq!(newest().await, Some(3));
-    assert_eq!(list.tombstone(&all[2], attempt, BUDGET).await, Ok(TakenBack::Done));
+    assert_eq!(list.tombstone(&all[2], attempt, BUDGET).await, Ok(Retraction::Done));
     assert_eq!(newest().await, Some(2));
     let second = all[0].receiver.clone().unwrap();
     let found = list.unread_batch(&second, &[(&chat, None)], i64::MAX, BUDGET).await.pop().unwrap().unwrap();
@@ -79,7 +79,7 @@ async fn a_standing_is_the_streams_position_and_makes_no_list() {
     let all = messages(&busy, 3);
     add_all(&list, &all[..2]).await;
     let standing = async || {
-        let mut both = list.standing_batch(&[&quiet, &busy], BUDGET).await;
+        let mut both = list.tip_batch(&[&quiet, &busy], BUDGET).await;
         assert_eq!(both.remove(0).unwrap(), None);
         let busy = both.remove(0).unwrap().unwrap();
         (busy.position.seq, busy.newest)

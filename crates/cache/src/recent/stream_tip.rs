@@ -1,4 +1,4 @@
-//! What is asked of many lists at once: where they stand, what of them is unread, and their newest messages.
+//! Batch reads of many lists: the tips of their streams, their unread messages, and their newest messages.
 
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -7,56 +7,53 @@ use holdfast_message::id::Members;
 use holdfast_message::{ChatId, HistoryKey, Message, MessageId, UserId};
 use holdfast_redis::{Call, RedisError, Script, parse, script};
 
-use super::{RecentList, place};
+use super::{RecentList, history_key};
 use crate::entry::{self, Listed};
 use crate::event::Position;
 
 static UNREAD: LazyLock<Script> = script!("#!lua flags=allow-oom", "recent_state.lua", "recent_unread.lua");
 static NEWEST: LazyLock<Script> = script!("#!lua flags=allow-oom", "recent_state.lua", "recent_newest.lua");
 
-/// Where a list stands.
+/// The tip of a chat's live stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Standing {
+pub struct StreamTip {
     /// The position of the newest message of the stream.
     pub position: Position,
-    /// The newest place in history that is listed, a tombstone's included; none: it has to be looked for, or nothing is listed.
+    /// The newest key in the list, tombstones included; `None`: the head does not say, or the list is empty.
     pub newest: Option<HistoryKey>,
 }
 
-/// What of a list is unread.
+/// The unread messages of a list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListedUnread {
-    /// Everything that was ever listed up to here has been considered.
+    /// Everything that was ever listed up to this position was considered.
     pub position: Position,
-    /// Messages.
+    /// The ids of the unread messages.
     pub ids: Vec<MessageId>,
-    /// When the newest message was sent, whoever sent it, of those that do not lie ahead; 0 without one.
+    /// When the newest message from any sender was sent, in Unix epoch milliseconds, not counting those later than `latest`; 0 if there is
+    /// none.
     pub newest_timestamp: i64,
 }
 
 impl RecentList {
-    /// Where lists stand, as one pipeline under one deadline; none: there is no list. It makes no lists and looks at no entries.
-    pub async fn standing_batch(
-        &self,
-        chats: &[&ChatId],
-        budget: Duration,
-    ) -> Vec<Result<Option<Standing>, RedisError>> {
+    /// The tips of these streams, as one pipeline under one deadline; `None`: there is no list. Creates no lists and reads no entries.
+    pub async fn tip_batch(&self, chats: &[&ChatId], budget: Duration) -> Vec<Result<Option<StreamTip>, RedisError>> {
         type Answer = (Option<String>, Option<u64>, Option<String>, Option<Vec<u8>>);
         let call = |chat: &&ChatId| {
             Call::new("HMGET").key(&self.keys.recent_head(chat)).arg(&["epoch", "seq", "top_ts", "top_id"])
         };
         self.batch("recent_standing", chats.iter().map(call).collect(), budget, |_, value| {
             let (epoch, seq, top_ts, top_id) = parse::<Answer>(value)?;
-            let newest = top_ts.and_then(|text| place(text.parse().ok()?, &top_id.unwrap_or_default()));
-            let standing =
-                |(epoch, seq): (String, u64)| Standing { position: Position { epoch: epoch.into(), seq }, newest };
-            Ok(epoch.zip(seq).map(standing))
+            let newest = top_ts.and_then(|text| history_key(text.parse().ok()?, &top_id.unwrap_or_default()));
+            let tip =
+                |(epoch, seq): (String, u64)| StreamTip { position: Position { epoch: epoch.into(), seq }, newest };
+            Ok(epoch.zip(seq).map(tip))
         })
         .await
     }
 
-    /// What others than `user` sent above a place of each list, as one pipeline under one deadline; the results are in the order of
-    /// `lists`. Messages later than `latest` lie ahead.
+    /// The messages above a key of each list that were not sent by `user`, as one pipeline under one deadline; the results are in the order
+    /// of `lists`. Messages later than `latest` (Unix epoch milliseconds) do not count for [`ListedUnread::newest_timestamp`].
     pub async fn unread_batch(
         &self,
         user: &UserId,

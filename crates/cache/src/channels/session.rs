@@ -12,14 +12,14 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::beacon::Beacons;
-use super::{ChannelEvent, ChannelSettings, Shared};
+use super::interests::{ChannelEvent, ChannelSettings, Interests};
 use crate::event::Event;
 
 /// How many channels one command subscribes.
 const CHUNK: usize = 500;
 
 pub(super) struct Runner {
-    pub(super) shared: Arc<Shared>,
+    pub(super) interests: Arc<Interests>,
     pub(super) connection: Connection,
     pub(super) beacon: String,
     pub(super) beacons: Arc<Beacons>,
@@ -75,8 +75,8 @@ impl Runner {
         loop {
             let started = Instant::now();
             let Err(broken) = self.session().await;
-            self.shared.healthy.store(false, Ordering::Relaxed);
-            self.shared.take_all();
+            self.interests.healthy.store(false, Ordering::Relaxed);
+            self.interests.take_all();
             self.connection.metrics().channel_breaks.inc();
             if started.elapsed() > Duration::from_secs(10) {
                 attempt = 0;
@@ -92,7 +92,7 @@ impl Runner {
 
     async fn session(&self) -> Result<Infallible, SubscriptionError> {
         let receiver = Arc::new(Receiver {
-            keys: self.shared.keys.clone(),
+            keys: self.interests.keys.clone(),
             beacon: self.beacon.clone(),
             beacons: self.beacons.clone(),
             events: self.events.clone(),
@@ -105,13 +105,13 @@ impl Runner {
         let receive = move |channel: &[u8], payload: &[u8]| reader.receive(channel, payload);
         let mut subscriber = Subscriber::connect(&self.connection, receive).await?;
 
-        let wanted = self.shared.take_all();
+        let wanted = self.interests.take_all();
         subscriber.subscribe(&self.beacon).await?;
         self.subscribe(&mut subscriber, &wanted).await?;
         let mut resubscribed = !wanted.is_empty();
         receiver.heard.send_replace(Instant::now());
         self.beacons.listen_anew();
-        self.shared.healthy.store(true, Ordering::Relaxed);
+        self.interests.healthy.store(true, Ordering::Relaxed);
 
         let mut ticks = interval(self.settings.beacon_interval / 2);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -120,8 +120,8 @@ impl Runner {
             tokio::select! {
                 biased;
                 () = subscriber.ended() => return Err(SubscriptionError::Ended),
-                () = self.shared.wake.notified() => {
-                    let (subscribe, unsubscribe) = self.shared.take_changed();
+                () = self.interests.changed.notified() => {
+                    let (subscribe, unsubscribe) = self.interests.take_changed();
                     self.subscribe(&mut subscriber, &subscribe).await?;
                     for chunk in unsubscribe.chunks(CHUNK) {
                         subscriber.unsubscribe(self.names(chunk)).await?;
@@ -155,13 +155,13 @@ impl Runner {
     async fn subscribe(&self, subscriber: &mut Subscriber, channels: &[Channel]) -> Result<(), SubscriptionError> {
         for chunk in channels.chunks(CHUNK) {
             subscriber.subscribe(self.names(chunk)).await?;
-            self.shared.confirm(chunk);
+            self.interests.confirm(chunk);
         }
         Ok(())
     }
 
     fn names(&self, channels: &[Channel]) -> Vec<String> {
-        channels.iter().map(|channel| self.shared.keys.channel(channel)).collect()
+        channels.iter().map(|channel| self.interests.keys.channel(channel)).collect()
     }
 }
 

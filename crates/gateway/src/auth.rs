@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::config::GatewaySettings;
-use crate::error::{Code, Refusal};
+use crate::refusal::{Code, Refusal};
 
 /// How far the clocks of issuer and gateway may differ, in seconds.
 const LEEWAY: f64 = 5.0;

@@ -16,8 +16,12 @@ use holdfast_service::settings::{
 };
 use ipnet::IpNet;
 
-use crate::members::BRIEFLY;
-use crate::origins::Origins;
+mod origins;
+
+pub use origins::Origins;
+
+/// The time that a request waits for a newer permission from the store when an old one, or none, will do.
+pub(crate) const STALE_WAIT: Duration = Duration::from_millis(50);
 
 /// When a message is shown to its receivers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -319,7 +323,7 @@ pub fn check_servers(servers: &ServerSettings, source: &mut Source) {
 fn check(own: &GatewaySettings, source: &mut Source) {
     // A send asks the cache twice, for the limit and for the list, and waits for one batch before its own; and for the store, where
     // it can do without.
-    let cache = own.redis_budget.0 * 3 + BRIEFLY;
+    let cache = own.redis_budget.0 * 3 + STALE_WAIT;
     let steps = cache + own.kafka_delivery_timeout.0 + REPORT_GRACE + own.failed_queue_timeout.0;
     source.require(
         own.send_deadline.0 >= steps,
@@ -327,7 +331,7 @@ fn check(own: &GatewaySettings, source: &mut Source) {
             "SEND_DEADLINE_MS must be at least {}: KAFKA_DELIVERY_TIMEOUT_MS and {} ms for its report, FAILED_QUEUE_TIMEOUT_MS, three times REDIS_BUDGET_MS, and {} ms for permissions",
             steps.as_millis(),
             REPORT_GRACE.as_millis(),
-            BRIEFLY.as_millis(),
+            STALE_WAIT.as_millis(),
         ),
     );
     source.require(

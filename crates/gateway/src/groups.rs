@@ -1,14 +1,13 @@
 //! Groups: made, changed and ended by their members.
 //!
 //! A change is made to what the store has ([`rules`] says what it becomes), and written only if that is still the same; otherwise it
-//! is made anew. Once it is written, every gateway forgets who belonged to it ([`crate::members`]); then this one and the others move the
-//! sockets that it concerns, and tell clients `chatUpdated` ([`crate::rooms`]).
+//! is made anew. Once it is written, every gateway forgets who belonged to it ([`crate::access::membership`]); then this one and the others move the
+//! sockets that it concerns, and tell clients `chatUpdated` ([`crate::deliver::rooms`]).
 //!
-//! Nobody's groups can be used up by others: one in which a user never acted ([`acts`]) gives way to another ([`allowance`]).
+//! Nobody's groups can be used up by others: one in which a user never acted ([`crate::access::activity`]) gives way to another ([`allowance`]).
 
-pub mod acts;
-pub mod allowance;
-pub mod rules;
+pub(crate) mod allowance;
+pub(crate) mod rules;
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
@@ -20,16 +19,16 @@ use holdfast_service::clock::unix_ms;
 use holdfast_store::{Group, Member, Role, StoreError};
 use uuid::Uuid;
 
-use self::acts::Acts;
 use self::rules::{Outcome, Wish};
-use crate::error::{Code, Refusal};
+use crate::access::activity::Acts;
+use crate::access::membership::{MAX_GROUPS, MAX_MEMBERS, Membership, no_such_chat};
+use crate::access::relationships::Relations;
+use crate::deliver::rooms::Rooms;
+use crate::guarded_store::{self, Stored};
 use crate::inbox::Inbox;
-use crate::inbox::arrivals::Arrivals;
-use crate::limit::Limits;
-use crate::members::{MAX_GROUPS, MAX_MEMBERS, Membership, no_such_chat};
-use crate::relations::Relations;
-use crate::rooms::Rooms;
-use crate::stored::{self, Stored};
+use crate::inbox::updates::Arrivals;
+use crate::limits::Limits;
+use crate::refusal::{Code, Refusal};
 
 /// The namespace of the groups whose creation can be repeated.
 const NAMESPACE: Uuid = Uuid::from_u128(0x9d0c_5f5a_37c1_5a44_b2a8_1f6e_0c44_7be3);
@@ -44,7 +43,7 @@ const LEAVING: usize = 8;
 
 /// Groups. Cheap to clone.
 #[derive(Clone)]
-pub struct Groups {
+pub(crate) struct Groups {
     stored: Stored,
     membership: Membership,
     relations: Relations,
@@ -66,7 +65,7 @@ struct Change {
 
 impl Groups {
     /// Groups in this store.
-    pub fn new(
+    pub(crate) fn new(
         stored: Stored,
         (membership, relations): (Membership, Relations),
         limits: Arc<Limits>,
@@ -78,7 +77,7 @@ impl Groups {
 
     /// Makes a group of which `creator` is the owner. With a `key`, every repeat finds the group that the first one made, unless it
     /// has ended or the creator has left it; the second value says whether this was the first.
-    pub async fn create(
+    pub(crate) async fn create(
         &self,
         creator: &UserId,
         name: &str,
@@ -125,12 +124,12 @@ impl Groups {
     }
 
     /// A group, for one of its members.
-    pub async fn get(&self, user: &UserId, chat: &ChatId) -> Result<Group, Refusal> {
+    pub(crate) async fn get(&self, user: &UserId, chat: &ChatId) -> Result<Group, Refusal> {
         of_member(self.read(chat).await?, user)
     }
 
     /// Does what somebody wishes. Answers the group as it is then, or `None` if it has ended.
-    pub async fn change(&self, actor: &UserId, chat: &ChatId, wish: &Wish) -> Result<Option<Group>, Refusal> {
+    pub(crate) async fn change(&self, actor: &UserId, chat: &ChatId, wish: &Wish) -> Result<Option<Group>, Refusal> {
         for _ in 0..ATTEMPTS {
             let group = self.get(actor, chat).await?;
             let outcome = rules::outcome(&group, actor, wish, unix_ms())?;
@@ -152,7 +151,7 @@ impl Groups {
 
     /// Leaves groups. Answers those that the user does not belong to now, whether or not they did, and why they still belong to the
     /// others; if that is to all, it is a refusal.
-    pub async fn leave_many(
+    pub(crate) async fn leave_many(
         &self,
         user: &UserId,
         chats: &[ChatId],
@@ -217,7 +216,7 @@ impl Groups {
     /// was before. Answers the group as it is then, or `None` if somebody else's change came first.
     async fn make(&self, change: Change) -> Result<Option<Group>, Refusal> {
         let groups = self.clone();
-        stored::to_its_end(async move { groups.write(change).await }).await
+        guarded_store::to_its_end(async move { groups.write(change).await }).await
     }
 
     async fn write(&self, change: Change) -> Result<Option<Group>, Refusal> {

@@ -21,13 +21,13 @@ use tokio::time::interval;
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
-use crate::pipeline::Pipeline;
+use crate::send::pipeline::Pipeline;
 
 /// How often the other servers are probed, and how long they have to answer.
 const PROBE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(2));
 
 /// The gateway's health.
-pub struct GatewayHealth {
+pub(crate) struct GatewayHealth {
     pipeline: Pipeline,
     breakers: Breakers,
     metrics: Metrics,
@@ -38,13 +38,13 @@ pub struct GatewayHealth {
 }
 
 /// The breakers in front of other servers.
-pub struct Breakers {
+pub(crate) struct Breakers {
     /// Kafka's.
-    pub kafka: Breaker,
+    pub(crate) kafka: Breaker,
     /// MongoDB's.
-    pub mongodb: Breaker,
+    pub(crate) mongodb: Breaker,
     /// The cache's.
-    pub cache: Breaker,
+    pub(crate) cache: Breaker,
 }
 
 /// Who answered the last probe.
@@ -60,20 +60,20 @@ struct Seen {
 }
 
 /// Who is probed.
-pub struct Probed {
+pub(crate) struct Probed {
     /// Kafka.
-    pub publisher: Publisher,
+    pub(crate) publisher: Publisher,
     /// MongoDB.
-    pub store: Store,
+    pub(crate) store: Store,
     /// The cache's Redis.
-    pub cache: Connection,
+    pub(crate) cache: Connection,
     /// The failed queue's.
-    pub queue: FailedQueue,
+    pub(crate) queue: FailedQueue,
 }
 
 impl GatewayHealth {
     /// Not ready yet. `queue_required`: nor will it be while the failed queue's server has settings that make it refuse.
-    pub fn new(
+    pub(crate) fn new(
         pipeline: Pipeline,
         breakers: Breakers,
         metrics: Metrics,
@@ -85,7 +85,7 @@ impl GatewayHealth {
     }
 
     /// Probes until the token is cancelled.
-    pub async fn probe(&self, probed: Probed, stop: CancellationToken) {
+    pub(crate) async fn probe(&self, probed: Probed, stop: CancellationToken) {
         let mut tick = interval(PROBE.0);
         while stop.run_until_cancelled(tick.tick()).await.is_some() {
             let (kafka, store, cache, queue) = tokio::join!(

@@ -2,18 +2,18 @@
 //!
 //! The watermarks in the store are the truth about what is read, and the messages about what there is; counts and lists are
 //! derived. They are kept in the cache for a while ([`holdfast_cache::inbox`]) and kept up there by what is newly listed
-//! ([`arrivals`]); who finds them missing counts anew ([`count`]), from the recent lists, which hold what is durable but not stored
-//! yet, and the store, *read in that order*. [`read`] moves a watermark, [`list`] makes a page of conversations, [`tell`] and
+//! ([`updates`]); who finds them missing counts anew ([`count`]), from the recent lists, which hold what is durable but not stored
+//! yet, and the store, *read in that order*. [`watermark`] moves a watermark, [`list`] makes a page of conversations, [`unread`] and
 //! [`receipts`] let clients know.
 //!
 //! While the store is away, counts and lists are those that are cached, or unknown.
 
-pub mod arrivals;
-pub mod count;
-pub mod list;
-pub mod read;
-pub mod receipts;
-pub mod tell;
+pub(crate) mod count;
+pub(crate) mod list;
+pub(crate) mod receipts;
+pub(crate) mod unread;
+pub mod updates;
+pub(crate) mod watermark;
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -29,15 +29,16 @@ use tokio::sync::Mutex;
 
 use self::count::Counted;
 use self::receipts::Receipts;
-use crate::error::{Code, Refusal};
-use crate::groups::acts::Acts;
-use crate::history::History;
-use crate::live::Live;
-use crate::members::Membership;
+use crate::access::activity::Acts;
+use crate::access::membership::Membership;
+use crate::access::relationships::Relations;
+use crate::deliver::ephemeral::Live;
+use crate::guarded_store::Stored;
 use crate::metrics::Metrics;
 use crate::presence::Presence;
-use crate::relations::Relations;
-use crate::stored::Stored;
+use crate::read::history::History;
+use crate::refusal::{Code, Refusal};
+use crate::wire::responses::UnreadMessages;
 
 /// What the cache has for one round trip of a reading, as for a page of history.
 const BUDGET: Duration = Duration::from_millis(250);
@@ -48,47 +49,47 @@ const ATTEMPTS: usize = 3;
 
 /// What users see of their chats. Cheap to clone.
 #[derive(Clone)]
-pub struct Inbox {
+pub(crate) struct Inbox {
     parts: Arc<Parts>,
     turns: Arc<Vec<Mutex<()>>>,
     hasher: RandomState,
 }
 
 /// What it is made of.
-pub struct Parts {
+pub(crate) struct Parts {
     /// What is cached.
-    pub cached: Inboxes,
+    pub(crate) cached: Inboxes,
     /// What is listed.
-    pub recent: RecentList,
+    pub(crate) recent: RecentList,
     /// In front of both.
-    pub cache_breaker: Breaker,
+    pub(crate) cache_breaker: Breaker,
     /// What is stored.
-    pub store: Stored,
+    pub(crate) store: Stored,
     /// Where a message is looked for that is read.
-    pub history: History,
+    pub(crate) history: History,
     /// Who belongs to which chats.
-    pub membership: Membership,
+    pub(crate) membership: Membership,
     /// Who must not be seen by whom.
-    pub relations: Relations,
+    pub(crate) relations: Relations,
     /// Who is online.
-    pub presence: Presence,
+    pub(crate) presence: Presence,
     /// Tells other devices.
-    pub live: Live,
+    pub(crate) live: Live,
     /// Tells other members.
-    pub receipts: Receipts,
+    pub(crate) receipts: Receipts,
     /// In which groups users act.
-    pub acts: Acts,
+    pub(crate) acts: Acts,
     /// Counters.
-    pub metrics: Metrics,
+    pub(crate) metrics: Metrics,
 }
 
 /// Unread messages, each count at most [`MAX_UNREAD`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unread {
+pub(crate) struct Unread {
     /// By chat, where there are any.
-    pub counts: Vec<(ChatId, usize)>,
+    pub(crate) counts: Vec<(ChatId, usize)>,
     /// Of all chats.
-    pub total: usize,
+    pub(crate) total: usize,
 }
 
 impl Unread {
@@ -101,7 +102,7 @@ impl Unread {
     }
 
     /// Of one chat.
-    pub fn of_chat(&self, chat: &ChatId) -> usize {
+    pub(crate) fn of_chat(&self, chat: &ChatId) -> usize {
         self.counts.iter().find(|(other, _)| other == chat).map_or(0, |(_, count)| *count)
     }
 }
@@ -118,15 +119,22 @@ impl From<&Counted> for Unread {
     }
 }
 
+impl<'a> From<&'a Unread> for UnreadMessages<'a> {
+    fn from(unread: &'a Unread) -> Self {
+        let counts = unread.counts.iter().map(|(chat, count)| (chat.as_str(), *count)).collect();
+        Self { counts, total: unread.total }
+    }
+}
+
 impl Inbox {
     /// Of these parts.
-    pub fn new(parts: Parts) -> Self {
+    pub(crate) fn new(parts: Parts) -> Self {
         let turns = (0..STRIPES).map(|_| Mutex::default()).collect();
         Self { parts: Arc::new(parts), turns: Arc::new(turns), hasher: RandomState::new() }
     }
 
     /// What a user has not read.
-    pub async fn unread(&self, user: &UserId) -> Result<Unread, Refusal> {
+    pub(crate) async fn unread(&self, user: &UserId) -> Result<Unread, Refusal> {
         for _ in 0..ATTEMPTS {
             if let Some(Some(counts)) = self.cache(self.parts.cached.unread(user, BUDGET)).await {
                 return Ok(Unread::from(&counts));
@@ -139,8 +147,8 @@ impl Inbox {
     }
 
     /// Drops what is cached of these users: what they see has changed otherwise than by a message or a reading.
-    pub async fn forget(&self, users: &[UserId]) {
-        for users in users.chunks(arrivals::USERS_AT_ONCE) {
+    pub(crate) async fn forget(&self, users: &[UserId]) {
+        for users in users.chunks(updates::USERS_AT_ONCE) {
             self.cache_batch(self.parts.cached.forget(users, BUDGET)).await;
         }
     }

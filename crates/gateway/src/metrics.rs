@@ -4,9 +4,7 @@ use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, 
 
 use holdfast_service::serve::ConnectionMetrics;
 
-use crate::error::Code;
-use crate::live::Dropped;
-use crate::outgoing::Packet;
+use crate::refusal::Code;
 
 /// Sends, by how they ended.
 pub const MESSAGES: &str = "holdfast_gateway_messages_total";
@@ -114,6 +112,40 @@ pub enum Limited {
     AddressSockets,
     /// Handshakes from an address.
     Handshakes,
+}
+
+/// Why an event did not go out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dropped {
+    /// Too many waited.
+    Full,
+    /// The cache did not take it, or is known to be away.
+    Unavailable,
+    /// Its payload is longer than any may be, or is no JSON.
+    Unfit,
+}
+
+impl Dropped {
+    /// All reasons, for metrics.
+    pub const ALL: [Self; 3] = [Self::Full, Self::Unavailable, Self::Unfit];
+
+    /// As in the metric.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Unavailable => "unavailable",
+            Self::Unfit => "unfit",
+        }
+    }
+}
+
+/// What is given to a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Packet {
+    /// Something that nobody asked for.
+    Event,
+    /// The response to a request.
+    Response,
 }
 
 /// The gateway's metrics, all there from the start.

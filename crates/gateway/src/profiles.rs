@@ -18,8 +18,8 @@ use holdfast_store::{Store, StoreError};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::error::{Code, Refusal};
-use crate::stored::{self, Stored};
+use crate::guarded_store::{self, Stored};
+use crate::refusal::{Code, Refusal};
 
 /// The longest name, in Unicode characters.
 pub const MAX_NAME: usize = 64;
@@ -128,7 +128,7 @@ impl Profiles {
         }
         let profile = profile.checked()?;
         let (profiles, user, stored) = (self.clone(), user.clone(), profile.clone());
-        stored::to_its_end(async move { profiles.write(&user, stored).await }).await?;
+        guarded_store::to_its_end(async move { profiles.write(&user, stored).await }).await?;
         Ok(profile)
     }
 

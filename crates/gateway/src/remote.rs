@@ -12,16 +12,16 @@ use holdfast_message::json::Position;
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 
-use crate::deliver::Sockets;
-use crate::inbox::tell::Counters;
+use crate::deliver::rooms::Rooms;
+use crate::deliver::sockets::Sockets;
+use crate::inbox::unread::Counters;
 use crate::presence::Presence;
-use crate::rooms::Rooms;
 
 /// Over how long clients are told to `resync` after a gap in what the gateway heard.
 const SPREAD: Duration = Duration::from_secs(3);
 
 /// Serves the queue of what is heard until it ends.
-pub async fn run(
+pub(crate) async fn run(
     mut heard: mpsc::Receiver<ChannelEvent>,
     own: Origin,
     sockets: Sockets,

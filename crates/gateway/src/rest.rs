@@ -1,8 +1,8 @@
 //! REST: the same path as over sockets, as resources and status codes.
 //!
-//! A positive answer has the fields of the socket's answer without `ok` ([`crate::answer`]); a refusal is a problem document
+//! A positive answer has the fields of the socket's answer without `ok` ([`crate::wire::responses`]); a refusal is a problem document
 //! (RFC 9457) with `code` and `retryable`. Every route is described where it is written, and the whole is served
-//! as OpenAPI at `/api-docs/openapi.json`. What is said over sockets is described in [`crate::asyncapi`].
+//! as OpenAPI at `/api-docs/openapi.json`. What is said over sockets is described in [`crate::wire::asyncapi`].
 //!
 //! # A new route
 //!
@@ -19,7 +19,6 @@ mod idempotency;
 mod inbox;
 mod messages;
 mod presence;
-mod problem;
 mod profiles;
 mod relations;
 
@@ -39,10 +38,9 @@ use utoipa::{Modify, OpenApi as _};
 use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter};
 use utoipa_swagger_ui::{self as swagger, SwaggerUi};
 
-use self::problem::Document;
-pub use self::problem::Problem;
-use crate::error::{Code, Refusal};
-use crate::{Gateway, asyncapi};
+use crate::gateway::Gateway;
+use crate::refusal::{Code, Document, Problem, Refusal};
+use crate::wire::asyncapi;
 
 /// The largest body and packet, in bytes. Far more than any message needs, so that one that is too long is answered, not cut off.
 pub const MAX_BODY: usize = 1_000_000;
@@ -51,7 +49,7 @@ type Shared = State<Arc<Gateway>>;
 type Routes = OpenApiRouter<Arc<Gateway>>;
 
 /// The routes, and their description.
-pub fn router(gateway: Arc<Gateway>) -> Router {
+pub(crate) fn router(gateway: Arc<Gateway>) -> Router {
     let (routes, description) = described().split_for_parts();
     routes
         .merge(rendered(description))

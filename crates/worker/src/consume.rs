@@ -17,6 +17,8 @@
 //! 4. Flush and dead letters, then commits, which they may have made due.
 //! 5. Pauses last, as they follow from all of this.
 
+pub mod assignment;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -27,7 +29,7 @@ use holdfast_service::clock::unix_ms;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
-use crate::assignment::Rebalance;
+use self::assignment::Rebalance;
 use crate::buffer::{Buffer, Place};
 use crate::commit::Commits;
 use crate::conversations::Conversations;

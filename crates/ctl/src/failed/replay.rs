@@ -1,6 +1,6 @@
 //! `failed replay`: publishes entries now, without waiting for their next attempt.
 //!
-//! Waiting entries go the retry service's own way ([`holdfast_gateway::replay`]): the chat is leased in the index, entries are
+//! Waiting entries go the retry service's own way ([`holdfast_gateway::failed_queue::replay`]): the chat is leased in the index, entries are
 //! published in order, and each leaves only after Kafka's acknowledgement and by comparison. A gateway may work on the same chat; both
 //! can then only publish a message twice, which its id absorbs. A dead entry, too, is published, awaited, and then removed by its bytes.
 
@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Result;
 use holdfast_cache::FailedQueue;
 use holdfast_cache::failed::{FinishAs, QueueEntry};
-use holdfast_gateway::replay::{self, Trouble};
+use holdfast_gateway::failed_queue::replay::{self, Trouble};
 use holdfast_kafka::{Acknowledged, PublishError, PublishRecord};
 use holdfast_message::{ChatId, record};
 use serde::Serialize;

@@ -7,15 +7,15 @@
 use holdfast_message::{UserId, is_visible};
 use holdfast_store::{Group, Member, Role};
 
-use crate::error::{Code, Refusal};
-use crate::members::{MAX_MEMBERS, no_such_chat};
+use crate::access::membership::{MAX_MEMBERS, no_such_chat};
+use crate::refusal::{Code, Refusal};
 
 /// The longest name, in characters.
-pub const MAX_NAME: usize = 100;
+pub(crate) const MAX_NAME: usize = 100;
 
 /// What somebody wants of a group.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Wish {
+pub(crate) enum Wish {
     /// Another name, as [`name`] made it.
     Rename(String),
     /// Let a user be a member, in this role if one is given.
@@ -28,7 +28,7 @@ pub enum Wish {
 
 /// What becomes of the group.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
+pub(crate) enum Outcome {
     /// It is so already.
     Unchanged,
     /// This is what it becomes.
@@ -38,7 +38,7 @@ pub enum Outcome {
 }
 
 /// A group's name: what is left of the text without spaces around it.
-pub fn name(text: &str) -> Result<String, Refusal> {
+pub(crate) fn name(text: &str) -> Result<String, Refusal> {
     let name = text.trim();
     if !is_visible(name) || name.chars().count() > MAX_NAME || name.chars().any(char::is_control) {
         let rule = format!("name: 1 to {MAX_NAME} printable characters");
@@ -48,7 +48,7 @@ pub fn name(text: &str) -> Result<String, Refusal> {
 }
 
 /// What becomes of a group by the wish of somebody. Who does not belong to it is told that it does not exist.
-pub fn outcome(group: &Group, actor: &UserId, wish: &Wish, now: i64) -> Result<Outcome, Refusal> {
+pub(crate) fn outcome(group: &Group, actor: &UserId, wish: &Wish, now: i64) -> Result<Outcome, Refusal> {
     let rank = group.member(actor).ok_or_else(no_such_chat)?.role;
     let mut next = group.clone();
     match wish {

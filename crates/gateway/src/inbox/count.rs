@@ -17,10 +17,10 @@ use holdfast_service::clock::unix_ms;
 use holdfast_store::{ReadStates, Unread};
 
 use super::{ATTEMPTS, BUDGET, Inbox, unavailable};
-use crate::error::Refusal;
+use crate::refusal::Refusal;
 
 /// How many of a user's chats are looked at: those that were written to last. In older ones nothing counts as unread.
-pub const MAX_CHATS: usize = 1000;
+pub(crate) const MAX_CHATS: usize = 1000;
 /// Lists in one round trip: where they stand, and what of them is unread.
 const STANDINGS: usize = 250;
 const LISTS: usize = 50;
@@ -29,11 +29,11 @@ const ARRIVES_WITHIN_MS: i64 = 60_000;
 
 /// All of a user's chats, counted.
 #[derive(Debug, Clone)]
-pub struct Counted {
+pub(crate) struct Counted {
     /// In no particular order.
-    pub chats: Vec<CountedChat>,
+    pub(crate) chats: Vec<CountedChat>,
     /// Whether the store knows older chats than these.
-    pub older_stored: bool,
+    pub(crate) older_stored: bool,
 }
 
 /// What the lists say of one chat.

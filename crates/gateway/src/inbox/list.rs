@@ -8,18 +8,19 @@ use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use holdfast_cache::inbox::Arrival;
-use holdfast_message::{ChatId, Invalid, Message, UserId, recency};
+use holdfast_message::json::{MessageJson, Position};
+use holdfast_message::{ChatId, Message, UserId, recency};
 use holdfast_service::clock::unix_ms;
 
 use super::count::Counted;
 use super::{BUDGET, Inbox, Unread, unavailable};
-use crate::error::{Code, Refusal};
+use crate::refusal::{Code, Refusal};
+use crate::wire::cursor::{self, ConversationCursor};
+use crate::wire::responses::{ConversationShape, Conversations};
 
 /// Members of a group that an answer names.
-pub const MAX_MEMBERS_SHOWN: usize = 100;
+pub(crate) const MAX_MEMBERS_SHOWN: usize = 100;
 /// Members of a page's chats whose presence is asked for, in all and in one round trip.
 const LOOKED_AT: usize = 500;
 const LOOKS_AT_ONCE: usize = 100;
@@ -28,53 +29,44 @@ const MENDED: usize = 100;
 
 /// A chat of a page.
 #[derive(Debug, Clone)]
-pub struct Conversation {
+pub(crate) struct Conversation {
     /// The chat.
-    pub chat: ChatId,
+    pub(crate) chat: ChatId,
     /// Who belongs to it; of a large group, some.
-    pub members: Vec<UserId>,
+    pub(crate) members: Vec<UserId>,
     /// Its last message, if it has one.
-    pub last: Option<Message>,
+    pub(crate) last: Option<Message>,
     /// How much of it is unread; none: that can't be told now.
-    pub unread: Option<usize>,
+    pub(crate) unread: Option<usize>,
     /// Who of the members, the user aside, is online; none: that can't be told now.
-    pub online: Option<Vec<UserId>>,
+    pub(crate) online: Option<Vec<UserId>>,
 }
 
 /// A part of a user's list.
 #[derive(Debug, Clone)]
-pub struct Page {
+pub(crate) struct Page {
     /// Newest first.
-    pub conversations: Vec<Conversation>,
+    pub(crate) conversations: Vec<Conversation>,
     /// Where the next page begins; none at the end.
-    pub next: Option<Place>,
+    pub(crate) next: Option<ConversationCursor>,
     /// False: the store could not be asked, and something may be absent.
-    pub complete: bool,
+    pub(crate) complete: bool,
 }
 
-/// A place in a list: by timestamp, then by chat.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
-    /// When the chat's last message was sent; of one that lies ahead, when it arrived.
-    pub timestamp: i64,
-    /// The chat.
-    pub chat: ChatId,
-}
-
-impl Place {
-    /// As clients carry it, opaque to them.
-    pub fn write(&self) -> String {
-        URL_SAFE_NO_PAD.encode(format!("{} {}", self.timestamp, self.chat))
-    }
-
-    /// The place that a cursor names.
-    pub fn read(text: &str) -> Result<Self, Invalid> {
-        let place = || {
-            let text = String::from_utf8(URL_SAFE_NO_PAD.decode(text).ok()?).ok()?;
-            let (timestamp, chat) = text.split_once(' ')?;
-            Some(Self { timestamp: timestamp.parse().ok()?, chat: ChatId::parse(chat).ok()? })
+impl<'a> From<&'a Page> for Conversations<'a> {
+    fn from(page: &'a Page) -> Self {
+        let shape = |conversation: &'a Conversation| ConversationShape {
+            chat_id: conversation.chat.as_str(),
+            members: conversation.members.iter().map(UserId::as_str).collect(),
+            last_message: conversation.last.as_ref().map(|message| MessageJson { message, position: Position::Absent }),
+            unread: conversation.unread,
+            online: conversation.online.as_ref().map(|online| online.iter().map(UserId::as_str).collect()),
         };
-        place().ok_or_else(|| Invalid::new("before", "must be a nextCursor of an earlier answer"))
+        Self {
+            conversations: page.conversations.iter().map(shape).collect(),
+            next_cursor: page.next.as_ref().map(cursor::write),
+            complete: page.complete,
+        }
     }
 }
 
@@ -87,10 +79,15 @@ struct Outline {
 
 impl Inbox {
     /// The newest `limit` conversations before a place, or the newest of all.
-    pub async fn conversations(&self, user: &UserId, before: Option<&Place>, limit: usize) -> Result<Page, Refusal> {
+    pub(crate) async fn conversations(
+        &self,
+        user: &UserId,
+        before: Option<&ConversationCursor>,
+        limit: usize,
+    ) -> Result<Page, Refusal> {
         let outline = self.outline(user, before, limit).await?;
         let next = outline.chats.last().filter(|_| outline.more);
-        let next = next.map(|(chat, timestamp)| Place { timestamp: *timestamp, chat: chat.clone() });
+        let next = next.map(|(chat, timestamp)| ConversationCursor { timestamp: *timestamp, chat: chat.clone() });
         let mut complete = outline.unread.is_some();
         let last = self.last_messages(user, &outline.chats, &mut complete).await;
         let mut conversations = Vec::with_capacity(outline.chats.len());
@@ -152,7 +149,12 @@ impl Inbox {
         }
     }
 
-    async fn outline(&self, user: &UserId, before: Option<&Place>, limit: usize) -> Result<Outline, Refusal> {
+    async fn outline(
+        &self,
+        user: &UserId,
+        before: Option<&ConversationCursor>,
+        limit: usize,
+    ) -> Result<Outline, Refusal> {
         let place = before.map(|place| (place.timestamp, &place.chat));
         // One more than asked for tells whether there are more.
         let wanted = limit + 1;
@@ -194,7 +196,7 @@ impl Inbox {
         &self,
         user: &UserId,
         last: Option<(ChatId, i64)>,
-        before: Option<&Place>,
+        before: Option<&ConversationCursor>,
         limit: usize,
     ) -> Result<(Vec<(ChatId, i64)>, Vec<(ChatId, usize)>), Refusal> {
         let last = last.or_else(|| before.map(|place| (place.chat.clone(), place.timestamp)));

@@ -15,11 +15,11 @@ use holdfast_message::{ChatId, HistoryKey, UserId};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use crate::live::{Dropped, Live, LiveEvent};
-use crate::metrics::Metrics;
+use crate::deliver::ephemeral::{Live, LiveEvent};
+use crate::metrics::{Dropped, Metrics};
 
 /// The largest group in which readings are told.
-pub const MAX_MEMBERS: usize = 100;
+pub(crate) const MAX_MEMBERS: usize = 100;
 /// At most one event in this time.
 const EVERY: Duration = Duration::from_secs(1);
 /// How often it is looked what is due.
@@ -29,7 +29,7 @@ const CAPACITY: usize = 10_000;
 
 /// Who has read what. Cheap to clone.
 #[derive(Clone)]
-pub struct Receipts {
+pub(crate) struct Receipts {
     pace: Arc<Mutex<Pace>>,
     live: Live,
     metrics: Metrics,
@@ -37,12 +37,12 @@ pub struct Receipts {
 
 impl Receipts {
     /// Nobody has read anything yet.
-    pub fn new(live: Live, metrics: Metrics) -> Self {
+    pub(crate) fn new(live: Live, metrics: Metrics) -> Self {
         Self { pace: Arc::default(), live, metrics }
     }
 
     /// A member has read a chat up to here. Never waits.
-    pub fn read(&self, user: &UserId, chat: &ChatId, up_to: HistoryKey) {
+    pub(crate) fn read(&self, user: &UserId, chat: &ChatId, up_to: HistoryKey) {
         let said = self.pace().say((chat.clone(), user.clone()), up_to, Instant::now());
         match said {
             Said::Now => self.tell(user, chat, up_to),
@@ -52,7 +52,7 @@ impl Receipts {
     }
 
     /// Tells what is due until the token is cancelled.
-    pub async fn run(self, stop: CancellationToken) {
+    pub(crate) async fn run(self, stop: CancellationToken) {
         let mut tick = tokio::time::interval(TICK);
         while stop.run_until_cancelled(tick.tick()).await.is_some() {
             let due = self.pace().due(Instant::now());

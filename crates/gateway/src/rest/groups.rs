@@ -13,11 +13,10 @@ use utoipa_axum::routes;
 
 use super::extract::{Path, Payload, User};
 use super::idempotency::{IdempotencyKey, IdempotencyKeyHeader};
-use super::problem::{Problem, Problems, ProblemsOfBody, ProblemsOfChat};
 use super::{Routes, Shared};
-use crate::answer::{GroupMemberRole, GroupShape};
-use crate::error::{Code, Refusal};
 use crate::groups::rules::{self, Wish};
+use crate::refusal::{Code, Problem, Problems, ProblemsOfBody, ProblemsOfChat, Refusal};
+use crate::wire::responses::{GroupMemberRole, GroupShape};
 
 /// The most groups that one request leaves.
 const MAX_LEFT: usize = 100;
@@ -140,7 +139,7 @@ async fn rename(
 ) -> Result<Json<GroupShape>, Problem> {
     let wish = Wish::Rename(rules::name(&body.name)?);
     let group = gateway.groups.change(&user, &parse_group(&chat)?, &wish).await?;
-    Ok(Json(GroupShape::from(&group.ok_or_else(crate::members::no_such_chat)?)))
+    Ok(Json(GroupShape::from(&group.ok_or_else(crate::access::membership::no_such_chat)?)))
 }
 
 /// End a group. For its owner. Its messages are kept, and nobody reads them any more.
@@ -174,7 +173,7 @@ async fn put_member(
 ) -> Result<Json<GroupShape>, Problem> {
     let wish = Wish::Put(parse_user("userId", &member)?, body.role.map(Role::from));
     let group = gateway.groups.change(&user, &parse_group(&chat)?, &wish).await?;
-    Ok(Json(GroupShape::from(&group.ok_or_else(crate::members::no_such_chat)?)))
+    Ok(Json(GroupShape::from(&group.ok_or_else(crate::access::membership::no_such_chat)?)))
 }
 
 /// Remove a member, or leave.

@@ -13,14 +13,14 @@ use utoipa_axum::routes;
 
 use super::extract::{Caller, Path, Payload, Query, User};
 use super::idempotency::{IdempotencyKey, IdempotencyKeyHeader};
-use super::problem::{Problem, Problems, ProblemsOfBody, ProblemsOfChat};
 use super::{Routes, Shared, also_at};
-use crate::Gateway;
-use crate::answer::{HistoryPage, MessageShape, Sent};
-use crate::error::{Code, Refusal};
-use crate::ingress::{HistoryRequest, SendRequest};
-use crate::integer;
+use crate::gateway::Gateway;
 use crate::metrics::Outcome;
+use crate::refusal::{Code, Problem, Problems, ProblemsOfBody, ProblemsOfChat, Refusal};
+use crate::wire::events;
+use crate::wire::integer;
+use crate::wire::requests::{HistoryRequest, SendRequest};
+use crate::wire::responses::{HistoryPage, MessageShape, Sent};
 
 pub(super) fn routes() -> Routes {
     OpenApiRouter::new()
@@ -193,7 +193,7 @@ async fn read_message(
 }
 
 async fn history(gateway: &Gateway, user: &UserId, request: HistoryRequest) -> Result<Response, Problem> {
-    let page = gateway.history(user, request).await?;
+    let page = gateway.serve::<events::History, _>(user, 1, gateway.history(user, &request)).await?;
     Ok(Json(HistoryPage::from(&page)).into_response())
 }
 

@@ -8,9 +8,10 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::extract::{Query, User};
-use super::problem::{Problem, Problems};
 use super::{Routes, Shared};
-use crate::presence::{PresenceRequest, Presences};
+use crate::refusal::{Problem, Problems};
+use crate::wire::requests::PresenceRequest;
+use crate::wire::responses::Presences;
 
 pub(super) fn routes() -> Routes {
     OpenApiRouter::new().routes(routes!(presence))
@@ -38,5 +39,6 @@ async fn presence(
     Query(query): Query<PresenceQuery>,
 ) -> Result<Json<Presences>, Problem> {
     let user_ids = query.user_ids.split(',').map(str::to_owned).collect();
-    Ok(Json(gateway.presence.answer(&user, &PresenceRequest { user_ids }).await?))
+    let request = PresenceRequest { user_ids };
+    Ok(Json(gateway.within_deadline(gateway.presences(&user, &request)).await?))
 }

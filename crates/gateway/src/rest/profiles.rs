@@ -7,9 +7,9 @@ use utoipa_axum::routes;
 
 use super::extract::{Path, Payload, User};
 use super::groups::parse_user;
-use super::problem::{Problem, Problems, ProblemsOfBody, ProblemsOfChat};
 use super::{Routes, Shared};
 use crate::profiles::Profile;
+use crate::refusal::{Problem, Problems, ProblemsOfBody, ProblemsOfChat};
 
 pub(super) fn routes() -> Routes {
     OpenApiRouter::new().routes(routes!(read_profile, put_profile))

@@ -8,9 +8,9 @@ use utoipa_axum::routes;
 
 use super::extract::{Path, User};
 use super::groups::parse_user;
-use super::problem::{Problem, Problems, ProblemsOfChat};
 use super::{Routes, Shared};
-use crate::answer::FriendshipShape;
+use crate::refusal::{Problem, Problems, ProblemsOfChat};
+use crate::wire::responses::FriendshipShape;
 
 pub(super) fn routes() -> Routes {
     OpenApiRouter::new()

@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::body::Bytes;
 use holdfast_cache::failed::{FailedQueueSettings, FinishAs, PushOutcome, QueueEntry};
 use holdfast_cache::{CacheMetrics, Connection, FailedQueue, Keys};
-use holdfast_gateway::repair::{IndexRepair, RepairPace};
+use holdfast_gateway::failed_queue::index_repair::{IndexRepair, RepairPace};
 use holdfast_message::{ChatId, UserId};
 use holdfast_testkit::{Redis, RedisCluster, RedisOptions, Role, unique};
 use prometheus::{Encoder as _, Registry, TextEncoder};

@@ -1,0 +1,289 @@
+//! The stages of a send: limit, permission, recent list and fan-out, local delivery, durability, answer.
+//!
+//! [`super::pipeline`] calls them in this order, a batch at a time up to durability.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use holdfast_cache::event::Position as StreamPosition;
+use holdfast_cache::recent::{Added, Attempt};
+use holdfast_cache::{Breaker, RecentList};
+use holdfast_message::json::Position;
+use holdfast_message::{Message, UserId};
+use holdfast_service::trace::TraceParent;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use super::outcome::{Accepted, Answer};
+use super::publish::{NotDurable, Publish};
+use super::recent_retry::Relist;
+use crate::access::activity::Acts;
+use crate::access::authorize::Admission;
+use crate::config::DeliveryMode;
+use crate::deliver::sockets::Sockets;
+use crate::inbox::unread::Counters;
+use crate::inbox::updates::Arrivals;
+use crate::limits::slots::Slot;
+use crate::metrics::{Metrics, Outcome};
+use crate::refusal::{Code, Refusal};
+use crate::wire::responses::Durability;
+
+/// What the path is made of.
+pub(crate) struct Stages {
+    /// Permissions and limits.
+    pub(crate) admission: Admission,
+    /// The recent list.
+    pub(crate) recent: RecentList,
+    /// In front of the recent list.
+    pub(crate) cache_breaker: Breaker,
+    /// What the cache has for a batch.
+    pub(crate) cache_budget: Duration,
+    /// Before or after durability.
+    pub(crate) mode: DeliveryMode,
+    /// This gateway's sockets.
+    pub(crate) sockets: Sockets,
+    /// Kafka, else the failed queue.
+    pub(crate) publish: Publish,
+    /// Repeats for the recent list in the background.
+    pub(crate) relist: Relist,
+    /// What users see of their chats hears of what is newly listed.
+    pub(crate) arrivals: Arrivals,
+    /// And the sockets here, of how much is unread.
+    pub(crate) counters: Counters,
+    /// In which groups users act.
+    pub(crate) acts: Acts,
+    /// Counters.
+    pub(crate) metrics: Metrics,
+}
+
+/// One send on its way.
+pub(super) struct Send {
+    pub(super) message: Arc<Message>,
+    pub(super) trace: TraceParent,
+    pub(super) attempt: Attempt,
+    pub(super) received: Instant,
+    pub(super) answer: oneshot::Sender<Answer>,
+    /// Held until the answer: what bounds the memory of all sends in progress, and this sender's share of it.
+    pub(super) slot: (OwnedSemaphorePermit, Slot<UserId>),
+}
+
+/// What became of a message in the recent list.
+pub(super) enum Shown {
+    /// It is new there and everybody was told.
+    Listed(StreamPosition),
+    /// It was there already.
+    Repeat { epoch: Arc<str>, seq: Option<u64> },
+    /// The cache did not answer: others may or may not have been told, and will be.
+    Unlisted,
+    /// Not yet: it is shown once it is durable. Whether it is a repeat is known already: by then the worker may have listed it.
+    Later { repeat: bool },
+}
+
+impl Stages {
+    /// Limits: every send counts once, whatever becomes of it.
+    pub(super) async fn within_limits(&self, batch: Vec<Send>) -> Vec<Send> {
+        let users: Vec<_> = batch.iter().map(|send| &send.message.sender).collect();
+        let limits = self.admission.limit(&users).await;
+        let mut within = Vec::with_capacity(batch.len());
+        for (send, limit) in batch.into_iter().zip(limits) {
+            match limit {
+                Ok(()) => within.push(send),
+                Err(refusal) => self.answer(send, Err(refusal), Outcome::Rejected),
+            }
+        }
+        within
+    }
+
+    /// Verdicts: answers what must not go on, before anybody sees it.
+    ///
+    /// A resend keeps its original timestamp, whether or not the cache knows it. If its sender may no longer send, the resend of a
+    /// durable message ends here: it is answered as durable, and is not listed, announced, counted or published.
+    pub(super) fn admit(&self, batch: impl Iterator<Item = (Send, Result<(), Refusal>)>) -> Vec<Send> {
+        let mut admitted = Vec::new();
+        for (mut send, verdict) in batch {
+            let durable = self.publish.durable(&send.message);
+            if let Some(durable) = durable {
+                Arc::make_mut(&mut send.message).timestamp = durable.timestamp;
+            }
+            match (verdict, durable) {
+                (Ok(()), _) => admitted.push(send),
+                (Err(_), Some(durable)) => self.answer_as_durable(send, durable.by),
+                (Err(refusal), None) => self.answer(send, Err(refusal), Outcome::Rejected),
+            }
+        }
+        admitted
+    }
+
+    /// The answer to a resend that this gateway need not handle any further; its position is not known here.
+    fn answer_as_durable(&self, send: Send, durability: Durability) {
+        let accepted = Accepted { message: send.message.clone(), position: None, durability, duplicate: true };
+        self.answer(send, Ok(accepted), Outcome::Duplicate);
+    }
+
+    /// Recent list and fan-out to other gateways, in one call of the cache.
+    pub(super) async fn place(&self, batch: Vec<Send>) -> Vec<(Send, Shown)> {
+        let added = self.list(&batch).await;
+        let place = |(mut send, added): (Send, Option<Added>)| {
+            let shown = match added {
+                Some(Added::New(position) | Added::Own(position)) => Shown::Listed(position),
+                Some(Added::Repeat { timestamp, epoch, seq }) => {
+                    Arc::make_mut(&mut send.message).timestamp = timestamp;
+                    Shown::Repeat { epoch, seq }
+                }
+                None => Shown::Unlisted,
+            };
+            (send, shown)
+        };
+        batch.into_iter().zip(added).map(place).collect()
+    }
+
+    /// Asks the recent list to take a batch; `None` where it did not answer.
+    async fn list(&self, batch: &[Send]) -> Vec<Option<Added>> {
+        if batch.is_empty() {
+            return Vec::new();
+        }
+        let Ok(permit) = self.cache_breaker.acquire(Instant::now()) else {
+            return batch.iter().map(|_| None).collect();
+        };
+        let adds: Vec<_> = batch.iter().map(|send| (&*send.message, send.attempt)).collect();
+        let added = self.recent.add_batch(&adds, self.cache_budget).await;
+        if added.iter().any(|added| matches!(added, Err(error) if error.is_unavailable())) {
+            permit.failure(Instant::now());
+        } else {
+            permit.success();
+        }
+        if let Some(error) = added.iter().find_map(|added| added.as_ref().err()) {
+            tracing::warn!(%error, messages = batch.len(), "the recent list did not take messages; delivering without it");
+        }
+        added.into_iter().map(Result::ok).collect()
+    }
+
+    /// In durable-first mode nothing is shown yet, but a repeat must keep its first time.
+    pub(super) async fn recognise(&self, batch: Vec<Send>) -> Vec<(Send, Shown)> {
+        let mut originals = vec![None; batch.len()];
+        if let Ok(permit) = self.cache_breaker.acquire(Instant::now()) {
+            let ask = |send: &Send| {
+                let (recent, message, budget) = (self.recent.clone(), send.message.clone(), self.cache_budget);
+                async move { recent.original_timestamp(&message.chat, message.id, budget).await }
+            };
+            let answers = join_all(batch.iter().map(ask)).await;
+            if answers.iter().any(|original| matches!(original, Err(error) if error.is_unavailable())) {
+                permit.failure(Instant::now());
+            } else {
+                permit.success();
+            }
+            originals = answers.into_iter().map(|original| original.ok().flatten()).collect();
+        }
+        let recognised = |(mut send, original): (Send, Option<i64>)| {
+            if let Some(original) = original {
+                Arc::make_mut(&mut send.message).timestamp = original;
+            }
+            (send, Shown::Later { repeat: original.is_some() })
+        };
+        batch.into_iter().zip(originals).map(recognised).collect()
+    }
+
+    /// The sockets of this gateway. Answers for how many users.
+    pub(super) fn deliver(&self, send: &Send, shown: &Shown) -> usize {
+        let position = match shown {
+            Shown::Listed(position) => {
+                self.arrivals.arrived(&send.message, position);
+                Position::At { epoch: &position.epoch, seq: position.seq }
+            }
+            Shown::Unlisted => Position::Unknown,
+            Shown::Repeat { .. } | Shown::Later { .. } => return 0,
+        };
+        let audience = self.sockets.audience(&send.message.chat);
+        self.sockets.message(&audience, &send.message, position);
+        self.counters.given(&audience, &send.message);
+        self.metrics.delivery.observe(send.received.elapsed().as_secs_f64());
+        audience.len()
+    }
+
+    /// Hands the message to Kafka's client now, in order, and waits for durability elsewhere.
+    pub(super) fn make_durable(self: Arc<Self>, send: Send, shown: Shown) {
+        // A repeat is marked too: should its first attempt be taken back, the worker lists it anew.
+        let uncached = !matches!(shown, Shown::Listed(_));
+        let repeat = matches!(shown, Shown::Repeat { .. });
+        let pending = self.publish.begin(&send.message, send.trace, uncached, repeat);
+        tokio::spawn(async move {
+            match pending.durable().await {
+                Ok(durability) => self.accept(send, shown, durability).await,
+                Err(cause) => self.refuse(send, shown, cause).await,
+            }
+        });
+    }
+
+    /// The message is durable: whoever could not be told yet will be, and the sender gets the answer.
+    async fn accept(&self, mut send: Send, shown: Shown, durability: Durability) {
+        // What was no repeat when it came may have been listed by the worker since.
+        let may_be_repeat = !matches!(shown, Shown::Later { repeat: false });
+        let shown = match shown {
+            Shown::Later { .. } => match self.place(vec![send]).await.pop() {
+                Some((placed, shown)) => {
+                    send = placed;
+                    self.deliver(&send, &shown);
+                    shown
+                }
+                None => return,
+            },
+            shown => shown,
+        };
+        let (position, duplicate) = match shown {
+            Shown::Listed(position) => {
+                self.arrivals.durable(&send.message, &position);
+                (Some(position), false)
+            }
+            Shown::Repeat { epoch, seq } => {
+                // The attempt that has listed it may fail, and must not take it back.
+                self.relist.keep(send.message.clone());
+                (seq.map(|seq| StreamPosition { epoch, seq }), may_be_repeat)
+            }
+            Shown::Unlisted | Shown::Later { .. } => {
+                self.metrics.recent_skipped.inc();
+                self.relist.add(send.message.clone());
+                (None, false)
+            }
+        };
+        let outcome = match durability {
+            _ if duplicate => Outcome::Duplicate,
+            Durability::Kafka => Outcome::Kafka,
+            Durability::FailedQueue => Outcome::FailedQueue,
+        };
+        self.acts.note(&send.message.sender, &send.message.chat);
+        let accepted = Accepted { message: send.message.clone(), position, durability, duplicate };
+        self.answer(send, Ok(accepted), outcome);
+    }
+
+    /// Nothing durable took it: takes back what this attempt has shown, and says so.
+    async fn refuse(&self, send: Send, shown: Shown, cause: NotDurable) {
+        if let Some(durable) = self.publish.durable(&send.message) {
+            // A repeat of it, under way at the same time, became durable.
+            return self.answer_as_durable(send, durable.by);
+        }
+        tracing::warn!(
+            message_id = %send.message.id, chat_id = %send.message.chat, trace_id = send.trace.trace_id(), %cause,
+            "a message could not be made durable; refused"
+        );
+        let refusal = match cause {
+            NotDurable::TooLarge => Refusal::new(Code::TooLarge, "the message is too large to be stored"),
+            NotDurable::Unavailable(_) => Refusal::unavailable("the message could not be made durable; send it again"),
+        };
+        if matches!(shown, Shown::Listed(_) | Shown::Unlisted) {
+            let message = &send.message;
+            let audience = self.sockets.audience(&message.chat);
+            self.sockets.failed(&audience, message.id, message.temp_id.as_deref(), &message.chat);
+            self.relist.take_back(message.clone(), send.attempt);
+        }
+        self.answer(send, Err(refusal), Outcome::Refused);
+    }
+
+    fn answer(&self, send: Send, answer: Answer, outcome: Outcome) {
+        self.metrics.ended(outcome);
+        self.metrics.ack.observe(send.received.elapsed().as_secs_f64());
+        self.metrics.in_flight.dec();
+        // The sender may be gone; the message goes on all the same.
+        let _ = send.answer.send(answer);
+        drop(send.slot);
+    }
+}

@@ -1,0 +1,283 @@
+//! The parts of the gateway, each made from the other servers' clients and from parts made before it.
+
+use std::sync::Arc;
+
+use anyhow::{Result, anyhow};
+use holdfast_cache::aside::backend::Backend;
+use holdfast_cache::channels::ChannelSettings;
+use holdfast_cache::inbox::InboxLife;
+use holdfast_cache::lock::LockSettings;
+use holdfast_cache::presence::{Online, PresenceSettings};
+use holdfast_cache::rate_limit::{Limit, RateLimiter};
+use holdfast_cache::recent::RecentSettings;
+use holdfast_cache::{
+    Announcer, ChannelEvent, Channels, Client, ClientSettings, FailedQueue, Inboxes, Locks, Origin, RecentList,
+};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::connect::Servers;
+use crate::access::activity::Acts;
+use crate::access::authorize::Admission;
+use crate::access::membership::Membership;
+use crate::access::relationships::Relations;
+use crate::auth::Verifier;
+use crate::config::Config;
+use crate::deliver::ephemeral::{Live, Outbox};
+use crate::deliver::rooms::Rooms;
+use crate::deliver::sockets::Sockets;
+use crate::gateway::Gateway;
+use crate::groups::Groups;
+use crate::guarded_store::Stored;
+use crate::health::{Breakers, GatewayHealth};
+use crate::inbox::receipts::Receipts;
+use crate::inbox::unread::Counters;
+use crate::inbox::updates::{self, Arrivals};
+use crate::inbox::{Inbox, Parts};
+use crate::limits::Limits;
+use crate::limits::user::UserLimit;
+use crate::metrics::Metrics;
+use crate::presence::audience::Company;
+use crate::presence::notifier::Teller;
+use crate::presence::typing::Typing;
+use crate::presence::writer::Keeper;
+use crate::presence::{self, Presence};
+use crate::profiles::Profiles;
+use crate::read::history::{History, Sources};
+use crate::read::lookup::Lookup;
+use crate::read::resume::Resume;
+use crate::send::pipeline::Pipeline;
+use crate::send::publish::Publish;
+use crate::send::recent_retry::Relist;
+use crate::send::stages::Stages;
+use crate::send::timestamps::Stamps;
+
+/// What runs: the gateway as requests see it, and what is to be spawned beside it.
+pub(super) struct Built {
+    pub(super) gateway: Arc<Gateway>,
+    pub(super) health: Arc<GatewayHealth>,
+    pub(super) pipeline: Pipeline,
+    pub(super) relist: Relist,
+    pub(super) background: Background,
+}
+
+/// The parts that run beside requests.
+pub(super) struct Background {
+    pub(super) origin: Origin,
+    pub(super) heard: mpsc::Receiver<ChannelEvent>,
+    pub(super) lists: RecentLists,
+    pub(super) failed: FailedQueue,
+    pub(super) stored: Stored,
+    pub(super) membership: Membership,
+    pub(super) inboxes: Inboxes,
+    pub(super) locks: Locks,
+    pub(super) outbox: Outbox,
+    pub(super) keeper: Keeper,
+    pub(super) teller: Teller,
+    pub(super) arrivals: Arrivals,
+    pub(super) told_of: updates::Teller,
+    pub(super) receipts: Receipts,
+    pub(super) counters: Counters,
+}
+
+/// The recent list under two origins.
+#[derive(Clone)]
+pub(super) struct RecentLists {
+    /// The gateway's: its sockets are served directly, so they skip what is announced under it.
+    pub(super) own: RecentList,
+    /// Another: what is announced under it reaches this gateway's sockets too, which were not served directly.
+    pub(super) healing: RecentList,
+}
+
+/// Makes all parts.
+pub(super) fn build(
+    config: &Config,
+    servers: &Servers,
+    metrics: &Metrics,
+    draining: &CancellationToken,
+) -> Result<Built> {
+    let (own, layout) = (&config.own, &config.cache);
+    let Servers { keys, cache, cache_breaker, .. } = servers;
+    let budget = own.redis_budget.0;
+    let origin = Origin::random();
+    let settings = RecentSettings {
+        max: layout.recent_max_messages,
+        window: layout.resend_window_messages,
+        ttl: layout.recent_ttl.0,
+    };
+    let recent = |origin| RecentList::new(cache.clone(), keys.clone(), settings, origin);
+    let lists = RecentLists { own: recent(origin), healing: recent(Origin::random()) };
+    let failed = FailedQueue::new(servers.queue.clone(), keys.clone(), own.failed_queue());
+    let stored = Stored::new(servers.store.clone(), servers.mongo_breaker.clone());
+    let client = Client::new(cache.clone(), cache_breaker.clone(), client_settings(config));
+    let aside = Backend::start(client.clone(), keys.clone(), layout.cache_stale_marker_ttl.0);
+
+    // Who may do what.
+    let profiles = Profiles::new(&aside, stored.clone(), layout.cache_profile_ttl.0);
+    let membership = Membership::new(&aside, stored.clone());
+    let relations = Relations::new(&aside, stored.clone(), own.permissions, metrics.clone());
+    let acts = Acts::new(stored.clone());
+    let limits = Limits::new(own, user_limit(config, servers, own.event_limit), metrics.clone());
+    let message_limit = user_limit(config, servers, own.message_limit);
+    let admission = Admission::new(membership.clone(), relations.clone(), message_limit, metrics.clone());
+
+    // What reaches clients.
+    let sockets = Sockets::new(metrics.clone());
+    let (channels, heard) =
+        Channels::start(cache.clone(), keys.clone(), &format!("{:016x}", origin.0), ChannelSettings::default());
+    let rooms = Rooms::new(sockets.clone(), channels.clone(), membership.clone(), metrics.clone());
+    let announcer = Announcer::new(cache.clone(), keys.clone(), origin);
+    let (live, outbox) = Live::new(sockets.clone(), announcer, metrics.clone());
+    let company = Company { stored: stored.clone(), membership: membership.clone(), relations: relations.clone() };
+    let (presence, keeper, teller) = Presence::new(
+        online(config, servers),
+        (cache_breaker.clone(), budget),
+        origin,
+        sockets.clone(),
+        (company, live.clone()),
+        metrics.clone(),
+    );
+    let typing =
+        Typing::new(live.clone(), admission.clone(), (client.clone(), keys.clone()), layout.cache_typing_ttl.0);
+
+    // What clients read.
+    let history = History::new(Sources {
+        recent: lists.healing.clone(),
+        cache_breaker: cache_breaker.clone(),
+        failed: failed.clone(),
+        store: stored.clone(),
+        verify_after: own.recent_verify.0,
+        recent_max: settings.max,
+        failed_empty_at: std::sync::Mutex::default(),
+        repairs: Sources::repair_slots(),
+        metrics: metrics.clone(),
+    });
+    let lookup = Lookup::new(&aside, stored.clone(), history.clone(), admission.clone(), own.message_cache_ttl.0);
+    let resume = Resume { recent: lists.own.clone(), breaker: cache_breaker.clone(), admission: admission.clone() };
+    let life = InboxLife { unread: own.unread_ttl.0, list: own.conversations_ttl.0 };
+    let inboxes = Inboxes::new(cache.clone(), keys.clone(), life);
+    let receipts = Receipts::new(live.clone(), metrics.clone());
+    let inbox = Inbox::new(Parts {
+        cached: inboxes.clone(),
+        recent: lists.own.clone(),
+        cache_breaker: cache_breaker.clone(),
+        store: stored.clone(),
+        history: history.clone(),
+        membership: membership.clone(),
+        relations: relations.clone(),
+        presence: presence.clone(),
+        live,
+        receipts: receipts.clone(),
+        acts: acts.clone(),
+        metrics: metrics.clone(),
+    });
+    let (arrivals, told_of) = Arrivals::new(metrics.clone());
+    let counters = Counters::new(sockets.clone());
+    let groups = Groups::new(
+        stored.clone(),
+        (membership.clone(), relations.clone()),
+        limits.clone(),
+        (rooms.clone(), arrivals.clone(), inbox.clone()),
+        acts.clone(),
+    );
+
+    // The write path.
+    let relist = Relist::new(metrics.clone());
+    let (publisher, kafka_breaker) = (servers.publisher.clone(), servers.kafka_breaker.clone());
+    let stages = Stages {
+        admission: admission.clone(),
+        recent: lists.own.clone(),
+        cache_breaker: cache_breaker.clone(),
+        cache_budget: budget,
+        mode: own.delivery_mode,
+        sockets: sockets.clone(),
+        publish: Publish::new(publisher, kafka_breaker, failed.clone(), metrics.clone()),
+        relist: relist.clone(),
+        arrivals: arrivals.clone(),
+        counters: counters.clone(),
+        acts,
+        metrics: metrics.clone(),
+    };
+    let pipeline = Pipeline::start(stages, own.max_sends_in_flight);
+    let health = GatewayHealth::new(
+        pipeline.clone(),
+        Breakers {
+            kafka: servers.kafka_breaker.clone(),
+            mongodb: servers.mongo_breaker.clone(),
+            cache: cache_breaker.clone(),
+        },
+        metrics.clone(),
+        own.failed_queue_required,
+        draining.clone(),
+    );
+    let gateway = Gateway {
+        tokens: Verifier::new(own).map_err(|error| anyhow!(error))?,
+        stamps: Stamps::default(),
+        admission,
+        limits,
+        pipeline: pipeline.clone(),
+        history,
+        lookup,
+        profiles,
+        inbox,
+        resume,
+        groups,
+        relations,
+        sockets,
+        rooms,
+        presence,
+        typing,
+        channels,
+        metrics: metrics.clone(),
+        send_deadline: own.send_deadline.0,
+        history_default_limit: own.history_default_limit,
+        draining: draining.clone(),
+    };
+    let background = Background {
+        origin,
+        heard,
+        lists,
+        failed,
+        stored,
+        membership,
+        inboxes,
+        locks: Locks::new(client, keys.clone(), lock_settings(config), &servers.cache_metrics),
+        outbox,
+        keeper,
+        teller,
+        arrivals,
+        told_of,
+        receipts,
+        counters,
+    };
+    Ok(Built { gateway: Arc::new(gateway), health: Arc::new(health), pipeline, relist, background })
+}
+
+fn client_settings(config: &Config) -> ClientSettings {
+    ClientSettings {
+        budget: config.own.redis_budget.0,
+        batch_size: config.cache.cache_batch_size,
+        max_latency: config.cache.cache_max_latency.0,
+    }
+}
+
+fn lock_settings(config: &Config) -> LockSettings {
+    LockSettings {
+        ttl: config.cache.cache_lock_default_ttl.0,
+        retry_delay: config.cache.cache_lock_retry_delay.0,
+        max_retries: config.cache.cache_lock_max_retries,
+    }
+}
+
+fn online(config: &Config, servers: &Servers) -> Online {
+    // A sweep removes what has expired up to a second later, and its audience is notified within the setting's time all the same.
+    let life = config.cache.cache_presence_ttl.0 - 2 * presence::SWEEP;
+    Online::new(servers.cache.clone(), servers.keys.clone(), PresenceSettings { life, grace: presence::GRACE })
+}
+
+fn user_limit(config: &Config, servers: &Servers, events: u32) -> Option<UserLimit> {
+    let limit = Limit { events, window: config.own.window.0 };
+    let shared = RateLimiter::new(servers.cache.clone(), servers.keys.clone(), limit)
+        .living(config.cache.cache_rate_limit_ttl.0);
+    UserLimit::new(limit, shared, &servers.cache_breaker, config.own.redis_budget.0)
+}

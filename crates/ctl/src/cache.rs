@@ -13,7 +13,7 @@ use holdfast_cache::aside::lease::Entries;
 use holdfast_cache::keys::Kind;
 use holdfast_cache::sweep::Sweep;
 use holdfast_cache::{Breaker, BreakerSettings, CacheError, Client, ClientSettings, Connection, Keys};
-use holdfast_gateway::guarded_store::Stored;
+use holdfast_gateway::guarded_store::GuardedStore;
 use holdfast_gateway::profiles::Profiles;
 use holdfast_store::Store;
 use serde::Serialize;
@@ -81,7 +81,7 @@ pub async fn warm(
         output.say(&json!({ "users": all, "dryRun": true }), said)?;
         return Ok(Verdict::Fine);
     }
-    let stored = Stored::new(store.clone(), Breaker::new("mongodb", BreakerSettings::default(), None));
+    let stored = GuardedStore::new(store.clone(), Breaker::new("mongodb", BreakerSettings::default(), None));
     let profiles = Profiles::new(&Backend::start(client(cache), keys.clone(), LEASE), stored, ttl);
     let mut progress = Progress::new("warmed", all);
     let (mut warmed, mut ended) = (Warmed::default(), Ok(()));

@@ -113,13 +113,13 @@ holdfast_service::settings! {
         /// The failed queue's Redis is a cluster of its own, found by these nodes, `host:port` separated by commas. User, password and TLS are
         /// those of `REDIS_QUEUE_URL`, or else of `REDIS_URL`. Unset: one server at `REDIS_QUEUE_URL`, or whatever the cache is.
         redis_queue_cluster_nodes: List = "REDIS_QUEUE_CLUSTER_NODES", "";
-        /// `checked`: the failed queue's persistence and eviction are read from its server; `assumed`: for servers that won't tell.
+        /// `checked`: the failed queue's persistence and eviction are read from its server; `assumed`: for servers that do not show them.
         failed_queue_durability: QueueDurability = "FAILED_QUEUE_DURABILITY", "checked";
         /// Replicas of the failed queue's Redis that must have a message before it counts as queued; with fewer it is refused. 0: those that are
         /// connected at the moment, which may be none.
         failed_queue_min_replicas: u32 = "FAILED_QUEUE_MIN_REPLICAS", "0";
         /// `true`: a gateway does not become ready while its failed queue's server has settings by which the queue refuses messages (it evicts,
-        /// has no append-only file, never syncs it, or does not tell). `false`: it is ready as soon as Kafka answers, and sends are refused at
+        /// has no append-only file, never syncs it, or does not show them). `false`: it is ready as soon as Kafka answers, and sends are refused at
         /// the next outage of Kafka.
         failed_queue_required: bool = "FAILED_QUEUE_REQUIRED", "true", development "false";
         /// `realtime-first`: receivers see a message before Kafka has it; `durable-first`: after.
@@ -198,7 +198,7 @@ holdfast_service::settings! {
     }
 }
 
-/// Everything that a gateway is told at start.
+/// All settings of a gateway.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// What it is run for.

@@ -27,7 +27,7 @@ use crate::read::resume::Resume;
 use crate::refusal::{Code, Refusal};
 use crate::send::outcome::Answer;
 use crate::send::pipeline::Pipeline;
-use crate::send::timestamps::Stamps;
+use crate::send::timestamps::TimestampAllocator;
 use crate::wire::events::{ClientEvent, Deadline, EventLimit};
 use crate::wire::requests::{ConversationsRequest, HistoryRequest, PresenceRequest, ReadRequest, SendRequest};
 use crate::wire::responses::{Presences, Read};
@@ -35,7 +35,7 @@ use crate::wire::responses::{Presences, Read};
 /// What a request needs.
 pub(crate) struct Gateway {
     pub(crate) tokens: Verifier,
-    pub(crate) stamps: Stamps,
+    pub(crate) timestamps: TimestampAllocator,
     pub(crate) admission: Admission,
     /// Every limit but that of messages.
     pub(crate) limits: Arc<Limits>,
@@ -105,7 +105,7 @@ impl Gateway {
         if !draft.chat().is_group() && draft.chat().other(user).is_none() {
             return Err(Refusal::new(Code::Forbidden, "not a member of this chat"));
         }
-        let stamp = self.stamps.next(user, draft.chat()).map_err(|far| Refusal::rate_limited(far.retry_after))?;
+        let stamp = self.timestamps.next(user, draft.chat()).map_err(|far| Refusal::rate_limited(far.retry_after))?;
         let message = draft.stamp(stamp);
         self.pipeline.submit(message, TraceParent::random(fastrand::u128(..), fastrand::u64(..)))
     }

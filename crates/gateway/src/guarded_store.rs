@@ -1,8 +1,7 @@
 //! MongoDB on a request's path, behind its breaker.
 //!
-//! A request must not wait for as long as a driver looks for a server that is known to be away: after a few such waits the breaker
-//! opens, and the request goes on at once without what is stored. Real requests probe whether MongoDB is back. What runs in the
-//! background asks the store itself.
+//! A driver looks for a lost server for seconds, for every call anew. Behind the breaker only the first calls wait for that; later requests go on at
+//! once without what is stored. Real requests probe whether MongoDB is back. Background work calls the store itself.
 
 use std::time::{Duration, Instant};
 
@@ -12,29 +11,29 @@ use tokio::time::timeout;
 
 use crate::refusal::{Code, Refusal};
 
-/// What one request has for all that it asks of the store, so that it is answered in time with or without.
+/// The time that one call has, so that a request is answered in time with the store or without.
 const WITHIN: Duration = Duration::from_secs(2);
 
-/// What is stored. Cheap to clone.
+/// The store behind a breaker. Cheap to clone.
 #[derive(Clone)]
-pub struct Stored {
+pub struct GuardedStore {
     store: Store,
     breaker: Breaker,
 }
 
-impl Stored {
+impl GuardedStore {
     /// The store behind this breaker.
     pub fn new(store: Store, breaker: Breaker) -> Self {
         Self { store, breaker }
     }
 
-    /// Asks the store, unless it is known to be away; that is [`StoreError::Unavailable`], as if it had been asked.
-    pub async fn ask<T>(&self, call: impl AsyncFnOnce(&Store) -> Result<T, StoreError>) -> Result<T, StoreError> {
-        self.ask_within(WITHIN, call).await
+    /// Calls the store, unless the breaker is open: that is [`StoreError::Unavailable`], as if the store had been called.
+    pub async fn call<T>(&self, call: impl AsyncFnOnce(&Store) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        self.call_within(WITHIN, call).await
     }
 
-    /// As [`Stored::ask`], with a limit of its own.
-    pub async fn ask_within<T>(
+    /// [`GuardedStore::call`] with a time limit of its own.
+    pub async fn call_within<T>(
         &self,
         within: Duration,
         call: impl AsyncFnOnce(&Store) -> Result<T, StoreError>,
@@ -47,15 +46,15 @@ impl Stored {
                 tracing::warn!(%error, "a request goes on without what is stored");
                 permit.failure(Instant::now());
             }
-            // A refusal is an answer.
+            // A rejection is an answer.
             Ok(_) | Err(StoreError::Rejected { .. }) => permit.success(),
         }
         answer
     }
 }
 
-/// Does this in a task of its own: whoever hangs up in the middle of a change must not keep the rest from learning of it.
-pub async fn to_its_end<T: Send + 'static>(
+/// Carries out a change in a task of its own, so that a disconnect halfway does not stop it before other gateways learn of it.
+pub async fn run_detached<T: Send + 'static>(
     change: impl Future<Output = Result<T, Refusal>> + Send + 'static,
 ) -> Result<T, Refusal> {
     let changed = tokio::spawn(change).await;

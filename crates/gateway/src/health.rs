@@ -1,9 +1,9 @@
-//! What the gateway says of itself.
+//! The gateway's health.
 //!
 //! Ready means: it can make a message durable, by Kafka or by the failed queue, whatever else is away. Where the failed queue is required
 //! (`FAILED_QUEUE_REQUIRED`), a server of its own that has the wrong settings keeps the gateway from becoming ready, for with it the next
 //! outage of Kafka refuses every send; one that is away does not, for nobody knows its settings. Once ready, only draining makes it
-//! unready. The other servers are probed in the background, so that asking for health costs nothing.
+//! unready. The other servers are probed in the background, so that a health check costs nothing.
 
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -55,7 +55,7 @@ struct Seen {
     cache: bool,
     /// `Err` says why the failed queue would refuse.
     queue: Option<Result<(), Refusal>>,
-    /// What an operator should know of its servers all the same.
+    /// What an operator should know of its servers although it takes messages.
     queue_warnings: Vec<String>,
 }
 

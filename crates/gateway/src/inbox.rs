@@ -1,10 +1,9 @@
-//! What users see of their chats: how much is unread, and which chats were written to last.
+//! What users see of their chats: how many messages are unread, and which chats were written to last.
 //!
-//! The watermarks in the store are the truth about what is read, and the messages about what there is; counts and lists are
-//! derived. They are kept in the cache for a while ([`holdfast_cache::inbox`]) and kept up there by what is newly listed
-//! ([`updates`]); who finds them missing counts anew ([`count`]), from the recent lists, which hold what is durable but not stored
-//! yet, and the store, *read in that order*. [`watermark`] moves a watermark, [`list`] makes a page of conversations, [`unread`] and
-//! [`receipts`] let clients know.
+//! The watermarks in the store are the truth about what is read, and the messages about what there is; counts and lists are derived. They are cached
+//! for a while ([`holdfast_cache::inbox`]) and updated there with what is newly listed ([`updates`]). The first reader that finds them missing counts
+//! again ([`count`]), from the recent lists, which hold what is durable but not stored yet, and the store, *read in that order*.
+//! [`watermark`] moves a watermark, [`list`] makes a page of conversations, [`unread`] and [`receipts`] notify clients.
 //!
 //! While the store is away, counts and lists are those that are cached, or unknown.
 
@@ -29,22 +28,22 @@ use tokio::sync::Mutex;
 
 use self::count::Counted;
 use self::receipts::Receipts;
-use crate::access::activity::Acts;
+use crate::access::activity::GroupActivity;
 use crate::access::membership::Membership;
 use crate::access::relationships::Relations;
-use crate::deliver::ephemeral::Live;
-use crate::guarded_store::Stored;
+use crate::deliver::ephemeral::EphemeralEvents;
+use crate::guarded_store::GuardedStore;
 use crate::metrics::Metrics;
 use crate::presence::Presence;
 use crate::read::history::History;
 use crate::refusal::{Code, Refusal};
 use crate::wire::responses::UnreadMessages;
 
-/// What the cache has for one round trip of a reading, as for a page of history.
+/// The time that the cache has for one round trip of a read, as for a page of history.
 const BUDGET: Duration = Duration::from_millis(250);
-/// How many users' countings may be told apart. Those of one user are made one after the other, so that a storm makes one.
+/// Locks for counting, by the hash of the user: a user's unread messages are counted once at a time, so that a storm of requests counts once.
 const STRIPES: usize = 256;
-/// How often a counting that was overtaken by messages of unknown chats, or a correction by arrivals, is made anew.
+/// How often a count is repeated because messages arrived meanwhile.
 const ATTEMPTS: usize = 3;
 
 /// What users see of their chats. Cheap to clone.
@@ -55,7 +54,7 @@ pub(crate) struct Inbox {
     hasher: RandomState,
 }
 
-/// What it is made of.
+/// What it uses.
 pub(crate) struct Parts {
     /// What is cached.
     pub(crate) cached: Inboxes,
@@ -64,21 +63,21 @@ pub(crate) struct Parts {
     /// In front of both.
     pub(crate) cache_breaker: Breaker,
     /// What is stored.
-    pub(crate) store: Stored,
-    /// Where a message is looked for that is read.
+    pub(crate) store: GuardedStore,
+    /// Locates the messages that are marked as read.
     pub(crate) history: History,
     /// Who belongs to which chats.
     pub(crate) membership: Membership,
-    /// Who must not be seen by whom.
+    /// Blocks between users.
     pub(crate) relations: Relations,
     /// Who is online.
     pub(crate) presence: Presence,
-    /// Tells other devices.
-    pub(crate) live: Live,
-    /// Tells other members.
+    /// Sends `unreadCount` to other devices.
+    pub(crate) ephemeral: EphemeralEvents,
+    /// Sends read receipts to other members.
     pub(crate) receipts: Receipts,
     /// In which groups users act.
-    pub(crate) acts: Acts,
+    pub(crate) activity: GroupActivity,
     /// Counters.
     pub(crate) metrics: Metrics,
 }
@@ -146,18 +145,18 @@ impl Inbox {
         Ok(Unread::from(&self.count_all(user).await?))
     }
 
-    /// Drops what is cached of these users: what they see has changed otherwise than by a message or a reading.
+    /// Drops what is cached of these users: it has changed otherwise than by a message or a watermark.
     pub(crate) async fn forget(&self, users: &[UserId]) {
         for users in users.chunks(updates::USERS_AT_ONCE) {
             self.cache_batch(self.parts.cached.forget(users, BUDGET)).await;
         }
     }
 
-    /// Counts all of a user's chats and caches that; `None`: somebody else just has.
+    /// Counts all of a user's chats and caches the counts; `None`: another request just has.
     async fn count_anew(&self, user: &UserId) -> Result<Option<Counted>, Refusal> {
         let _turn = self.turns[self.hasher.hash_one(user) as usize % STRIPES].lock().await;
         let cached = &self.parts.cached;
-        // From here on arrivals are kept. Without the cache the count is as of now, and nobody keeps it.
+        // From here on the cache records arrivals. Without the cache the count is as of now, and is not cached.
         let counting = match self.cache(cached.begin(user, BUDGET)).await {
             Some(None) => return Ok(None),
             Some(counting) => counting,
@@ -169,9 +168,9 @@ impl Inbox {
         for _ in 0..ATTEMPTS {
             let commit = cached.commit(user, &counting, &counted.chats, counted.older_stored, BUDGET);
             match self.cache(commit).await {
-                // A chat that is so new that the store does not know it, or whose list is.
+                // Chats, or their lists, that are newer than what was read.
                 Some(Committed::Unknown(chats)) => {
-                    let (again, mut kept): (Vec<_>, _) =
+                    let (again, mut unchanged): (Vec<_>, _) =
                         counted.chats.into_iter().partition(|known| chats.contains(&known.chat));
                     let known: HashMap<_, _> = again.into_iter().map(|chat| (chat.chat, chat.last_timestamp)).collect();
                     let last = |chat: ChatId| {
@@ -179,8 +178,8 @@ impl Inbox {
                         (chat, last_timestamp)
                     };
                     let chats: Vec<_> = chats.into_iter().map(last).collect();
-                    kept.extend(self.count(user, &chats).await?);
-                    counted.chats = kept;
+                    unchanged.extend(self.count(user, &chats).await?);
+                    counted.chats = unchanged;
                 }
                 Some(Committed::Done | Committed::Overtaken) | None => break,
             }
@@ -188,13 +187,13 @@ impl Inbox {
         Ok(Some(counted))
     }
 
-    /// Asks the cache, unless it is known to be away.
+    /// Calls the cache, unless its breaker is open.
     async fn cache<T>(&self, call: impl Future<Output = Result<T, CacheError>>) -> Option<T> {
         let one = self.cache_batch(async { vec![call.await] });
         one.await.pop().flatten()
     }
 
-    /// Asks the cache several things at once, unless it is known to be away: then there are no answers.
+    /// Makes several calls to the cache at once, unless its breaker is open: then there are no answers.
     async fn cache_batch<T>(&self, call: impl Future<Output = Vec<Result<T, CacheError>>>) -> Vec<Option<T>> {
         let Ok(permit) = self.parts.cache_breaker.acquire(Instant::now()) else { return Vec::new() };
         let answers = call.await;
@@ -204,7 +203,7 @@ impl Inbox {
             permit.success();
         }
         if let Some(error) = answers.iter().find_map(|answer| answer.as_ref().err()) {
-            tracing::debug!(%error, "without what is cached of a user's chats");
+            tracing::debug!(%error, "going on without what is cached of a user's chats");
         }
         answers.into_iter().map(Result::ok).collect()
     }
@@ -214,7 +213,7 @@ fn unavailable(error: StoreError) -> Refusal {
     match error {
         StoreError::Unavailable(_) => Refusal::unavailable("the store can't be asked now"),
         StoreError::Rejected { .. } => {
-            tracing::error!(%error, "the store refuses a question about a user's chats");
+            tracing::error!(%error, "the store rejects a query of a user's chats");
             Refusal::new(Code::Internal, "a fault of the server")
         }
     }

@@ -14,7 +14,7 @@
 //!    replays the failed queue and keeps its index whole.
 //! 7. The sender's answer ([`send::outcome`]). If nothing durable took the message, what was shown is retracted.
 //!
-//! From Kafka on, the worker's crate tells the rest. [`read`] is the way back, from the recent list, the failed queue and MongoDB to a
+//! From Kafka on, the worker's crate goes on. [`read`] is the way back, from the recent list, the failed queue and MongoDB to a
 //! client; requests reach MongoDB through a breaker ([`guarded_store`]).
 //!
 //! Beside the journey: [`inbox`] is what users see of their chats, how many messages are unread and which chats were written to last; it is
@@ -30,7 +30,10 @@
 //! gateway that is killed between 4 and 6 leaves a message that others saw and whose sender was never answered; unless the sender
 //! repeats it, it is not stored.
 
-#![allow(rustdoc::private_intra_doc_links, reason = "the map of the crate names its modules, most of which are private")]
+#![allow(
+    rustdoc::private_intra_doc_links,
+    reason = "the map of the crate names its modules, most of which are private"
+)]
 
 mod access;
 pub mod auth;

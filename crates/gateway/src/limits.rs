@@ -1,9 +1,9 @@
-//! What one user, one connection and one address may ask for.
+//! What one user, one connection and one address may do.
 //!
 //! | what | counted | beyond it |
 //! | --- | --- | --- |
 //! | messages, other events by their name, other REST requests together, members added to groups, per user | in the cache, for all gateways ([`user`]) | `RATE_LIMITED`, with the time to wait |
-//! | events and bytes per connection, to come in being one | by the connection ([`connection`]) | the same; who does not slow down is disconnected |
+//! | events and bytes per connection; entering the namespace is an event | by the connection ([`connection`]) | the same; a client that does not slow down is disconnected |
 //! | connections per user and per address | in this process ([`slots`]) | `connect_error` `RATE_LIMITED` |
 //! | handshakes per address | in this process ([`handshake`]) | 429 |
 //!
@@ -30,7 +30,7 @@ use crate::refusal::Refusal;
 /// Users and addresses that a limiter in this process remembers.
 const REMEMBERED: usize = 100_000;
 
-/// Every limit but that of messages, which the pipeline asks a batch at a time ([`crate::access::authorize`]).
+/// Every limit but that of messages, which the pipeline checks a batch at a time ([`crate::access::authorize`]).
 pub(crate) struct Limits {
     events: Option<UserLimit>,
     /// Connections per user.
@@ -51,12 +51,12 @@ impl Limits {
         })
     }
 
-    /// Counts an event that is no send, by its name; for whoever is about to do what it asks.
+    /// Counts an event that is no send against its user's limit, by its name.
     pub(crate) async fn pass(&self, user: &UserId, event: &'static str) -> Result<(), Refusal> {
         self.pass_many(user, event, 1).await
     }
 
-    /// The same for what is as much work as so many events.
+    /// The same for a request that counts as several events.
     pub(crate) async fn pass_many(&self, user: &UserId, event: &'static str, count: usize) -> Result<(), Refusal> {
         let Some(limit) = &self.events else { return Ok(()) };
         let count = u32::try_from(count).unwrap_or(u32::MAX);

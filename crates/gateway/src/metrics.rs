@@ -10,9 +10,9 @@ use crate::refusal::Code;
 pub const MESSAGES: &str = "holdfast_gateway_messages_total";
 /// Requests refused, by code.
 pub const REJECTED: &str = "holdfast_gateway_rejected_total";
-/// What was refused because it was too much, by the limit.
+/// Requests refused by a limit, by the limit.
 pub const LIMITED: &str = "holdfast_gateway_limited_total";
-/// Times that a client was disconnected because it took no notice of being refused.
+/// Clients that were disconnected because they ignored their refusals.
 pub const ABUSIVE: &str = "holdfast_gateway_abusive_sockets_total";
 /// Seconds from a send's arrival to its answer.
 pub const ACK: &str = "holdfast_gateway_ack_seconds";
@@ -30,30 +30,29 @@ pub const SENT_WINDOW: &str = "holdfast_gateway_sent_window_messages";
 pub const SESSIONS: &str = "holdfast_gateway_sessions";
 /// Groups with members who have sockets here.
 pub const ROOMS: &str = "holdfast_gateway_rooms";
-/// Changes of groups that other gateways were not told of because too many waited; they find them at their next recheck.
+/// Changes of groups that were not published to other gateways because too many waited; they notice them at their next recheck.
 pub const GROUP_CHANGES_UNTOLD: &str = "holdfast_gateway_group_changes_untold_total";
-/// Sends and the like that were permitted although the store could not be asked whether one of the two users blocks the other.
+/// Requests that were permitted although the store could not say whether one of the two users blocks the other.
 pub const PERMITTED_UNKNOWN: &str = "holdfast_gateway_permitted_unknown_total";
 /// Sends that the recent list did not take in time.
 pub const RECENT_SKIPPED: &str = "holdfast_gateway_recent_skipped_total";
-/// What the recent list did not take in time, or did not take back, and that was not repeated in the background either because too
-/// many waited or the gateway ended.
+/// Calls to recent lists that failed and were not repeated in the background either, because too many waited or the gateway ended.
 pub const RELIST_DROPPED: &str = "holdfast_gateway_relist_dropped_total";
-/// Background repeats that wait or are under way.
+/// Calls to recent lists that wait to be repeated or are under way.
 pub const RELIST_WAITING: &str = "holdfast_gateway_relist_waiting";
 /// Times that a socket's buffer was full.
 pub const LAGGING: &str = "holdfast_gateway_lagging_sockets_total";
 /// Bytes that wait to be written to clients.
 pub const OUTGOING_BYTES: &str = "holdfast_gateway_outgoing_bytes";
-/// What found no room among them, by kind.
+/// Events and responses that found no room among them, by kind.
 pub const OUTGOING_DROPPED: &str = "holdfast_gateway_outgoing_dropped_total";
-/// Live events that did not reach other gateways, by reason.
+/// Ephemeral events that did not reach other gateways, by reason.
 pub const LIVE_DROPPED: &str = "holdfast_gateway_live_dropped_total";
-/// Live events that wait to be published.
+/// Ephemeral events that wait to be published.
 pub const LIVE_WAITING: &str = "holdfast_gateway_live_waiting";
-/// What sockets did, or what others are to be told of it, that was dropped, by reason.
+/// Connections and notifications that presence dropped, by reason.
 pub const PRESENCE_DROPPED: &str = "holdfast_gateway_presence_dropped_total";
-/// What sockets did, and what others are to be told of it, that waits.
+/// Connections and notifications that wait in presence's queues.
 pub const PRESENCE_WAITING: &str = "holdfast_gateway_presence_waiting";
 /// Sends in progress.
 pub const IN_FLIGHT: &str = "holdfast_gateway_sends_in_flight";
@@ -63,9 +62,9 @@ pub const HISTORY: &str = "holdfast_gateway_history_pages_total";
 pub const REPAIRED: &str = "holdfast_gateway_recent_repaired_total";
 /// Stored documents that cannot be read.
 pub const UNREADABLE: &str = "holdfast_gateway_unreadable_documents_total";
-/// Messages that wait to be told to the cached unread counts and lists of conversations.
+/// Updates of cached unread counts and lists of conversations that wait.
 pub const INBOX_WAITING: &str = "holdfast_gateway_inbox_waiting";
-/// What these were not told because too many waited: they are right again at the end of their lives.
+/// Such updates that were dropped because too many waited: counts and lists are wrong until they expire.
 pub const INBOX_DROPPED: &str = "holdfast_gateway_inbox_dropped_total";
 /// Times that a user's unread messages were counted anew.
 pub const INBOXES_COUNTED: &str = "holdfast_gateway_inboxes_counted_total";
@@ -73,7 +72,7 @@ pub const INBOXES_COUNTED: &str = "holdfast_gateway_inboxes_counted_total";
 pub const FAILED_MESSAGES: &str = "holdfast_failed_queue_messages";
 /// Age of the oldest of them.
 pub const FAILED_AGE: &str = "holdfast_failed_queue_oldest_age_seconds";
-/// 1 while the failed queue would take messages, as far as the settings and the state of its server tell.
+/// 1 while the failed queue would take messages, as far as the settings and the state of its server show.
 pub const FAILED_USABLE: &str = "holdfast_failed_queue_usable";
 /// Messages that Kafka took from the failed queue.
 pub const REPLAYED: &str = "holdfast_failed_queue_replayed_total";
@@ -89,9 +88,9 @@ pub enum Outcome {
     FailedQueue,
     /// Nothing durable took it.
     Refused,
-    /// A repeat of a durable message.
+    /// It repeats a durable message.
     Duplicate,
-    /// It broke a rule or a limit.
+    /// It violated a rule or a limit.
     Rejected,
 }
 
@@ -114,7 +113,7 @@ pub enum Limited {
     Handshakes,
 }
 
-/// Why an event did not go out.
+/// Why an event was dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dropped {
     /// Too many waited.
@@ -142,7 +141,7 @@ impl Dropped {
 /// What is given to a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Packet {
-    /// Something that nobody asked for.
+    /// An event, which answers no request.
     Event,
     /// The response to a request.
     Response,
@@ -229,15 +228,20 @@ impl Metrics {
         let messages = r.counters(MESSAGES, "Sends, by how they ended.", "outcome")?;
         let rejected = r.counters(REJECTED, "Requests refused, by code.", "code")?;
         Code::ALL.iter().for_each(|code| drop(rejected.with_label_values(&[code.as_str()])));
-        let limited = r.counters(LIMITED, "What was refused because it was too much, by the limit.", "limit")?;
+        let limited = r.counters(LIMITED, "Requests refused by a limit, by the limit.", "limit")?;
         let history = r.counters(HISTORY, "History pages, by source.", "source")?;
         ["cache", "store", "merged"].iter().for_each(|source| drop(history.with_label_values(&[source])));
-        let dropped = r.counters(OUTGOING_DROPPED, "Events and responses that found no room in what waits.", "kind")?;
+        let dropped = r.counters(
+            OUTGOING_DROPPED,
+            "Events and responses dropped because too many bytes waited, by kind.",
+            "kind",
+        )?;
         let [clients, operators] = ConnectionMetrics::register(registry, ["clients", "operators"])?;
-        let live_dropped = r.counters(LIVE_DROPPED, "Live events that did not reach other gateways.", "reason")?;
+        let live_dropped =
+            r.counters(LIVE_DROPPED, "Ephemeral events that did not reach other gateways, by reason.", "reason")?;
         Dropped::ALL.iter().for_each(|reason| drop(live_dropped.with_label_values(&[reason.as_str()])));
         let presence_dropped =
-            r.counters(PRESENCE_DROPPED, "Connections, or news of them, that presence missed.", "reason")?;
+            r.counters(PRESENCE_DROPPED, "Connections and notifications that presence dropped, by reason.", "reason")?;
         drop(presence_dropped.with_label_values(&[Dropped::Full.as_str()]));
         Ok(Self {
             messages: ["kafka", "failed_queue", "refused", "duplicate", "rejected"]
@@ -253,7 +257,7 @@ impl Metrics {
                 "handshakes",
             ]
             .map(|limit| limited.with_label_values(&[limit])),
-            abusive: r.counter(ABUSIVE, "Clients disconnected because they took no notice of being refused.")?,
+            abusive: r.counter(ABUSIVE, "Clients disconnected because they ignored their refusals.")?,
             ack: r.seconds(ACK, "From a send's arrival to its answer.")?,
             delivery: r.seconds(DELIVERY, "From a send's arrival to its emission to this gateway's sockets.")?,
             publish: r.seconds(PUBLISH, "From handing a message to Kafka's client to its report.")?,
@@ -270,26 +274,26 @@ impl Metrics {
             rooms: r.gauge(ROOMS, "Groups with members who have sockets here.")?,
             group_changes_untold: r.counter(
                 GROUP_CHANGES_UNTOLD,
-                "Changes of groups that other gateways were not told of because too many waited.",
+                "Changes of groups that were not published to other gateways because too many waited.",
             )?,
             permitted_unknown: r
-                .counter(PERMITTED_UNKNOWN, "What was permitted although the store could not be asked for blocks.")?,
+                .counter(PERMITTED_UNKNOWN, "Requests permitted although the store could not say whether one user blocks the other.")?,
             recent_skipped: r.counter(RECENT_SKIPPED, "Sends that the recent list did not take in time.")?,
             relist_dropped: r.counter(
                 RELIST_DROPPED,
-                "Background repeats dropped because too many waited, or because the gateway ended.",
+                "Calls to recent lists that were not repeated in the background, because too many waited or the gateway ended.",
             )?,
-            relist_waiting: r.gauge(RELIST_WAITING, "Background repeats that wait or are under way.")?,
+            relist_waiting: r.gauge(RELIST_WAITING, "Calls to recent lists that wait to be repeated or are under way.")?,
             lagging: r.counter(LAGGING, "Times that a socket's buffer was full.")?,
             outgoing_bytes: r.gauge(OUTGOING_BYTES, "Bytes that wait to be written to clients.")?,
             outgoing_dropped: ["event", "response"].map(|kind| dropped.with_label_values(&[kind])),
             clients,
             operators,
             live_dropped,
-            live_waiting: r.gauge(LIVE_WAITING, "Live events that wait to be published.")?,
+            live_waiting: r.gauge(LIVE_WAITING, "Ephemeral events that wait to be published.")?,
             presence_dropped,
             presence_waiting: r
-                .gauge(PRESENCE_WAITING, "Connections, and news of them, that presence has to see to.")?,
+                .gauge(PRESENCE_WAITING, "Connections and notifications that wait in presence's queues.")?,
             in_flight: r.gauge(IN_FLIGHT, "Sends in progress.")?,
             history,
             unreadable: r.counter(
@@ -299,18 +303,18 @@ impl Metrics {
             repaired: r.counter(REPAIRED, "Messages that a verification found missing in a recent list.")?,
             inbox_waiting: r.gauge(
                 INBOX_WAITING,
-                "Messages that wait to be told to the cached unread counts and lists of conversations.",
+                "Updates of cached unread counts and lists of conversations that wait.",
             )?,
             inbox_dropped: r.counter(
                 INBOX_DROPPED,
-                "What the cached unread counts and lists of conversations were not told because too many waited.",
+                "Updates of cached unread counts and lists of conversations that were dropped because too many waited.",
             )?,
             inboxes_counted: r.counter(INBOXES_COUNTED, "Times that a user's unread messages were counted anew.")?,
             failed_messages: r.gauge(FAILED_MESSAGES, "Messages that wait in the failed queue.")?,
             failed_age: r.gauge(FAILED_AGE, "Age of the failed queue's oldest message.")?,
             failed_usable: r.gauge(
                 FAILED_USABLE,
-                "1 while the failed queue would take messages, as far as the settings and the state of its server tell.",
+                "1 while the failed queue would take messages, as far as the settings and the state of its server show.",
             )?,
             replayed: r.counter(REPLAYED, "Messages that Kafka took from the failed queue.")?,
             dead: r.counter(DEAD, "Failed-queue entries moved to a dead list.")?,
@@ -337,12 +341,12 @@ impl Metrics {
         self.outgoing_dropped[packet as usize].inc();
     }
 
-    /// Counts live events that did not reach other gateways.
+    /// Counts ephemeral events that did not reach other gateways.
     pub fn live_dropped(&self, reason: Dropped, count: usize) {
         self.live_dropped.with_label_values(&[reason.as_str()]).inc_by(count as u64);
     }
 
-    /// Counts what presence missed.
+    /// Counts what presence dropped.
     pub fn presence_dropped(&self, reason: Dropped) {
         self.presence_dropped.with_label_values(&[reason.as_str()]).inc();
     }

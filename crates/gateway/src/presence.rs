@@ -1,18 +1,17 @@
-//! Who is online: from the sockets of all gateways to what clients are told.
+//! Who is online: from the sockets of all gateways to presence events.
 //!
-//! 1. What sockets do waits in a bounded queue for the [`Keeper`], which alone writes it to the cache
-//!    ([`holdfast_cache::presence`]), in order: no handshake waits for that. It renews this gateway's devices by a heartbeat thrice in
-//!    their life, in batches, and at once when the gateway had lost its connection, or the cache a device; and sweeps what has
-//!    expired, whoever's it was.
-//! 2. A user who came online, or has gone, is told of by the [`Teller`] to those who share a chat with them: the partners of their
-//!    newest direct chats, then the members of their groups, [`MAX_AUDIENCE`](audience::MAX_AUDIENCE) at most. It tells what the cache says right then, so that
-//!    news that were late, whichever gateway had them, do not contradict what is the case. Of a call to the cache that was not
-//!    answered, everybody is told of whom it may have moved.
-//! 3. A look-up asks the cache alone, once for all users, and is refused as unavailable while the cache is away: what one gateway
-//!    knows by itself would show most users as gone. So it is while nobody knows who blocks whom.
+//! 1. What sockets do waits in a bounded queue for the [`PresenceWriter`], which alone writes it to the cache ([`holdfast_cache::presence`]), in order,
+//!    so that no handshake waits for the cache. The writer renews this gateway's devices by a heartbeat three times in their life, in batches, and at once
+//!    when the gateway had lost its connection or the cache a device; and sweeps what has expired, of any gateway.
+//! 2. When a user comes online or goes, the [`PresenceNotifier`] notifies the users who share a chat with them: the partners of their newest direct chats,
+//!    then the members of their groups, [`MAX_AUDIENCE`](audience::MAX_AUDIENCE) at most. It sends what the cache says at that moment, so a late
+//!    notification, of whichever gateway, never contradicts the present state. After a call to the cache that was not answered it notifies of every user
+//!    whom the call may have changed.
+//! 3. A look-up reads the cache alone, once for all users. While the cache is away it is refused as unavailable, because one gateway knows only
+//!    its own sockets and would show most users as gone. It is refused, too, while blocks can't be read.
 //!
-//! What finds a queue full is dropped and counted; while store or cache are away, so many users wait until somebody can be told.
-//! Heartbeats and expiry make good for what the cache did not hear; who was not told learns it by asking.
+//! What finds a queue full is dropped and counted; while store or cache are away, a bounded number of users waits to be notified of. Heartbeats and
+//! expiry repair what the cache missed; a client that missed a notification learns the state when it asks.
 
 pub(crate) mod audience;
 pub(crate) mod notifier;
@@ -30,11 +29,11 @@ use holdfast_message::draft::Invalid;
 use socketioxide::socket::Sid;
 use tokio::sync::{Notify, mpsc};
 
-use self::audience::Company;
-use self::notifier::Teller;
-use self::writer::Keeper;
+use self::audience::PresenceAudience;
+use self::notifier::PresenceNotifier;
+use self::writer::PresenceWriter;
 use crate::access::relationships::Relations;
-use crate::deliver::ephemeral::Live;
+use crate::deliver::ephemeral::EphemeralEvents;
 use crate::deliver::sockets::Sockets;
 use crate::metrics::{Dropped, Metrics};
 use crate::refusal::Refusal;
@@ -43,13 +42,13 @@ use crate::wire::responses::Presences;
 
 /// Users of one look-up.
 pub(crate) const MAX_USERS: usize = 100;
-/// How often expired devices are swept, and what the cache owes is tried again.
+/// How often expired devices are swept, and failed calls repeated.
 pub(crate) const SWEEP: Duration = Duration::from_secs(1);
-/// Within which a user who reconnects was never gone.
+/// A user who reconnects within this time was never gone.
 pub(crate) const GRACE: Duration = Duration::from_secs(5);
-/// What sockets did, and what is to be told, that may wait.
+/// Connections, and notifications, that may wait.
 const CAPACITY: usize = 10_000;
-/// What the cache has for a round trip in the background.
+/// The time that the cache has for a round trip in the background.
 const BUDGET: Duration = Duration::from_secs(1);
 
 /// Presence, as requests and sockets use it. Cheap to clone.
@@ -72,13 +71,13 @@ impl Presence {
         (breaker, budget): (Breaker, Duration),
         origin: Origin,
         sockets: Sockets,
-        (company, live): (Company, Live),
+        (audience, ephemeral): (PresenceAudience, EphemeralEvents),
         metrics: Metrics,
-    ) -> (Self, Keeper, Teller) {
+    ) -> (Self, PresenceWriter, PresenceNotifier) {
         let (steps, taken) = mpsc::channel(CAPACITY);
         let (changes, seen) = mpsc::channel(CAPACITY);
         let renew = Arc::new(Notify::new());
-        let keeper = Keeper {
+        let writer = PresenceWriter {
             online: online.clone(),
             sockets,
             origin,
@@ -88,9 +87,9 @@ impl Presence {
             changes,
             metrics: metrics.clone(),
         };
-        let relations = company.relations.clone();
-        let teller = Teller::new(seen, online.clone(), company, live, metrics.clone());
-        (Self { online, relations, breaker, budget, origin, steps, renew, metrics }, keeper, teller)
+        let relations = audience.relations.clone();
+        let notifier = PresenceNotifier::new(seen, online.clone(), audience, ephemeral, metrics.clone());
+        (Self { online, relations, breaker, budget, origin, steps, renew, metrics }, writer, notifier)
     }
 
     /// A socket is there. Never waits.
@@ -98,12 +97,12 @@ impl Presence {
         self.queue(Step::Joined(Device::new(user.clone(), self.origin, &socket)));
     }
 
-    /// A socket has gone. May be said more than once.
+    /// A socket has gone. May be called more than once.
     pub(crate) fn left(&self, user: &UserId, socket: Sid) {
         self.queue(Step::Left(Device::new(user.clone(), self.origin, &socket)));
     }
 
-    /// The cache may have lost everything: a heartbeat is due.
+    /// The cache may have lost everything: renews all devices.
     pub(crate) fn renew(&self) {
         self.renew.notify_one();
     }

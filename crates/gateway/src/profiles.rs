@@ -1,4 +1,4 @@
-//! What users say of themselves: stored in MongoDB, cached for a day and fresh for some minutes.
+//! Profiles of users: stored in MongoDB, cached for a day and fresh for some minutes.
 //!
 //! Anybody may read a profile, only its user may write it. A write goes to the store first (`w: majority`), then the cached copies are
 //! forgotten everywhere; a reader elsewhere may see the old one for [`BOUND`](holdfast_cache::aside::backend::BOUND) longer. With the
@@ -18,7 +18,7 @@ use holdfast_store::{Store, StoreError};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::guarded_store::{self, Stored};
+use crate::guarded_store::{self, GuardedStore};
 use crate::refusal::{Code, Refusal};
 
 /// The longest name, in Unicode characters.
@@ -57,12 +57,12 @@ pub struct Profile {
 /// Profiles, cached. Cheap to clone.
 #[derive(Clone)]
 pub struct Profiles {
-    stored: Stored,
+    stored: GuardedStore,
     cached: Aside<StoredProfiles>,
 }
 
 /// Where profiles come from.
-pub struct StoredProfiles(Stored);
+pub struct StoredProfiles(GuardedStore);
 
 /// A profile as it is cached: positional, so nothing may be left out.
 #[derive(Debug, Serialize, Deserialize)]
@@ -84,7 +84,7 @@ impl Source for StoredProfiles {
     }
 
     async fn load(&self, users: &[UserId]) -> Result<HashMap<UserId, CachedProfile>, StoreError> {
-        let found = self.0.ask(async |store| store.profiles(users).await).await?;
+        let found = self.0.call(async |store| store.profiles(users).await).await?;
         let cached = |profile: holdfast_store::Profile| CachedProfile {
             display_name: profile.display_name,
             avatar_url: profile.avatar_url,
@@ -96,7 +96,7 @@ impl Source for StoredProfiles {
 
 impl Profiles {
     /// Profiles in this store, cached for so long.
-    pub fn new(backend: &Backend, stored: Stored, ttl: Duration) -> Self {
+    pub fn new(backend: &Backend, stored: GuardedStore, ttl: Duration) -> Self {
         let policy = Policy {
             fresh: FRESH.min(ttl),
             ttl,
@@ -128,14 +128,14 @@ impl Profiles {
         }
         let profile = profile.checked()?;
         let (profiles, user, stored) = (self.clone(), user.clone(), profile.clone());
-        guarded_store::to_its_end(async move { profiles.write(&user, stored).await }).await?;
+        guarded_store::run_detached(async move { profiles.write(&user, stored).await }).await?;
         Ok(profile)
     }
 
     async fn write(&self, user: &UserId, profile: Profile) -> Result<(), Refusal> {
         let Profile { display_name, avatar_url, about } = profile;
         let profile = holdfast_store::Profile { display_name, avatar_url, about };
-        let written = self.stored.ask(async |store| store.put_profile(user, &profile, unix_ms()).await).await;
+        let written = self.stored.call(async |store| store.put_profile(user, &profile, unix_ms()).await).await;
         // A write that was not answered may have happened.
         if let Err(error) = self.cached.invalidate(std::slice::from_ref(user)).await {
             tracing::warn!(user_id = %user, %error, "a profile's invalidation waits for the cache");

@@ -1,4 +1,4 @@
-//! What a client is told when something can't be done.
+//! Refusals: the negative answers of the wire contract, over Socket.IO ([`Refusal`]) and REST (`Problem`).
 
 mod problem;
 

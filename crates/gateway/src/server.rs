@@ -34,7 +34,7 @@ pub async fn run(config: Config, clients: TcpListener, operators: TcpListener, s
     let ending = drain::Ending {
         draining,
         pipeline: built.pipeline.clone(),
-        relist: built.relist.clone(),
+        recent_retry: built.recent_retry.clone(),
         publisher: servers.publisher.clone(),
         max_sends_in_flight: config.own.max_sends_in_flight,
         grace: config.servers.shutdown_grace.0,

@@ -1,6 +1,6 @@
-//! Notes in which groups users act: those do not give way to others ([`crate::groups::allowance`]).
+//! Records in which groups users act. A group in which its member acted does not give way to others ([`crate::groups::allowance`]).
 //!
-//! One note an hour of each user and group is enough. Best effort: what could not be noted is noted with the next act.
+//! One record an hour for each user and group is enough. Best effort: an act that could not be recorded is recorded with the next one.
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
@@ -11,61 +11,61 @@ use holdfast_message::{ChatId, UserId};
 use holdfast_service::clock::unix_ms;
 use tokio::sync::Semaphore;
 
-use crate::guarded_store::Stored;
+use crate::guarded_store::GuardedStore;
 
-/// Notes under way at once; without a place among them an act is not noted.
-const MAX_NOTES: usize = 32;
-/// For how long a note is known to have been made, and up to twice as long.
+/// Records under way at once; an act that finds no slot among them is not recorded.
+const MAX_RECORDS: usize = 32;
+/// How long a record is known to have been made, at least; twice as long at most.
 const KNOWN_FOR: Duration = Duration::from_secs(1800);
-/// How many such notes are known for that long.
+/// Records that are known for that long.
 const MAX_KNOWN: usize = 100_000;
 
-/// Notes acts. Cheap to clone.
+/// Records acts. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Acts {
-    stored: Stored,
+pub(crate) struct GroupActivity {
+    stored: GuardedStore,
     hasher: RandomState,
     known: Arc<Mutex<Known>>,
     slots: Arc<Semaphore>,
 }
 
-/// Whose notes were made, by the hash of user and group: of now, and of the time before.
+/// Which records were made, by the hash of user and group: in this period, and in the one before.
 struct Known {
     begun: Instant,
     young: HashSet<u64>,
     old: HashSet<u64>,
 }
 
-impl Acts {
-    /// Acts, noted in this store.
-    pub(crate) fn new(stored: Stored) -> Self {
+impl GroupActivity {
+    /// Records acts in this store.
+    pub(crate) fn new(stored: GuardedStore) -> Self {
         let known = Known { begun: Instant::now(), young: HashSet::new(), old: HashSet::new() };
         Self {
             stored,
             hasher: RandomState::new(),
             known: Arc::new(Mutex::new(known)),
-            slots: Arc::new(Semaphore::new(MAX_NOTES)),
+            slots: Arc::new(Semaphore::new(MAX_RECORDS)),
         }
     }
 
-    /// A member has done something in a chat. Only groups matter.
-    pub(crate) fn note(&self, user: &UserId, chat: &ChatId) {
-        if !chat.is_group() || !self.is_news(self.key(user, chat), Instant::now()) {
+    /// A member has acted in a chat. Only groups matter.
+    pub(crate) fn record(&self, user: &UserId, chat: &ChatId) {
+        if !chat.is_group() || !self.is_new(self.key(user, chat), Instant::now()) {
             return;
         }
         let Ok(slot) = self.slots.clone().try_acquire_owned() else { return self.forget(user, chat) };
-        let (acts, user, chat) = (self.clone(), user.clone(), chat.clone());
+        let (activity, user, chat) = (self.clone(), user.clone(), chat.clone());
         tokio::spawn(async move {
-            let noted = acts.stored.ask(async |store| store.note_act(&user, &chat, unix_ms()).await).await;
-            if let Err(error) = noted {
-                tracing::debug!(chat_id = %chat, %error, "that a user acts in a group is not noted yet");
-                acts.forget(&user, &chat);
+            let recorded = activity.stored.call(async |store| store.note_act(&user, &chat, unix_ms()).await).await;
+            if let Err(error) = recorded {
+                tracing::debug!(chat_id = %chat, %error, "an act in a group is not recorded yet");
+                activity.forget(&user, &chat);
             }
             drop(slot);
         });
     }
 
-    /// A user has come to belong to this group, or does no more: what they did there before says nothing.
+    /// A user has joined this group or left it: what they did there before does not count.
     pub(crate) fn forget(&self, user: &UserId, chat: &ChatId) {
         let key = self.key(user, chat);
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
@@ -73,7 +73,7 @@ impl Acts {
         known.old.remove(&key);
     }
 
-    fn is_news(&self, key: u64, now: Instant) -> bool {
+    fn is_new(&self, key: u64, now: Instant) -> bool {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.young.len() >= MAX_KNOWN || now.saturating_duration_since(known.begun) > KNOWN_FOR {
             known.old = std::mem::take(&mut known.young);

@@ -1,7 +1,7 @@
-//! Permissions and limits, before anybody sees a message.
+//! Rate limit and permission, before anybody sees a message.
 //!
-//! Takes stamped messages from the pipeline; gives each a verdict. Who belongs to a chat is known from its id or from the store, whose
-//! last word is cached, and forgotten everywhere when it changes ([`crate::access::membership`]): a send whose chat is known waits for nobody.
+//! Takes stamped messages from the pipeline; gives each a verdict. A direct chat's id names its members; a group's are read from the store and
+//! cached, and every gateway forgets them when they change ([`crate::access::membership`]). So a send whose chat is known waits for nothing.
 
 use std::sync::Arc;
 
@@ -10,17 +10,17 @@ use holdfast_message::id::Members;
 use holdfast_message::{ChatId, UserId};
 
 use crate::access::membership::{Membership, Roster};
-use crate::access::relationships::{Between, Relations};
+use crate::access::relationships::{KnownRelation, Relations};
 use crate::limits::user::UserLimit;
 use crate::metrics::{Limited, Metrics};
 use crate::refusal::{Code, Refusal};
 
-/// What a user wants to do in a chat.
+/// What a user asks to do in a chat.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Act {
     /// Send a message.
     Send,
-    /// Read messages, or say how far one has read them.
+    /// Read messages, or move how far one has read them.
     Read,
     /// Be seen typing.
     Type,
@@ -35,17 +35,17 @@ pub(crate) struct Admission {
     metrics: Metrics,
 }
 
-/// What the store said of a chat: enough for a verdict about any of its members.
+/// What is known of a chat: enough for a verdict on any of its members.
 #[derive(Debug, Clone)]
-pub(crate) enum Standing {
-    /// What is between the two users.
-    Direct(Between),
-    /// Who belongs to the group.
+pub(crate) enum AccessFacts {
+    /// The relationship of the two users.
+    Direct(KnownRelation),
+    /// The members of the group.
     Group(Result<Roster, Refusal>),
 }
 
 impl Admission {
-    /// Without `limit`, users may send as much as they like.
+    /// Without `limit`, sends are not limited.
     pub(crate) fn new(
         membership: Membership,
         relations: Relations,
@@ -59,7 +59,7 @@ impl Admission {
     pub(crate) async fn permit(&self, user: &UserId, chat: &ChatId, act: Act) -> Result<(), Refusal> {
         match self.known(user, chat, act) {
             Some(verdict) => verdict,
-            None => self.verdict(&self.standing(chat).await, user, chat),
+            None => self.verdict(&self.facts(chat).await, user, chat),
         }
     }
 
@@ -73,37 +73,37 @@ impl Admission {
         chats.iter().zip(rosters).map(verdict).collect()
     }
 
-    /// What [`Admission::permit`] answers, if it is known without asking anybody.
+    /// What [`Admission::permit`] answers, if this process knows it.
     pub(crate) fn known(&self, user: &UserId, chat: &ChatId, act: Act) -> Option<Result<(), Refusal>> {
-        let standing = match chat.members() {
-            // A verdict on a stranger, and what was written stays readable for both, whatever is between them now.
+        let facts = match chat.members() {
+            // A stranger is refused in any case; and both may read what was written, whatever their relationship is now.
             Members::Direct(..) if act == Act::Read || chat.other(user).is_none() => {
                 return Some(chat.other(user).map(drop).ok_or_else(stranger));
             }
-            Members::Direct(..) => Standing::Direct(self.relations.known(chat)?),
-            Members::Group => Standing::Group(self.membership.known(chat)?),
+            Members::Direct(..) => AccessFacts::Direct(self.relations.known(chat)?),
+            Members::Group => AccessFacts::Group(self.membership.known(chat)?),
         };
-        Some(self.verdict(&standing, user, chat))
+        Some(self.verdict(&facts, user, chat))
     }
 
-    /// What the store says of a chat.
-    pub(crate) async fn standing(&self, chat: &ChatId) -> Standing {
+    /// Reads what the store knows of a chat.
+    pub(crate) async fn facts(&self, chat: &ChatId) -> AccessFacts {
         if chat.is_group() {
-            return Standing::Group(self.membership.roster(chat).await);
+            return AccessFacts::Group(self.membership.roster(chat).await);
         }
-        Standing::Direct(self.relations.between(chat).await)
+        AccessFacts::Direct(self.relations.between(chat).await)
     }
 
-    /// Whether a user may write in a chat of which this is known. Who does not belong to a group does not learn that there is one.
-    pub(crate) fn verdict(&self, standing: &Standing, user: &UserId, chat: &ChatId) -> Result<(), Refusal> {
-        match standing {
-            Standing::Direct(_) if chat.other(user).is_none() => Err(stranger()),
-            Standing::Direct(between) => self.relations.permits(*between),
-            Standing::Group(roster) => roster.as_ref().map_err(Clone::clone)?.includes(user),
+    /// Whether a user may write in a chat of which this is known. A user who does not belong to a group does not learn that it exists.
+    pub(crate) fn verdict(&self, facts: &AccessFacts, user: &UserId, chat: &ChatId) -> Result<(), Refusal> {
+        match facts {
+            AccessFacts::Direct(_) if chat.other(user).is_none() => Err(stranger()),
+            AccessFacts::Direct(between) => self.relations.permits(*between),
+            AccessFacts::Group(roster) => roster.as_ref().map_err(Clone::clone)?.includes(user),
         }
     }
 
-    /// Whether each of these users may send now as far as the limit is concerned. What passes is counted.
+    /// Whether the limit lets each of these users send now. Sends that pass are counted.
     pub(crate) async fn limit(&self, users: &[&UserId]) -> Vec<Result<(), Refusal>> {
         let Some(limit) = &self.limit else { return users.iter().map(|_| Ok(())).collect() };
         let verdict = |decision| match decision {

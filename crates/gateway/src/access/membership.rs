@@ -1,7 +1,7 @@
 //! Who belongs to a chat.
 //!
-//! A direct chat's id names its two users. A group's members lie in MongoDB; what was read of them is cached for all gateways
-//! ([`holdfast_cache::aside`]) and forgotten everywhere when they change. While the store is away it still holds for some minutes.
+//! A direct chat's id names its two users. A group's members are stored in MongoDB; what was read of them is cached for all gateways
+//! ([`holdfast_cache::aside`]), and every gateway forgets it when they change. While the store is away, cached members count for some minutes.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,26 +17,27 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use tokio::time::timeout;
 
 use crate::config::STALE_WAIT;
-use crate::guarded_store::Stored;
+use crate::guarded_store::GuardedStore;
 use crate::refusal::{Code, Refusal};
 
 /// The most members of a group.
 pub(crate) const MAX_MEMBERS: usize = 1000;
-/// The most groups of a user, and so the most channels that a user's sockets need.
+/// The most groups of a user, and so the most channels that their sockets subscribe to.
 pub(crate) const MAX_GROUPS: u32 = 1000;
-/// What the store has to say who belongs to a chat. A send to a group of which nothing is known waits for it: without, it is refused.
+/// The time that the store has to name the members of a chat. A send to a group of which nothing is known waits for it, and is refused
+/// without an answer.
 pub(crate) const LOAD_TIMEOUT: Duration = Duration::from_secs(1);
 const PATIENCE: Patience = Patience { stale: STALE_WAIT, nothing: LOAD_TIMEOUT };
 /// What the members of groups may take in a gateway's memory, as they are cached: some 20,000 small groups. Large ones take several
 /// times as much there.
 const MEMORY: u64 = 8 << 20;
-/// Groups that are asked about together.
+/// Groups that one query reads.
 const TOGETHER: usize = 100;
 
-/// How decisions about permissions are cached. They are invalidated when they change; that one is fresh for no longer bounds the harm
-/// of an invalidation that Redis lost or could not be told. Five minutes old, it is still better than none.
+/// How permissions are cached. A change invalidates them; the short time for which one counts as fresh bounds the harm of an invalidation
+/// that Redis lost or never got. A permission that is five minutes old is still better than none.
 ///
-/// Redis is hardly waited for: the store answers as fast, and whoever can do without either has [`STALE_WAIT`] for both.
+/// Redis has little time: the store answers as fast, and a request that can do without either waits [`STALE_WAIT`] for both.
 pub(crate) const fn decisions(memory_bytes: u64) -> Policy {
     Policy {
         fresh: Duration::from_secs(10),
@@ -52,21 +53,21 @@ pub(crate) const fn decisions(memory_bytes: u64) -> Policy {
 /// Membership, as the store has it. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Membership {
-    stored: Stored,
+    stored: GuardedStore,
     cached: Aside<StoredRosters>,
 }
 
-/// Who belongs to a chat. Cheap to clone.
+/// The members of a chat. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Roster {
     /// Sorted.
     pub(crate) members: Arc<[UserId]>,
-    /// False: the store could not be asked in time, and somebody may have come or gone since.
+    /// False: the store did not answer in time, and somebody may have joined or left since.
     pub(crate) current: bool,
 }
 
-/// Where the members of groups come from.
-pub(crate) struct StoredRosters(Stored);
+/// Loads the members of groups from the store.
+pub(crate) struct StoredRosters(GuardedStore);
 
 /// The members of a group as they are cached, sorted.
 pub(crate) struct CachedRoster(Arc<[UserId]>);
@@ -83,14 +84,14 @@ impl Source for StoredRosters {
     }
 
     async fn load(&self, groups: &[ChatId]) -> Result<HashMap<ChatId, CachedRoster>, StoreError> {
-        let found = self.0.ask_within(LOAD_TIMEOUT, async |store| store.rosters(groups).await).await?;
+        let found = self.0.call_within(LOAD_TIMEOUT, async |store| store.rosters(groups).await).await?;
         Ok(found.into_iter().map(|(group, members)| (group, CachedRoster::of(members))).collect())
     }
 }
 
 impl Membership {
     /// Membership in this store.
-    pub(crate) fn new(backend: &Backend, stored: Stored) -> Self {
+    pub(crate) fn new(backend: &Backend, stored: GuardedStore) -> Self {
         Self { cached: Aside::new(backend, StoredRosters(stored.clone()), decisions(MEMORY)), stored }
     }
 
@@ -99,7 +100,7 @@ impl Membership {
         self.roster(chat).await.map(|roster| roster.members)
     }
 
-    /// The members of a chat, and whether they may be others by now.
+    /// The members of a chat, and whether they may have changed since.
     pub(crate) async fn roster(&self, chat: &ChatId) -> Result<Roster, Refusal> {
         match chat.members() {
             Members::Direct(first, second) => Ok(Roster::of_two(first, second)),
@@ -121,7 +122,7 @@ impl Membership {
         all
     }
 
-    /// The members of a chat, if they are known without asking.
+    /// The members of a chat, if this process knows them.
     pub(crate) fn known(&self, chat: &ChatId) -> Option<Result<Roster, Refusal>> {
         match chat.members() {
             Members::Direct(first, second) => Some(Ok(Roster::of_two(first, second))),
@@ -134,28 +135,28 @@ impl Membership {
 
     /// The groups that a user belongs to now.
     pub(crate) async fn groups_of(&self, user: &UserId) -> Result<Vec<ChatId>, Refusal> {
-        let groups = self.stored.ask_within(LOAD_TIMEOUT, async |store| store.groups_of(user, MAX_GROUPS).await).await;
+        let groups = self.stored.call_within(LOAD_TIMEOUT, async |store| store.groups_of(user, MAX_GROUPS).await).await;
         groups.map_err(|error| {
             tracing::debug!(%user, %error, "a user's groups can't be read");
             Refusal::unavailable("the groups can't be read now")
         })
     }
 
-    /// A group was changed here, or may have been: forgets everywhere who belonged to it.
+    /// A group was changed by this gateway, or may have been: every gateway forgets its members.
     pub(crate) async fn forget(&self, group: &ChatId) {
         if let Err(error) = self.cached.invalidate(std::slice::from_ref(group)).await {
             tracing::warn!(chat_id = %group, %error, "the invalidation of a group's members waits for the cache");
         }
     }
 
-    /// Has it known who belongs to a group now: a gateway whose store is slow or away finds it in the cache.
+    /// Loads the members of a group into the cache, where a gateway whose store is slow or away finds them.
     pub(crate) async fn learn(&self, group: &ChatId) {
         if timeout(LOAD_TIMEOUT, self.cached.warm(std::slice::from_ref(group))).await.is_err() {
             tracing::debug!(chat_id = %group, "the members of a group are not known yet");
         }
     }
 
-    /// A group was changed elsewhere: forgets here who belonged to it, should the invalidation come later than the news.
+    /// A group was changed by another gateway: this one forgets its members, since the invalidation may arrive after the announcement.
     pub(crate) fn forget_here(&self, group: &ChatId) {
         self.cached.forget_here(std::slice::from_ref(group));
     }
@@ -163,7 +164,7 @@ impl Membership {
 
 fn roster(chat: &ChatId, answer: Answer<StoredRosters>) -> Result<Roster, Refusal> {
     let found = answer.map_err(|error| {
-        tracing::debug!(chat_id = %chat, %error, "the members of a group are not known");
+        tracing::debug!(chat_id = %chat, %error, "the members of a group can't be read");
         unknown()
     })?;
     let current = found.freshness == Freshness::Fresh;
@@ -179,7 +180,7 @@ impl Roster {
         Self { members: [first, second].into(), current: true }
     }
 
-    /// Whether a user belongs to them. That they do not is for certain only if nobody can have been added.
+    /// Whether a user belongs to them. Only a current roster can say that a user does not.
     pub(crate) fn includes(&self, user: &UserId) -> Result<(), Refusal> {
         match self.members.binary_search(user) {
             Ok(_) => Ok(()),
@@ -193,7 +194,7 @@ fn unknown() -> Refusal {
     Refusal::unavailable("the members of the group can't be read now")
 }
 
-/// What a group is for whoever does not belong to it, too: nobody learns which groups there are.
+/// The answer for a group that does not exist, and to whoever does not belong to one: nobody learns which groups there are.
 pub(crate) fn no_such_chat() -> Refusal {
     Refusal::new(Code::NotFound, "no such chat")
 }

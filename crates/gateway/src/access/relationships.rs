@@ -1,12 +1,12 @@
 //! Friends and blocks, and what they allow.
 //!
-//! What is between two users lies in MongoDB under the id of their chat; what was read of it is cached as membership is
-//! ([`crate::access::membership`]), and forgotten everywhere when it changes. A block holds both ways: neither writes to the other, sees the other
-//! type or be online, asks for friendship, or adds the other to a group. It looks like any other refusal, and is not told apart from missing friendship. In a group
-//! that both belong to it stops nothing: the group is everybody's.
+//! The relationship of two users is stored in MongoDB under the id of their chat; what was read of it is cached as membership is
+//! ([`crate::access::membership`]), and every gateway forgets it when it changes. A block works both ways: neither writes to the other, sees the
+//! other type or be online, asks for friendship, or adds the other to a group. Its refusal is the same as the one for missing friendship. In a group
+//! that both belong to a block stops nothing: the group is everybody's.
 //!
-//! While the store is away, or slower than a send may wait, and nothing is known of two users, `PERMISSIONS=open` lets them write, and
-//! counts it; `friends` does not.
+//! While the store is away, or slower than a send may wait, and nothing is known of two users, `PERMISSIONS=open` lets them write and counts it;
+//! `friends` does not.
 
 use std::collections::{HashMap, HashSet};
 
@@ -21,17 +21,17 @@ use tokio::time::timeout;
 
 use crate::access::membership::{LOAD_TIMEOUT, decisions};
 use crate::config::{Permissions, STALE_WAIT};
-use crate::guarded_store::{self, Stored};
+use crate::guarded_store::{self, GuardedStore};
 use crate::metrics::Metrics;
 use crate::refusal::{Code, Refusal};
 use crate::wire::responses::Friendship;
 
-/// What relations may take in a gateway's memory: some 80,000.
+/// Bytes that relationships may take in a gateway's memory: some 80,000 of them.
 const MEMORY: u64 = 24 << 20;
-/// The most relations that are looked for in the cache together. Of more, one question costs the store less than it does the cache.
+/// The most relationships that are looked up in the cache together. More cost the store less than the cache.
 const TOGETHER: usize = 100;
 
-/// What is between two users, as far as permissions go.
+/// The relationship of two users, as far as permissions go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(crate) struct Relation {
     /// One of them blocks the other.
@@ -46,13 +46,13 @@ impl From<&Relationship> for Relation {
     }
 }
 
-/// What is known of a relation.
+/// What is known of a relationship.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Between {
-    /// This is what is between the two.
-    Now(Relation),
-    /// This was, some minutes ago at most; the store could not be asked in time.
-    Lately(Relation),
+pub(crate) enum KnownRelation {
+    /// As it is now.
+    Current(Relation),
+    /// As it was some minutes ago at most: the store did not answer in time.
+    Stale(Relation),
     /// Nothing is known.
     Unknown,
 }
@@ -63,26 +63,26 @@ impl Relation {
     }
 }
 
-impl Between {
+impl KnownRelation {
     fn of(found: &Found<Relation>) -> Self {
         let relation = found.value.as_deref().copied().unwrap_or_default();
-        if found.freshness == Freshness::Fresh { Self::Now(relation) } else { Self::Lately(relation) }
+        if found.freshness == Freshness::Fresh { Self::Current(relation) } else { Self::Stale(relation) }
     }
 }
 
 /// Friends and blocks. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Relations {
-    stored: Stored,
+    stored: GuardedStore,
     cached: Aside<StoredRelations>,
     permissions: Permissions,
     metrics: Metrics,
 }
 
-/// Where relations come from.
-pub(crate) struct StoredRelations(Stored);
+/// Loads relationships from the store.
+pub(crate) struct StoredRelations(GuardedStore);
 
-/// What a user makes of what is between them and another.
+/// How a user changes their relationship with another.
 #[derive(Debug, Clone, Copy)]
 enum Change {
     Ask,
@@ -102,11 +102,11 @@ impl Source for StoredRelations {
         Cached::Relationship(pair.clone())
     }
 
-    /// Every pair has a relation, and be it that there is nothing between them.
+    /// Every pair has a relationship, if only an empty one.
     async fn load(&self, pairs: &[Pair]) -> Result<HashMap<Pair, Relation>, StoreError> {
         let chats: Vec<_> = pairs.iter().filter_map(|pair| chat(pair).map(|chat| (pair.clone(), chat))).collect();
         let ids: Vec<_> = chats.iter().map(|(_, chat)| chat.clone()).collect();
-        let found = self.0.ask_within(LOAD_TIMEOUT, async |store| store.relationships(&ids).await).await?;
+        let found = self.0.call_within(LOAD_TIMEOUT, async |store| store.relationships(&ids).await).await?;
         let relation = |chat| found.get(chat).map(Relation::from).unwrap_or_default();
         Ok(chats.iter().map(|(pair, chat)| (pair.clone(), relation(chat))).collect())
     }
@@ -114,50 +114,52 @@ impl Source for StoredRelations {
 
 impl Relations {
     /// Relations in this store.
-    pub(crate) fn new(backend: &Backend, stored: Stored, permissions: Permissions, metrics: Metrics) -> Self {
+    pub(crate) fn new(backend: &Backend, stored: GuardedStore, permissions: Permissions, metrics: Metrics) -> Self {
         let cached = Aside::new(backend, StoredRelations(stored.clone()), decisions(MEMORY));
         Self { stored, cached, permissions, metrics }
     }
 
-    /// What is between the two users of a direct chat, if it is known without asking.
-    pub(crate) fn known(&self, chat: &ChatId) -> Option<Between> {
+    /// The relationship of the two users of a direct chat, if this process knows it.
+    pub(crate) fn known(&self, chat: &ChatId) -> Option<KnownRelation> {
         let found = self.cached.peek(&pair_of(chat)?).filter(|found| found.freshness == Freshness::Fresh)?;
-        Some(Between::of(&found))
+        Some(KnownRelation::of(&found))
     }
 
-    /// What is between the two users of a direct chat.
-    pub(crate) async fn between(&self, chat: &ChatId) -> Between {
+    /// The relationship of the two users of a direct chat.
+    pub(crate) async fn between(&self, chat: &ChatId) -> KnownRelation {
         let nothing = match self.permissions {
             Permissions::Open => STALE_WAIT,
             Permissions::Friends => LOAD_TIMEOUT,
         };
-        let Some(pair) = pair_of(chat) else { return Between::Unknown };
+        let Some(pair) = pair_of(chat) else { return KnownRelation::Unknown };
         match self.cached.get_fresh(&pair, Patience { stale: STALE_WAIT, nothing }).await {
-            Ok(found) => Between::of(&found),
+            Ok(found) => KnownRelation::of(&found),
             Err(error) => {
-                tracing::debug!(chat_id = %chat, %error, "a relation is not known");
-                Between::Unknown
+                tracing::debug!(chat_id = %chat, %error, "a relationship is not known");
+                KnownRelation::Unknown
             }
         }
     }
 
-    /// Whether two users may write to each other between whom is this. That they may not is for certain only as of now.
-    pub(crate) fn permits(&self, between: Between) -> Result<(), Refusal> {
+    /// Whether two users with this relationship may write to each other. Only a current one can say that they may not.
+    pub(crate) fn permits(&self, between: KnownRelation) -> Result<(), Refusal> {
         let unknown = || Refusal::unavailable("the permission can't be read now");
         match (between, self.permissions) {
-            (Between::Now(relation) | Between::Lately(relation), permissions) if relation.permits(permissions) => {
+            (KnownRelation::Current(relation) | KnownRelation::Stale(relation), permissions)
+                if relation.permits(permissions) =>
+            {
                 Ok(())
             }
-            (Between::Now(_), _) => Err(refused()),
-            (Between::Unknown, Permissions::Open) => {
+            (KnownRelation::Current(_), _) => Err(refused()),
+            (KnownRelation::Unknown, Permissions::Open) => {
                 self.metrics.permitted_unknown.inc();
                 Ok(())
             }
-            (Between::Lately(_), _) | (Between::Unknown, Permissions::Friends) => Err(unknown()),
+            (KnownRelation::Stale(_), _) | (KnownRelation::Unknown, Permissions::Friends) => Err(unknown()),
         }
     }
 
-    /// Whether a user may add others to a group, by what is stored: whoever is added stays.
+    /// Whether a user may add others to a group. Reads the store, because whoever is added stays.
     pub(crate) async fn may_add(&self, user: &UserId, others: &[UserId]) -> Result<(), Refusal> {
         let chats = chats(user, others);
         let relations = self.read(&chats.iter().map(|(_, chat)| chat.clone()).collect::<Vec<_>>()).await?;
@@ -170,7 +172,7 @@ impl Relations {
         Ok(())
     }
 
-    /// Which of these users a user must not see, nor be seen by: one of the two blocks the other.
+    /// Which of these users must not see a user, nor be seen by them, because one of the two blocks the other.
     pub(crate) async fn hidden_from(&self, user: &UserId, others: &[UserId]) -> Result<HashSet<UserId>, Refusal> {
         if others.len() > TOGETHER {
             let chats = chats(user, others);
@@ -194,7 +196,7 @@ impl Relations {
         Ok(hidden)
     }
 
-    /// How a user stands with another. While one blocks the other there is nothing between them.
+    /// The friendship of a user with another. While one blocks the other there is none.
     pub(crate) async fn friendship(&self, user: &UserId, other: &UserId) -> Result<Friendship, Refusal> {
         let chat = direct(user, other)?;
         let read = self.read(std::slice::from_ref(&chat)).await?;
@@ -217,19 +219,19 @@ impl Relations {
         self.change(user, other, Change::Block).await.map(drop)
     }
 
-    /// A user blocks another no longer.
+    /// A user stops blocking another.
     pub(crate) async fn unblock(&self, user: &UserId, other: &UserId) -> Result<(), Refusal> {
         self.change(user, other, Change::Unblock).await.map(drop)
     }
 
     async fn read(&self, chats: &[ChatId]) -> Result<HashMap<ChatId, Relationship>, Refusal> {
-        self.stored.ask(async |store| store.relationships(chats).await).await.map_err(|error| unavailable(&error))
+        self.stored.call(async |store| store.relationships(chats).await).await.map_err(|error| unavailable(&error))
     }
 
     async fn change(&self, user: &UserId, other: &UserId, change: Change) -> Result<Option<Relationship>, Refusal> {
         let chat = direct(user, other)?;
         let (relations, user, pair) = (self.clone(), user.clone(), Pair::of(user, other));
-        guarded_store::to_its_end(async move { relations.write(&chat, pair, &user, change).await }).await
+        guarded_store::run_detached(async move { relations.write(&chat, pair, &user, change).await }).await
     }
 
     async fn write(
@@ -239,20 +241,20 @@ impl Relations {
         user: &UserId,
         change: Change,
     ) -> Result<Option<Relationship>, Refusal> {
-        let written = self.stored.ask(async |store| match change {
+        let written = self.stored.call(async |store| match change {
             Change::Ask => store.ask_friend(chat, user).await,
             Change::End => store.end_friendship(chat).await,
             Change::Block => store.block(chat, user).await,
             Change::Unblock => store.unblock(chat, user).await,
         });
         let written = written.await.map_err(|error| unavailable(&error));
-        // After an error, too: it may be written.
+        // After an error too: the change may be written.
         if let Err(error) = self.cached.invalidate(std::slice::from_ref(&pair)).await {
-            tracing::warn!(chat_id = %chat, %error, "the invalidation of a relation waits for the cache");
+            tracing::warn!(chat_id = %chat, %error, "the invalidation of a relationship waits for the cache");
         }
-        // So that no send comes upon a pair of which nothing is known, here or on a gateway whose store is slow or away.
+        // Loaded at once, so that no gateway whose store is slow or away lacks it.
         if written.is_ok() && timeout(LOAD_TIMEOUT, self.cached.warm(std::slice::from_ref(&pair))).await.is_err() {
-            tracing::debug!(chat_id = %chat, "a relation is not known yet");
+            tracing::debug!(chat_id = %chat, "a relationship is not known yet");
         }
         written
     }
@@ -292,7 +294,7 @@ fn friendship(relationship: &Relationship, user: &UserId) -> Friendship {
     }
 }
 
-/// The same for a block as for missing friendship.
+/// The refusal of a block and of missing friendship alike.
 fn refused() -> Refusal {
     Refusal::new(Code::Forbidden, "you and this user can't write to each other")
 }
@@ -305,7 +307,7 @@ fn unavailable(error: &StoreError) -> Refusal {
     match error {
         StoreError::Unavailable(_) => away(),
         StoreError::Rejected { .. } => {
-            tracing::error!(%error, "the store refuses a question about relations");
+            tracing::error!(%error, "the store rejects a query of relationships");
             Refusal::new(Code::Internal, "a fault of the server")
         }
     }

@@ -33,13 +33,13 @@ pub(crate) fn answer(
     give(socket, Packet::Response, framed(4 + digits + payload.get().len()), send)
 }
 
-/// Charges an event that is kept for the socket until it can be given; false if there is no room for it.
-pub(crate) fn keep(socket: &Socket<LocalAdapter>, event: &'static str, payload: &RawValue) -> bool {
+/// Charges an event that is held back until it can be given; false if there is no room for it.
+pub(crate) fn hold(socket: &Socket<LocalAdapter>, event: &'static str, payload: &RawValue) -> bool {
     account(socket).is_none_or(|account| account.charge(Packet::Event, size_of_event(event, payload)))
 }
 
 /// Gives an event that was charged before; false if it is dropped.
-pub(crate) fn kept(socket: &Socket<LocalAdapter>, event: &'static str, payload: &RawValue) -> bool {
+pub(crate) fn held(socket: &Socket<LocalAdapter>, event: &'static str, payload: &RawValue) -> bool {
     let given = socket.emit(event, payload).is_ok();
     if let Some(account) = account(socket).filter(|_| !given) {
         account.refund(size_of_event(event, payload));
@@ -69,7 +69,7 @@ fn give(
     bytes: usize,
     send: impl FnOnce() -> Result<(), SendError>,
 ) -> bool {
-    // Charged first: the transport may be faster than what comes after.
+    // Charged first, for the transport may write the packet before this function goes on.
     if account(socket).is_some_and(|account| !account.charge(packet, bytes)) {
         return false;
     }
@@ -80,6 +80,6 @@ fn give(
         }
         tracing::debug!(%error, "a packet could not be queued");
     }
-    // Of a socket that has gone, nobody misses anything.
+    // A socket that has gone misses nothing.
     !matches!(sent, Err(SendError::Socket(SocketError::InternalChannelFull)))
 }

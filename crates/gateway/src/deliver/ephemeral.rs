@@ -1,8 +1,8 @@
-//! Live events: what clients are told of and nobody keeps, as who types, who is online, and what was read.
+//! Ephemeral events (typing, presence, read receipts): sent to connected clients, never stored.
 //!
-//! Takes an event and whom it is for; gives it to the sockets of this gateway at once, and to other gateways by their channels, in
-//! the background. Those publications wait in a bounded queue and go out in batches, in order, behind the cache's breaker. What
-//! finds the queue full, or the cache away, is dropped and counted: whoever missed it learns the state when asking for it.
+//! Takes an event and its channels; gives it to the sockets of this gateway at once, and publishes it to other gateways in the background. Publications
+//! wait in a bounded queue and go out in batches, in order, behind the cache's breaker. An event that finds the queue full, or the cache away, is
+//! dropped and counted: a client that missed it learns the state when it asks for it.
 
 use std::time::{Duration, Instant};
 
@@ -26,32 +26,32 @@ const CAPACITY: usize = 10_000;
 /// Publications of one round trip.
 const BATCH: usize = 128;
 
-/// Tells clients of live events. Cheap to clone.
+/// Sends ephemeral events. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Live {
+pub(crate) struct EphemeralEvents {
     sockets: Sockets,
     announcer: Announcer,
     queue: mpsc::Sender<(Channel, Announcement)>,
     metrics: Metrics,
 }
 
-/// The queue's other end; [`Outbox::run`] works it off.
-pub(crate) struct Outbox {
+/// The queue's other end; [`EphemeralPublisher::run`] works it off.
+pub(crate) struct EphemeralPublisher {
     announcer: Announcer,
     queue: mpsc::Receiver<(Channel, Announcement)>,
     metrics: Metrics,
 }
 
-impl Live {
+impl EphemeralEvents {
     /// For these sockets, and for the other gateways by this announcer.
-    pub(crate) fn new(sockets: Sockets, announcer: Announcer, metrics: Metrics) -> (Self, Outbox) {
+    pub(crate) fn new(sockets: Sockets, announcer: Announcer, metrics: Metrics) -> (Self, EphemeralPublisher) {
         let (sender, receiver) = mpsc::channel(CAPACITY);
-        let outbox = Outbox { announcer: announcer.clone(), queue: receiver, metrics: metrics.clone() };
+        let outbox = EphemeralPublisher { announcer: announcer.clone(), queue: receiver, metrics: metrics.clone() };
         (Self { sockets, announcer, queue: sender, metrics }, outbox)
     }
 
-    /// Tells everybody who hears one of these channels, but for the devices of `except`. Never waits.
-    pub(crate) fn tell(
+    /// Sends an event to the subscribers of these channels, except to the devices of `except`. Never waits.
+    pub(crate) fn send(
         &self,
         to: impl IntoIterator<Item = Channel>,
         except: Option<&UserId>,
@@ -59,7 +59,7 @@ impl Live {
         payload: &impl Serialize,
     ) {
         let Some(payload) = to_raw_value(payload).ok().filter(|json| json.get().len() <= MAX_LIVE_PAYLOAD) else {
-            tracing::error!(event = event.name(), "a live event is too long or no JSON");
+            tracing::error!(event = event.name(), "an ephemeral event is too long or no JSON");
             return self.metrics.live_dropped(Dropped::Unfit, 1);
         };
         let announcement = self.announcer.announcement(except, event, payload.get());
@@ -75,15 +75,15 @@ impl Live {
         }
     }
 
-    /// Waits while more than half of the queue is taken, so that who tells many at once leaves room for others.
-    pub(crate) async fn room(&self) {
+    /// Waits while more than half of the queue is taken. Callers that send many events at once wait, and so leave room for others.
+    pub(crate) async fn has_room(&self) {
         while self.queue.capacity() < CAPACITY / 2 && !self.queue.is_closed() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
 }
 
-impl Outbox {
+impl EphemeralPublisher {
     /// Publishes what waits, each batch within the budget, until the token is cancelled.
     pub(crate) async fn run(mut self, breaker: Breaker, budget: Duration, stop: CancellationToken) {
         let mut batch = Vec::with_capacity(BATCH);
@@ -97,7 +97,7 @@ impl Outbox {
         }
     }
 
-    /// Answers how many were lost.
+    /// Returns how many were lost.
     async fn publish(&self, batch: &[(Channel, Announcement)], breaker: &Breaker, budget: Duration) -> usize {
         let Ok(permit) = breaker.acquire(Instant::now()) else { return batch.len() };
         match self.announcer.publish(batch, budget).await {
@@ -109,7 +109,7 @@ impl Outbox {
                 if error.is_unavailable() {
                     permit.failure(Instant::now());
                 }
-                tracing::debug!(%error, "live events did not reach other gateways");
+                tracing::debug!(%error, "ephemeral events did not reach other gateways");
                 batch.len()
             }
         }

@@ -1,8 +1,8 @@
 //! Which users with sockets here belong to which groups.
 //!
-//! A group with such users is a *room*, which keeps the group's channel subscribed. Who belongs where is settled as a whole for each
-//! user, from what the store said ([`crate::deliver::rooms`] asks it); what has changed since the store was asked makes its answer void, so that
-//! an old answer never overrules newer news.
+//! A group with such users is a *room*, which keeps the group's channel subscribed. A user's groups are replaced as a whole by what the store returned
+//! ([`crate::deliver::rooms`] reads it). Each change of a user's groups gives the user a new version, and what was read for an older version is
+//! discarded, so an old read never overrules a newer change.
 //!
 //! Locks are taken in one order: a user's, then a room's.
 
@@ -20,31 +20,33 @@ use tokio::sync::watch;
 
 /// The rooms of this gateway. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Hearers {
-    users: Arc<DashMap<UserId, Here>>,
+pub(crate) struct RoomIndex {
+    users: Arc<DashMap<UserId, LocalUser>>,
     rooms: Arc<DashMap<ChatId, Room>>,
-    /// Makes the marks, so that none is given twice.
-    marks: Arc<AtomicU64>,
+    /// The last version, so that none is used twice.
+    versions: Arc<AtomicU64>,
     count: IntGauge,
 }
 
 /// A user with sockets here.
-struct Here {
+struct LocalUser {
     groups: HashSet<ChatId>,
-    /// Changes with every news of the user's groups.
-    mark: u64,
-    /// Somebody is asking the store.
-    looking: bool,
-    looked: watch::Sender<Looked>,
+    /// Changes with every change of the user's groups.
+    version: u64,
+    /// A task is reading the store.
+    loading: bool,
+    state: watch::Sender<LoadState>,
 }
 
-/// How far the store has been asked for a user's groups.
+/// Whether a user's groups were read from the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Looked {
-    NotYet,
-    /// It could not be read, and will be asked again.
-    InVain,
-    Done,
+enum LoadState {
+    /// Not yet.
+    Pending,
+    /// The store did not answer; it is read again.
+    Failed,
+    /// They were.
+    Loaded,
 }
 
 struct Room {
@@ -52,14 +54,14 @@ struct Room {
     subscription: Subscription,
 }
 
-/// What became of the store's answer.
+/// What became of a read of the store.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Settled {
-    /// It holds.
+    /// It was applied.
     Moved(Moved),
-    /// There is newer news: ask again.
+    /// The groups have changed since: read again.
     Overtaken,
-    /// The user has no socket here any more.
+    /// The user no longer has a socket here.
     Gone,
 }
 
@@ -70,33 +72,33 @@ pub(crate) struct Moved {
     pub(crate) joined: Vec<ChatId>,
     /// Rooms that the user is not in any more.
     pub(crate) left: Vec<ChatId>,
-    /// Nothing was known of the user's groups before.
+    /// The user's groups had not been loaded before.
     pub(crate) first: bool,
-    /// The store has been asked in vain before, while the user's sockets missed what their groups were told.
+    /// An earlier read failed, and the user's sockets missed what was sent to their groups meanwhile.
     pub(crate) missed: bool,
 }
 
-impl Hearers {
+impl RoomIndex {
     /// No users yet; `count` is the number of rooms.
     pub(crate) fn new(count: IntGauge) -> Self {
-        Self { users: Arc::default(), rooms: Arc::default(), marks: Arc::default(), count }
+        Self { users: Arc::default(), rooms: Arc::default(), versions: Arc::default(), count }
     }
 
     /// A user has a socket here.
-    pub(crate) fn appear(&self, user: &UserId) {
-        self.users.entry(user.clone()).or_insert_with(|| Here {
+    pub(crate) fn add_user(&self, user: &UserId) {
+        self.users.entry(user.clone()).or_insert_with(|| LocalUser {
             groups: HashSet::new(),
-            mark: self.mark(),
-            looking: false,
-            looked: watch::channel(Looked::NotYet).0,
+            version: self.version(),
+            loading: false,
+            state: watch::channel(LoadState::Pending).0,
         });
     }
 
     /// A user's last socket here is gone.
-    pub(crate) fn vanish(&self, user: &UserId) {
-        let Entry::Occupied(here) = self.users.entry(user.clone()) else { return };
-        here.get().groups.iter().for_each(|chat| self.leave_room(user, chat));
-        here.remove();
+    pub(crate) fn remove_user(&self, user: &UserId) {
+        let Entry::Occupied(local) = self.users.entry(user.clone()) else { return };
+        local.get().groups.iter().for_each(|chat| self.leave_room(user, chat));
+        local.remove();
     }
 
     /// The users of a room.
@@ -104,62 +106,63 @@ impl Hearers {
         self.rooms.get(chat).map(|room| room.users.iter().cloned().collect()).unwrap_or_default()
     }
 
-    /// Everybody with sockets here.
+    /// All users with sockets here.
     pub(crate) fn users(&self) -> Vec<UserId> {
-        self.users.iter().map(|here| here.key().clone()).collect()
+        self.users.iter().map(|local| local.key().clone()).collect()
     }
 
-    /// Whether nobody has asked for this user's groups yet, nor is about to.
-    pub(crate) fn unasked(&self, user: &UserId) -> bool {
-        self.users.get(user).is_some_and(|here| !here.looking && *here.looked.borrow() == Looked::NotYet)
+    /// Whether this user's groups were not read yet, and no task is reading them.
+    pub(crate) fn is_unread(&self, user: &UserId) -> bool {
+        self.users.get(user).is_some_and(|local| !local.loading && *local.state.borrow() == LoadState::Pending)
     }
 
-    /// There is news of a user's groups. True if the caller is now the one to ask the store; otherwise somebody else is, or there
-    /// is no need to.
-    pub(crate) fn news(&self, user: &UserId) -> bool {
-        let Some(mut here) = self.users.get_mut(user) else { return false };
-        here.mark = self.mark();
-        !std::mem::replace(&mut here.looking, true)
+    /// A user's groups have changed. True if the caller is to read the store; otherwise another task does, or the user is not here.
+    pub(crate) fn mark_dirty(&self, user: &UserId) -> bool {
+        let Some(mut local) = self.users.get_mut(user) else { return false };
+        local.version = self.version();
+        !std::mem::replace(&mut local.loading, true)
     }
 
-    /// What to settle a later answer with; `None` if the user is not here any more, which ends the asking.
-    pub(crate) fn ask(&self, user: &UserId) -> Option<u64> {
-        self.users.get(user).map(|here| here.mark)
+    /// The version to settle a read with; `None` if the user is no longer here, which ends the reading.
+    pub(crate) fn version_of(&self, user: &UserId) -> Option<u64> {
+        self.users.get(user).map(|local| local.version)
     }
 
-    /// Whether a user has sockets here that should hear a group and don't, although the store was asked.
+    /// Whether a user has sockets here and their loaded groups lack this one.
     pub(crate) fn lacks(&self, user: &UserId, chat: &ChatId) -> bool {
-        self.users.get(user).is_some_and(|here| *here.looked.borrow() == Looked::Done && !here.groups.contains(chat))
+        self.users
+            .get(user)
+            .is_some_and(|local| *local.state.borrow() == LoadState::Loaded && !local.groups.contains(chat))
     }
 
-    /// The store did not answer; it will be asked again.
-    pub(crate) fn in_vain(&self, user: &UserId) {
-        if let Some(here) = self.users.get(user) {
-            here.looked.send_if_modified(|looked| {
-                let first = *looked == Looked::NotYet;
+    /// The store did not answer; the caller reads it again.
+    pub(crate) fn load_failed(&self, user: &UserId) {
+        if let Some(local) = self.users.get(user) {
+            local.state.send_if_modified(|state| {
+                let first = *state == LoadState::Pending;
                 if first {
-                    *looked = Looked::InVain;
+                    *state = LoadState::Failed;
                 }
                 first
             });
         }
     }
 
-    /// The user belongs to these groups, as of `mark`. Ends the asking, unless it was overtaken.
+    /// The user belongs to these groups, as of `version`. Ends the reading, unless the version has changed.
     pub(crate) fn settle(
         &self,
         user: &UserId,
-        mark: u64,
+        version: u64,
         groups: Vec<ChatId>,
         subscribe: impl Fn(&ChatId) -> Subscription,
     ) -> Settled {
-        let Some(mut here) = self.users.get_mut(user) else { return Settled::Gone };
-        if here.mark != mark {
+        let Some(mut local) = self.users.get_mut(user) else { return Settled::Gone };
+        if local.version != version {
             return Settled::Overtaken;
         }
         let groups: HashSet<_> = groups.into_iter().collect();
-        let left: Vec<_> = here.groups.difference(&groups).cloned().collect();
-        let joined: Vec<_> = groups.difference(&here.groups).cloned().collect();
+        let left: Vec<_> = local.groups.difference(&groups).cloned().collect();
+        let joined: Vec<_> = groups.difference(&local.groups).cloned().collect();
         left.iter().for_each(|chat| self.leave_room(user, chat));
         for chat in &joined {
             let mut room = self.rooms.entry(chat.clone()).or_insert_with(|| {
@@ -168,35 +171,36 @@ impl Hearers {
             });
             room.users.insert(user.clone());
         }
-        here.groups = groups;
-        here.mark = self.mark();
-        here.looking = false;
-        let before = here.looked.send_replace(Looked::Done);
-        Settled::Moved(Moved { joined, left, first: before != Looked::Done, missed: before == Looked::InVain })
+        local.groups = groups;
+        local.version = self.version();
+        local.loading = false;
+        let before = local.state.send_replace(LoadState::Loaded);
+        Settled::Moved(Moved { joined, left, first: before != LoadState::Loaded, missed: before == LoadState::Failed })
     }
 
     /// Takes a user out of a room at once; false if they were not in it.
     pub(crate) fn leave(&self, user: &UserId, chat: &ChatId) -> bool {
-        let Some(mut here) = self.users.get_mut(user) else { return false };
-        here.mark = self.mark();
-        let left = here.groups.remove(chat);
+        let Some(mut local) = self.users.get_mut(user) else { return false };
+        local.version = self.version();
+        let left = local.groups.remove(chat);
         if left {
             self.leave_room(user, chat);
         }
         left
     }
 
-    /// Waits until the store was asked for the user's groups, and what other gateways announce to them is heard.
+    /// Waits until the user's groups were read, and the subscriptions to them are confirmed.
     pub(crate) async fn ready(&self, user: &UserId) {
-        let Some(mut looked) = self.users.get(user).map(|here| here.looked.subscribe()) else { return };
+        let Some(mut state) = self.users.get(user).map(|local| local.state.subscribe()) else { return };
         // An error: the user is gone.
-        let _ = looked.wait_for(|looked| *looked != Looked::NotYet).await;
-        let groups: Vec<_> = self.users.get(user).map(|here| here.groups.iter().cloned().collect()).unwrap_or_default();
-        self.heard(&groups).await;
+        let _ = state.wait_for(|state| *state != LoadState::Pending).await;
+        let groups: Vec<_> =
+            self.users.get(user).map(|local| local.groups.iter().cloned().collect()).unwrap_or_default();
+        self.subscribed(&groups).await;
     }
 
-    /// Waits until what other gateways announce to these rooms is heard.
-    pub(crate) async fn heard(&self, rooms: &[ChatId]) {
+    /// Waits until the subscriptions to these rooms are confirmed.
+    pub(crate) async fn subscribed(&self, rooms: &[ChatId]) {
         let confirmations: Vec<_> =
             rooms.iter().filter_map(|chat| Some(self.rooms.get(chat)?.subscription.confirmation())).collect();
         join_all(confirmations).await;
@@ -211,7 +215,7 @@ impl Hearers {
         }
     }
 
-    fn mark(&self) -> u64 {
-        self.marks.fetch_add(1, Ordering::Relaxed)
+    fn version(&self) -> u64 {
+        self.versions.fetch_add(1, Ordering::Relaxed)
     }
 }

@@ -23,7 +23,7 @@ use holdfast_message::json::Position;
 use prometheus::IntGauge;
 use smallvec::SmallVec;
 
-/// For how long after its last delivery a message is kept at least, if there is room.
+/// How long after its last delivery a message is remembered at least, if there is room.
 const KEEP: Duration = Duration::from_secs(600);
 /// The most messages.
 const MAX_MESSAGES: usize = 100_000;
@@ -139,12 +139,12 @@ impl SentWindow {
         });
     }
 
-    /// A message is retracted: `give` is to say so to connections and to return those that were told; they have not received it any more.
+    /// A message is retracted: `give` informs connections and returns those that it informed. They count as not having received it.
     pub(crate) fn retract(&self, id: MessageId, give: impl FnOnce() -> Vec<ConnectionNumber>) {
         self.with(id, |shard| {
-            let mut told = give();
-            told.sort_unstable();
-            shard.forget_receipts(&id, |connection| told.binary_search(&connection).is_ok());
+            let mut informed = give();
+            informed.sort_unstable();
+            shard.forget_receipts(&id, |connection| informed.binary_search(&connection).is_ok());
         });
     }
 

@@ -1,11 +1,11 @@
-//! Socket.IO sessions, from the transport's side: what waits for each of them, and which are to be ended.
+//! Socket.IO sessions, from the transport's side: how much waits for each of them, and which are to be ended.
 //!
 //! engineioxide ends a session by itself when a heartbeat is not answered, but only once the session's writer lets go of its queue, which
-//! a peer that does not read can put off for ever. So each session is known here with its transport:
+//! a peer that does not read can delay for ever. So each session is known here with its transport:
 //!
 //! 1. [`Sessions::guard`], a middleware, gives each handshake its [`Session`], which socketioxide keeps with the socket for as long as it keeps
-//!    the queue; and tells a session of its requests: long polling's, and the one that upgrades it.
-//! 2. Whoever emits charges the session's [`Account`]. WebSockets credit it by what their connection has written, polls by the
+//!    the queue; and notes a session's requests: those of long polling, and the one that upgrades it.
+//! 2. What is emitted is charged to the session's [`Account`]. WebSockets credit it with what their connection has written, polls with the
 //!    packets that their response takes.
 //! 3. [`Sessions::supervise`] ends a session that is silent for longer than its heartbeats allow, whose queue stays full, that stays without a valid
 //!    token, or that is one of those for which most waits while all together wait for too much. Ending closes the transport underneath,

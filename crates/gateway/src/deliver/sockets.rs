@@ -1,10 +1,10 @@
-//! Local delivery: the sockets of this gateway.
+//! The sockets of this gateway, by user.
 //!
-//! Takes a message from the pipeline, or an event that another gateway announced; gives it to every socket of the users it is for.
-//! Emits go socket by socket, so that a full buffer is seen and is one client's own: that socket is marked as lagging, and told to
-//! `resync` once its buffer drains. Which users a group's messages are for, [`room_index`](crate::deliver::room_index) knows.
+//! Takes a message from the pipeline, or an event that another gateway announced; gives it to every socket of the users it is for, socket by socket,
+//! so that a full buffer is noticed and affects one client only: that socket is marked as lagging, and gets `resync` once its buffer drains. Which
+//! users get a group's messages, [`room_index`](crate::deliver::room_index) knows.
 //!
-//! `messages` gives each connection a message once, by what `sent_window` remembers.
+//! `messages` gives each connection a message once, by what [`sent_window`](crate::deliver::sent_window) remembers.
 
 mod messages;
 
@@ -30,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 use self::messages::Answered;
 use crate::auth::Identity;
 use crate::deliver::emit;
-use crate::deliver::room_index::Hearers;
+use crate::deliver::room_index::RoomIndex;
 use crate::deliver::sent_window::{ConnectionNumber, SentWindow};
 use crate::metrics::{Metrics, Packet};
 use crate::wire::events::server::{CHAT_UPDATED, RESYNC};
@@ -39,9 +39,9 @@ use crate::wire::events::server::{CHAT_UPDATED, RESYNC};
 #[derive(Clone)]
 pub struct Sockets {
     users: Arc<DashMap<UserId, Vec<Arc<Connected>>>>,
-    hearers: Hearers,
+    room_index: RoomIndex,
     sent: SentWindow,
-    /// How many connections there have been.
+    /// The number of connections so far.
     connections: Arc<AtomicU64>,
     metrics: Metrics,
 }
@@ -51,7 +51,7 @@ struct Connected {
     number: ConnectionNumber,
     /// When its token ends, in Unix epoch milliseconds.
     until: i64,
-    /// Its buffer was full: it has missed something and is to be told.
+    /// Its buffer was full: it has missed something, and gets `resync`.
     lagging: AtomicBool,
     /// Events that wait behind an answer to `resume`.
     held: Mutex<Held>,
@@ -60,22 +60,22 @@ struct Connected {
 
 #[derive(Default)]
 struct Held {
-    /// Answers that are being made.
+    /// Answers that are being prepared.
     holders: usize,
     events: Vec<(&'static str, Box<RawValue>)>,
     answered: Answered,
 }
 
-/// Events that wait for one socket; more make it a lagging one.
+/// Events that wait for one socket; one more marks it as lagging.
 const MAX_HELD: usize = 1000;
 
-/// How often, and how many times, a socket with a full buffer is asked to close: for the heartbeat's 45 seconds.
+/// How often, and how many times, a socket with a full buffer is asked to close: for the 45 seconds of a heartbeat.
 const DISCONNECT_AGAIN: Duration = Duration::from_millis(250);
 const DISCONNECT_ATTEMPTS: u32 = 180;
-/// Users of whom one is picked.
+/// Users among whom one is picked at random.
 const ANY_OF: usize = 64;
 
-/// While it lives, a socket's events wait behind an answer.
+/// While it lives, a socket's events are held back until an answer is given.
 pub(crate) struct Holding {
     connected: Arc<Connected>,
     sent: SentWindow,
@@ -83,7 +83,7 @@ pub(crate) struct Holding {
 }
 
 impl Holding {
-    /// Waits until what other gateways announce reaches the socket's user.
+    /// Waits until the subscription to what other gateways announce to the user is confirmed.
     pub(crate) async fn subscribed(&self) {
         self.connected.subscription.confirmed().await;
     }
@@ -105,7 +105,7 @@ impl Drop for Holding {
                 }
             }
         }
-        // Behind the lock, which is taken within the window's elsewhere.
+        // After the lock is released: elsewhere it is taken within the lock of the window.
         self.sent.lost(self.connected.number, lost);
     }
 }
@@ -115,14 +115,14 @@ impl Connected {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives an event to the socket, or puts it behind the answer that it waits for; false if it was dropped.
+    /// Gives an event to the socket, or holds it back until the answer is given; false if it was dropped.
     fn give(&self, event: &'static str, payload: &RawValue) -> bool {
         let mut held = self.held();
         if held.holders == 0 {
-            // Within the lock, so that what was held before is out before.
+            // Within the lock, so that events that were held back go first.
             return emit::event(&self.socket, event, payload);
         }
-        let fits = held.events.len() < MAX_HELD && emit::keep(&self.socket, event, payload);
+        let fits = held.events.len() < MAX_HELD && emit::hold(&self.socket, event, payload);
         if fits {
             held.events.push((event, payload.to_owned()));
         }
@@ -140,11 +140,11 @@ impl Connected {
 impl Sockets {
     /// No sockets yet.
     pub fn new(metrics: Metrics) -> Self {
-        let (hearers, sent) = (Hearers::new(metrics.rooms.clone()), SentWindow::new(metrics.sent_window.clone()));
-        Self { users: Arc::default(), hearers, sent, connections: Arc::default(), metrics }
+        let (room_index, sent) = (RoomIndex::new(metrics.rooms.clone()), SentWindow::new(metrics.sent_window.clone()));
+        Self { users: Arc::default(), room_index, sent, connections: Arc::default(), metrics }
     }
 
-    /// Adds a socket, and the subscription by which it hears of what other gateways do.
+    /// Adds a socket, and the subscription to what other gateways announce to its user.
     pub(crate) fn add(&self, identity: &Identity, socket: SocketRef, subscription: Subscription) {
         let Identity { user, expires_at: until } = identity;
         let (lagging, held) = (AtomicBool::new(false), Mutex::default());
@@ -152,8 +152,8 @@ impl Sockets {
         let connected = Connected { socket, number, until: *until, lagging, held, subscription };
         let mut sockets = self.users.entry(user.clone()).or_default();
         sockets.push(Arc::new(connected));
-        // Within the lock, as its counterpart.
-        self.hearers.appear(user);
+        // Within the lock, as in `remove`.
+        self.room_index.add_user(user);
         self.metrics.sockets.inc();
     }
 
@@ -164,7 +164,7 @@ impl Sockets {
         sockets.get_mut().retain(|connected| connected.socket.id != socket);
         self.metrics.sockets.sub((before - sockets.get().len()) as i64);
         if sockets.get().is_empty() {
-            self.hearers.vanish(user);
+            self.room_index.remove_user(user);
             sockets.remove();
         }
     }
@@ -174,9 +174,9 @@ impl Sockets {
         self.users.contains_key(user)
     }
 
-    /// Which users here hear which groups.
-    pub(crate) fn hearers(&self) -> &Hearers {
-        &self.hearers
+    /// Which users here belong to which groups.
+    pub(crate) fn room_index(&self) -> &RoomIndex {
+        &self.room_index
     }
 
     /// `chatUpdated` to a user's devices here.
@@ -184,24 +184,24 @@ impl Sockets {
         self.emit(user, CHAT_UPDATED, &json!({ "chatId": chat.as_str() }));
     }
 
-    /// A live event to the sockets here of whoever hears the channel, but for those of `except`.
+    /// Gives an ephemeral event to the sockets here of the channel's subscribers, except those of `except`.
     pub(crate) fn live(&self, channel: &Channel, except: Option<&UserId>, event: LiveEvent, payload: &RawValue) {
-        for user in self.hearing(channel).iter().filter(|user| except != Some(*user)) {
+        for user in self.subscribers(channel).iter().filter(|user| except != Some(*user)) {
             self.emit(user, event.name(), payload);
         }
     }
 
-    /// An event to every socket of one user here.
+    /// Gives an event to every socket of one user here.
     pub(crate) fn emit(&self, user: &UserId, event: &'static str, payload: &(impl Serialize + ?Sized)) {
         let Some(sockets) = self.users.get(user) else { return };
-        // What is JSON already is only copied.
+        // A `RawValue` is only copied.
         let Ok(payload) = to_raw_value(payload) else { return };
         for connected in sockets.iter() {
             self.give(connected, event, &payload);
         }
     }
 
-    /// An event to one socket; false if it was dropped, which marks the socket as lagging.
+    /// Gives an event to one socket; false if it was dropped, which marks the socket as lagging.
     fn give(&self, connected: &Connected, event: &'static str, payload: &RawValue) -> bool {
         let given = connected.give(event, payload);
         if !given {
@@ -225,7 +225,7 @@ impl Sockets {
         self.users.iter().flat_map(of_user).collect()
     }
 
-    /// Some socket here, another one each time, and whose it is.
+    /// A random socket here, and whose it is.
     pub(crate) fn any(&self) -> Option<(UserId, Sid)> {
         let nth = fastrand::usize(..self.users.len().clamp(1, ANY_OF));
         let of_user = |entry: RefMulti<'_, UserId, Vec<Arc<Connected>>>| {
@@ -235,8 +235,7 @@ impl Sockets {
         self.users.iter().nth(nth).and_then(of_user)
     }
 
-    /// Closes every socket that the user has here now. One whose buffer is full takes the news as soon as there is room, and is
-    /// left to its heartbeat when there is none for long.
+    /// Closes every socket that the user has here now. One whose buffer is full is closed as soon as there is room, or else by its heartbeat.
     pub(crate) fn disconnect(&self, user: &UserId) {
         let Some(sockets) = self.users.get(user) else { return };
         for connected in sockets.iter().cloned() {
@@ -251,7 +250,7 @@ impl Sockets {
         }
     }
 
-    /// Waits until what other gateways announce to the user reaches a socket.
+    /// Waits until a socket's subscription to what other gateways announce to its user is confirmed.
     pub(crate) async fn subscribed(&self, user: &UserId, socket: Sid) {
         let confirmation = self.users.get(user).and_then(|sockets| {
             let connected = sockets.iter().find(|connected| connected.socket.id == socket)?;
@@ -262,37 +261,36 @@ impl Sockets {
         }
     }
 
-    /// Lets a socket's events wait until the guard is dropped; `None` if the socket is not (or no more) there.
+    /// Holds back a socket's events until the guard is dropped; `None` if the socket is not there.
     pub(crate) fn hold(&self, user: &UserId, socket: Sid) -> Option<Holding> {
         let connected = self.users.get(user)?.iter().find(|connected| connected.socket.id == socket)?.clone();
         connected.held().holders += 1;
         Some(Holding { connected, sent: self.sent.clone(), metrics: self.metrics.clone() })
     }
 
-    /// Who of a chat's members may have sockets here.
+    /// The members of a chat who may have sockets here.
     pub(crate) fn audience(&self, chat: &ChatId) -> Vec<UserId> {
         match chat.members() {
             Members::Direct(first, second) => vec![first, second],
-            Members::Group => self.hearers.in_room(chat),
+            Members::Group => self.room_index.in_room(chat),
         }
     }
 
-    /// Who hears what is published on a channel, of those who may have sockets here.
-    pub(crate) fn hearing(&self, channel: &Channel) -> Vec<UserId> {
+    /// The users who get what is published on a channel and may have sockets here.
+    pub(crate) fn subscribers(&self, channel: &Channel) -> Vec<UserId> {
         match channel {
             Channel::User(user) => vec![user.clone()],
-            Channel::Group(chat) => self.hearers.in_room(chat),
+            Channel::Group(chat) => self.room_index.in_room(chat),
         }
     }
 
-    /// Tells a user's sockets here that they may have missed something.
+    /// Sends `resync` to a user's sockets here: they may have missed something.
     pub(crate) fn resync(&self, user: &UserId) {
         self.emit(user, RESYNC, &json!({}));
     }
 
-    /// Every second: tells sockets whose buffer was full that they may have missed something, once there is room again, and closes
-    /// those whose token has ended.
-    pub(crate) async fn look_after(self, stop: CancellationToken) {
+    /// Every second: sends `resync` to sockets whose buffer was full, once there is room again, and closes those whose token has expired.
+    pub(crate) async fn maintain(self, stop: CancellationToken) {
         let Ok(resync) = to_raw_value(&json!({})) else { return };
         let mut tick = tokio::time::interval(Duration::from_secs(1));
         while stop.run_until_cancelled(tick.tick()).await.is_some() {
@@ -302,7 +300,7 @@ impl Sockets {
                     if connected.until <= now {
                         ended.push(connected.socket.clone());
                     } else if connected.lagging.load(Ordering::Relaxed) {
-                        // Cleared first: what is dropped from here on marks it anew.
+                        // Cleared first: an event that is dropped from here on marks it again.
                         connected.lagging.store(false, Ordering::Relaxed);
                         if !connected.give(RESYNC, &resync) {
                             connected.lagging.store(true, Ordering::Relaxed);
@@ -311,14 +309,14 @@ impl Sockets {
                 }
             }
             for socket in ended {
-                tracing::debug!(socket = %socket.id, "a socket's token has ended");
-                // With a full buffer it is tried again.
+                tracing::debug!(socket = %socket.id, "a socket's token has expired");
+                // With a full buffer this fails, and is repeated.
                 let _ = socket.disconnect();
             }
         }
     }
 
-    /// Tells every socket that it may have missed something, spread over a while so that not all come back at once.
+    /// Sends `resync` to every socket, spread over a while so that not all clients come back at once.
     pub(crate) async fn resync_all(&self, spread: Duration) {
         let users: Vec<_> = self.users.iter().map(|entry| entry.key().clone()).collect();
         let pause = spread / u32::try_from(users.len().max(1)).unwrap_or(u32::MAX);

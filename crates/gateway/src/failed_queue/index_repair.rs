@@ -1,11 +1,11 @@
-//! Keeps the failed queue's index whole: finds queues that it lacks, those whose gateway died between the two steps of a push.
+//! Mends the failed queue's index: finds queues that it lacks, those whose gateway died between the two steps of a push.
 //!
-//! A *round* looks at all keys of all the queue's servers, server by server at the same time. It is walked in runs of a bounded number
-//! of steps; the next run goes on where this one stopped, so that a server of any size is seen to its end. One that does not answer
-//! keeps its place while the others come to their ends, and costs a call a run until it is back. Who becomes a master is walked with the
-//! next run; who is one no more is forgotten. The next round begins a while after the last one's end.
+//! A *round* looks at all keys of all the queue's servers, all servers at the same time. It is walked in runs of a bounded number of steps; the next
+//! run goes on where this one stopped, so that a server of any size is walked to its end. A server that does not answer keeps its cursor while
+//! the others come to their ends, and costs one call a run until it is back. A server that becomes a master is walked with the next run; one that
+//! is no longer a master is forgotten. The next round begins a while after the end of the last.
 //!
-//! A server that was restarted within a round may have keys that the round passes over: the next one meets them.
+//! A server that was restarted within a round may have keys that the round misses: the next one finds them.
 
 use std::time::Duration;
 

@@ -5,7 +5,7 @@
 //!
 //! `FAILED_QUEUE_REPLAY_RATE` bounds the replay, and nothing else does: while leases come back full, the next chats are leased as soon as
 //! one is finished ([`dispatch`]). Live traffic comes first: every batch waits for its share of the rate, and while Kafka's client has
-//! much to do. Beside this the index that names the chats is kept whole ([`repair`](crate::failed_queue::index_repair)).
+//! much to do. Meanwhile [`index_repair`](crate::failed_queue::index_repair) mends the index that names the chats.
 
 use std::sync::Arc;
 use std::time::Duration;

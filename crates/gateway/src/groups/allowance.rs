@@ -1,8 +1,8 @@
 //! How many groups a user may belong to, and which give way.
 //!
-//! A user belongs to at most [`MAX_GROUPS`], whoever added them, so what their subscriptions cost is bounded. Anybody who may add somebody can
-//! fill that up. So a group counts for its member only once they have *acted* there: made it, written, said what they read, changed
-//! it. One in which they never did holds a place that nobody else needs yet: when one is needed, it gives way, and they leave it.
+//! A user belongs to at most [`MAX_GROUPS`], whoever added them, so what their subscriptions cost is bounded. Anybody who may add a user can fill that
+//! up. So a group counts for its member only once they have *acted* there: created it, written, marked messages as read, changed it. One in which
+//! they never acted gives way when another needs its place: they leave it.
 
 use std::collections::HashMap;
 

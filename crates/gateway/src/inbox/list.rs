@@ -1,8 +1,8 @@
 //! Conversations: a user's chats, newest first, each with its last message and how much of it is unread.
 //!
 //! The cached list says which chats there are and in which order; the recent lists, which are ahead of the store, say their last
-//! messages, or the store where a list does not know. What the list's order missed is mended by the way. While the store is away a
-//! page is what the caches have, and says that it is not complete.
+//! messages, or the store where a list does not know. What the list's order missed is repaired by the way. While the store is away a page
+//! is what the caches have, and says that it is not complete.
 
 use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
@@ -19,7 +19,7 @@ use crate::refusal::{Code, Refusal};
 use crate::wire::cursor::{self, ConversationCursor};
 use crate::wire::responses::{ConversationShape, Conversations};
 
-/// Members of a group that an answer names.
+/// Members of a group that an answer lists.
 pub(crate) const MAX_MEMBERS_SHOWN: usize = 100;
 /// Members of a page's chats whose presence is asked for, in all and in one round trip.
 const LOOKED_AT: usize = 500;
@@ -36,9 +36,9 @@ pub(crate) struct Conversation {
     pub(crate) members: Vec<UserId>,
     /// Its last message, if it has one.
     pub(crate) last: Option<Message>,
-    /// How much of it is unread; none: that can't be told now.
+    /// Unread messages in it; `None`: not known now.
     pub(crate) unread: Option<usize>,
-    /// Who of the members, the user aside, is online; none: that can't be told now.
+    /// The other members who are online; `None`: not known now.
     pub(crate) online: Option<Vec<UserId>>,
 }
 
@@ -117,7 +117,7 @@ impl Inbox {
         Ok(Page { conversations, next, complete })
     }
 
-    /// Who of the members is online. If that can't be told, it is not worth a refusal.
+    /// Adds which members are online. If that is not known, the page is answered without it.
     async fn look(&self, user: &UserId, conversations: &mut [Conversation]) {
         // Those of small chats first.
         let mut sizes: Vec<_> = conversations.iter().collect();
@@ -156,7 +156,7 @@ impl Inbox {
         limit: usize,
     ) -> Result<Outline, Refusal> {
         let place = before.map(|place| (place.timestamp, &place.chat));
-        // One more than asked for tells whether there are more.
+        // One more than requested shows whether there are more.
         let wanted = limit + 1;
         let cached = self.cache(self.parts.cached.page(user, place, wanted, BUDGET)).await.flatten();
         let unread = self.cache(self.parts.cached.unread(user, BUDGET)).await.flatten();
@@ -201,7 +201,7 @@ impl Inbox {
     ) -> Result<(Vec<(ChatId, i64)>, Vec<(ChatId, usize)>), Refusal> {
         let last = last.or_else(|| before.map(|place| (place.chat.clone(), place.timestamp)));
         let place = last.as_ref().map(|(chat, timestamp)| (*timestamp, chat));
-        let older = self.parts.store.ask(async |store| store.conversations(user, place, limit).await).await;
+        let older = self.parts.store.call(async |store| store.conversations(user, place, limit).await).await;
         let older: Vec<_> =
             older.map_err(unavailable)?.into_iter().map(|older| (older.chat, older.last_timestamp)).collect();
         let counted = self.count(user, &older).await?;
@@ -221,7 +221,7 @@ impl Inbox {
         let asked: Vec<_> = chats.iter().zip(&last).filter_map(behind).collect();
         let mut stored = HashMap::new();
         if !asked.is_empty() {
-            match self.parts.store.ask(async |store| store.newest_of(&asked).await).await {
+            match self.parts.store.call(async |store| store.newest_of(&asked).await).await {
                 Ok(found) => stored = found,
                 Err(error) => {
                     tracing::debug!(%error, "conversations without what is stored");
@@ -248,7 +248,7 @@ impl Inbox {
     /// the lists say holds.
     async fn last_as_stored(&self, chats: &[(ChatId, i64)], last: &mut [Option<Message>]) {
         let ids: Vec<_> = last.iter().flatten().map(|message| message.id).collect();
-        let stored = match self.parts.store.ask(async |store| store.timestamps(&ids).await).await {
+        let stored = match self.parts.store.call(async |store| store.timestamps(&ids).await).await {
             Ok(stored) => stored,
             Err(error) => return tracing::debug!(%error, "last messages as they are listed"),
         };
@@ -278,7 +278,7 @@ impl Inbox {
             inbox.cache_batch(inbox.parts.cached.arrived(&[(user, moved)], BUDGET)).await;
             if !late.is_empty() {
                 // An error is logged where it was met; the next reader tries again.
-                let _ = inbox.parts.store.ask(async |store| store.touch_conversations(&late).await).await;
+                let _ = inbox.parts.store.call(async |store| store.touch_conversations(&late).await).await;
             }
         });
     }

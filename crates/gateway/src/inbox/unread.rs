@@ -1,8 +1,8 @@
 //! `unreadCount` on arrival, at most once a second for each user.
 //!
-//! Takes the messages that are given to the sockets here; tells those sockets a moment later how much is unread, when the cached
-//! count knows of them. Several chats take turns. Each gateway tells its own sockets. Only users with sockets here are remembered,
-//! with so many chats each; of more chats, the client learns by asking.
+//! Takes the messages that are given to the sockets here; a moment later, when the cached count includes them, sends those sockets how many messages are
+//! unread. Several chats take turns. Each gateway notifies its own sockets. Only users with sockets here are remembered, with a bounded number of
+//! chats each; for more chats, the client asks.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,13 +19,13 @@ use crate::deliver::sockets::Sockets;
 
 /// At most one event in this time.
 const EVERY: Duration = Duration::from_secs(1);
-/// How long after a message its users are told: by then its arrival is counted.
+/// How long after a message its users are notified: by then its arrival is counted.
 const AFTER: Duration = Duration::from_millis(200);
-/// How often it is looked who is due.
+/// How often users who are due are looked for.
 const TICK: Duration = Duration::from_millis(100);
 /// Chats of one user that take turns.
 const MAX_TURNS: usize = 100;
-/// Users in one round trip, and users that are counted anew at once.
+/// Users in one round trip, and users whose messages are counted at once.
 const USERS_AT_ONCE: usize = 100;
 const COUNTINGS: usize = 8;
 
@@ -35,21 +35,21 @@ struct Due {
     at: Instant,
 }
 
-/// Who is to be told. Cheap to clone.
+/// Notifies users of their unread counts. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Counters {
+pub(crate) struct UnreadNotifier {
     due: Arc<Mutex<HashMap<UserId, Due>>>,
     sockets: Sockets,
 }
 
-impl Counters {
-    /// Tells these sockets.
+impl UnreadNotifier {
+    /// Notifies these sockets.
     pub(crate) fn new(sockets: Sockets) -> Self {
         Self { due: Arc::default(), sockets }
     }
 
     /// A message was given to the sockets of these users. Never waits.
-    pub(crate) fn given(&self, to: &[UserId], message: &Message) {
+    pub(crate) fn message_given(&self, to: &[UserId], message: &Message) {
         let now = Instant::now();
         let mut due = self.due();
         for user in to.iter().filter(|user| **user != message.sender && self.sockets.has(user)) {
@@ -65,18 +65,18 @@ impl Counters {
         }
     }
 
-    /// Tells who is due until the token is cancelled.
+    /// Notifies users who are due until the token is cancelled.
     pub(crate) async fn run(self, inbox: Inbox, stop: CancellationToken) {
         let mut tick = tokio::time::interval(TICK);
         while stop.run_until_cancelled(tick.tick()).await.is_some() {
             let due = self.take_due(Instant::now());
             for some in due.chunks(USERS_AT_ONCE) {
-                self.tell(&inbox, some).await;
+                self.notify(&inbox, some).await;
             }
         }
     }
 
-    /// One chat of each user whose time has come. Who had none left by then is forgotten.
+    /// One chat of each user who is due. A user with none left is forgotten.
     fn take_due(&self, now: Instant) -> Vec<(UserId, ChatId)> {
         let mut taken = Vec::new();
         self.due().retain(|user, due| {
@@ -95,7 +95,7 @@ impl Counters {
         taken
     }
 
-    async fn tell(&self, inbox: &Inbox, due: &[(UserId, ChatId)]) {
+    async fn notify(&self, inbox: &Inbox, due: &[(UserId, ChatId)]) {
         let users: Vec<_> = due.iter().map(|(user, _)| user.clone()).collect();
         let cached = inbox.cache(inbox.parts.cached.unread_batch(&users, BUDGET)).await;
         let mut cached = cached.unwrap_or_default().into_iter();

@@ -1,12 +1,12 @@
-//! What is newly listed, told to what is cached of those who see it.
+//! Updates cached unread counts and lists of conversations with what is newly listed.
 //!
-//! Takes messages from the pipeline right after the recent list took them, beside their way to Kafka: no send waits for it. A repeat,
-//! a replay or what heals a list is never told: a message counts once. What was listed later than it was sent, or taken back, drops
-//! what is cached instead ([`Arrivals::changed`]).
+//! Takes messages from the pipeline right after the recent list took them, beside their way to Kafka: no send waits for it. A repeat, a replay or what
+//! heals a list is no update, because a message counts once. A message that was listed later than it was sent, or retracted, drops what is cached
+//! instead ([`InboxUpdates::changed`]).
 //!
-//! Batches go to the cache in order. The queue is bounded: what finds it full is dropped and counted, and counts and lists are
-//! wrong until their life ends. Users of whom the cache did not take a batch, all of them or those on one node, have their caches
-//! dropped once it answers again.
+//! Batches go to the cache in order. The queue is bounded: an update that finds it full is dropped and counted, and counts and lists are
+//! wrong until they expire. If the cache does not take a batch, for all users or those on one node, what is cached of these users is dropped once
+//! it answers again.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -24,61 +24,61 @@ use tokio_util::sync::CancellationToken;
 use crate::access::membership::Membership;
 use crate::metrics::Metrics;
 
-/// Messages that may wait.
+/// Updates that may wait.
 const CAPACITY: usize = 10_000;
-/// Messages that are told together.
+/// Updates of one batch.
 const BATCH: usize = 256;
 /// Users in one round trip.
 pub(super) const USERS_AT_ONCE: usize = 256;
-/// What the cache has for one round trip in the background.
+/// The time that the cache has for one round trip in the background.
 const BUDGET: Duration = Duration::from_millis(500);
-/// Users whose caches are still to be dropped; of more, they are left to the end of their lives.
-const MAX_OWED: usize = 10_000;
-/// How often that is tried.
+/// Users whose cached inbox is still to be dropped; those of more users expire.
+const MAX_DIRTY: usize = 10_000;
+/// How often that is attempted.
 const AGAIN: Duration = Duration::from_secs(1);
-/// First messages of chats that may wait, and that the store is told of at once.
+/// First messages of chats that may wait, and those of one call to the store.
 const FIRSTS: usize = 1000;
 
-enum News {
+enum Update {
     Arrived { chat: ChatId, sender: UserId, timestamp: i64, position: Position },
     Changed(ChatId),
     Moved(Vec<UserId>),
 }
 
-/// Where news enter. Cheap to clone.
+/// Takes updates. Cheap to clone.
 #[derive(Clone)]
-pub struct Arrivals {
-    news: mpsc::Sender<News>,
+pub struct InboxUpdates {
+    updates: mpsc::Sender<Update>,
     firsts: mpsc::Sender<Arc<Message>>,
     metrics: Metrics,
 }
 
-/// The queues' other ends.
-pub struct Teller {
-    news: mpsc::Receiver<News>,
+/// Applies updates: the other end of the queues.
+pub struct InboxUpdater {
+    updates: mpsc::Receiver<Update>,
     firsts: mpsc::Receiver<Arc<Message>>,
     metrics: Metrics,
 }
 
-/// Whom the teller tells, and by what.
-pub(crate) struct Told {
+/// What the updater uses.
+pub(crate) struct UpdaterParts {
     /// What is cached.
     pub(crate) cached: Inboxes,
-    /// In front of it.
+    /// The breaker in front of it.
     pub(crate) breaker: Breaker,
-    /// Who sees what.
+    /// Who belongs to which chats.
     pub(crate) membership: Membership,
-    /// Learns of chats as soon as they have a message.
+    /// Stores a chat's conversation as soon as it has a message.
     pub(crate) store: Store,
 }
 
-impl Arrivals {
-    /// Empty queues; [`Teller::run`] works them off.
-    pub fn new(metrics: Metrics) -> (Self, Teller) {
-        let (news, next_news) = mpsc::channel(CAPACITY);
+impl InboxUpdates {
+    /// Empty queues; [`InboxUpdater::run`] works them off.
+    pub fn new(metrics: Metrics) -> (Self, InboxUpdater) {
+        let (updates, next_update) = mpsc::channel(CAPACITY);
         let (firsts, next_first) = mpsc::channel(FIRSTS);
-        let teller = Teller { news: next_news, firsts: next_first, metrics: metrics.clone() };
-        (Self { news, firsts, metrics }, teller)
+        let updater = InboxUpdater { updates: next_update, firsts: next_first, metrics: metrics.clone() };
+        (Self { updates, firsts, metrics }, updater)
     }
 
     /// A message was newly listed, at this position. Never waits.
@@ -86,52 +86,52 @@ impl Arrivals {
         let Message { chat, sender, timestamp, .. } = message;
         let (chat, sender, position) = (chat.clone(), sender.clone(), position.clone());
         let timestamp = recency::of_arrival(*timestamp, unix_ms());
-        self.push(News::Arrived { chat, sender, timestamp, position });
+        self.push(Update::Arrived { chat, sender, timestamp, position });
     }
 
-    /// A chat's messages are others than arrivals have told. Never waits.
+    /// A chat's messages have changed otherwise than by arrivals. Never waits.
     pub(crate) fn changed(&self, chat: &ChatId) {
-        self.push(News::Changed(chat.clone()));
+        self.push(Update::Changed(chat.clone()));
     }
 
     /// These users belong to other chats than before. Never waits.
     pub(crate) fn moved(&self, users: Vec<UserId>) {
-        self.push(News::Moved(users));
+        self.push(Update::Moved(users));
     }
 
-    /// A message is durable that may be its chat's first. The worker tells the store of the chat too, but minutes later perhaps; and
-    /// nobody finds a chat in the cache by its members.
+    /// A message is durable that may be its chat's first. The worker stores the conversation too, but minutes later perhaps; and the cache
+    /// can't find a chat by its members.
     pub(crate) fn durable(&self, message: &Arc<Message>, position: &Position) {
         if position.seq == 1 && self.firsts.try_send(message.clone()).is_err() {
             self.metrics.inbox_dropped.inc();
         }
     }
 
-    fn push(&self, news: News) {
-        match self.news.try_send(news) {
+    fn push(&self, update: Update) {
+        match self.updates.try_send(update) {
             Ok(()) => self.metrics.inbox_waiting.inc(),
             Err(_) => self.metrics.inbox_dropped.inc(),
         }
     }
 }
 
-impl Teller {
+impl InboxUpdater {
     /// Works the queues off until the token is cancelled.
-    pub(crate) async fn run(self, told: Told, stop: CancellationToken) {
-        let Self { mut news, mut firsts, metrics } = self;
-        let tell = async {
-            let (mut batch, mut owed) = (Vec::with_capacity(BATCH), HashSet::new());
+    pub(crate) async fn run(self, parts: UpdaterParts, stop: CancellationToken) {
+        let Self { mut updates, mut firsts, metrics } = self;
+        let apply = async {
+            let (mut batch, mut dirty) = (Vec::with_capacity(BATCH), HashSet::new());
             let mut again = tokio::time::interval(AGAIN);
             loop {
                 tokio::select! {
                     biased;
-                    _ = again.tick(), if !owed.is_empty() => told.pay(&mut owed).await,
-                    count = news.recv_many(&mut batch, BATCH) => {
+                    _ = again.tick(), if !dirty.is_empty() => parts.drop_dirty(&mut dirty).await,
+                    count = updates.recv_many(&mut batch, BATCH) => {
                         if count == 0 {
                             return;
                         }
                         metrics.inbox_waiting.sub(count as i64);
-                        told.tell(batch.drain(..), &mut owed, &metrics).await;
+                        parts.apply(batch.drain(..), &mut dirty, &metrics).await;
                     }
                 }
             }
@@ -140,24 +140,24 @@ impl Teller {
             let mut batch = Vec::with_capacity(FIRSTS);
             while firsts.recv_many(&mut batch, FIRSTS).await > 0 {
                 let messages: Vec<_> = batch.drain(..).map(Arc::unwrap_or_clone).collect();
-                if let Err(error) = told.store.begin_conversations(&messages).await {
-                    tracing::debug!(%error, chats = messages.len(), "the store was not told of new chats; the worker does it");
+                if let Err(error) = parts.store.begin_conversations(&messages).await {
+                    tracing::debug!(%error, chats = messages.len(), "new conversations were not stored; the worker stores them");
                 }
             }
         };
-        stop.run_until_cancelled(async { tokio::join!(tell, begin) }).await;
+        stop.run_until_cancelled(async { tokio::join!(apply, begin) }).await;
     }
 }
 
-impl Told {
-    async fn tell(&self, news: impl Iterator<Item = News>, owed: &mut HashSet<UserId>, metrics: &Metrics) {
+impl UpdaterParts {
+    async fn apply(&self, updates: impl Iterator<Item = Update>, dirty: &mut HashSet<UserId>, metrics: &Metrics) {
         let (mut arrivals, mut changed): (HashMap<UserId, Vec<Arrival>>, Vec<ChatId>) = Default::default();
-        for news in news {
-            match news {
-                News::Changed(chat) => changed.push(chat),
-                News::Moved(users) => owe(owed, users.iter(), metrics),
-                News::Arrived { chat, sender, timestamp, position } => {
-                    // Known as a rule: the sender was permitted a moment ago.
+        for update in updates {
+            match update {
+                Update::Changed(chat) => changed.push(chat),
+                Update::Moved(users) => mark_dirty(dirty, users.iter(), metrics),
+                Update::Arrived { chat, sender, timestamp, position } => {
+                    // Cached as a rule: the sender's permission was checked a moment ago.
                     let Ok(members) = self.membership.of(&chat).await else {
                         metrics.inbox_dropped.inc();
                         continue;
@@ -172,37 +172,37 @@ impl Told {
         }
         for chat in changed {
             match self.membership.of(&chat).await {
-                Ok(members) => owe(owed, members.iter(), metrics),
+                Ok(members) => mark_dirty(dirty, members.iter(), metrics),
                 Err(_) => metrics.inbox_dropped.inc(),
             }
         }
-        // First, for what is not cached notes new chats all the same.
-        self.pay(owed).await;
+        // First: an inbox that is not cached records new chats all the same.
+        self.drop_dirty(dirty).await;
         let arrivals: Vec<_> = arrivals.into_iter().collect();
         for some in arrivals.chunks(USERS_AT_ONCE) {
             let done = self.asked(self.cached.arrived(some, BUDGET)).await.unwrap_or_else(|| vec![false; some.len()]);
             let missed = some.iter().zip(done).filter(|(_, done)| !done).map(|((user, _), _)| user);
-            owe(owed, missed, metrics);
+            mark_dirty(dirty, missed, metrics);
         }
     }
 
-    /// Drops the caches that are owed to be dropped, as far as the cache answers.
-    async fn pay(&self, owed: &mut HashSet<UserId>) {
-        let users: Vec<_> = owed.iter().cloned().collect();
+    /// Drops what is cached of the dirty users, as far as the cache answers.
+    async fn drop_dirty(&self, dirty: &mut HashSet<UserId>) {
+        let users: Vec<_> = dirty.iter().cloned().collect();
         for some in users.chunks(USERS_AT_ONCE) {
             let Some(done) = self.asked(self.cached.forget(some, BUDGET)).await else { return };
             for (user, _) in some.iter().zip(done).filter(|(_, done)| *done) {
-                owed.remove(user);
+                dirty.remove(user);
             }
         }
     }
 
-    /// What the cache did of a call for several users; `None`: it is away as a whole.
+    /// Whether the cache applied a call, for each of several users; `None`: it is away as a whole.
     async fn asked(&self, call: impl Future<Output = Vec<Result<(), CacheError>>>) -> Option<Vec<bool>> {
         let permit = self.breaker.acquire(Instant::now()).ok()?;
         let results = call.await;
         if let Some(error) = results.iter().find_map(|result| result.as_ref().err()) {
-            tracing::debug!(%error, "unread counts and lists of conversations were not told of messages");
+            tracing::debug!(%error, "cached unread counts and lists of conversations were not updated");
         }
         if results.iter().any(|result| matches!(result, Err(error) if error.is_unavailable())) {
             permit.failure(Instant::now());
@@ -213,10 +213,10 @@ impl Told {
     }
 }
 
-fn owe<'a>(owed: &mut HashSet<UserId>, users: impl Iterator<Item = &'a UserId>, metrics: &Metrics) {
+fn mark_dirty<'a>(dirty: &mut HashSet<UserId>, users: impl Iterator<Item = &'a UserId>, metrics: &Metrics) {
     for user in users {
-        if owed.len() < MAX_OWED {
-            owed.insert(user.clone());
+        if dirty.len() < MAX_DIRTY {
+            dirty.insert(user.clone());
         } else {
             metrics.inbox_dropped.inc();
         }

@@ -1,8 +1,8 @@
 //! What one connection may send: so many events and so many bytes a second.
 //!
 //! Each is an allowance of a second's worth that refills evenly, and holds two seconds' worth at most. What does not fit is refused, with
-//! the time after which it would. A client that takes no notice uses up its patience too, at the same rate: one that sends
-//! more than twice what it may, for ten seconds, is disconnected.
+//! the time after which it would. What is refused counts too, at the same rate: a client that sends more than twice what it may, for ten
+//! seconds, is disconnected.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -35,7 +35,7 @@ pub(crate) enum Verdict {
         /// When it would have passed.
         retry_after: Duration,
     },
-    /// It is refused, and its sender has been told often enough.
+    /// It is refused, and so many before it that the connection is to be closed.
     Disconnect {
         /// What it is too much of.
         limit: Limited,

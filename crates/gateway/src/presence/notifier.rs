@@ -1,7 +1,7 @@
-//! Tells of who came online, or has gone.
+//! Notifies of users who came online or went.
 //!
-//! Takes users from the [`Keeper`](super::Keeper); tells those who share a chat with them what the cache says right then. Of whom it
-//! can't, for store or cache are away, it tells later. So many wait and no more; what finds no room is dropped and counted.
+//! Takes users from the [`PresenceWriter`](super::writer::PresenceWriter); sends what the cache says of them at that moment to the users who share a chat with them. While
+//! store or cache are away, users wait to be notified of later; a user who finds no room is dropped and counted.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -13,41 +13,41 @@ use tokio::sync::mpsc;
 use tokio::time::interval;
 use tokio_util::sync::CancellationToken;
 
-use super::audience::Company;
+use super::audience::PresenceAudience;
 use super::{BUDGET, CAPACITY};
-use crate::deliver::ephemeral::{Live, LiveEvent};
+use crate::deliver::ephemeral::{EphemeralEvents, LiveEvent};
 use crate::metrics::{Dropped, Metrics};
 use crate::refusal::Refusal;
 use crate::wire::events::PresenceEvent;
 
-/// How often it is tried whether somebody can be told again.
+/// How often a notification that failed is attempted again.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// Tells those who share a chat with a user.
-pub(crate) struct Teller {
+/// Notifies the users who share a chat with a user.
+pub(crate) struct PresenceNotifier {
     changes: mpsc::Receiver<UserId>,
     online: Online,
-    company: Company,
-    live: Live,
+    audience: PresenceAudience,
+    ephemeral: EphemeralEvents,
     metrics: Metrics,
 }
 
-impl Teller {
-    /// Tells of these.
+impl PresenceNotifier {
+    /// Takes users from this queue.
     pub(super) fn new(
         changes: mpsc::Receiver<UserId>,
         online: Online,
-        company: Company,
-        live: Live,
+        audience: PresenceAudience,
+        ephemeral: EphemeralEvents,
         metrics: Metrics,
     ) -> Self {
-        Self { changes, online, company, live, metrics }
+        Self { changes, online, audience, ephemeral, metrics }
     }
 
-    /// Tells of one user after the other, until the token is cancelled; of whom it can't, again later. It leaves room in the queue of
-    /// live events for others.
+    /// Notifies of one user after the other, until the token is cancelled; failed ones again later. It leaves room in the queue of ephemeral
+    /// events for others.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
-        let tell = async {
+        let notify = async {
             let mut owed = VecDeque::new();
             let mut again = interval(AGAIN);
             loop {
@@ -56,13 +56,13 @@ impl Teller {
                     user = self.changes.recv() => user,
                 };
                 let Some(user) = user else { return };
-                match self.tell(&user).await {
+                match self.notify(&user).await {
                     Ok(()) => {
                         self.metrics.presence_waiting.dec();
                         again.reset_immediately();
                     }
                     Err(refusal) if owed.len() < CAPACITY => {
-                        tracing::debug!(%user, reason = refusal.message, "nobody can be told of a user's presence yet");
+                        tracing::debug!(%user, reason = refusal.message, "a user's presence can't be sent yet");
                         owed.push_back(user);
                         again.reset();
                     }
@@ -73,21 +73,21 @@ impl Teller {
                 }
             }
         };
-        stop.run_until_cancelled(tell).await;
+        stop.run_until_cancelled(notify).await;
     }
 
-    async fn tell(&self, user: &UserId) -> Result<(), Refusal> {
-        let company = self.company.of(user).await?;
-        if company.is_empty() {
+    async fn notify(&self, user: &UserId) -> Result<(), Refusal> {
+        let audience = self.audience.of(user).await?;
+        if audience.is_empty() {
             return Ok(());
         }
-        self.live.room().await;
+        self.ephemeral.has_room().await;
         let seen = self.online.look(std::slice::from_ref(user), BUDGET).await;
         let seen = seen.map_err(|error| Refusal::unavailable(error.to_string()))?;
-        // Of whom the cache has lost nobody knows whether they have gone; heartbeats bring back who has not.
+        // The cache has lost this user, who may be online: heartbeats bring them back.
         let Some(&Seen { online, last_seen: Some(last_seen) }) = seen.first() else { return Ok(()) };
         let event = PresenceEvent { user_id: user.as_str(), online, last_seen };
-        self.live.tell(company.into_iter().map(Channel::User), None, LiveEvent::Presence, &event);
+        self.ephemeral.send(audience.into_iter().map(Channel::User), None, LiveEvent::Presence, &event);
         Ok(())
     }
 }

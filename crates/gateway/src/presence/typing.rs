@@ -1,13 +1,12 @@
-//! Who types: from a client's word to the other members' devices, on every gateway.
+//! Who types: from a client's event to the other members' devices, on every gateway.
 //!
-//! A client says that its user types, and says so again every few seconds while it lasts. The first word is told at once, a repeat only
-//! after a while; so is the end of it, which comes by the client's own word, by its message, by its disconnect, or by silence. A gateway
-//! that dies says nothing: clients forget who was said to type after [`Typing`]'s life, too, unless it is said again.
+//! A client says that its user types, and repeats it every few seconds while it lasts. The first time is sent at once, a repeat only after a
+//! while; so is the end, which is the client's own event, its message, its disconnect, or silence. A gateway that dies sends no end: clients
+//! forget a typing user after [`Typing`]'s life, too, unless the event is repeated.
 //!
-//! A chat may have a thousand members, so of one socket it is told something once in half a second at most: a word that comes
-//! sooner waits, and what it says by then is told. What sockets' users type in is kept here, `MAX_CHATS` chats for each at most: one
-//! more displaces the oldest, in silence, unless that one was told of in this half second, too; then nobody is told of the new one. The
-//! cache holds a mark for others to look at; nothing waits for it.
+//! A chat may have a thousand members, so for one socket and chat an event is sent at most twice a second: what comes sooner waits, and the state at the
+//! end of that time is sent. `MAX_CHATS` chats are remembered for each socket: one more displaces the oldest, without an event, unless an event of
+//! that one was sent within this half second, too; then the new one is ignored. The cache holds a marker for others to read; nothing waits for it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,20 +20,20 @@ use socketioxide::socket::Sid;
 use tokio_util::sync::CancellationToken;
 
 use crate::access::authorize::{Act, Admission};
-use crate::deliver::ephemeral::{Live, LiveEvent};
+use crate::deliver::ephemeral::{EphemeralEvents, LiveEvent};
 use crate::refusal::Refusal;
 use crate::wire::events::TypingEvent;
 use crate::wire::requests::TypingRequest;
 
 /// Chats in which one socket's user types at once.
 const MAX_CHATS: usize = 8;
-/// How often a socket's chat is told something at most, and silence is looked for.
+/// The shortest time between two events of one socket and chat, and between two looks for silence.
 const TICK: Duration = Duration::from_millis(500);
 
-/// Tells who types. Cheap to clone.
+/// Sends who types. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Typing {
-    live: Live,
+    ephemeral: EphemeralEvents,
     admission: Admission,
     cache: Client,
     keys: Keys,
@@ -43,12 +42,17 @@ pub(crate) struct Typing {
 }
 
 impl Typing {
-    /// A user counts as typing for `life` after their last word.
-    pub(crate) fn new(live: Live, admission: Admission, (cache, keys): (Client, Keys), life: Duration) -> Self {
-        Self { live, admission, cache, keys, life, writers: Arc::new(Mutex::new(Writers::new(life))) }
+    /// A user counts as typing for `life` after their last event.
+    pub(crate) fn new(
+        ephemeral: EphemeralEvents,
+        admission: Admission,
+        (cache, keys): (Client, Keys),
+        life: Duration,
+    ) -> Self {
+        Self { ephemeral, admission, cache, keys, life, writers: Arc::new(Mutex::new(Writers::new(life))) }
     }
 
-    /// Takes a client's word, and tells the others if they are to be told.
+    /// Takes a client's event, and sends it to the other members if that is due.
     pub(crate) async fn hear(&self, socket: Sid, user: &UserId, request: &TypingRequest) -> Result<(), Refusal> {
         let chat = target(user, request.friend_id.as_deref(), request.chat_id.as_deref())?;
         self.admission.permit(user, &chat, Act::Type).await?;
@@ -58,7 +62,7 @@ impl Typing {
         Ok(())
     }
 
-    /// A socket's user sends to a chat, and so types there no more. What is to be done about it later, if anything.
+    /// A socket's user sends a message, and so no longer types in its chat. Returns what is left to do later, if anything.
     pub(crate) fn sends(
         &self,
         socket: Sid,
@@ -78,38 +82,38 @@ impl Typing {
     pub(crate) async fn left(&self, socket: Sid) {
         let Some((user, chats)) = self.writers().left(socket) else { return };
         for chat in &chats {
-            self.tell(&user, chat, false);
+            self.send(&user, chat, false);
         }
         for chat in &chats {
             self.mark(chat, &user, false).await;
         }
     }
 
-    /// Tells of those who fell silent, and what had to wait, until the token is cancelled.
+    /// Sends the end of users who fell silent, and what had to wait, until the token is cancelled.
     pub(crate) async fn run(self, stop: CancellationToken) {
         let mut tick = tokio::time::interval(TICK);
         while stop.run_until_cancelled(tick.tick()).await.is_some() {
             let due = self.writers().due(Instant::now());
-            // The marks expire by themselves, and are set by the next word.
-            due.iter().for_each(|(user, chat, typing)| self.tell(user, chat, *typing));
+            // The markers expire by themselves, and the next event sets them.
+            due.iter().for_each(|(user, chat, typing)| self.send(user, chat, *typing));
         }
     }
 
-    /// Takes note and tells the others, if it is news to them.
+    /// Records whether a user types, and sends it to the other members if that is due.
     fn note(&self, socket: Sid, user: &UserId, chat: &ChatId, typing: bool) -> bool {
         let news = match typing {
             true => self.writers().types(socket, user, chat, Instant::now()),
             false => self.writers().ceases(socket, chat, Instant::now()),
         };
         if news {
-            self.tell(user, chat, typing);
+            self.send(user, chat, typing);
         }
         news
     }
 
-    fn tell(&self, user: &UserId, chat: &ChatId, typing: bool) {
+    fn send(&self, user: &UserId, chat: &ChatId, typing: bool) {
         let event = TypingEvent { chat_id: chat.as_str(), user_id: user.as_str(), typing };
-        self.live.tell(Channel::audience(chat), Some(user), LiveEvent::Typing, &event);
+        self.ephemeral.send(Channel::audience(chat), Some(user), LiveEvent::Typing, &event);
     }
 
     async fn mark(&self, chat: &ChatId, user: &UserId, typing: bool) {
@@ -119,7 +123,7 @@ impl Typing {
             false => self.cache.delete(&key).await.map(drop),
         };
         if let Err(error) = marked {
-            tracing::debug!(chat_id = %chat, %error, "that a user types is not marked");
+            tracing::debug!(chat_id = %chat, %error, "the marker of a typing user was not written");
         }
     }
 
@@ -128,7 +132,7 @@ impl Typing {
     }
 }
 
-/// Who types where, by socket.
+/// Who types in which chats, by socket.
 struct Writers {
     life: Duration,
     sockets: HashMap<Sid, (UserId, Vec<Written>)>,
@@ -138,25 +142,25 @@ struct Writers {
 struct Written {
     chat: ChatId,
     typing: bool,
-    /// What the others were told last, and when.
+    /// What was sent last, and when.
     shown: bool,
-    told: Instant,
+    sent: Instant,
     heard: Instant,
 }
 
 impl Written {
-    /// Whether the others may be told something again.
+    /// Whether an event may be sent again.
     fn rested(&self, now: Instant) -> bool {
-        now.duration_since(self.told) >= TICK
+        now.duration_since(self.sent) >= TICK
     }
 
-    /// Whether the others are to be told what is so now: it is news to them, and they may be told.
-    fn tells(&mut self, now: Instant) -> bool {
-        let tells = self.typing != self.shown && self.rested(now);
-        if tells {
-            (self.shown, self.told) = (self.typing, now);
+    /// Whether the present state is to be sent: it differs from what was sent last, and an event may be sent again.
+    fn is_due(&mut self, now: Instant) -> bool {
+        let is_due = self.typing != self.shown && self.rested(now);
+        if is_due {
+            (self.shown, self.sent) = (self.typing, now);
         }
-        tells
+        is_due
     }
 }
 
@@ -169,34 +173,34 @@ impl Writers {
         self.sockets.contains_key(&socket)
     }
 
-    /// Whether the others are to be told now: for the first time, or again.
+    /// Whether an event is to be sent now: the first, or a repeat.
     fn types(&mut self, socket: Sid, user: &UserId, chat: &ChatId, now: Instant) -> bool {
         let (_, chats) = self.sockets.entry(socket).or_insert_with(|| (user.clone(), Vec::new()));
         if let Some(written) = chats.iter_mut().find(|written| written.chat == *chat) {
             (written.typing, written.heard) = (true, now);
             // Two fifths of a life: a client that repeats itself within half of one is never forgotten by the others.
-            if written.shown && now.duration_since(written.told) >= self.life * 2 / 5 {
-                written.told = now;
+            if written.shown && now.duration_since(written.sent) >= self.life * 2 / 5 {
+                written.sent = now;
                 return true;
             }
-            return written.tells(now);
+            return written.is_due(now);
         }
         if chats.len() >= MAX_CHATS {
             let Some(oldest) = chats.iter().position(|written| written.rested(now)) else { return false };
             chats.remove(oldest);
         }
-        chats.push(Written { chat: chat.clone(), typing: true, shown: true, told: now, heard: now });
+        chats.push(Written { chat: chat.clone(), typing: true, shown: true, sent: now, heard: now });
         true
     }
 
-    /// Whether the others are to be told now.
+    /// Whether an event is to be sent now.
     fn ceases(&mut self, socket: Sid, chat: &ChatId, now: Instant) -> bool {
         let chats = self.sockets.get_mut(&socket).map(|(_, chats)| chats);
         let Some(written) = chats.and_then(|chats| chats.iter_mut().find(|written| written.chat == *chat)) else {
             return false;
         };
         written.typing = false;
-        written.tells(now)
+        written.is_due(now)
     }
 
     /// A socket has gone: where others believe its user to type.
@@ -205,16 +209,16 @@ impl Writers {
         Some((user, chats.into_iter().filter(|written| written.shown).map(|written| written.chat).collect()))
     }
 
-    /// What the others are to be told by now: of those who have not said anything for a life, and what had to wait.
+    /// The events that are due: the end of users who were silent for a life, and what had to wait.
     fn due(&mut self, now: Instant) -> Vec<(UserId, ChatId, bool)> {
         let (life, mut due) = (self.life, Vec::new());
         self.sockets.retain(|_, (user, chats)| {
             chats.retain_mut(|written| {
                 written.typing &= now.duration_since(written.heard) < life;
-                if written.tells(now) {
+                if written.is_due(now) {
                     due.push((user.clone(), written.chat.clone(), written.typing));
                 }
-                // Remembered for as long as nothing may be told.
+                // Remembered for as long as no event may be sent.
                 written.typing || written.shown || !written.rested(now)
             });
             !chats.is_empty()
@@ -237,16 +241,16 @@ mod tests {
     fn a_word_is_told_at_once_and_its_repeats_now_and_then() {
         let (mut writers, now) = (Writers::new(LIFE), Instant::now());
         let (socket, alice, bob) = (Sid::new(), UserId::parse("alice").unwrap(), chat("bob"));
-        let told: Vec<_> = (0..50)
+        let sent: Vec<_> = (0..50)
             .filter(|tenth| writers.types(socket, &alice, &bob, now + Duration::from_millis(tenth * 100)))
             .collect();
-        assert_eq!(told, [0, 20, 40]);
+        assert_eq!(sent, [0, 20, 40]);
         assert!(writers.types(Sid::new(), &alice, &bob, now), "another device is another word");
         assert!(writers.types(socket, &alice, &chat("carol"), now));
 
         let later = now + LIFE;
         assert!(writers.ceases(socket, &bob, later));
-        assert!(!writers.ceases(socket, &bob, later), "that is told once");
+        assert!(!writers.ceases(socket, &bob, later), "that is sent once");
         assert_eq!(writers.left(socket), Some((alice, vec![chat("carol")])));
         assert_eq!(writers.left(socket), None);
     }
@@ -272,13 +276,13 @@ mod tests {
         let mut chats = HashMap::<_, Vec<Instant>>::new();
         for milli in 0..10_000 {
             let at = now + Duration::from_millis(milli);
-            // More chats than are kept, each begun and left again.
+            // More chats than are remembered, each begun and left again.
             let chat = chat(&format!("b{}", milli / 2 % (MAX_CHATS as u64 + 3)));
-            let tells = match milli % 2 {
+            let is_due = match milli % 2 {
                 0 => writers.types(socket, &alice, &chat, at),
                 _ => writers.ceases(socket, &chat, at),
             };
-            if tells {
+            if is_due {
                 chats.entry(chat).or_default().push(at);
             }
             if milli % 500 == 0 {
@@ -290,8 +294,8 @@ mod tests {
         for times in chats.values() {
             assert!(times.windows(2).all(|two| two[1] - two[0] >= TICK), "{times:?}");
         }
-        let told: usize = chats.values().map(Vec::len).sum();
-        assert!(told <= MAX_CHATS * 21, "told {told} times");
+        let sent: usize = chats.values().map(Vec::len).sum();
+        assert!(sent <= MAX_CHATS * 21, "sent {sent} times");
 
         let (bob, at) = (chat("bob"), now + Duration::from_secs(20));
         writers.due(at);
@@ -303,7 +307,7 @@ mod tests {
         assert_eq!(writers.due(at + TICK * 3), [(alice.clone(), bob.clone(), true)]);
         assert!(!writers.ceases(socket, &bob, at + TICK * 3));
         assert!(!writers.types(socket, &alice, &bob, at + TICK * 3));
-        assert_eq!(writers.due(at + TICK * 4), [], "it is as it was told");
+        assert_eq!(writers.due(at + TICK * 4), [], "it is as it was sent");
     }
 
     #[test]
@@ -316,7 +320,7 @@ mod tests {
         }
         let at = now + TICK * 99;
         let others: Vec<_> = (0..100).filter(|n| writers.types(socket, &alice, &chat(&format!("c{n}")), at)).collect();
-        assert_eq!(others.len(), MAX_CHATS - 1, "who was told of something a moment ago is not displaced");
+        assert_eq!(others.len(), MAX_CHATS - 1, "a chat with an event a moment ago is not displaced");
         let (_, chats) = writers.left(socket).unwrap();
         assert_eq!(chats.len(), MAX_CHATS);
         assert_eq!(chats.first(), Some(&chat("b99")));

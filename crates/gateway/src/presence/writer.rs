@@ -21,22 +21,21 @@ const SWEEPS: usize = 10;
 /// Devices of one round trip.
 const BATCH: usize = 100;
 
-/// Keeps this gateway's devices in the cache, and the cache free of ghosts.
-pub(crate) struct Keeper {
+/// Writes this gateway's devices to the cache, and removes expired ones.
+pub(crate) struct PresenceWriter {
     pub(super) online: Online,
     pub(super) sockets: Sockets,
     pub(super) origin: Origin,
     pub(super) steps: mpsc::Receiver<Step>,
     pub(super) renew: Arc<Notify>,
-    /// Who may have come or gone by a call that was not answered.
+    /// Users who may have come or gone by a call that was not answered.
     pub(super) unsure: HashSet<UserId>,
     pub(super) changes: mpsc::Sender<UserId>,
     pub(super) metrics: Metrics,
 }
 
-impl Keeper {
-    /// Keeps the devices, which live for `life` after a heartbeat, until the token is cancelled; then says that those which have gone
-    /// meanwhile have gone.
+impl PresenceWriter {
+    /// Renews the devices, which live for `life` after a heartbeat, until the token is cancelled; then writes what is left in the queue.
     pub(crate) async fn run(mut self, life: Duration, stop: CancellationToken) {
         let mut beats = interval(life / 3);
         let mut sweeps = interval(SWEEP);
@@ -56,11 +55,11 @@ impl Keeper {
                     if owed {
                         owed = !self.beat().await;
                     }
-                    // One whose coming still waits is not known yet.
-                    let all_told = steps.is_empty() && self.steps.is_empty() && !owed;
-                    let connected = if all_told { self.sockets.any() } else { None };
+                    // A device that still waits in the queue is not known yet.
+                    let all_written = steps.is_empty() && self.steps.is_empty() && !owed;
+                    let connected = if all_written { self.sockets.any() } else { None };
                     if !self.sweep(connected).await {
-                        tracing::info!("the cache has lost who is online; telling it of those who are here");
+                        tracing::info!("the cache has lost who is online; writing the devices of this gateway again");
                         owed = !self.beat().await;
                     }
                 }
@@ -79,7 +78,7 @@ impl Keeper {
         self.apply(&mut steps).await;
     }
 
-    /// Leaves the steps as they are if the cache is away.
+    /// Applies steps. Keeps them if the cache is away.
     async fn apply(&mut self, steps: &mut Vec<Step>) {
         if steps.is_empty() {
             return;
@@ -119,7 +118,7 @@ impl Keeper {
     /// False if the cache has lost a device that is connected here.
     async fn sweep(&mut self, connected: Option<(UserId, Sid)>) -> bool {
         let connected = connected.map(|(user, socket)| Device::new(user, self.origin, &socket));
-        let mut kept = true;
+        let mut complete = true;
         for _ in 0..SWEEPS {
             let Expired { devices, known } = match self.online.expired(BATCH, connected.as_ref(), BUDGET).await {
                 Ok(expired) => expired,
@@ -130,9 +129,9 @@ impl Keeper {
             };
             // The cache answers again.
             for user in std::mem::take(&mut self.unsure) {
-                self.tell_of(user);
+                self.notify_of(user);
             }
-            kept &= known;
+            complete &= known;
             if devices.is_empty() {
                 break;
             }
@@ -144,12 +143,12 @@ impl Keeper {
                 }
             }
         }
-        kept
+        complete
     }
 
-    /// A call may have been applied although nobody was told what it did: nor would a repeat be.
+    /// A call that was not answered may have been applied, and a repeat would not report its changes again: remembers the users.
     fn unanswered(&mut self, error: &CacheError, users: impl Iterator<Item = UserId>) {
-        tracing::debug!(%error, "presence can't be kept, trying on");
+        tracing::debug!(%error, "presence can't be written yet");
         if !error.maybe_applied() {
             return;
         }
@@ -163,10 +162,10 @@ impl Keeper {
     }
 
     fn changed(&self, changes: Vec<Change>) {
-        changes.into_iter().for_each(|change| self.tell_of(change.user));
+        changes.into_iter().for_each(|change| self.notify_of(change.user));
     }
 
-    fn tell_of(&self, user: UserId) {
+    fn notify_of(&self, user: UserId) {
         match self.changes.try_send(user) {
             Ok(()) => self.metrics.presence_waiting.inc(),
             Err(_) => self.metrics.presence_dropped(Dropped::Full),

@@ -18,7 +18,7 @@ use holdfast_message::{ChatId, HistoryKey, Message, MessageId};
 use tokio::sync::Semaphore;
 
 use super::merge::{Merge, Shown};
-use crate::guarded_store::Stored;
+use crate::guarded_store::GuardedStore;
 use crate::metrics::Metrics;
 use crate::refusal::Refusal;
 use crate::wire::cursor;
@@ -64,7 +64,7 @@ pub(crate) struct Sources {
     /// What Kafka has not taken yet.
     pub(crate) failed: FailedQueue,
     /// MongoDB.
-    pub(crate) store: Stored,
+    pub(crate) store: GuardedStore,
     /// How long a verification holds.
     pub(crate) verify_after: Duration,
     /// How many messages a list holds.
@@ -133,7 +133,7 @@ impl History {
         // The newest page is also a verification: it reads as far as the list may reach.
         let verified = listed.filter(|_| before.is_none());
         let wanted = if verified.is_some() { limit.max(sources.recent_max + 1) } else { limit };
-        let asked = sources.store.ask(async |store| {
+        let asked = sources.store.call(async |store| {
             let stored = store.page(chat, before, wanted).await?;
             let elsewhere = merge.not_in(&stored, before);
             // Most are on their way into the store. A repeat that was stamped anew is stored where its first copy was.

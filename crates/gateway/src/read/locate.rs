@@ -30,7 +30,7 @@ impl History {
         if let Some(waiting) = sources.failed(chat).await.messages.iter().find(|message| message.id == id) {
             return Ok(waiting.key());
         }
-        match sources.store.ask(async |store| store.get(&[id]).await).await {
+        match sources.store.call(async |store| store.get(&[id]).await).await {
             Ok(mut found) => match found.remove(&id) {
                 Some(stored) if stored.chat == *chat => Ok(stored.key()),
                 _ => Err(Refusal { retryable: true, ..Refusal::new(Code::NotFound, "no such message in this chat") }),

@@ -19,7 +19,7 @@ use holdfast_store::StoreError;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::access::authorize::{Act, Admission};
-use crate::guarded_store::Stored;
+use crate::guarded_store::GuardedStore;
 use crate::read::history::History;
 use crate::refusal::{Code, Refusal};
 
@@ -35,7 +35,7 @@ pub(crate) struct Lookup {
 }
 
 /// Where they come from.
-pub(crate) struct StoredMessages(Stored);
+pub(crate) struct StoredMessages(GuardedStore);
 
 /// A message as it is cached: as the record that Kafka has of it.
 pub(crate) struct Recorded(Message);
@@ -52,21 +52,21 @@ impl Source for StoredMessages {
     }
 
     async fn load(&self, ids: &[MessageId]) -> Result<HashMap<MessageId, Recorded>, StoreError> {
-        let found = self.0.ask(async |store| store.get(ids).await).await?;
+        let found = self.0.call(async |store| store.get(ids).await).await?;
         Ok(found.into_iter().map(|(id, message)| (id, Recorded(message))).collect())
     }
 }
 
 impl Lookup {
-    /// Looks in the store, whose answers are kept for so long, and where history looks.
+    /// Looks in the store, whose answers are cached for `ttl`, and where history looks.
     pub(crate) fn new(
         backend: &Backend,
-        stored: Stored,
+        stored: GuardedStore,
         history: History,
         admission: Admission,
         ttl: Duration,
     ) -> Self {
-        // A message never changes, so it is fresh for as long as it is kept; one that is missing may be stored at any moment.
+        // A message never changes, so it is fresh for as long as it is cached; a missing one may be stored at any moment.
         let policy = Policy {
             fresh: ttl,
             ttl,

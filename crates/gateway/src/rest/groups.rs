@@ -14,7 +14,7 @@ use utoipa_axum::routes;
 use super::extract::{Path, Payload, User};
 use super::idempotency::{IdempotencyKey, IdempotencyKeyHeader};
 use super::{Routes, Shared};
-use crate::groups::rules::{self, Wish};
+use crate::groups::rules::{self, GroupCommand};
 use crate::refusal::{Code, Problem, Problems, ProblemsOfBody, ProblemsOfChat, Refusal};
 use crate::wire::responses::{GroupMemberRole, GroupShape};
 
@@ -137,19 +137,19 @@ async fn rename(
     Path(chat): Path<String>,
     Payload(body): Payload<GroupPatch>,
 ) -> Result<Json<GroupShape>, Problem> {
-    let wish = Wish::Rename(rules::name(&body.name)?);
-    let group = gateway.groups.change(&user, &parse_group(&chat)?, &wish).await?;
+    let command = GroupCommand::Rename(rules::name(&body.name)?);
+    let group = gateway.groups.change(&user, &parse_group(&chat)?, &command).await?;
     Ok(Json(GroupShape::from(&group.ok_or_else(crate::access::membership::no_such_chat)?)))
 }
 
-/// End a group. For its owner. Its messages are kept, and nobody reads them any more.
+/// End a group. For its owner. Its messages stay stored, and nobody reads them any more.
 #[utoipa::path(
     delete, path = "/api/chats/{chatId}", operation_id = "endGroup", tag = "groups",
     params(("chatId" = String, Path, description = "The group's id", pattern = "^g_[0-9a-f-]{36}$")),
     responses((status = 204, description = "It has ended"), Problems, ProblemsOfChat),
 )]
 async fn end(State(gateway): Shared, User(user): User, Path(chat): Path<String>) -> Result<StatusCode, Problem> {
-    gateway.groups.change(&user, &parse_group(&chat)?, &Wish::Delete).await?;
+    gateway.groups.change(&user, &parse_group(&chat)?, &GroupCommand::Delete).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -171,8 +171,8 @@ async fn put_member(
     Path((chat, member)): Path<(String, String)>,
     Payload(body): Payload<MemberBody>,
 ) -> Result<Json<GroupShape>, Problem> {
-    let wish = Wish::Put(parse_user("userId", &member)?, body.role.map(Role::from));
-    let group = gateway.groups.change(&user, &parse_group(&chat)?, &wish).await?;
+    let command = GroupCommand::Put(parse_user("userId", &member)?, body.role.map(Role::from));
+    let group = gateway.groups.change(&user, &parse_group(&chat)?, &command).await?;
     Ok(Json(GroupShape::from(&group.ok_or_else(crate::access::membership::no_such_chat)?)))
 }
 
@@ -193,8 +193,8 @@ async fn remove_member(
     User(user): User,
     Path((chat, member)): Path<(String, String)>,
 ) -> Result<StatusCode, Problem> {
-    let wish = Wish::Remove(parse_user("userId", &member)?);
-    gateway.groups.change(&user, &parse_group(&chat)?, &wish).await?;
+    let command = GroupCommand::Remove(parse_user("userId", &member)?);
+    gateway.groups.change(&user, &parse_group(&chat)?, &command).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -167,8 +167,8 @@ async fn history_of_chat(
 
 /// A message.
 ///
-/// Whoever does not belong to its chat is told that there is no such message. A message that was sent moments ago may not be stored
-/// yet; it is found at once by those who name its chat.
+/// To whoever does not belong to its chat there is no such message. A message that was sent moments ago may not be stored yet; it is found
+/// at once by those who name its chat.
 #[utoipa::path(
     get, path = "/api/chat/message/{messageId}", operation_id = "readMessage", tag = "messages",
     params(("messageId" = String, Path, description = "The message", format = "uuid"), LookupQuery),

@@ -1,12 +1,12 @@
 //! The write path: from a stamped message to its answer.
 //!
-//! Takes a stamped message from [`crate::socketio`], in the order of arrival; gives its sender an [`Answer`], and everybody else the message.
+//! Takes stamped messages from [`crate::socketio`] and [`crate::rest`], in the order of arrival; gives each sender an [`Answer`], and everybody else the message.
 //!
-//! Two tasks, one behind the other, do what must keep that order: rate limit, permit, recent list and fan-out; then local delivery
+//! Two tasks, one behind the other, run the stages that must keep that order: rate limit, permission, recent list and fan-out; then local delivery
 //! and handing over to Kafka's client. They take whatever has arrived as one batch, so that under load a batch costs the cache one
-//! round trip. Where the store has to be asked whether a send is permitted, it waits beside the batches, and with it whatever follows
-//! to the same chat; who is refused has used up their limit all the same, or they could have it asked without end. Waiting for
-//! durability happens in a task per send, which nobody's disconnect ends.
+//! round trip. A send whose permission needs the store waits beside the batches, and with it whatever follows to the same chat. Refused sends
+//! still count against the sender's limit, or they could make the gateway read the store without end. Waiting for durability happens in a task per
+//! send, which no disconnect ends.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,18 +20,18 @@ use tokio::task::JoinSet;
 
 use super::outcome::Answer;
 use super::stages::{Send, Shown, Stages};
-use crate::access::authorize::{Act, Admission, Standing};
+use crate::access::authorize::{AccessFacts, Act, Admission};
 use crate::config::DeliveryMode;
 use crate::limits::slots::ConcurrencyLimit;
 use crate::refusal::Refusal;
 
-/// The most sends that one round trip to the cache carries: what its server does well within the budget, on a busy machine too.
+/// The most sends of one round trip to the cache: its server does them well within the budget, on a busy machine too.
 const MAX_BATCH: usize = 64;
 
-/// Of the sends that may be in progress, no sender has more than one in so many: who waits for the store, say, leaves room for others.
+/// No sender has more than one in `SENDERS` of the sends that may be in progress, so that one who waits for the store leaves room for others.
 const SENDERS: usize = 10;
 
-/// Users to whom a message is emitted before the sockets' writers get a turn.
+/// Users to whom messages are emitted before the sockets' writers get a turn.
 const EMITS_AT_ONCE: usize = 64;
 
 /// Where sends enter.
@@ -75,12 +75,12 @@ impl Pipeline {
         Ok(answered)
     }
 
-    /// Whether the path still works: it ends only by a fault.
+    /// Whether the path still works. It ends only by a fault.
     pub(crate) fn is_running(&self) -> bool {
         !self.entrance.is_closed()
     }
 
-    /// Waits until the path works no more.
+    /// Waits until the path has ended.
     pub(crate) async fn ended(&self) {
         self.entrance.closed().await;
     }
@@ -99,12 +99,12 @@ async fn run(stages: Arc<Stages>, mut sends: mpsc::Receiver<Send>) {
     let (mut arrived, mut open) = (Vec::new(), true);
     loop {
         let permitted = tokio::select! {
-            // An answer that is there decides for those who waited for it, and for nobody who comes later.
+            // An answer decides for the sends that waited for it, and for none that come later.
             biased;
             Some(answer) = waiting.asked.join_next() => {
-                // A fault ends this task, which is seen.
-                let Ok((chat, standing)) = answer else { return };
-                waiting.answered(&chat, &standing)
+                // A fault ends this task, and with it the gateway.
+                let Ok((chat, facts)) = answer else { return };
+                waiting.answered(&chat, &facts)
             }
             count = sends.recv_many(&mut arrived, MAX_BATCH), if open => {
                 open = count > 0;
@@ -120,19 +120,19 @@ async fn run(stages: Arc<Stages>, mut sends: mpsc::Receiver<Send>) {
                 DeliveryMode::DurableFirst => stages.recognise(admitted).await,
             };
             if placed.send(shown).await.is_err() {
-                // The other half has ended by a fault; so does this one, which is seen.
+                // The other half has ended by a fault; so does this one, and with it the gateway.
                 return;
             }
         }
     }
 }
 
-/// Sends whose chats the store is being asked about. They hold up nobody but later sends to the same chat, and are bounded as all
+/// Sends that wait for the store to say who may write in their chats. They delay only later sends to the same chat, and are bounded as all
 /// sends in progress are.
 struct Waiting {
     admission: Admission,
     chats: HashMap<ChatId, Vec<Send>>,
-    asked: JoinSet<(ChatId, Standing)>,
+    asked: JoinSet<(ChatId, AccessFacts)>,
 }
 
 impl Waiting {
@@ -140,7 +140,7 @@ impl Waiting {
         Self { admission, chats: HashMap::new(), asked: JoinSet::new() }
     }
 
-    /// Those on which there is a verdict now, in order; the others wait.
+    /// Returns those on which there is a verdict now, in order; the others wait.
     fn sort(&mut self, sends: Vec<Send>) -> Vec<(Send, Result<(), Refusal>)> {
         let mut permitted = Vec::new();
         for send in sends {
@@ -153,19 +153,19 @@ impl Waiting {
                 let (admission, chat) = (self.admission.clone(), chat.clone());
                 self.chats.insert(chat.clone(), vec![send]);
                 self.asked.spawn(async move {
-                    let standing = admission.standing(&chat).await;
-                    (chat, standing)
+                    let facts = admission.facts(&chat).await;
+                    (chat, facts)
                 });
             }
         }
         permitted
     }
 
-    /// Those that waited for this answer.
-    fn answered(&mut self, chat: &ChatId, standing: &Standing) -> Vec<(Send, Result<(), Refusal>)> {
+    /// Returns those that waited for this answer.
+    fn answered(&mut self, chat: &ChatId, facts: &AccessFacts) -> Vec<(Send, Result<(), Refusal>)> {
         let sends = self.chats.remove(chat).unwrap_or_default();
         let verdict = |send: Send| {
-            let verdict = self.admission.verdict(standing, &send.message.sender, chat);
+            let verdict = self.admission.verdict(facts, &send.message.sender, chat);
             (send, verdict)
         };
         sends.into_iter().map(verdict).collect()

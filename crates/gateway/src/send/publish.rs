@@ -1,7 +1,6 @@
 //! Durability: Kafka, else the failed queue, else a refusal.
 //!
-//! Takes a message that was shown (or, in durable-first mode, will be); gives what made it durable. Nothing else may make a
-//! positive answer.
+//! Takes a message that was shown (or, in durable-first mode, will be); gives what made it durable. Nothing else makes a positive answer.
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,7 +15,7 @@ use holdfast_service::clock::unix_ms;
 use holdfast_service::trace::TraceParent;
 
 use crate::metrics::Metrics;
-use crate::send::acked::{Durable, Durables, REMEMBERED};
+use crate::send::acked::{AckedMessage, AckedMessages, REMEMBERED};
 use crate::wire::responses::Durability;
 
 /// Why nothing durable has it, as far as is known.
@@ -43,7 +42,7 @@ pub(crate) struct Publish {
     publisher: Publisher,
     breaker: Breaker,
     failed: FailedQueue,
-    durable: Durables,
+    acked: AckedMessages,
     metrics: Metrics,
 }
 
@@ -67,18 +66,18 @@ enum State {
 impl Publish {
     /// Kafka behind its breaker, then the failed queue, which is behind none.
     pub(crate) fn new(publisher: Publisher, breaker: Breaker, failed: FailedQueue, metrics: Metrics) -> Self {
-        Self { publisher, breaker, failed, durable: Durables::new(REMEMBERED), metrics }
+        Self { publisher, breaker, failed, acked: AckedMessages::new(REMEMBERED), metrics }
     }
 
     /// The copy of a message that this process has made durable, if it has.
-    pub(crate) fn durable(&self, message: &Message) -> Option<Durable> {
-        self.durable.get(&message.id)
+    pub(crate) fn durable(&self, message: &Message) -> Option<AckedMessage> {
+        self.acked.get(&message.id)
     }
 
     fn remember(&self, message: &Message, by: Durability) -> Durability {
         // Without a tempId there are no repeats.
         if message.temp_id.is_some() {
-            self.durable.note(message.id, message.timestamp, by);
+            self.acked.record(message.id, message.timestamp, by);
         }
         by
     }

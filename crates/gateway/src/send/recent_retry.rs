@@ -1,13 +1,12 @@
-//! What the recent list has to hear of later: additions that it missed, and entries that have to be taken back.
+//! Calls to recent lists that are made later: additions that a list missed, and retractions.
 //!
-//! Takes durable messages from the pipeline when the cache was slow or away, or when another attempt had listed them, which must not
-//! take them back; and refused ones, which must be, unless they became durable elsewhere ([`crate::send::reinstate`]). Makes the calls once the
-//! cache answers a probe. Probes come every second, however long the breaker in front of live sends stays open. A call that failed goes
-//! to the back, and with it what waits for the same chat: where one master of a cluster is away, the others' chats go on.
+//! Takes durable messages from the pipeline when the cache was slow or away, or when another attempt had listed them, so that they are no longer
+//! subject to retraction; and refused ones, which are to be retracted unless they became durable elsewhere ([`crate::send::reinstate`]). Makes the calls
+//! once the cache answers a probe. Probes come every second, however long the breaker in front of live sends stays open. A call that failed goes
+//! to the back, and with it what waits for the same chat: while one master of a cluster is away, the others' chats go on.
 //!
-//! The queue is bounded: when it is full the oldest addition is dropped and counted, and the worker or the next verification mends the
-//! list instead. What still waits when the gateway has to end is counted as dropped too; what was not taken back by then stays listed,
-//! and is logged.
+//! The queue is bounded: when it is full the oldest addition is dropped and counted, and the worker or the next verification repairs the list instead. What
+//! still waits when the gateway has to end is counted as dropped too; a message that was not retracted by then stays listed, and is logged.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,9 +21,9 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::deliver::sockets::Sockets;
-use crate::inbox::updates::Arrivals;
+use crate::inbox::updates::InboxUpdates;
 use crate::metrics::Metrics;
-use crate::send::reinstate::Kept;
+use crate::send::reinstate::Reinstater;
 
 /// Calls that may wait.
 const CAPACITY: usize = 10_000;
@@ -36,32 +35,32 @@ const BUDGET: Duration = Duration::from_millis(1000);
 const PROBE: Duration = Duration::from_secs(1);
 
 /// The recent lists, as the two kinds of calls use them.
-pub struct Lists {
-    /// Their origin is the gateway's: its own sockets were told that the message failed when it was refused.
-    pub take_back: RecentList,
-    /// Their origin is not: an addition is new to its own sockets too, which have no seq for it, or had it taken back.
+pub struct RecentLists {
+    /// Retracts. Its origin is the gateway's: its own sockets got `messageFailed` when the message was refused.
+    pub retract: RecentList,
+    /// Adds. Its origin is another: an addition is new to the gateway's own sockets too, which have no position for it, or had it retracted.
     pub add: RecentList,
-    /// Either makes other what users see of their chats.
-    pub arrivals: Arrivals,
-    /// Hears of what could not be taken back.
-    pub kept: Kept,
-    /// Those that were given a message without its position are given the position.
+    /// Both change cached inboxes.
+    pub updates: InboxUpdates,
+    /// Takes what could not be retracted.
+    pub reinstater: Reinstater,
+    /// Those that were given a message without its position get the position.
     pub sockets: Sockets,
 }
 
 #[derive(Clone)]
 struct Call {
     message: Arc<Message>,
-    /// The attempt that is to be taken back; none: an addition.
-    take_back: Option<Attempt>,
-    /// Whether what users see of their chats has heard of the message if it is listed already.
-    told: bool,
+    /// The attempt that is to be retracted; `None`: an addition.
+    retract: Option<Attempt>,
+    /// Whether cached inboxes were updated with the message if it is listed already.
+    counted: bool,
     /// When it failed last.
     failed_at: Option<Instant>,
 }
 
 impl Call {
-    /// When it may be tried again, if it failed lately.
+    /// When it may be repeated, if it failed lately.
     fn rests_until(&self, now: Instant) -> Option<Instant> {
         self.failed_at.map(|at| at + PROBE).filter(|until| *until > now)
     }
@@ -79,81 +78,80 @@ enum Pass {
 #[derive(Default)]
 struct Waiting {
     calls: VecDeque<Call>,
-    /// Taken from these for the round trip that is under way.
+    /// Those of the round trip that is under way.
     under_way: Vec<Call>,
 }
 
-impl Lists {
-    /// Gives the position to this gateway's sockets, of what was listed already: the addition of anything else is announced to them. Tells
-    /// what users see of their chats of an addition, unless that was done when the message was listed.
+impl RecentLists {
+    /// A message was added or found listed. Sends the position of one that was listed already to this gateway's sockets; the addition of any other is
+    /// announced to them. Updates cached inboxes, unless that was done when the message was listed.
     fn listed(&self, call: &Call, added: Added) {
         if let Added::Own(Position { epoch, seq }) | Added::Repeat { epoch, seq: Some(seq), .. } = &added {
             self.sockets.positioned(&call.message, json::Position::At { epoch, seq: *seq });
         }
         let position = match added {
             Added::New(position) => Some(position),
-            Added::Own(_) | Added::Repeat { .. } if call.told => return,
+            Added::Own(_) | Added::Repeat { .. } if call.counted => return,
             Added::Own(position) => Some(position),
             Added::Repeat { epoch, seq, .. } => seq.map(|seq| Position { epoch, seq }),
         };
-        self.arrivals.changed(&call.message.chat);
+        self.updates.changed(&call.message.chat);
         if let Some(position) = position {
             if position.seq == 1 {
-                // Nobody else may know of the chat.
-                self.arrivals.arrived(&call.message, &position);
+                // The chat may be new to everybody.
+                self.updates.arrived(&call.message, &position);
             }
-            self.arrivals.durable(&call.message, &position);
+            self.updates.durable(&call.message, &position);
         }
     }
 }
 
 /// The queue of calls. Cheap to clone.
 #[derive(Clone)]
-pub struct Relist {
+pub struct RecentRetryQueue {
     waiting: Arc<Mutex<Waiting>>,
     arrived: Arc<Notify>,
     metrics: Metrics,
 }
 
-impl Relist {
-    /// An empty queue; [`Relist::run`] works it off.
+impl RecentRetryQueue {
+    /// An empty queue; [`RecentRetryQueue::run`] works it off.
     pub fn new(metrics: Metrics) -> Self {
         Self { waiting: Arc::default(), arrived: Arc::default(), metrics }
     }
 
-    /// The list is to take this message, which is durable, if it has not: its first call may have been applied although it was not
-    /// answered. No attempt is to take it back any more.
+    /// Adds a durable message to its list, unless the first call was applied although it was not answered. From then on no attempt may retract it.
     pub fn add(&self, message: Arc<Message>) {
-        self.push(Call { message, take_back: None, told: false, failed_at: None });
+        self.push(Call { message, retract: None, counted: false, failed_at: None });
     }
 
-    /// As [`Relist::add`], of a message that another attempt had listed, and told of.
-    pub fn keep(&self, message: Arc<Message>) {
-        self.push(Call { message, take_back: None, told: true, failed_at: None });
+    /// [`RecentRetryQueue::add`] for a message that another attempt had listed and updated inboxes with.
+    pub fn keep_listed(&self, message: Arc<Message>) {
+        self.push(Call { message, retract: None, counted: true, failed_at: None });
     }
 
-    /// What this attempt has listed, if anything, is to become a tombstone.
-    pub fn take_back(&self, message: Arc<Message>, attempt: Attempt) {
-        self.push(Call { message, take_back: Some(attempt), told: true, failed_at: None });
+    /// Retracts what this attempt has listed, if anything: it becomes a tombstone.
+    pub fn retract(&self, message: Arc<Message>, attempt: Attempt) {
+        self.push(Call { message, retract: Some(attempt), counted: true, failed_at: None });
     }
 
     /// Works the queue off until the token is cancelled.
-    pub async fn run(self, lists: Lists, cache: Connection, breaker: Breaker, stop: CancellationToken) {
+    pub async fn run(self, lists: RecentLists, cache: Connection, breaker: Breaker, stop: CancellationToken) {
         let work = async {
             let mut failure = None;
             loop {
                 match self.pass(&lists).await {
-                    // Live sends need not wait for the breaker's minute either.
+                    // The cache answers: live sends need not wait for the breaker either.
                     Ok(Pass::Done) => breaker.answered(),
                     Ok(Pass::Idle) => self.arrived.notified().await,
                     Ok(Pass::Resting(until)) => {
                         if let Some(error) = failure.take() {
-                            tracing::warn!(%error, "some recent lists can't be told of what they missed; trying on");
+                            tracing::warn!(%error, "some recent lists do not take what they missed; repeating");
                         }
                         sleep_until(until).await;
                     }
                     Err(error) if error.is_unavailable() => {
-                        tracing::warn!(%error, "the recent list can't be told of what it missed; probing");
+                        tracing::warn!(%error, "recent lists do not take what they missed; probing the cache");
                         sleep(PROBE).await;
                         while cache.ping(BUDGET).await.is_err() {
                             sleep(PROBE).await;
@@ -174,47 +172,47 @@ impl Relist {
         }
     }
 
-    /// The end: nothing will be repeated any more. Counts what still waits, and says what stays listed although it was refused.
+    /// Ends the repeats. Counts what still waits, and logs what stays listed although it was refused.
     pub fn give_up(&self) {
         let lost: Vec<_> = self.change(|waiting| waiting.under_way.drain(..).chain(waiting.calls.drain(..)).collect());
         if !lost.is_empty() {
-            tracing::warn!(calls = lost.len(), "the recent lists were not told of everything that they had missed");
+            tracing::warn!(calls = lost.len(), "recent lists did not take everything that they had missed");
         }
         self.lost(lost);
     }
 
     fn lost(&self, calls: impl IntoIterator<Item = Call>) {
-        for Call { message, take_back, .. } in calls {
+        for Call { message, retract, .. } in calls {
             self.metrics.relist_dropped.inc();
-            if take_back.is_some() {
+            if retract.is_some() {
                 tracing::warn!(message_id = %message.id, chat_id = %message.chat, "a refused message may stay listed");
             }
         }
     }
 
     /// One round trip. What failed in it waits again.
-    async fn pass(&self, lists: &Lists) -> Result<Pass, CacheError> {
+    async fn pass(&self, lists: &RecentLists) -> Result<Pass, CacheError> {
         let now = Instant::now();
         let calls = match self.change(|waiting| waiting.next_of_a_kind(now)) {
             Ok(calls) => calls,
             Err(nothing) => return Ok(nothing),
         };
-        let attempts = calls.iter().map(|call| (&*call.message, call.take_back.unwrap_or(Attempt::DURABLE)));
+        let attempts = calls.iter().map(|call| (&*call.message, call.retract.unwrap_or(Attempt::DURABLE)));
         let attempts: Vec<_> = attempts.collect();
-        let results: Vec<Result<(), CacheError>> = if calls[0].take_back.is_some() {
-            let results = lists.take_back.tombstone_batch(&attempts, BUDGET).await;
+        let results: Vec<Result<(), CacheError>> = if calls[0].retract.is_some() {
+            let results = lists.retract.tombstone_batch(&attempts, BUDGET).await;
             let mut absent = Vec::new();
             for ((message, _), taken_back) in attempts.iter().zip(results.iter().flatten()) {
                 match taken_back {
-                    TakenBack::Done => lists.arrivals.changed(&message.chat),
+                    TakenBack::Done => lists.updates.changed(&message.chat),
                     TakenBack::Kept { position, timestamp } => {
-                        lists.kept.listed(message, position.as_ref(), *timestamp);
+                        lists.reinstater.listed(message, position.as_ref(), *timestamp);
                     }
                     TakenBack::Absent => absent.push(message.id),
                 }
             }
             if !absent.is_empty() {
-                lists.kept.perhaps(absent);
+                lists.reinstater.if_stored(absent);
             }
             results.into_iter().map(|done| done.map(drop)).collect()
         } else {
@@ -226,11 +224,11 @@ impl Relist {
         for (call, result) in calls.into_iter().zip(results) {
             match result {
                 Ok(()) => {}
-                // What is not taken back stays listed: that is tried for ever.
-                Err(error) if error.is_transient() || call.take_back.is_some() => {
-                    // If this very call was applied, the next one finds the message listed, and nobody has told of it.
-                    let told = call.told && !error.maybe_applied();
-                    failed.push(Call { told, failed_at: Some(now), ..call });
+                // A message that is not retracted stays listed: that is repeated for ever.
+                Err(error) if error.is_transient() || call.retract.is_some() => {
+                    // If this call was applied, the next one finds the message listed, and inboxes were not updated.
+                    let counted = call.counted && !error.maybe_applied();
+                    failed.push(Call { counted, failed_at: Some(now), ..call });
                     failure = failure.filter(CacheError::is_unavailable).or(Some(error));
                 }
                 Err(error) => {
@@ -249,8 +247,8 @@ impl Relist {
     fn push(&self, call: Call) {
         self.change(|Waiting { calls, .. }| {
             if calls.len() >= CAPACITY {
-                // An addition has other healers; what is not taken back stays listed.
-                let oldest_addition = calls.iter().position(|call| call.take_back.is_none());
+                // An addition has other healers; a message that is not retracted stays listed.
+                let oldest_addition = calls.iter().position(|call| call.retract.is_none());
                 self.lost(calls.remove(oldest_addition.unwrap_or(0)));
             }
             calls.push_back(call);
@@ -267,20 +265,20 @@ impl Relist {
 }
 
 impl Waiting {
-    /// The first call and those of its kind right behind it, but for those that failed lately. They are under way then.
+    /// Takes the first call and those of its kind right behind it, except those that failed lately. They are under way then.
     fn next_of_a_kind(&mut self, now: Instant) -> Result<Vec<Call>, Pass> {
         let Some(first) = self.calls.front() else { return Err(Pass::Idle) };
         if let Some(until) = first.rests_until(now) {
             return Err(Pass::Resting(until));
         }
-        let kind = first.take_back.is_some();
-        let is_alike = |call: &&Call| call.take_back.is_some() == kind && call.rests_until(now).is_none();
+        let kind = first.retract.is_some();
+        let is_alike = |call: &&Call| call.retract.is_some() == kind && call.rests_until(now).is_none();
         let alike = self.calls.iter().take(BATCH).take_while(is_alike).count();
         self.under_way = self.calls.drain(..alike).collect();
         Ok(self.under_way.clone())
     }
 
-    /// Behind all others; and behind them what waits for the same chats, whose calls are made in their order.
+    /// Puts failed calls behind all others, and behind them what waits for the same chats, whose calls are made in their order.
     fn put_back(&mut self, failed: Vec<Call>) {
         if failed.is_empty() {
             return;

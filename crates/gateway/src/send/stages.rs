@@ -16,19 +16,19 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::outcome::{Accepted, Answer};
 use super::publish::{NotDurable, Publish};
-use super::recent_retry::Relist;
-use crate::access::activity::Acts;
+use super::recent_retry::RecentRetryQueue;
+use crate::access::activity::GroupActivity;
 use crate::access::authorize::Admission;
 use crate::config::DeliveryMode;
 use crate::deliver::sockets::Sockets;
-use crate::inbox::unread::Counters;
-use crate::inbox::updates::Arrivals;
+use crate::inbox::unread::UnreadNotifier;
+use crate::inbox::updates::InboxUpdates;
 use crate::limits::slots::Slot;
 use crate::metrics::{Metrics, Outcome};
 use crate::refusal::{Code, Refusal};
 use crate::wire::responses::Durability;
 
-/// What the path is made of.
+/// What the stages use.
 pub(crate) struct Stages {
     /// Permissions and limits.
     pub(crate) admission: Admission,
@@ -36,7 +36,7 @@ pub(crate) struct Stages {
     pub(crate) recent: RecentList,
     /// In front of the recent list.
     pub(crate) cache_breaker: Breaker,
-    /// What the cache has for a batch.
+    /// The time that the cache has for a batch.
     pub(crate) cache_budget: Duration,
     /// Before or after durability.
     pub(crate) mode: DeliveryMode,
@@ -44,14 +44,14 @@ pub(crate) struct Stages {
     pub(crate) sockets: Sockets,
     /// Kafka, else the failed queue.
     pub(crate) publish: Publish,
-    /// Repeats for the recent list in the background.
-    pub(crate) relist: Relist,
-    /// What users see of their chats hears of what is newly listed.
-    pub(crate) arrivals: Arrivals,
-    /// And the sockets here, of how much is unread.
-    pub(crate) counters: Counters,
-    /// In which groups users act.
-    pub(crate) acts: Acts,
+    /// Repeats calls to recent lists in the background.
+    pub(crate) recent_retry: RecentRetryQueue,
+    /// Updates cached inboxes with what is newly listed.
+    pub(crate) updates: InboxUpdates,
+    /// Notifies the sockets here of unread counts.
+    pub(crate) unread_notifier: UnreadNotifier,
+    /// Records in which groups users act.
+    pub(crate) activity: GroupActivity,
     /// Counters.
     pub(crate) metrics: Metrics,
 }
@@ -63,24 +63,24 @@ pub(super) struct Send {
     pub(super) attempt: Attempt,
     pub(super) received: Instant,
     pub(super) answer: oneshot::Sender<Answer>,
-    /// Held until the answer: what bounds the memory of all sends in progress, and this sender's share of it.
+    /// Held until the answer: it bounds the memory of all sends in progress, and this sender's share of it.
     pub(super) slot: (OwnedSemaphorePermit, Slot<UserId>),
 }
 
 /// What became of a message in the recent list.
 pub(super) enum Shown {
-    /// It is new there and everybody was told.
+    /// It is new there, and was announced to other gateways.
     Listed(StreamPosition),
-    /// It was there already.
+    /// It was listed already.
     Repeat { epoch: Arc<str>, seq: Option<u64> },
-    /// The cache did not answer: others may or may not have been told, and will be.
+    /// The cache did not answer: it may or may not have been announced, and will be.
     Unlisted,
-    /// Not yet: it is shown once it is durable. Whether it is a repeat is known already: by then the worker may have listed it.
+    /// It is shown once it is durable. Whether it is a repeat is known already: by then the worker may have listed it.
     Later { repeat: bool },
 }
 
 impl Stages {
-    /// Limits: every send counts once, whatever becomes of it.
+    /// Applies the rate limit. Every send counts once, whatever becomes of it.
     pub(super) async fn within_limits(&self, batch: Vec<Send>) -> Vec<Send> {
         let users: Vec<_> = batch.iter().map(|send| &send.message.sender).collect();
         let limits = self.admission.limit(&users).await;
@@ -94,7 +94,7 @@ impl Stages {
         within
     }
 
-    /// Verdicts: answers what must not go on, before anybody sees it.
+    /// Applies verdicts: refuses what must not go on, before anybody sees it.
     ///
     /// A resend keeps its original timestamp, whether or not the cache knows it. If its sender may no longer send, the resend of a
     /// durable message ends here: it is answered as durable, and is not listed, announced, counted or published.
@@ -120,7 +120,7 @@ impl Stages {
         self.answer(send, Ok(accepted), Outcome::Duplicate);
     }
 
-    /// Recent list and fan-out to other gateways, in one call of the cache.
+    /// Lists a batch and announces it to other gateways, in one call to the cache.
     pub(super) async fn place(&self, batch: Vec<Send>) -> Vec<(Send, Shown)> {
         let added = self.list(&batch).await;
         let place = |(mut send, added): (Send, Option<Added>)| {
@@ -137,7 +137,7 @@ impl Stages {
         batch.into_iter().zip(added).map(place).collect()
     }
 
-    /// Asks the recent list to take a batch; `None` where it did not answer.
+    /// Adds a batch to the recent lists; `None` where the cache did not answer.
     async fn list(&self, batch: &[Send]) -> Vec<Option<Added>> {
         if batch.is_empty() {
             return Vec::new();
@@ -158,7 +158,7 @@ impl Stages {
         added.into_iter().map(Result::ok).collect()
     }
 
-    /// In durable-first mode nothing is shown yet, but a repeat must keep its first time.
+    /// In durable-first mode nothing is shown yet, but a repeat must keep its first timestamp.
     pub(super) async fn recognise(&self, batch: Vec<Send>) -> Vec<(Send, Shown)> {
         let mut originals = vec![None; batch.len()];
         if let Ok(permit) = self.cache_breaker.acquire(Instant::now()) {
@@ -183,11 +183,11 @@ impl Stages {
         batch.into_iter().zip(originals).map(recognised).collect()
     }
 
-    /// The sockets of this gateway. Answers for how many users.
+    /// Gives a message to the sockets of this gateway. Returns for how many users.
     pub(super) fn deliver(&self, send: &Send, shown: &Shown) -> usize {
         let position = match shown {
             Shown::Listed(position) => {
-                self.arrivals.arrived(&send.message, position);
+                self.updates.arrived(&send.message, position);
                 Position::At { epoch: &position.epoch, seq: position.seq }
             }
             Shown::Unlisted => Position::Unknown,
@@ -195,14 +195,14 @@ impl Stages {
         };
         let audience = self.sockets.audience(&send.message.chat);
         self.sockets.message(&audience, &send.message, position);
-        self.counters.given(&audience, &send.message);
+        self.unread_notifier.message_given(&audience, &send.message);
         self.metrics.delivery.observe(send.received.elapsed().as_secs_f64());
         audience.len()
     }
 
-    /// Hands the message to Kafka's client now, in order, and waits for durability elsewhere.
+    /// Hands the message to Kafka's client now, in order, and waits for durability in a task of its own.
     pub(super) fn make_durable(self: Arc<Self>, send: Send, shown: Shown) {
-        // A repeat is marked too: should its first attempt be taken back, the worker lists it anew.
+        // A repeat is marked too: if its first attempt is retracted, the worker lists it again.
         let uncached = !matches!(shown, Shown::Listed(_));
         let repeat = matches!(shown, Shown::Repeat { .. });
         let pending = self.publish.begin(&send.message, send.trace, uncached, repeat);
@@ -214,9 +214,9 @@ impl Stages {
         });
     }
 
-    /// The message is durable: whoever could not be told yet will be, and the sender gets the answer.
+    /// The message is durable: what the recent list missed is repeated, and the sender gets the answer.
     async fn accept(&self, mut send: Send, shown: Shown, durability: Durability) {
-        // What was no repeat when it came may have been listed by the worker since.
+        // The worker may have listed it since it came.
         let may_be_repeat = !matches!(shown, Shown::Later { repeat: false });
         let shown = match shown {
             Shown::Later { .. } => match self.place(vec![send]).await.pop() {
@@ -231,17 +231,17 @@ impl Stages {
         };
         let (position, duplicate) = match shown {
             Shown::Listed(position) => {
-                self.arrivals.durable(&send.message, &position);
+                self.updates.durable(&send.message, &position);
                 (Some(position), false)
             }
             Shown::Repeat { epoch, seq } => {
-                // The attempt that has listed it may fail, and must not take it back.
-                self.relist.keep(send.message.clone());
+                // The attempt that has listed it may fail, and must not retract it.
+                self.recent_retry.keep_listed(send.message.clone());
                 (seq.map(|seq| StreamPosition { epoch, seq }), may_be_repeat)
             }
             Shown::Unlisted | Shown::Later { .. } => {
                 self.metrics.recent_skipped.inc();
-                self.relist.add(send.message.clone());
+                self.recent_retry.add(send.message.clone());
                 (None, false)
             }
         };
@@ -250,15 +250,15 @@ impl Stages {
             Durability::Kafka => Outcome::Kafka,
             Durability::FailedQueue => Outcome::FailedQueue,
         };
-        self.acts.note(&send.message.sender, &send.message.chat);
+        self.activity.record(&send.message.sender, &send.message.chat);
         let accepted = Accepted { message: send.message.clone(), position, durability, duplicate };
         self.answer(send, Ok(accepted), outcome);
     }
 
-    /// Nothing durable took it: takes back what this attempt has shown, and says so.
+    /// Nothing durable took it: retracts what this attempt has shown.
     async fn refuse(&self, send: Send, shown: Shown, cause: NotDurable) {
         if let Some(durable) = self.publish.durable(&send.message) {
-            // A repeat of it, under way at the same time, became durable.
+            // A concurrent repeat of it became durable.
             return self.answer_as_durable(send, durable.by);
         }
         tracing::warn!(
@@ -273,7 +273,7 @@ impl Stages {
             let message = &send.message;
             let audience = self.sockets.audience(&message.chat);
             self.sockets.failed(&audience, message.id, message.temp_id.as_deref(), &message.chat);
-            self.relist.take_back(message.clone(), send.attempt);
+            self.recent_retry.retract(message.clone(), send.attempt);
         }
         self.answer(send, Err(refusal), Outcome::Refused);
     }
@@ -282,7 +282,7 @@ impl Stages {
         self.metrics.ended(outcome);
         self.metrics.ack.observe(send.received.elapsed().as_secs_f64());
         self.metrics.in_flight.dec();
-        // The sender may be gone; the message goes on all the same.
+        // The sender may be gone.
         let _ = send.answer.send(answer);
         drop(send.slot);
     }

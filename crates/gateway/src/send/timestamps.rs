@@ -28,7 +28,7 @@ pub(crate) const MAX_AHEAD_MS: i64 = 10_000;
 const PERIOD_MS: i64 = 2 * MAX_AHEAD_MS;
 
 /// Gives messages their timestamps.
-pub(crate) struct Stamps {
+pub(crate) struct TimestampAllocator {
     clock: Box<dyn Fn() -> i64 + Send + Sync>,
     /// Two senders or chats with the same hash push each other ahead by a millisecond, and no more comes of it.
     hasher: RandomState,
@@ -53,14 +53,14 @@ pub(crate) struct TooFarAhead {
     pub(crate) retry_after: Duration,
 }
 
-impl Default for Stamps {
+impl Default for TimestampAllocator {
     /// By the system's clock.
     fn default() -> Self {
         Self::new(unix_ms)
     }
 }
 
-impl Stamps {
+impl TimestampAllocator {
     /// By this clock, in Unix epoch milliseconds. It may be set back.
     pub(crate) fn new(clock: impl Fn() -> i64 + Send + Sync + 'static) -> Self {
         Self { clock: Box::new(clock), hasher: RandomState::new(), last: Mutex::default() }

@@ -17,30 +17,30 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::connect::Servers;
-use crate::access::activity::Acts;
+use crate::access::activity::GroupActivity;
 use crate::access::authorize::Admission;
 use crate::access::membership::Membership;
 use crate::access::relationships::Relations;
 use crate::auth::Verifier;
 use crate::config::Config;
-use crate::deliver::ephemeral::{Live, Outbox};
+use crate::deliver::ephemeral::{EphemeralEvents, EphemeralPublisher};
 use crate::deliver::rooms::Rooms;
 use crate::deliver::sockets::Sockets;
 use crate::gateway::Gateway;
 use crate::groups::Groups;
-use crate::guarded_store::Stored;
+use crate::guarded_store::GuardedStore;
 use crate::health::{Breakers, GatewayHealth};
 use crate::inbox::receipts::Receipts;
-use crate::inbox::unread::Counters;
-use crate::inbox::updates::{self, Arrivals};
+use crate::inbox::unread::UnreadNotifier;
+use crate::inbox::updates::{self, InboxUpdates};
 use crate::inbox::{Inbox, Parts};
 use crate::limits::Limits;
 use crate::limits::user::UserLimit;
 use crate::metrics::Metrics;
-use crate::presence::audience::Company;
-use crate::presence::notifier::Teller;
+use crate::presence::audience::PresenceAudience;
+use crate::presence::notifier::PresenceNotifier;
 use crate::presence::typing::Typing;
-use crate::presence::writer::Keeper;
+use crate::presence::writer::PresenceWriter;
 use crate::presence::{self, Presence};
 use crate::profiles::Profiles;
 use crate::read::history::{History, Sources};
@@ -48,16 +48,16 @@ use crate::read::lookup::Lookup;
 use crate::read::resume::Resume;
 use crate::send::pipeline::Pipeline;
 use crate::send::publish::Publish;
-use crate::send::recent_retry::Relist;
+use crate::send::recent_retry::RecentRetryQueue;
 use crate::send::stages::Stages;
-use crate::send::timestamps::Stamps;
+use crate::send::timestamps::TimestampAllocator;
 
 /// What runs: the gateway as requests see it, and what is to be spawned beside it.
 pub(super) struct Built {
     pub(super) gateway: Arc<Gateway>,
     pub(super) health: Arc<GatewayHealth>,
     pub(super) pipeline: Pipeline,
-    pub(super) relist: Relist,
+    pub(super) recent_retry: RecentRetryQueue,
     pub(super) background: Background,
 }
 
@@ -65,24 +65,24 @@ pub(super) struct Built {
 pub(super) struct Background {
     pub(super) origin: Origin,
     pub(super) heard: mpsc::Receiver<ChannelEvent>,
-    pub(super) lists: RecentLists,
+    pub(super) lists: ListsByOrigin,
     pub(super) failed: FailedQueue,
-    pub(super) stored: Stored,
+    pub(super) stored: GuardedStore,
     pub(super) membership: Membership,
     pub(super) inboxes: Inboxes,
     pub(super) locks: Locks,
-    pub(super) outbox: Outbox,
-    pub(super) keeper: Keeper,
-    pub(super) teller: Teller,
-    pub(super) arrivals: Arrivals,
-    pub(super) told_of: updates::Teller,
+    pub(super) ephemeral_publisher: EphemeralPublisher,
+    pub(super) presence_writer: PresenceWriter,
+    pub(super) presence_notifier: PresenceNotifier,
+    pub(super) updates: InboxUpdates,
+    pub(super) inbox_updater: updates::InboxUpdater,
     pub(super) receipts: Receipts,
-    pub(super) counters: Counters,
+    pub(super) unread_notifier: UnreadNotifier,
 }
 
 /// The recent list under two origins.
 #[derive(Clone)]
-pub(super) struct RecentLists {
+pub(super) struct ListsByOrigin {
     /// The gateway's: its sockets are served directly, so they skip what is announced under it.
     pub(super) own: RecentList,
     /// Another: what is announced under it reaches this gateway's sockets too, which were not served directly.
@@ -106,9 +106,9 @@ pub(super) fn build(
         ttl: layout.recent_ttl.0,
     };
     let recent = |origin| RecentList::new(cache.clone(), keys.clone(), settings, origin);
-    let lists = RecentLists { own: recent(origin), healing: recent(Origin::random()) };
+    let lists = ListsByOrigin { own: recent(origin), healing: recent(Origin::random()) };
     let failed = FailedQueue::new(servers.queue.clone(), keys.clone(), own.failed_queue());
-    let stored = Stored::new(servers.store.clone(), servers.mongo_breaker.clone());
+    let stored = GuardedStore::new(servers.store.clone(), servers.mongo_breaker.clone());
     let client = Client::new(cache.clone(), cache_breaker.clone(), client_settings(config));
     let aside = Backend::start(client.clone(), keys.clone(), layout.cache_stale_marker_ttl.0);
 
@@ -116,7 +116,7 @@ pub(super) fn build(
     let profiles = Profiles::new(&aside, stored.clone(), layout.cache_profile_ttl.0);
     let membership = Membership::new(&aside, stored.clone());
     let relations = Relations::new(&aside, stored.clone(), own.permissions, metrics.clone());
-    let acts = Acts::new(stored.clone());
+    let activity = GroupActivity::new(stored.clone());
     let limits = Limits::new(own, user_limit(config, servers, own.event_limit), metrics.clone());
     let message_limit = user_limit(config, servers, own.message_limit);
     let admission = Admission::new(membership.clone(), relations.clone(), message_limit, metrics.clone());
@@ -127,18 +127,19 @@ pub(super) fn build(
         Channels::start(cache.clone(), keys.clone(), &format!("{:016x}", origin.0), ChannelSettings::default());
     let rooms = Rooms::new(sockets.clone(), channels.clone(), membership.clone(), metrics.clone());
     let announcer = Announcer::new(cache.clone(), keys.clone(), origin);
-    let (live, outbox) = Live::new(sockets.clone(), announcer, metrics.clone());
-    let company = Company { stored: stored.clone(), membership: membership.clone(), relations: relations.clone() };
-    let (presence, keeper, teller) = Presence::new(
+    let (ephemeral, ephemeral_publisher) = EphemeralEvents::new(sockets.clone(), announcer, metrics.clone());
+    let audience =
+        PresenceAudience { stored: stored.clone(), membership: membership.clone(), relations: relations.clone() };
+    let (presence, presence_writer, presence_notifier) = Presence::new(
         online(config, servers),
         (cache_breaker.clone(), budget),
         origin,
         sockets.clone(),
-        (company, live.clone()),
+        (audience, ephemeral.clone()),
         metrics.clone(),
     );
     let typing =
-        Typing::new(live.clone(), admission.clone(), (client.clone(), keys.clone()), layout.cache_typing_ttl.0);
+        Typing::new(ephemeral.clone(), admission.clone(), (client.clone(), keys.clone()), layout.cache_typing_ttl.0);
 
     // What clients read.
     let history = History::new(Sources {
@@ -156,7 +157,7 @@ pub(super) fn build(
     let resume = Resume { recent: lists.own.clone(), breaker: cache_breaker.clone(), admission: admission.clone() };
     let life = InboxLife { unread: own.unread_ttl.0, list: own.conversations_ttl.0 };
     let inboxes = Inboxes::new(cache.clone(), keys.clone(), life);
-    let receipts = Receipts::new(live.clone(), metrics.clone());
+    let receipts = Receipts::new(ephemeral.clone(), metrics.clone());
     let inbox = Inbox::new(Parts {
         cached: inboxes.clone(),
         recent: lists.own.clone(),
@@ -166,23 +167,23 @@ pub(super) fn build(
         membership: membership.clone(),
         relations: relations.clone(),
         presence: presence.clone(),
-        live,
+        ephemeral,
         receipts: receipts.clone(),
-        acts: acts.clone(),
+        activity: activity.clone(),
         metrics: metrics.clone(),
     });
-    let (arrivals, told_of) = Arrivals::new(metrics.clone());
-    let counters = Counters::new(sockets.clone());
+    let (updates, inbox_updater) = InboxUpdates::new(metrics.clone());
+    let unread_notifier = UnreadNotifier::new(sockets.clone());
     let groups = Groups::new(
         stored.clone(),
         (membership.clone(), relations.clone()),
         limits.clone(),
-        (rooms.clone(), arrivals.clone(), inbox.clone()),
-        acts.clone(),
+        (rooms.clone(), updates.clone(), inbox.clone()),
+        activity.clone(),
     );
 
     // The write path.
-    let relist = Relist::new(metrics.clone());
+    let recent_retry = RecentRetryQueue::new(metrics.clone());
     let (publisher, kafka_breaker) = (servers.publisher.clone(), servers.kafka_breaker.clone());
     let stages = Stages {
         admission: admission.clone(),
@@ -192,10 +193,10 @@ pub(super) fn build(
         mode: own.delivery_mode,
         sockets: sockets.clone(),
         publish: Publish::new(publisher, kafka_breaker, failed.clone(), metrics.clone()),
-        relist: relist.clone(),
-        arrivals: arrivals.clone(),
-        counters: counters.clone(),
-        acts,
+        recent_retry: recent_retry.clone(),
+        updates: updates.clone(),
+        unread_notifier: unread_notifier.clone(),
+        activity,
         metrics: metrics.clone(),
     };
     let pipeline = Pipeline::start(stages, own.max_sends_in_flight);
@@ -212,7 +213,7 @@ pub(super) fn build(
     );
     let gateway = Gateway {
         tokens: Verifier::new(own).map_err(|error| anyhow!(error))?,
-        stamps: Stamps::default(),
+        timestamps: TimestampAllocator::default(),
         admission,
         limits,
         pipeline: pipeline.clone(),
@@ -242,15 +243,15 @@ pub(super) fn build(
         membership,
         inboxes,
         locks: Locks::new(client, keys.clone(), lock_settings(config), &servers.cache_metrics),
-        outbox,
-        keeper,
-        teller,
-        arrivals,
-        told_of,
+        ephemeral_publisher,
+        presence_writer,
+        presence_notifier,
+        updates,
+        inbox_updater,
         receipts,
-        counters,
+        unread_notifier,
     };
-    Ok(Built { gateway: Arc::new(gateway), health: Arc::new(health), pipeline, relist, background })
+    Ok(Built { gateway: Arc::new(gateway), health: Arc::new(health), pipeline, recent_retry, background })
 }
 
 fn client_settings(config: &Config) -> ClientSettings {

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::spawn::{Serving, Supervisor};
 use crate::send::pipeline::Pipeline;
-use crate::send::recent_retry::Relist;
+use crate::send::recent_retry::RecentRetryQueue;
 
 /// The time that the last answers have to reach the wire before connections are closed.
 const ANSWERS_OUT: Duration = Duration::from_millis(200);
@@ -18,7 +18,7 @@ pub(super) struct Ending {
     /// Cancelled first: sends are refused from then on.
     pub(super) draining: CancellationToken,
     pub(super) pipeline: Pipeline,
-    pub(super) relist: Relist,
+    pub(super) recent_retry: RecentRetryQueue,
     pub(super) publisher: Publisher,
     pub(super) max_sends_in_flight: usize,
     /// The time for all of it.
@@ -39,8 +39,8 @@ impl Ending {
             tracing::warn!("connections were still open when their time was up");
         }
         // Process retractions to the end if the cache returns in time: a refused message must not stay listed.
-        let _ = tokio::time::timeout_at(retractions_end, self.relist.emptied()).await;
-        self.relist.give_up();
+        let _ = tokio::time::timeout_at(retractions_end, self.recent_retry.emptied()).await;
+        self.recent_retry.give_up();
         if tokio::time::timeout(self.grace / 4, supervisor.end()).await.is_err() {
             tracing::warn!("background work was still going on when its time was up");
         }

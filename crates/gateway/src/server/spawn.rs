@@ -17,10 +17,10 @@ use crate::deliver::outgoing::Outgoing;
 use crate::deliver::sessions::{SessionLimits, Sessions};
 use crate::failed_queue::retry::Retry;
 use crate::health::Probed;
-use crate::inbox::updates::Told;
+use crate::inbox::updates::UpdaterParts;
 use crate::remote;
-use crate::send::recent_retry::Lists;
-use crate::send::reinstate::Kept;
+use crate::send::recent_retry::RecentLists;
+use crate::send::reinstate::Reinstater;
 use crate::socketio;
 
 /// Runs tasks, none of which may end before all of them do.
@@ -96,10 +96,19 @@ pub(super) fn spawn(
     (clients, operators): (TcpListener, TcpListener),
 ) -> Serving {
     let own = &config.own;
-    let Built { gateway, health, pipeline, relist, background } = built;
+    let Built { gateway, health, pipeline, recent_retry, background } = built;
     let Servers { keys, cache, cache_breaker, queue: _, store, kafka, publisher, .. } = servers;
     let Background { origin, heard, lists, failed, stored, membership, inboxes, locks, .. } = background;
-    let Background { outbox, keeper, teller, arrivals, told_of, receipts, counters, .. } = background;
+    let Background {
+        ephemeral_publisher,
+        presence_writer,
+        presence_notifier,
+        updates,
+        inbox_updater,
+        receipts,
+        unread_notifier,
+        ..
+    } = background;
     let (metrics, sockets, rooms) = (gateway.metrics.clone(), gateway.sockets.clone(), gateway.rooms.clone());
 
     supervisor.run("pipeline", {
@@ -108,22 +117,25 @@ pub(super) fn spawn(
     });
     supervisor.run("remote", {
         let presence = gateway.presence.clone();
-        let remote = remote::run(heard, origin, sockets.clone(), rooms.clone(), counters.clone(), presence);
+        let remote = remote::run(heard, origin, sockets.clone(), rooms.clone(), unread_notifier.clone(), presence);
         supervisor.ended().run_until_cancelled_owned(remote)
     });
     supervisor.run("rooms", rooms.run(GroupChanges::new(cache.clone(), keys, origin), supervisor.ended()));
-    supervisor.run("sockets", sockets.clone().look_after(supervisor.ended()));
-    supervisor.run("live", outbox.run(cache_breaker.clone(), own.redis_budget.0, supervisor.ended()));
-    let told = Told { cached: inboxes, breaker: cache_breaker.clone(), membership, store: store.clone() };
-    supervisor.run("arrivals", told_of.run(told, supervisor.ended()));
+    supervisor.run("sockets", sockets.clone().maintain(supervisor.ended()));
+    supervisor.run(
+        "ephemeral events",
+        ephemeral_publisher.run(cache_breaker.clone(), own.redis_budget.0, supervisor.ended()),
+    );
+    let parts = UpdaterParts { cached: inboxes, breaker: cache_breaker.clone(), membership, store: store.clone() };
+    supervisor.run("inbox updates", inbox_updater.run(parts, supervisor.ended()));
     supervisor.run("receipts", receipts.run(supervisor.ended()));
-    supervisor.run("counters", counters.run(gateway.inbox.clone(), supervisor.ended()));
-    supervisor.run("presence", keeper.run(config.cache.cache_presence_ttl.0, supervisor.ended()));
-    supervisor.run("presence events", teller.run(supervisor.ended()));
+    supervisor.run("unread notifier", unread_notifier.run(gateway.inbox.clone(), supervisor.ended()));
+    supervisor.run("presence", presence_writer.run(config.cache.cache_presence_ttl.0, supervisor.ended()));
+    supervisor.run("presence events", presence_notifier.run(supervisor.ended()));
     supervisor.run("typing", gateway.typing.clone().run(supervisor.ended()));
-    let kept = Kept::new(sockets.clone(), stored);
-    let lists = Lists { take_back: lists.own, add: lists.healing, kept, arrivals, sockets };
-    supervisor.run("relist", relist.run(lists, cache.clone(), cache_breaker, supervisor.ended()));
+    let reinstater = Reinstater::new(sockets.clone(), stored);
+    let lists = RecentLists { retract: lists.own, add: lists.healing, reinstater, updates, sockets };
+    supervisor.run("recent retry", recent_retry.run(lists, cache.clone(), cache_breaker, supervisor.ended()));
     supervisor.run("producer", {
         let (publisher, rebuilds) = (publisher.clone(), metrics.producer_rebuilds.clone());
         let keep_alive = async move { publisher.keep_alive(|| rebuilds.inc()).await };

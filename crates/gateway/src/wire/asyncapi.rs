@@ -212,7 +212,7 @@ fn server_events(socket: &mut Socket) {
     );
     socket.server_event::<MessagesRead>(
         server::MESSAGES_READ,
-        "Another member has read the chat: at once, and then at most once a second. Not told in groups of more than 100 members.",
+        "Another member has read the chat: at once, and then at most once a second. Not sent in groups of more than 100 members.",
         json!({ "chatId": "alice:bob", "userId": "bob", "upTo": MESSAGE }),
     );
     socket.server_event::<UnreadCount>(

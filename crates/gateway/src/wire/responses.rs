@@ -1,4 +1,4 @@
-//! What clients are told, over Socket.IO and REST alike: each answer is one type, which both serializes and describes itself.
+//! What clients get as answers, over Socket.IO and REST alike: each answer is one type, which both serializes and describes itself.
 //!
 //! Over REST an answer is the body; over Socket.IO it goes with `ok: true` ([`Positive`]).
 
@@ -204,10 +204,10 @@ pub struct ConversationShape<'a> {
     /// Null in a new group.
     #[schema(value_type = Option<MessageShape>, required)]
     pub(crate) last_message: Option<MessageJson<'a>>,
-    /// How much of it is unread, 999 at most; null if that can't be told now.
+    /// How much of it is unread, 999 at most; null if that is not known now.
     #[schema(required, maximum = 999)]
     pub(crate) unread: Option<usize>,
-    /// Who of the other members is online; null if that can't be told now.
+    /// Who of the other members is online; null if that is not known now.
     #[schema(required)]
     pub(crate) online: Option<Vec<&'a str>>,
 }
@@ -242,7 +242,7 @@ struct MissedOfChat {
     /// In the order of `seq`.
     #[schema(nullable = false)]
     messages: Option<Vec<MessageShape>>,
-    /// The stream's epoch now; null when it can't be told.
+    /// The stream's epoch now; null when it is not known.
     #[schema(required)]
     epoch: Option<String>,
     /// The stream's position now.

@@ -8,11 +8,11 @@ use holdfast_cache::entry::Listed;
 use holdfast_cache::recent::{Attempt, RecentSettings};
 use holdfast_cache::{Breaker, CacheMetrics, Connection, Keys, Origin, RecentList};
 use holdfast_gateway::deliver::sockets::Sockets;
-use holdfast_gateway::guarded_store::Stored;
-use holdfast_gateway::inbox::updates::Arrivals;
+use holdfast_gateway::guarded_store::GuardedStore;
+use holdfast_gateway::inbox::updates::InboxUpdates;
 use holdfast_gateway::metrics::Metrics;
-use holdfast_gateway::send::recent_retry::{Lists, Relist};
-use holdfast_gateway::send::reinstate::Kept;
+use holdfast_gateway::send::recent_retry::{RecentLists, RecentRetryQueue};
+use holdfast_gateway::send::reinstate::Reinstater;
 use holdfast_message::{ChatId, Message, MessageId, UserId};
 use holdfast_store::{Store, StoreSettings};
 use holdfast_testkit::{Proxy, Redis, RedisCluster, Role, unique};
@@ -47,19 +47,21 @@ fn recent_on(cache: &Connection) -> RecentList {
 }
 
 /// Works a queue off.
-async fn work_off(relist: &Relist, recent: &RecentList, cache: Connection, metrics: &Metrics) {
+async fn work_off(recent_retry: &RecentRetryQueue, recent: &RecentList, cache: Connection, metrics: &Metrics) {
     let breaker = Breaker::new("redis", BreakerSettings::default(), None);
-    let stored =
-        Stored::new(Store::new(StoreSettings::new("mongodb://127.0.0.1:1", "chat")).await.unwrap(), breaker.clone());
+    let stored = GuardedStore::new(
+        Store::new(StoreSettings::new("mongodb://127.0.0.1:1", "chat")).await.unwrap(),
+        breaker.clone(),
+    );
     let sockets = Sockets::new(metrics.clone());
-    let kept = Kept::new(sockets.clone(), stored);
-    let (arrivals, _) = Arrivals::new(metrics.clone());
-    let lists = Lists { take_back: recent.clone(), add: recent.clone(), arrivals, kept, sockets };
-    tokio::spawn(relist.clone().run(lists, cache, breaker, CancellationToken::new()));
+    let reinstater = Reinstater::new(sockets.clone(), stored);
+    let (updates, _) = InboxUpdates::new(metrics.clone());
+    let lists = RecentLists { retract: recent.clone(), add: recent.clone(), updates, reinstater, sockets };
+    tokio::spawn(recent_retry.clone().run(lists, cache, breaker, CancellationToken::new()));
 }
 
 /// A list that holds a refused message, the line to its server, which is cut, and the queue in which its taking back waits.
-async fn ghost() -> (Redis, Proxy, RecentList, Relist, Metrics) {
+async fn ghost() -> (Redis, Proxy, RecentList, RecentRetryQueue, Metrics) {
     let server = Redis::cache().await.unwrap();
     let line = Proxy::start(server.port()).await.unwrap();
     let metrics = Metrics::register(&Registry::new()).unwrap();
@@ -68,10 +70,10 @@ async fn ghost() -> (Redis, Proxy, RecentList, Relist, Metrics) {
     let (message, attempt) = (Arc::new(message()), Attempt::random());
     recent.add(&message, attempt, BUDGET).await.unwrap();
     line.cut().await;
-    let relist = Relist::new(metrics.clone());
-    relist.take_back(message, attempt);
-    work_off(&relist, &recent, cache, &metrics).await;
-    (server, line, recent, relist, metrics)
+    let recent_retry = RecentRetryQueue::new(metrics.clone());
+    recent_retry.retract(message, attempt);
+    work_off(&recent_retry, &recent, cache, &metrics).await;
+    (server, line, recent, recent_retry, metrics)
 }
 
 /// A chat on each of the masters.
@@ -94,7 +96,7 @@ async fn a_master_that_is_away_holds_up_no_other_masters_chats() {
     let chats = chats_on_each(&cluster).await;
     cluster.node(0).kill9().await.unwrap();
     let metrics = Metrics::register(&Registry::new()).unwrap();
-    let relist = Relist::new(metrics.clone());
+    let recent_retry = RecentRetryQueue::new(metrics.clone());
     let numbered = |chat: &ChatId, number: u16| {
         let mut id = [1; 16];
         id[..2].copy_from_slice(&number.to_be_bytes());
@@ -102,9 +104,9 @@ async fn a_master_that_is_away_holds_up_no_other_masters_chats() {
     };
     // More than one round trip takes, all in front of the others.
     let many = 300;
-    (0..many).for_each(|number| relist.add(numbered(&chats[0], number)));
-    (0..many).for_each(|number| chats[1..].iter().for_each(|chat| relist.add(numbered(chat, number))));
-    work_off(&relist, &recent, cache, &metrics).await;
+    (0..many).for_each(|number| recent_retry.add(numbered(&chats[0], number)));
+    (0..many).for_each(|number| chats[1..].iter().for_each(|chat| recent_retry.add(numbered(chat, number))));
+    work_off(&recent_retry, &recent, cache, &metrics).await;
     for chat in &chats[1..] {
         until("the others' chats are told", async || {
             let listed = recent.read(chat, BUDGET).await.map(|page| page.entries).unwrap_or_default();
@@ -115,7 +117,7 @@ async fn a_master_that_is_away_holds_up_no_other_masters_chats() {
     until("only the first chat waits", async || metrics.relist_waiting.get() == i64::from(many)).await;
 
     cluster.node(0).start_again().await.unwrap();
-    tokio::time::timeout(Duration::from_secs(60), relist.emptied()).await.expect("the master is back");
+    tokio::time::timeout(Duration::from_secs(60), recent_retry.emptied()).await.expect("the master is back");
     let page = recent.read(&chats[0], BUDGET).await.unwrap();
     let listed: Vec<_> = page.messages().map(|(_, message)| message.timestamp).collect();
     assert_eq!(listed, (200..300).collect::<Vec<_>>(), "in their order");
@@ -124,21 +126,21 @@ async fn a_master_that_is_away_holds_up_no_other_masters_chats() {
 
 #[tokio::test]
 async fn a_gateway_that_ends_waits_for_the_cache_to_take_back_what_was_refused() {
-    let (_server, line, recent, relist, metrics) = ghost().await;
-    let waited = tokio::time::timeout(Duration::from_secs(1), relist.emptied()).await;
+    let (_server, line, recent, recent_retry, metrics) = ghost().await;
+    let waited = tokio::time::timeout(Duration::from_secs(1), recent_retry.emptied()).await;
     assert!(waited.is_err(), "what is under way is not done");
     line.heal().await.unwrap();
-    tokio::time::timeout(Duration::from_secs(30), relist.emptied()).await.expect("the cache is back");
+    tokio::time::timeout(Duration::from_secs(30), recent_retry.emptied()).await.expect("the cache is back");
     let page = recent.read(&message().chat, BUDGET).await.unwrap();
     assert!(matches!(page.entries[0].item, Listed::Tombstone(_)), "{:?}", page.entries);
-    relist.give_up();
+    recent_retry.give_up();
     assert_eq!(metrics.relist_dropped.get(), 0);
 }
 
 #[tokio::test]
 async fn what_it_could_not_take_back_in_time_is_counted() {
-    let (_server, _line, _recent, relist, metrics) = ghost().await;
-    assert!(tokio::time::timeout(Duration::from_millis(300), relist.emptied()).await.is_err());
-    relist.give_up();
+    let (_server, _line, _recent, recent_retry, metrics) = ghost().await;
+    assert!(tokio::time::timeout(Duration::from_millis(300), recent_retry.emptied()).await.is_err());
+    recent_retry.give_up();
     assert_eq!((metrics.relist_dropped.get(), metrics.relist_waiting.get()), (1, 0));
 }

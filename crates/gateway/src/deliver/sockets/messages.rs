@@ -79,14 +79,14 @@ impl Sockets {
         let payload = to_raw_value(&json!({ "messageId": id, "tempId": temp_id, "chatId": chat.as_str() }));
         let Ok(payload) = payload else { return };
         self.sent.retract(id, || {
-            let mut told = Vec::new();
+            let mut informed = Vec::new();
             self.each(to, |connected| {
                 if self.give(connected, MESSAGE_FAILED, &payload) {
                     connected.held().retracted(id);
-                    told.push(connected.number);
+                    informed.push(connected.number);
                 }
             });
-            told
+            informed
         });
     }
 
@@ -150,7 +150,7 @@ impl Answered {
     pub(super) fn give(&mut self, socket: &Socket<LocalAdapter>, event: &'static str, payload: &RawValue) -> bool {
         let left = self.left_of(event, payload);
         if let Left::Event = left {
-            return emit::kept(socket, event, payload);
+            return emit::held(socket, event, payload);
         }
         emit::forget(socket, event, payload);
         match left {

@@ -20,10 +20,10 @@ fn chat(text: &str) -> ChatId {
 }
 
 /// Timestamps by a clock that the test sets.
-fn at(time: i64) -> (Stamps, Arc<AtomicI64>) {
+fn at(time: i64) -> (TimestampAllocator, Arc<AtomicI64>) {
     let clock = Arc::new(AtomicI64::new(time));
     let read = clock.clone();
-    (Stamps::new(move || read.load(Ordering::Relaxed)), clock)
+    (TimestampAllocator::new(move || read.load(Ordering::Relaxed)), clock)
 }
 
 #[test]
@@ -101,7 +101,7 @@ fn any_number_of_senders_costs_each_send_the_same_and_is_forgotten() {
         let sender = user(&format!("u{number}"));
         assert_eq!(stamps.next(&sender, &ChatId::direct(&sender, &user("all")).unwrap()), Ok(START));
     }
-    let entries = |stamps: &Stamps| {
+    let entries = |stamps: &TimestampAllocator| {
         let last = stamps.last.lock().unwrap();
         last.young.len() + last.old.len()
     };

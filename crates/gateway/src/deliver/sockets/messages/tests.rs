@@ -46,8 +46,8 @@ fn another_position_than_the_answers_is_told_once() {
         positioned(FIRST, "f", 1),
         message(FIRST, json!("f"), json!(2)),
     ];
-    let told = [positioned(FIRST, "e", 9), positioned(FIRST, "f", 1), positioned(FIRST, "f", 2)];
-    assert_eq!(left_of(events), told);
+    let positions = [positioned(FIRST, "e", 9), positioned(FIRST, "f", 1), positioned(FIRST, "f", 2)];
+    assert_eq!(left_of(events), positions);
 }
 
 #[test]

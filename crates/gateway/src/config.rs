@@ -209,7 +209,7 @@ pub struct Config {
     pub cache: CacheSettings,
     /// What connections may take.
     pub connections: ConnectionSettings,
-    /// Its own.
+    /// The gateway's own settings.
     pub own: GatewaySettings,
 }
 

@@ -313,11 +313,5 @@ fn users(group: &Group) -> HashSet<&UserId> {
 }
 
 fn unavailable(error: StoreError) -> Refusal {
-    match error {
-        StoreError::Unavailable(_) => Refusal::unavailable("the groups can't be read or written now"),
-        StoreError::Rejected { .. } => {
-            tracing::error!(%error, "the store rejects a query of groups");
-            Refusal::new(Code::Internal, "a fault of the server")
-        }
-    }
+    guarded_store::refusal_of(&error, "the groups can't be read or written now")
 }

@@ -1,6 +1,6 @@
 //! MongoDB on a request's path, behind its breaker.
 //!
-//! A driver looks for a lost server for seconds, for every call anew. Behind the breaker only the first calls wait for that; later requests go on at
+//! A driver looks for a lost server for seconds, for every call again. Behind the breaker only the first calls wait for that; later requests go on at
 //! once without what is stored. Real requests probe whether MongoDB is back. Background work calls the store itself.
 
 use std::time::{Duration, Instant};
@@ -43,13 +43,24 @@ impl GuardedStore {
         let answer = answer.unwrap_or_else(|_| Err(StoreError::Unavailable("no answer in time".to_owned())));
         match &answer {
             Err(error @ StoreError::Unavailable(_)) => {
-                tracing::warn!(%error, "a request goes on without what is stored");
+                tracing::warn!(%error, "the store does not answer a request");
                 permit.failure(Instant::now());
             }
             // A rejection is an answer.
             Ok(_) | Err(StoreError::Rejected { .. }) => permit.success(),
         }
         answer
+    }
+}
+
+/// The refusal of a request whose call to the store failed. `unavailable` says what can't be read or written now.
+pub(crate) fn refusal_of(error: &StoreError, unavailable: &'static str) -> Refusal {
+    match error {
+        StoreError::Unavailable(_) => Refusal::unavailable(unavailable),
+        StoreError::Rejected { .. } => {
+            tracing::error!(%error, unavailable, "the store rejects a call");
+            Refusal::new(Code::Internal, "a fault of the server")
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Ready means: it can make a message durable, by Kafka or by the failed queue, whatever else is away. Where the failed queue is required
 //! (`FAILED_QUEUE_REQUIRED`), a server of its own that has the wrong settings keeps the gateway from becoming ready, for with it the next
-//! outage of Kafka refuses every send; one that is away does not, for nobody knows its settings. Once ready, only draining makes it
+//! outage of Kafka refuses every send; one that is away does not, because its settings are not known. Once ready, only draining makes it
 //! unready. The other servers are probed in the background, so that a health check costs nothing.
 
 use std::sync::Mutex;
@@ -39,15 +39,15 @@ pub(crate) struct GatewayHealth {
 
 /// The breakers in front of other servers.
 pub(crate) struct Breakers {
-    /// Kafka's.
+    /// The breaker in front of Kafka.
     pub(crate) kafka: Breaker,
-    /// MongoDB's.
+    /// The breaker in front of MongoDB.
     pub(crate) mongodb: Breaker,
-    /// The cache's.
+    /// The breaker in front of the cache.
     pub(crate) cache: Breaker,
 }
 
-/// Who answered the last probe.
+/// Which servers answered the last probe.
 #[derive(Debug, Clone, Default)]
 struct Seen {
     kafka: bool,
@@ -59,7 +59,7 @@ struct Seen {
     queue_warnings: Vec<String>,
 }
 
-/// Who is probed.
+/// The servers that are probed.
 pub(crate) struct Probed {
     /// Kafka.
     pub(crate) publisher: Publisher,

@@ -32,11 +32,11 @@ use crate::access::activity::GroupActivity;
 use crate::access::membership::Membership;
 use crate::access::relationships::Relations;
 use crate::deliver::ephemeral::EphemeralEvents;
-use crate::guarded_store::GuardedStore;
+use crate::guarded_store::{self, GuardedStore};
 use crate::metrics::Metrics;
 use crate::presence::Presence;
 use crate::read::history::History;
-use crate::refusal::{Code, Refusal};
+use crate::refusal::Refusal;
 use crate::wire::responses::UnreadMessages;
 
 /// The time that the cache has for one round trip of a read, as for a page of history.
@@ -78,7 +78,7 @@ pub(crate) struct Parts {
     pub(crate) receipts: Receipts,
     /// In which groups users act.
     pub(crate) activity: GroupActivity,
-    /// Counters.
+    /// The gateway's metrics.
     pub(crate) metrics: Metrics,
 }
 
@@ -210,11 +210,5 @@ impl Inbox {
 }
 
 fn unavailable(error: StoreError) -> Refusal {
-    match error {
-        StoreError::Unavailable(_) => Refusal::unavailable("the store can't be asked now"),
-        StoreError::Rejected { .. } => {
-            tracing::error!(%error, "the store rejects a query of a user's chats");
-            Refusal::new(Code::Internal, "a fault of the server")
-        }
-    }
+    guarded_store::refusal_of(&error, "the store can't be asked now")
 }

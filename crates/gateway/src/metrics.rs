@@ -1,9 +1,12 @@
 //! The gateway's metrics: every name, once.
 
+mod labels;
+
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, core::Collector};
 
 use holdfast_service::serve::ConnectionMetrics;
 
+pub use self::labels::{Dropped, Limited, Outcome, Packet};
 use crate::refusal::Code;
 
 /// Sends, by how they ended.
@@ -66,7 +69,7 @@ pub const UNREADABLE: &str = "holdfast_gateway_unreadable_documents_total";
 pub const INBOX_WAITING: &str = "holdfast_gateway_inbox_waiting";
 /// Such updates that were dropped because too many waited: counts and lists are wrong until they expire.
 pub const INBOX_DROPPED: &str = "holdfast_gateway_inbox_dropped_total";
-/// Times that a user's unread messages were counted anew.
+/// Times that a user's unread messages were counted from lists and store.
 pub const INBOXES_COUNTED: &str = "holdfast_gateway_inboxes_counted_total";
 /// Messages that wait in the failed queue.
 pub const FAILED_MESSAGES: &str = "holdfast_failed_queue_messages";
@@ -78,74 +81,6 @@ pub const FAILED_USABLE: &str = "holdfast_failed_queue_usable";
 pub const REPLAYED: &str = "holdfast_failed_queue_replayed_total";
 /// Entries moved to a dead list.
 pub const DEAD: &str = "holdfast_failed_queue_dead_total";
-
-/// How a send ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
-    /// Kafka has it.
-    Kafka,
-    /// The failed queue has it.
-    FailedQueue,
-    /// Nothing durable took it.
-    Refused,
-    /// It repeats a durable message.
-    Duplicate,
-    /// It violated a rule or a limit.
-    Rejected,
-}
-
-/// Which limit refused something.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Limited {
-    /// Messages of a user.
-    Messages,
-    /// Other events of a user.
-    Events,
-    /// Events of a connection.
-    SocketEvents,
-    /// Bytes of a connection.
-    SocketBytes,
-    /// Connections of a user.
-    UserSockets,
-    /// Connections from an address.
-    AddressSockets,
-    /// Handshakes from an address.
-    Handshakes,
-}
-
-/// Why an event was dropped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Dropped {
-    /// Too many waited.
-    Full,
-    /// The cache did not take it, or is known to be away.
-    Unavailable,
-    /// Its payload is longer than any may be, or is no JSON.
-    Unfit,
-}
-
-impl Dropped {
-    /// All reasons, for metrics.
-    pub const ALL: [Self; 3] = [Self::Full, Self::Unavailable, Self::Unfit];
-
-    /// As in the metric.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Full => "full",
-            Self::Unavailable => "unavailable",
-            Self::Unfit => "unfit",
-        }
-    }
-}
-
-/// What is given to a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Packet {
-    /// An event, which answers no request.
-    Event,
-    /// The response to a request.
-    Response,
-}
 
 /// The gateway's metrics, all there from the start.
 #[derive(Clone)]
@@ -225,38 +160,13 @@ impl Metrics {
     /// Registers all of them.
     pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
         let r = Registrar(registry);
-        let messages = r.counters(MESSAGES, "Sends, by how they ended.", "outcome")?;
-        let rejected = r.counters(REJECTED, "Requests refused, by code.", "code")?;
-        Code::ALL.iter().for_each(|code| drop(rejected.with_label_values(&[code.as_str()])));
-        let limited = r.counters(LIMITED, "Requests refused by a limit, by the limit.", "limit")?;
-        let history = r.counters(HISTORY, "History pages, by source.", "source")?;
-        ["cache", "store", "merged"].iter().for_each(|source| drop(history.with_label_values(&[source])));
-        let dropped = r.counters(
-            OUTGOING_DROPPED,
-            "Events and responses dropped because too many bytes waited, by kind.",
-            "kind",
-        )?;
         let [clients, operators] = ConnectionMetrics::register(registry, ["clients", "operators"])?;
-        let live_dropped =
-            r.counters(LIVE_DROPPED, "Ephemeral events that did not reach other gateways, by reason.", "reason")?;
-        Dropped::ALL.iter().for_each(|reason| drop(live_dropped.with_label_values(&[reason.as_str()])));
-        let presence_dropped =
-            r.counters(PRESENCE_DROPPED, "Connections and notifications that presence dropped, by reason.", "reason")?;
-        drop(presence_dropped.with_label_values(&[Dropped::Full.as_str()]));
+        let codes = Code::ALL.map(Code::as_str);
+        let reasons = Dropped::ALL.map(Dropped::as_str);
         Ok(Self {
-            messages: ["kafka", "failed_queue", "refused", "duplicate", "rejected"]
-                .map(|outcome| messages.with_label_values(&[outcome])),
-            rejected,
-            limited: [
-                "messages",
-                "events",
-                "socket_events",
-                "socket_bytes",
-                "user_sockets",
-                "address_sockets",
-                "handshakes",
-            ]
-            .map(|limit| limited.with_label_values(&[limit])),
+            messages: r.each(MESSAGES, "Sends, by how they ended.", "outcome", Outcome::LABELS)?,
+            rejected: r.labelled(REJECTED, "Requests refused, by code.", "code", &codes)?,
+            limited: r.each(LIMITED, "Requests refused by a limit, by the limit.", "limit", Limited::LABELS)?,
             abusive: r.counter(ABUSIVE, "Clients disconnected because they ignored their refusals.")?,
             ack: r.seconds(ACK, "From a send's arrival to its answer.")?,
             delivery: r.seconds(DELIVERY, "From a send's arrival to its emission to this gateway's sockets.")?,
@@ -286,16 +196,31 @@ impl Metrics {
             relist_waiting: r.gauge(RELIST_WAITING, "Calls to recent lists that wait to be repeated or are under way.")?,
             lagging: r.counter(LAGGING, "Times that a socket's buffer was full.")?,
             outgoing_bytes: r.gauge(OUTGOING_BYTES, "Bytes that wait to be written to clients.")?,
-            outgoing_dropped: ["event", "response"].map(|kind| dropped.with_label_values(&[kind])),
+            outgoing_dropped: r.each(
+                OUTGOING_DROPPED,
+                "Events and responses dropped because too many bytes waited, by kind.",
+                "kind",
+                Packet::LABELS,
+            )?,
             clients,
             operators,
-            live_dropped,
+            live_dropped: r.labelled(
+                LIVE_DROPPED,
+                "Ephemeral events that did not reach other gateways, by reason.",
+                "reason",
+                &reasons,
+            )?,
             live_waiting: r.gauge(LIVE_WAITING, "Ephemeral events that wait to be published.")?,
-            presence_dropped,
+            presence_dropped: r.labelled(
+                PRESENCE_DROPPED,
+                "Connections and notifications that presence dropped, by reason.",
+                "reason",
+                &[Dropped::Full.as_str()],
+            )?,
             presence_waiting: r
                 .gauge(PRESENCE_WAITING, "Connections and notifications that wait in presence's queues.")?,
             in_flight: r.gauge(IN_FLIGHT, "Sends in progress.")?,
-            history,
+            history: r.labelled(HISTORY, "History pages, by source.", "source", &["cache", "store", "merged"])?,
             unreadable: r.counter(
                 UNREADABLE,
                 "Stored documents that cannot be read and are left out of history, each counted when it is first met.",
@@ -309,7 +234,7 @@ impl Metrics {
                 INBOX_DROPPED,
                 "Updates of cached unread counts and lists of conversations that were dropped because too many waited.",
             )?,
-            inboxes_counted: r.counter(INBOXES_COUNTED, "Times that a user's unread messages were counted anew.")?,
+            inboxes_counted: r.counter(INBOXES_COUNTED, "Times that a user's unread messages were counted from lists and store.")?,
             failed_messages: r.gauge(FAILED_MESSAGES, "Messages that wait in the failed queue.")?,
             failed_age: r.gauge(FAILED_AGE, "Age of the failed queue's oldest message.")?,
             failed_usable: r.gauge(
@@ -371,6 +296,31 @@ impl Registrar<'_> {
 
     fn counters(&self, name: &str, help: &str, label: &str) -> Result<IntCounterVec, prometheus::Error> {
         self.put(IntCounterVec::new(Opts::new(name, help), &[label])?)
+    }
+
+    /// Counters of all values of a label, there from the start, in the order of the values.
+    fn each<const N: usize>(
+        &self,
+        name: &str,
+        help: &str,
+        label: &str,
+        values: [&str; N],
+    ) -> Result<[IntCounter; N], prometheus::Error> {
+        let counters = self.counters(name, help, label)?;
+        Ok(values.map(|value| counters.with_label_values(&[value])))
+    }
+
+    /// Counters of a label, those of `values` there from the start.
+    fn labelled(
+        &self,
+        name: &str,
+        help: &str,
+        label: &str,
+        values: &[&str],
+    ) -> Result<IntCounterVec, prometheus::Error> {
+        let counters = self.counters(name, help, label)?;
+        values.iter().for_each(|value| drop(counters.with_label_values(&[value])));
+        Ok(counters)
     }
 
     fn gauge(&self, name: &str, help: &str) -> Result<IntGauge, prometheus::Error> {

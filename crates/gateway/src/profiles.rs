@@ -23,7 +23,7 @@ use crate::refusal::{Code, Refusal};
 
 /// The longest name, in Unicode characters.
 pub const MAX_NAME: usize = 64;
-/// The longest words about oneself, in Unicode characters.
+/// The longest `about`, in Unicode characters.
 pub const MAX_ABOUT: usize = 500;
 
 /// How long a profile is fresh.
@@ -48,7 +48,7 @@ pub struct Profile {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 2048)]
     pub avatar_url: Option<String>,
-    /// Some words: at most 500 characters.
+    /// A text about the user: at most 500 characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 500)]
     pub about: Option<String>,
@@ -61,7 +61,7 @@ pub struct Profiles {
     cached: Aside<StoredProfiles>,
 }
 
-/// Where profiles come from.
+/// Loads profiles from the store.
 pub struct StoredProfiles(GuardedStore);
 
 /// A profile as it is cached: positional, so nothing may be left out.
@@ -140,13 +140,7 @@ impl Profiles {
         if let Err(error) = self.cached.invalidate(std::slice::from_ref(user)).await {
             tracing::warn!(user_id = %user, %error, "a profile's invalidation waits for the cache");
         }
-        written.map_err(|error| match error {
-            StoreError::Unavailable(_) => Refusal::unavailable("the profile can't be stored now"),
-            StoreError::Rejected { .. } => {
-                tracing::error!(user_id = %user, %error, "a profile was not stored");
-                Refusal::new(Code::Internal, "the profile can't be stored")
-            }
-        })
+        written.map_err(|error| guarded_store::refusal_of(&error, "the profile can't be stored now"))
     }
 
     /// Caches these users' profiles.
@@ -206,10 +200,8 @@ impl Profile {
 fn unavailable(user: &UserId, error: &AsideError<StoreError>) -> Refusal {
     tracing::debug!(user_id = %user, %error, "a profile can't be read");
     match error {
-        AsideError::Source(error) if matches!(**error, StoreError::Rejected { .. }) => {
-            Refusal::new(Code::Internal, "the profile can't be read")
-        }
-        _ => Refusal::unavailable("the profile can't be read now"),
+        AsideError::Source(error) => guarded_store::refusal_of(error, "the profile can't be read now"),
+        AsideError::Unanswered => Refusal::unavailable("the profile can't be read now"),
     }
 }
 

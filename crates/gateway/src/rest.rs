@@ -8,7 +8,7 @@
 //!
 //! One file a resource, with a function `routes()` that [`router`] merges. A route is an `async fn` under `#[utoipa::path]`, added by
 //! `.routes(routes!(it))`, never by `.route(…)`: so it can't exist without its description. It takes what it needs by the extractors
-//! of `extract` (`User` first; `Path`, `Query`; `Payload`, the body, last), calls one method of [`Gateway`], and returns
+//! of `extract` and `path` (`User` first; `UserPath` and the like, `Query`; `Payload`, the body, last), calls one method of [`Gateway`], and returns
 //! `Result<Json<Answer>, Problem>`; a [`Refusal`] becomes a `Problem` by `?` and is counted on its way out. `Answer` derives
 //! `Serialize` and `ToSchema`, with `camelCase` and a sentence for each field; so does a body, with its limits. `responses(…)` names the
 //! positive ones and, of the refusals, `Problems` and what else applies: `ProblemsOfChat`, `ProblemsOfBody`.
@@ -18,6 +18,7 @@ mod groups;
 mod idempotency;
 mod inbox;
 mod messages;
+mod path;
 mod presence;
 mod profiles;
 mod relations;
@@ -92,7 +93,7 @@ fn no_such_resource() -> Refusal {
 
 fn panicked(panic: Box<dyn Any + Send>) -> Response {
     let said = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    tracing::error!(panic = said.unwrap_or("of no words"), "a request ended in a panic");
+    tracing::error!(panic = said.unwrap_or("without a message"), "a request ended in a panic");
     Problem::from(Refusal::new(Code::Internal, "a fault of the server")).into_response()
 }
 
@@ -107,7 +108,7 @@ async fn count(State(gateway): Shared, mut response: Response) -> Response {
     response
 }
 
-/// What the description says beside the routes.
+/// What the description says besides the routes.
 #[derive(utoipa::OpenApi)]
 #[openapi(
     info(title = "Holdfast", description = "A chat backend that does not lose messages."),

@@ -1,7 +1,7 @@
 //! From settings to a running gateway, and its end.
 //!
-//! [`connect`] opens the clients of the other servers, [`build`] makes the parts of the gateway from them, [`spawn`] runs those that run
-//! beside requests and serves clients, [`drain`] ends it all in order.
+//! [`connect`] opens the clients of the other servers, [`build`] makes the parts of the gateway from them, [`spawn`] runs background tasks and
+//! listeners under a [`supervisor`], [`drain`] ends them all in order.
 
 mod app;
 mod build;
@@ -10,6 +10,7 @@ mod dev;
 mod drain;
 mod origins;
 mod spawn;
+mod supervisor;
 
 use anyhow::{Context, Result, anyhow};
 use holdfast_service::ops;
@@ -17,7 +18,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use self::connect::Servers;
-use self::spawn::Supervisor;
+use self::supervisor::Supervisor;
 use crate::config::Config;
 use crate::metrics::Metrics;
 

@@ -60,7 +60,7 @@ pub(crate) struct Membership {
 /// The members of a chat. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Roster {
-    /// Sorted.
+    /// The members, sorted.
     pub(crate) members: Arc<[UserId]>,
     /// False: the store did not answer in time, and somebody may have joined or left since.
     pub(crate) current: bool,

@@ -187,7 +187,7 @@ impl Relations {
         for (other, found) in others.into_iter().zip(found) {
             let found = found.map_err(|error| match error {
                 AsideError::Source(error) => unavailable(&error),
-                AsideError::Unanswered => away(),
+                AsideError::Unanswered => Refusal::unavailable(AWAY),
             })?;
             if found.value.is_some_and(|relation| relation.blocked) {
                 hidden.insert(other.clone());
@@ -299,18 +299,10 @@ fn refused() -> Refusal {
     Refusal::new(Code::Forbidden, "you and this user can't write to each other")
 }
 
-fn away() -> Refusal {
-    Refusal::unavailable("relations can't be read or written now")
-}
+const AWAY: &str = "relations can't be read or written now";
 
 fn unavailable(error: &StoreError) -> Refusal {
-    match error {
-        StoreError::Unavailable(_) => away(),
-        StoreError::Rejected { .. } => {
-            tracing::error!(%error, "the store rejects a query of relationships");
-            Refusal::new(Code::Internal, "a fault of the server")
-        }
-    }
+    guarded_store::refusal_of(error, AWAY)
 }
 
 #[cfg(test)]

@@ -4,8 +4,8 @@
 //! what is given to the session is charged before it is queued, and what the transport has written is credited. One response beyond
 //! the bound may wait at a time, so that any response can be given at all; what finds no room else is dropped by the caller and counted.
 //!
-//! The total of all accounts is bounded, too. Its last quarter is for connections for which little waits: whoever reads what they get
-//! is served while others fill the rest.
+//! The total of all accounts is bounded, too. Its last quarter is for connections for which little waits: clients that read what they
+//! get are served while others fill the rest.
 
 pub(crate) mod response;
 
@@ -34,7 +34,7 @@ struct Total {
 }
 
 impl Outgoing {
-    /// `each` bytes at most for one connection, beside one response, and `max` for all.
+    /// `each` bytes at most for one connection, in addition to one response, and `max` for all.
     pub(crate) fn new(each: usize, max: usize, gauge: IntGauge) -> Self {
         Self(Arc::new(Total { bytes: AtomicUsize::new(0), max, each, gauge }))
     }

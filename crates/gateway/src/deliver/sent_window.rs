@@ -1,7 +1,7 @@
 //! The deduplication window: which connections received which messages, so that one connection receives a `messageId` once.
 //!
 //! A message that was delivered while the cache was away is listed later and announced then, with its position; after the cache has
-//! lost its data, messages are listed and announced anew. A connection that received the message already needs its position only.
+//! lost its data, messages are listed and announced again. A connection that received the message already needs its position only.
 //! So the window holds, for each message, the position under which it was last announced, and the connections that received it, each
 //! with whether it knows that position.
 //!

@@ -102,23 +102,23 @@ struct Of {
     /// A WebSocket's connection; of long polling, the one that wants to become one.
     transport: Option<Arc<Connection>>,
     upgrading: bool,
-    /// Whose it is, once a token was valid.
+    /// Its user and socket, once a token was valid.
     user: Option<(UserId, Sid)>,
     /// When its last request came, of long polling.
     heard: Option<Instant>,
-    /// Since when it has been nobody's.
+    /// Since when it has had no user.
     nobodys: Option<Instant>,
     ended: bool,
 }
 
 impl Session {
-    /// It is this user's socket from here on.
+    /// A user has entered the namespace by it.
     pub(crate) fn taken_by(&self, user: &UserId, socket: Sid) {
         let mut of = self.of();
         (of.user, of.nobodys) = (Some((user.clone(), socket)), None);
     }
 
-    /// It is nobody's any more.
+    /// Its user has left the namespace.
     pub(crate) fn left(&self) {
         let mut of = self.of();
         (of.user, of.nobodys) = (None, Some(Instant::now()));

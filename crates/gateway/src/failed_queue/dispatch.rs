@@ -85,7 +85,7 @@ impl Concurrency {
     }
 }
 
-/// At most so many messages a second, whoever takes them.
+/// A rate of messages a second, shared by all chats that are replayed.
 pub(super) struct Pace {
     per_second: u32,
     free_at: Mutex<Instant>,

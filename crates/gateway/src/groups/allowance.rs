@@ -11,10 +11,10 @@ use holdfast_store::Membership;
 
 use crate::access::membership::MAX_GROUPS;
 
-/// The groups that a user leaves so that there is room for one more; `None` if there is none to be had. `adder` is who adds them.
+/// The groups that a user leaves to make room for one more; `None` if there are not enough. `adder` is who adds the user.
 ///
 /// Of those in which they never acted, in this order: groups that nobody else belongs to any more; those that `adder` made, who
-/// so only takes from themselves; those of whoever made most of them. Among these the oldest comes first.
+/// so only takes from themselves; those of the creator of most of them. Among these the oldest comes first.
 pub(crate) fn giving_way(groups: Vec<Membership>, user: &UserId, adder: &UserId) -> Option<Vec<ChatId>> {
     let needed = (groups.len() + 1).saturating_sub(MAX_GROUPS as usize);
     let mut idle: Vec<_> = groups.into_iter().filter(|group| !group.acted && group.created_by != *user).collect();

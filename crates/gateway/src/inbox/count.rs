@@ -130,8 +130,8 @@ impl Inbox {
         Ok(chats.iter().zip(listed).map(count).collect())
     }
 
-    /// Leaves out what is read as of the time that it is stored: a repeat may be stamped anew where nobody knows the first copy, and
-    /// the copy that is stored wins.
+    /// Leaves out messages that are read by their stored timestamp: a repeat gets a new timestamp where its first copy is not known, and the
+    /// stored copy wins.
     async fn as_stored(
         &self,
         chats: &[ChatId],

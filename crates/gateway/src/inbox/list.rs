@@ -183,7 +183,7 @@ impl Inbox {
         Ok(Outline { chats, more, unread })
     }
 
-    /// Counts, and caches that unless somebody else just has.
+    /// Counts and caches the counts, unless another request just has.
     async fn count_all_once(&self, user: &UserId) -> Result<Counted, Refusal> {
         match self.count_anew(user).await? {
             Some(counted) => Ok(counted),

@@ -17,9 +17,9 @@ const PATIENCE: f64 = 10.0;
 /// What a connection may send a second; 0 for no limit.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Rates {
-    /// Events.
+    /// Events a second.
     pub(crate) events: u32,
-    /// Bytes of payload.
+    /// Bytes of payload a second.
     pub(crate) bytes: u32,
 }
 

@@ -138,7 +138,7 @@ struct Writers {
     sockets: HashMap<Sid, (UserId, Vec<Written>)>,
 }
 
-/// A chat that somebody types in, or did a moment ago.
+/// A chat in which a socket's user types, or did a moment ago.
 struct Written {
     chat: ChatId,
     typing: bool,
@@ -245,7 +245,7 @@ mod tests {
             .filter(|tenth| writers.types(socket, &alice, &bob, now + Duration::from_millis(tenth * 100)))
             .collect();
         assert_eq!(sent, [0, 20, 40]);
-        assert!(writers.types(Sid::new(), &alice, &bob, now), "another device is another word");
+        assert!(writers.types(Sid::new(), &alice, &bob, now), "another device is counted for itself");
         assert!(writers.types(socket, &alice, &chat("carol"), now));
 
         let later = now + LIFE;

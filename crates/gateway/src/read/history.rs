@@ -73,7 +73,7 @@ pub(crate) struct Sources {
     pub(crate) failed_empty_at: std::sync::Mutex<Option<Instant>>,
     /// Bounds repairs.
     pub(crate) repairs: Arc<Semaphore>,
-    /// Counters.
+    /// The gateway's metrics.
     pub(crate) metrics: Metrics,
 }
 
@@ -136,7 +136,7 @@ impl History {
         let asked = sources.store.call(async |store| {
             let stored = store.page(chat, before, wanted).await?;
             let elsewhere = merge.not_in(&stored, before);
-            // Most are on their way into the store. A repeat that was stamped anew is stored where its first copy was.
+            // Most are on their way into the store. A repeat that got a new timestamp is stored with that of its first copy.
             let elsewhere = if elsewhere.is_empty() { HashMap::new() } else { store.get(&elsewhere).await? };
             let newest = match before {
                 Some(_) if let_go.is_some() => store.page(chat, None, 1).await?.messages.first().map(Message::key),
@@ -289,7 +289,7 @@ impl Sources {
             }
             Ok(false) => match self.failed.peek(chat, MAX_FAILED, BUDGET).await {
                 Ok(peeked) => Failed { whole: !peeked.more, messages: peeked.messages, asked: true },
-                // It holds something, and nobody knows what.
+                // It holds something unknown.
                 Err(_) => Failed { whole: false, ..nothing },
             },
             // A cluster's other nodes may have what it holds of this chat.

@@ -1,6 +1,6 @@
 //! One message by its id, for the members of its chat.
 //!
-//! Takes who asks, the id and perhaps the chat; gives the message, or says that there is no such message: the same to whoever does
+//! Takes the asking user, the id and perhaps the chat; gives the message, or says that there is no such message: the same to a user who does
 //! not belong to its chat, so that nobody learns which messages there are.
 //!
 //! What is stored is cached for some seconds: a message that is shown to many is asked for by many at once. A message that is durable

@@ -99,7 +99,7 @@ fn usual(code: Code) -> (StatusCode, &'static str) {
 
 /// What every route may answer instead: 400, 401, 429, 500, 503.
 pub(crate) struct Problems;
-/// What a route about a chat or somebody else may answer besides: 403, 404.
+/// What a route about a chat or another user may answer besides: 403, 404.
 pub(crate) struct ProblemsOfChat;
 /// What a route that takes a body may answer besides: 413, 415.
 pub(crate) struct ProblemsOfBody;

@@ -17,7 +17,7 @@ pub(super) fn routes() -> Routes {
     OpenApiRouter::new().routes(routes!(presence))
 }
 
-/// Whose presence.
+/// The users whose presence is asked for.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(rename_all = "camelCase")]

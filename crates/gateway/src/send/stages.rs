@@ -52,7 +52,7 @@ pub(crate) struct Stages {
     pub(crate) unread_notifier: UnreadNotifier,
     /// Records in which groups users act.
     pub(crate) activity: GroupActivity,
-    /// Counters.
+    /// The gateway's metrics.
     pub(crate) metrics: Metrics,
 }
 

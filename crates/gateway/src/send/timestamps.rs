@@ -6,12 +6,12 @@
 //!
 //! * A message that would be stamped further ahead is refused as `RATE_LIMITED`, and may come a few milliseconds later.
 //! * When the clock is set back by no more than that, timestamps go on rising, by a millisecond each, until it has caught up.
-//! * When it is set back by more, whatever was stamped further ahead of its new time binds nobody: who sent or got a message in a time
-//!   that never was goes on with the true one. Between two messages, once, timestamps of a sender or chat then do not rise. There
-//!   is no other way to end the effect of a clock that was wrong before the clock has got there.
+//! * When it is set back by more, timestamps that lie further ahead of its new time no longer count: senders and chats with such a timestamp
+//!   continue with the clock's time. Once, between two messages, timestamps of a sender or chat then do not rise. Otherwise the effect of a
+//!   wrong clock would last until the clock has caught up.
 //!
-//! Senders and chats are forgotten once their last timestamp lies further in the past than that, and so binds nobody unless the clock is
-//! set back by more: those of a whole period at once, in constant time.
+//! Senders and chats are forgotten once their last timestamp lies further in the past than that, and so matters only if the clock is set back
+//! by more: those of a whole period at once, in constant time.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, RandomState};

@@ -52,7 +52,7 @@ use crate::send::recent_retry::RecentRetryQueue;
 use crate::send::stages::Stages;
 use crate::send::timestamps::TimestampAllocator;
 
-/// What runs: the gateway as requests see it, and what is to be spawned beside it.
+/// The gateway as requests see it, and what is to be spawned.
 pub(super) struct Built {
     pub(super) gateway: Arc<Gateway>,
     pub(super) health: Arc<GatewayHealth>,
@@ -61,7 +61,7 @@ pub(super) struct Built {
     pub(super) background: Background,
 }
 
-/// The parts that run beside requests.
+/// The parts that run in the background.
 pub(super) struct Background {
     pub(super) origin: Origin,
     pub(super) heard: mpsc::Receiver<ChannelEvent>,
@@ -89,6 +89,42 @@ pub(super) struct ListsByOrigin {
     pub(super) healing: RecentList,
 }
 
+/// What decides who may do what, and what reads the store for it.
+struct AccessParts {
+    client: Client,
+    aside: Backend,
+    stored: GuardedStore,
+    membership: Membership,
+    relations: Relations,
+    activity: GroupActivity,
+    limits: Arc<Limits>,
+    admission: Admission,
+}
+
+/// What reaches clients.
+struct DeliveryParts {
+    origin: Origin,
+    sockets: Sockets,
+    channels: Channels,
+    heard: mpsc::Receiver<ChannelEvent>,
+    rooms: Rooms,
+    ephemeral: EphemeralEvents,
+    ephemeral_publisher: EphemeralPublisher,
+    presence: Presence,
+    presence_writer: PresenceWriter,
+    presence_notifier: PresenceNotifier,
+}
+
+/// What clients read.
+struct ReadParts {
+    lists: ListsByOrigin,
+    failed: FailedQueue,
+    history: History,
+    inboxes: Inboxes,
+    receipts: Receipts,
+    inbox: Inbox,
+}
+
 /// Makes all parts.
 pub(super) fn build(
     config: &Config,
@@ -97,31 +133,107 @@ pub(super) fn build(
     draining: &CancellationToken,
 ) -> Result<Built> {
     let (own, layout) = (&config.own, &config.cache);
-    let Servers { keys, cache, cache_breaker, .. } = servers;
-    let budget = own.redis_budget.0;
-    let origin = Origin::random();
-    let settings = RecentSettings {
-        max: layout.recent_max_messages,
-        window: layout.resend_window_messages,
-        ttl: layout.recent_ttl.0,
-    };
-    let recent = |origin| RecentList::new(cache.clone(), keys.clone(), settings, origin);
-    let lists = ListsByOrigin { own: recent(origin), healing: recent(Origin::random()) };
-    let failed = FailedQueue::new(servers.queue.clone(), keys.clone(), own.failed_queue());
-    let stored = GuardedStore::new(servers.store.clone(), servers.mongo_breaker.clone());
-    let client = Client::new(cache.clone(), cache_breaker.clone(), client_settings(config));
-    let aside = Backend::start(client.clone(), keys.clone(), layout.cache_stale_marker_ttl.0);
+    let Servers { keys, cache_breaker, .. } = servers;
+    let access = access(config, servers, metrics);
+    let delivery = delivery(config, servers, metrics, &access);
+    let read = read(config, servers, metrics, &access, &delivery);
+    let AccessParts { client, aside, stored, membership, relations, activity, limits, admission } = access;
+    let DeliveryParts { sockets, rooms, ephemeral, presence, .. } = delivery;
+    let ReadParts { lists, failed, history, inboxes, receipts, inbox } = read;
 
-    // Who may do what.
-    let profiles = Profiles::new(&aside, stored.clone(), layout.cache_profile_ttl.0);
+    let (updates, inbox_updater) = InboxUpdates::new(metrics.clone());
+    let unread_notifier = UnreadNotifier::new(sockets.clone());
+    let recent_retry = RecentRetryQueue::new(metrics.clone());
+    let stages = Stages {
+        admission: admission.clone(),
+        recent: lists.own.clone(),
+        cache_breaker: cache_breaker.clone(),
+        cache_budget: own.redis_budget.0,
+        mode: own.delivery_mode,
+        sockets: sockets.clone(),
+        publish: Publish::new(
+            servers.publisher.clone(),
+            servers.kafka_breaker.clone(),
+            failed.clone(),
+            metrics.clone(),
+        ),
+        recent_retry: recent_retry.clone(),
+        updates: updates.clone(),
+        unread_notifier: unread_notifier.clone(),
+        activity: activity.clone(),
+        metrics: metrics.clone(),
+    };
+    let pipeline = Pipeline::start(stages, own.max_sends_in_flight);
+    let groups = Groups::new(
+        stored.clone(),
+        (membership.clone(), relations.clone()),
+        limits.clone(),
+        (rooms.clone(), updates.clone(), inbox.clone()),
+        activity,
+    );
+    let typing_cache = (client.clone(), keys.clone());
+    let gateway = Gateway {
+        tokens: Verifier::new(own).map_err(|error| anyhow!(error))?,
+        timestamps: TimestampAllocator::default(),
+        limits,
+        pipeline: pipeline.clone(),
+        lookup: Lookup::new(&aside, stored.clone(), history.clone(), admission.clone(), own.message_cache_ttl.0),
+        history,
+        profiles: Profiles::new(&aside, stored.clone(), layout.cache_profile_ttl.0),
+        inbox,
+        resume: Resume { recent: lists.own.clone(), breaker: cache_breaker.clone(), admission: admission.clone() },
+        groups,
+        relations,
+        sockets,
+        rooms,
+        presence,
+        typing: Typing::new(ephemeral, admission.clone(), typing_cache, layout.cache_typing_ttl.0),
+        admission,
+        channels: delivery.channels,
+        metrics: metrics.clone(),
+        send_deadline: own.send_deadline.0,
+        history_default_limit: own.history_default_limit,
+        draining: draining.clone(),
+    };
+    let background = Background {
+        origin: delivery.origin,
+        heard: delivery.heard,
+        lists,
+        failed,
+        stored,
+        membership,
+        inboxes,
+        locks: Locks::new(client, keys.clone(), lock_settings(config), &servers.cache_metrics),
+        ephemeral_publisher: delivery.ephemeral_publisher,
+        presence_writer: delivery.presence_writer,
+        presence_notifier: delivery.presence_notifier,
+        updates,
+        inbox_updater,
+        receipts,
+        unread_notifier,
+    };
+    let health = Arc::new(health(config, servers, metrics, draining, &pipeline));
+    Ok(Built { gateway: Arc::new(gateway), health, pipeline, recent_retry, background })
+}
+
+fn access(config: &Config, servers: &Servers, metrics: &Metrics) -> AccessParts {
+    let own = &config.own;
+    let stored = GuardedStore::new(servers.store.clone(), servers.mongo_breaker.clone());
+    let client = Client::new(servers.cache.clone(), servers.cache_breaker.clone(), client_settings(config));
+    let aside = Backend::start(client.clone(), servers.keys.clone(), config.cache.cache_stale_marker_ttl.0);
     let membership = Membership::new(&aside, stored.clone());
     let relations = Relations::new(&aside, stored.clone(), own.permissions, metrics.clone());
     let activity = GroupActivity::new(stored.clone());
     let limits = Limits::new(own, user_limit(config, servers, own.event_limit), metrics.clone());
     let message_limit = user_limit(config, servers, own.message_limit);
     let admission = Admission::new(membership.clone(), relations.clone(), message_limit, metrics.clone());
+    AccessParts { client, aside, stored, membership, relations, activity, limits, admission }
+}
 
-    // What reaches clients.
+fn delivery(config: &Config, servers: &Servers, metrics: &Metrics, access: &AccessParts) -> DeliveryParts {
+    let Servers { keys, cache, cache_breaker, .. } = servers;
+    let AccessParts { stored, membership, relations, .. } = access;
+    let origin = Origin::random();
     let sockets = Sockets::new(metrics.clone());
     let (channels, heard) =
         Channels::start(cache.clone(), keys.clone(), &format!("{:016x}", origin.0), ChannelSettings::default());
@@ -132,126 +244,88 @@ pub(super) fn build(
         PresenceAudience { stored: stored.clone(), membership: membership.clone(), relations: relations.clone() };
     let (presence, presence_writer, presence_notifier) = Presence::new(
         online(config, servers),
-        (cache_breaker.clone(), budget),
+        (cache_breaker.clone(), config.own.redis_budget.0),
         origin,
         sockets.clone(),
         (audience, ephemeral.clone()),
         metrics.clone(),
     );
-    let typing =
-        Typing::new(ephemeral.clone(), admission.clone(), (client.clone(), keys.clone()), layout.cache_typing_ttl.0);
+    DeliveryParts {
+        origin,
+        sockets,
+        channels,
+        heard,
+        rooms,
+        ephemeral,
+        ephemeral_publisher,
+        presence,
+        presence_writer,
+        presence_notifier,
+    }
+}
 
-    // What clients read.
+fn read(
+    config: &Config,
+    servers: &Servers,
+    metrics: &Metrics,
+    access: &AccessParts,
+    delivery: &DeliveryParts,
+) -> ReadParts {
+    let (own, layout) = (&config.own, &config.cache);
+    let Servers { keys, cache, cache_breaker, .. } = servers;
+    let settings = RecentSettings {
+        max: layout.recent_max_messages,
+        window: layout.resend_window_messages,
+        ttl: layout.recent_ttl.0,
+    };
+    let recent = |origin| RecentList::new(cache.clone(), keys.clone(), settings, origin);
+    let lists = ListsByOrigin { own: recent(delivery.origin), healing: recent(Origin::random()) };
+    let failed = FailedQueue::new(servers.queue.clone(), keys.clone(), own.failed_queue());
     let history = History::new(Sources {
         recent: lists.healing.clone(),
         cache_breaker: cache_breaker.clone(),
         failed: failed.clone(),
-        store: stored.clone(),
+        store: access.stored.clone(),
         verify_after: own.recent_verify.0,
         recent_max: settings.max,
         failed_empty_at: std::sync::Mutex::default(),
         repairs: Sources::repair_slots(),
         metrics: metrics.clone(),
     });
-    let lookup = Lookup::new(&aside, stored.clone(), history.clone(), admission.clone(), own.message_cache_ttl.0);
-    let resume = Resume { recent: lists.own.clone(), breaker: cache_breaker.clone(), admission: admission.clone() };
     let life = InboxLife { unread: own.unread_ttl.0, list: own.conversations_ttl.0 };
     let inboxes = Inboxes::new(cache.clone(), keys.clone(), life);
-    let receipts = Receipts::new(ephemeral.clone(), metrics.clone());
+    let receipts = Receipts::new(delivery.ephemeral.clone(), metrics.clone());
     let inbox = Inbox::new(Parts {
         cached: inboxes.clone(),
         recent: lists.own.clone(),
         cache_breaker: cache_breaker.clone(),
-        store: stored.clone(),
+        store: access.stored.clone(),
         history: history.clone(),
-        membership: membership.clone(),
-        relations: relations.clone(),
-        presence: presence.clone(),
-        ephemeral,
+        membership: access.membership.clone(),
+        relations: access.relations.clone(),
+        presence: delivery.presence.clone(),
+        ephemeral: delivery.ephemeral.clone(),
         receipts: receipts.clone(),
-        activity: activity.clone(),
+        activity: access.activity.clone(),
         metrics: metrics.clone(),
     });
-    let (updates, inbox_updater) = InboxUpdates::new(metrics.clone());
-    let unread_notifier = UnreadNotifier::new(sockets.clone());
-    let groups = Groups::new(
-        stored.clone(),
-        (membership.clone(), relations.clone()),
-        limits.clone(),
-        (rooms.clone(), updates.clone(), inbox.clone()),
-        activity.clone(),
-    );
+    ReadParts { lists, failed, history, inboxes, receipts, inbox }
+}
 
-    // The write path.
-    let recent_retry = RecentRetryQueue::new(metrics.clone());
-    let (publisher, kafka_breaker) = (servers.publisher.clone(), servers.kafka_breaker.clone());
-    let stages = Stages {
-        admission: admission.clone(),
-        recent: lists.own.clone(),
-        cache_breaker: cache_breaker.clone(),
-        cache_budget: budget,
-        mode: own.delivery_mode,
-        sockets: sockets.clone(),
-        publish: Publish::new(publisher, kafka_breaker, failed.clone(), metrics.clone()),
-        recent_retry: recent_retry.clone(),
-        updates: updates.clone(),
-        unread_notifier: unread_notifier.clone(),
-        activity,
-        metrics: metrics.clone(),
+fn health(
+    config: &Config,
+    servers: &Servers,
+    metrics: &Metrics,
+    draining: &CancellationToken,
+    pipeline: &Pipeline,
+) -> GatewayHealth {
+    let breakers = Breakers {
+        kafka: servers.kafka_breaker.clone(),
+        mongodb: servers.mongo_breaker.clone(),
+        cache: servers.cache_breaker.clone(),
     };
-    let pipeline = Pipeline::start(stages, own.max_sends_in_flight);
-    let health = GatewayHealth::new(
-        pipeline.clone(),
-        Breakers {
-            kafka: servers.kafka_breaker.clone(),
-            mongodb: servers.mongo_breaker.clone(),
-            cache: cache_breaker.clone(),
-        },
-        metrics.clone(),
-        own.failed_queue_required,
-        draining.clone(),
-    );
-    let gateway = Gateway {
-        tokens: Verifier::new(own).map_err(|error| anyhow!(error))?,
-        timestamps: TimestampAllocator::default(),
-        admission,
-        limits,
-        pipeline: pipeline.clone(),
-        history,
-        lookup,
-        profiles,
-        inbox,
-        resume,
-        groups,
-        relations,
-        sockets,
-        rooms,
-        presence,
-        typing,
-        channels,
-        metrics: metrics.clone(),
-        send_deadline: own.send_deadline.0,
-        history_default_limit: own.history_default_limit,
-        draining: draining.clone(),
-    };
-    let background = Background {
-        origin,
-        heard,
-        lists,
-        failed,
-        stored,
-        membership,
-        inboxes,
-        locks: Locks::new(client, keys.clone(), lock_settings(config), &servers.cache_metrics),
-        ephemeral_publisher,
-        presence_writer,
-        presence_notifier,
-        updates,
-        inbox_updater,
-        receipts,
-        unread_notifier,
-    };
-    Ok(Built { gateway: Arc::new(gateway), health: Arc::new(health), pipeline, recent_retry, background })
+    let queue_required = config.own.failed_queue_required;
+    GatewayHealth::new(pipeline.clone(), breakers, metrics.clone(), queue_required, draining.clone())
 }
 
 fn client_settings(config: &Config) -> ClientSettings {

@@ -75,7 +75,7 @@ impl Servers {
     }
 }
 
-/// Creates the topics, or waits for somebody who may, and reports them as soon as the main one can be described: an unread
+/// Creates the topics, or waits until another does, and reports them as soon as the main one can be described: an unread
 /// `max.message.bytes` would leave records that are too large to the broker to refuse, one delivery timeout after the other.
 async fn described(admin: &Admin) -> TopicsReport {
     let mut refused = false;

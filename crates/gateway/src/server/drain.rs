@@ -6,7 +6,8 @@ use std::time::Duration;
 use holdfast_kafka::Publisher;
 use tokio_util::sync::CancellationToken;
 
-use super::spawn::{Serving, Supervisor};
+use super::spawn::Serving;
+use super::supervisor::Supervisor;
 use crate::send::pipeline::Pipeline;
 use crate::send::recent_retry::RecentRetryQueue;
 

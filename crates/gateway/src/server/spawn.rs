@@ -1,4 +1,6 @@
-//! What runs beside requests, and the listeners that take them.
+//! Spawns the background tasks and the listeners.
+
+use std::sync::Arc;
 
 use holdfast_cache::groups::GroupChanges;
 use holdfast_service::{ops, serve};
@@ -7,68 +9,22 @@ use socketioxide::SocketIo;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use super::app;
 use super::build::{Background, Built};
 use super::connect::{Servers, prepare};
+use super::supervisor::Supervisor;
 use crate::config::Config;
 use crate::deliver::outgoing::Outgoing;
 use crate::deliver::sessions::{SessionLimits, Sessions};
 use crate::failed_queue::retry::Retry;
+use crate::gateway::Gateway;
 use crate::health::Probed;
 use crate::inbox::updates::UpdaterParts;
 use crate::remote;
 use crate::send::recent_retry::RecentLists;
 use crate::send::reinstate::Reinstater;
 use crate::socketio;
-
-/// Runs tasks, none of which may end before all of them do.
-#[derive(Default)]
-pub(super) struct Supervisor {
-    tasks: TaskTracker,
-    /// Cancelled at the end.
-    ended: CancellationToken,
-    /// Cancelled when a task ended before that.
-    broken: CancellationToken,
-}
-
-impl Supervisor {
-    /// The token that ends the tasks.
-    fn ended(&self) -> CancellationToken {
-        self.ended.clone()
-    }
-
-    /// Runs a task that must not end before the end, not by a panic either.
-    fn run<T: Send + 'static>(&self, name: &'static str, work: impl Future<Output = T> + Send + 'static) {
-        let (ended, broken) = (self.ended.clone(), self.broken.clone());
-        self.tasks.spawn(async move {
-            // A task of its own, so that its panic is seen.
-            let _ = tokio::spawn(work).await;
-            if !ended.is_cancelled() {
-                tracing::error!(name, "a part of the gateway ended unexpectedly");
-                broken.cancel();
-            }
-        });
-    }
-
-    /// Runs a task that may end at any time.
-    fn run_once<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) {
-        self.tasks.spawn(self.ended.clone().run_until_cancelled_owned(work));
-    }
-
-    /// Waits until a task has ended that must not.
-    pub(super) async fn failed(&self) {
-        self.broken.cancelled().await;
-    }
-
-    /// Ends the tasks and waits for them.
-    pub(super) async fn end(self) {
-        self.ended.cancel();
-        self.tasks.close();
-        self.tasks.wait().await;
-    }
-}
 
 /// The clients' listener.
 pub(super) struct Serving {
@@ -155,6 +111,12 @@ pub(super) fn spawn(
     let operated = (config.connections.operators(), metrics.operators.clone());
     supervisor.run("operators", ops::serve(operators, registry, health, operated, supervisor.ended()));
 
+    serve_clients(config, gateway, supervisor, clients)
+}
+
+/// Serves clients, and ends the sessions that are to be ended.
+fn serve_clients(config: &Config, gateway: Arc<Gateway>, supervisor: &Supervisor, clients: TcpListener) -> Serving {
+    let (own, metrics) = (&config.own, gateway.metrics.clone());
     let outgoing = Outgoing::new(own.socket_buffer_bytes, own.outgoing_bytes_max, metrics.outgoing_bytes.clone());
     let limits = SessionLimits {
         ping_interval: own.ping_interval.0,

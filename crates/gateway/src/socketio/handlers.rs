@@ -31,7 +31,7 @@ use crate::wire::responses::{Conversations, Done, HistoryPage, Missed, Presences
 const RESUME_TIMEOUT: Duration = Duration::from_secs(3);
 /// The time that the newest page of history waits for the socket's subscriptions.
 const READY_TIMEOUT: Duration = Duration::from_secs(1);
-/// The time after which the subscriptions count as broken: everybody gets `resync` once they are made anew.
+/// The time after which the subscriptions count as broken: every socket gets `resync` once they are made again.
 const READY_LATE: Duration = Duration::from_secs(60);
 
 /// A slot among a socket's requests whose answers may be large.
@@ -227,7 +227,7 @@ async fn ready(gateway: &Gateway, user: &UserId, socket: &SocketRef) {
     let Some(arrival) = socket.extensions.get::<Arc<Arrival>>() else { return };
     arrival.added.cancelled().await;
     if !gateway.channels.is_healthy() {
-        // Every socket gets `resync` when the subscriptions are made anew.
+        // Every socket gets `resync` when the subscriptions are made again.
         return;
     }
     let (sockets, rooms, user, id) = (gateway.sockets.clone(), gateway.rooms.clone(), user.clone(), socket.id);

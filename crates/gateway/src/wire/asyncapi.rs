@@ -23,7 +23,7 @@ const EPOCH: &str = "5f3a9c1e77aa0b42";
 #[schema(rename_all = "camelCase")]
 #[expect(dead_code, reason = "a description")]
 struct MessageFailed {
-    /// The message.
+    /// The id of the message.
     message_id: String,
     /// The sender's own id for the send.
     #[schema(required)]
@@ -49,7 +49,7 @@ struct MessagePositioned {
     seq: u64,
 }
 
-/// Of which chat.
+/// The chat that an event is about.
 #[derive(ToSchema)]
 #[schema(rename_all = "camelCase")]
 #[expect(dead_code, reason = "a description")]
@@ -63,9 +63,9 @@ struct OfChat {
 #[schema(rename_all = "camelCase")]
 #[expect(dead_code, reason = "a description")]
 struct MessagesRead {
-    /// Which.
+    /// The chat that was read.
     chat_id: String,
-    /// Who.
+    /// The member who read it.
     user_id: String,
     /// Up to which message.
     #[schema(format = "uuid")]
@@ -77,12 +77,12 @@ struct MessagesRead {
 #[schema(rename_all = "camelCase")]
 #[expect(dead_code, reason = "a description")]
 struct UnreadCount {
-    /// Of which chat.
+    /// The chat.
     chat_id: String,
-    /// In it.
+    /// Unread messages of the chat.
     #[schema(maximum = 999)]
     count: usize,
-    /// In all chats.
+    /// Unread messages of all chats.
     #[schema(maximum = 999)]
     total: usize,
 }

@@ -171,9 +171,9 @@ impl ClientEvent for Presence {
 #[serde(rename_all = "camelCase")]
 #[schema(as = TypingTold)]
 pub(crate) struct TypingEvent<'a> {
-    /// Where.
+    /// The chat.
     pub(crate) chat_id: &'a str,
-    /// Who.
+    /// The member who types.
     pub(crate) user_id: &'a str,
     /// False: they stopped, or said nothing for a while.
     pub(crate) typing: bool,
@@ -184,7 +184,7 @@ pub(crate) struct TypingEvent<'a> {
 #[serde(rename_all = "camelCase")]
 #[schema(as = PresenceTold)]
 pub(crate) struct PresenceEvent<'a> {
-    /// Who.
+    /// The user.
     pub(crate) user_id: &'a str,
     /// Whether any of their devices is connected.
     pub(crate) online: bool,

@@ -114,7 +114,7 @@ pub struct ConversationsRequest {
     #[serde(default, deserialize_with = "integer::optional")]
     #[schema(minimum = 1, maximum = 100)]
     pub limit: Option<usize>,
-    /// A `nextCursor`.
+    /// The `nextCursor` of a page: the page after it.
     pub before: Option<String>,
 }
 
@@ -127,11 +127,11 @@ pub struct TypingRequest {
     pub friend_id: Option<String>,
     /// Or the chat.
     pub chat_id: Option<String>,
-    /// Whether they do. True again every few seconds while it lasts.
+    /// Whether the user types. True again every few seconds while it lasts.
     pub typing: bool,
 }
 
-/// Whose presence is asked for.
+/// The users whose presence is asked for.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PresenceRequest {

@@ -34,7 +34,7 @@ impl Source {
     }
 }
 
-/// What has a message.
+/// What made a message durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Durability {
@@ -44,18 +44,18 @@ pub enum Durability {
     FailedQueue,
 }
 
-/// How a user stands with another, as the user may know it.
+/// The friendship of a user with another, as the user may know it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 #[schema(as = FriendshipStatus)]
 pub enum Friendship {
-    /// Nobody has asked.
+    /// Neither has asked for friendship.
     None,
     /// The user has asked.
     Requested,
     /// The other one has asked.
     Incoming,
-    /// Both have.
+    /// Both have asked.
     Friends,
 }
 
@@ -91,7 +91,7 @@ impl<'a, T> Positive<'a, T> {
 #[schema(as = Message, rename_all = "camelCase")]
 #[expect(dead_code, reason = "a description")]
 pub struct MessageShape {
-    /// The message, everywhere and for ever. Clients drop a `messageId` that they have.
+    /// The id of the message, everywhere. Clients drop a `messageId` that they have.
     #[schema(format = "uuid")]
     message_id: String,
     /// The sender's own id for the send.
@@ -99,7 +99,7 @@ pub struct MessageShape {
     temp_id: Option<String>,
     /// The chat: two user ids in byte order joined by `:`, or `g_` and a UUID.
     chat_id: String,
-    /// Who sent it.
+    /// The user who sent it.
     sender_id: String,
     /// The other user of a direct chat.
     #[schema(nullable = false)]
@@ -120,7 +120,7 @@ pub struct MessageShape {
     epoch: Option<String>,
 }
 
-/// The answer to what is done once it is answered.
+/// The answer to a request that returns nothing.
 #[derive(Serialize, ToSchema)]
 pub struct Done {}
 
@@ -137,7 +137,7 @@ pub struct Sent<'a> {
     pub(crate) duplicate: bool,
 }
 
-/// A part of a chat's history.
+/// A page of a chat's history.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HistoryPage<'a> {
@@ -163,22 +163,22 @@ pub struct HistoryPage<'a> {
 /// The answer to `markRead`.
 #[derive(Serialize, ToSchema)]
 pub struct Read {
-    /// How much of the chat is unread now, 999 at most.
+    /// Unread messages of the chat now, 999 at most.
     #[schema(maximum = 999)]
     pub unread: usize,
 }
 
-/// How much is unread.
+/// Unread messages.
 #[derive(Serialize, ToSchema)]
 pub struct UnreadMessages<'a> {
-    /// By chat, where there are any; each 999 at most.
+    /// By chat, where there are any; each count is 999 at most.
     pub(crate) counts: BTreeMap<&'a str, usize>,
-    /// Of all chats, 999 at most.
+    /// The sum over all chats, 999 at most.
     #[schema(maximum = 999)]
     pub(crate) total: usize,
 }
 
-/// A part of one's chats.
+/// A page of the user's chats.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Conversations<'a> {
@@ -192,22 +192,22 @@ pub struct Conversations<'a> {
     pub(crate) complete: bool,
 }
 
-/// One of one's chats.
+/// A chat of the user.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = Conversation)]
 pub struct ConversationShape<'a> {
     /// The chat: two user ids in byte order joined by `:`, or `g_` and a UUID.
     pub(crate) chat_id: &'a str,
-    /// Who belongs to it; of a group, 100 at most.
+    /// Its members; of a group, 100 at most.
     pub(crate) members: Vec<&'a str>,
     /// Null in a new group.
     #[schema(value_type = Option<MessageShape>, required)]
     pub(crate) last_message: Option<MessageJson<'a>>,
-    /// How much of it is unread, 999 at most; null if that is not known now.
+    /// Unread messages of the chat, 999 at most; null if that is not known now.
     #[schema(required, maximum = 999)]
     pub(crate) unread: Option<usize>,
-    /// Who of the other members is online; null if that is not known now.
+    /// The other members who are online; null if that is not known now.
     #[schema(required)]
     pub(crate) online: Option<Vec<&'a str>>,
 }
@@ -259,11 +259,11 @@ pub struct GroupShape {
     chat_id: String,
     /// What it is called.
     name: String,
-    /// Who belongs to it, in the order in which they joined.
+    /// Its members, in the order in which they joined.
     members: Vec<GroupMember>,
-    /// Who made it.
+    /// The user who created it.
     created_by: String,
-    /// When, in Unix epoch milliseconds.
+    /// When it was created, in Unix epoch milliseconds.
     created_at: i64,
 }
 
@@ -271,11 +271,11 @@ pub struct GroupShape {
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct GroupMember {
-    /// Who.
+    /// The member.
     user_id: String,
-    /// As what.
+    /// The member's role.
     role: GroupMemberRole,
-    /// Since when, in Unix epoch milliseconds.
+    /// When the member joined, in Unix epoch milliseconds.
     joined_at: i64,
 }
 
@@ -284,11 +284,11 @@ struct GroupMember {
 #[derive(Debug, Clone, Copy, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum GroupMemberRole {
-    /// Everything.
+    /// May do everything.
     Owner,
-    /// Renames the group, adds and removes members.
+    /// May rename the group, add and remove members.
     Admin,
-    /// Reads and writes.
+    /// May read and write.
     Member,
 }
 
@@ -329,7 +329,7 @@ impl From<&Group> for GroupShape {
     }
 }
 
-/// How two users stand with each other.
+/// The friendship of two users.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = Friendship)]

@@ -125,6 +125,15 @@ struct ReadParts {
     inbox: Inbox,
 }
 
+/// The write path, and what it leaves to be done later.
+struct WriteParts {
+    updates: InboxUpdates,
+    inbox_updater: updates::InboxUpdater,
+    unread_notifier: UnreadNotifier,
+    recent_retry: RecentRetryQueue,
+    pipeline: Pipeline,
+}
+
 /// Makes all parts.
 pub(super) fn build(
     config: &Config,
@@ -137,33 +146,12 @@ pub(super) fn build(
     let access = access(config, servers, metrics);
     let delivery = delivery(config, servers, metrics, &access);
     let read = read(config, servers, metrics, &access, &delivery);
+    let write = write(config, servers, metrics, &access, &delivery, &read);
     let AccessParts { client, aside, stored, membership, relations, activity, limits, admission } = access;
     let DeliveryParts { sockets, rooms, ephemeral, presence, .. } = delivery;
     let ReadParts { lists, failed, history, inboxes, receipts, inbox } = read;
 
-    let (updates, inbox_updater) = InboxUpdates::new(metrics.clone());
-    let unread_notifier = UnreadNotifier::new(sockets.clone());
-    let recent_retry = RecentRetryQueue::new(metrics.clone());
-    let stages = Stages {
-        admission: admission.clone(),
-        recent: lists.own.clone(),
-        cache_breaker: cache_breaker.clone(),
-        cache_budget: own.redis_budget.0,
-        mode: own.delivery_mode,
-        sockets: sockets.clone(),
-        publish: Publish::new(
-            servers.publisher.clone(),
-            servers.kafka_breaker.clone(),
-            failed.clone(),
-            metrics.clone(),
-        ),
-        recent_retry: recent_retry.clone(),
-        updates: updates.clone(),
-        unread_notifier: unread_notifier.clone(),
-        activity: activity.clone(),
-        metrics: metrics.clone(),
-    };
-    let pipeline = Pipeline::start(stages, own.max_sends_in_flight);
+    let WriteParts { updates, inbox_updater, unread_notifier, recent_retry, pipeline } = write;
     let groups = Groups::new(
         stored.clone(),
         (membership.clone(), relations.clone()),
@@ -310,6 +298,36 @@ fn read(
         metrics: metrics.clone(),
     });
     ReadParts { lists, failed, history, inboxes, receipts, inbox }
+}
+
+fn write(
+    config: &Config,
+    servers: &Servers,
+    metrics: &Metrics,
+    access: &AccessParts,
+    delivery: &DeliveryParts,
+    read: &ReadParts,
+) -> WriteParts {
+    let (publisher, kafka_breaker) = (servers.publisher.clone(), servers.kafka_breaker.clone());
+    let (updates, inbox_updater) = InboxUpdates::new(metrics.clone());
+    let unread_notifier = UnreadNotifier::new(delivery.sockets.clone());
+    let recent_retry = RecentRetryQueue::new(metrics.clone());
+    let stages = Stages {
+        admission: access.admission.clone(),
+        recent: read.lists.own.clone(),
+        cache_breaker: servers.cache_breaker.clone(),
+        cache_budget: config.own.redis_budget.0,
+        mode: config.own.delivery_mode,
+        sockets: delivery.sockets.clone(),
+        publish: Publish::new(publisher, kafka_breaker, read.failed.clone(), metrics.clone()),
+        recent_retry: recent_retry.clone(),
+        updates: updates.clone(),
+        unread_notifier: unread_notifier.clone(),
+        activity: access.activity.clone(),
+        metrics: metrics.clone(),
+    };
+    let pipeline = Pipeline::start(stages, config.own.max_sends_in_flight);
+    WriteParts { updates, inbox_updater, unread_notifier, recent_retry, pipeline }
 }
 
 fn health(

@@ -1,5 +1,6 @@
 // Against a real gateway: HOLDFAST_URL is its address, HOLDFAST_JWT_SECRET the secret that it checks tokens with (HS256).
 import { createHmac, randomUUID } from "node:crypto";
+import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { IDBFactory } from "fake-indexeddb";
 import { afterEach, expect, test } from "vitest";
 import { decide } from "../../examples/failed.js";
@@ -209,4 +210,55 @@ gateway("the examples of README.md", async () => {
   await looked(chat);
   expect(rendered.flat()).toContain("sent");
   expect(chat.messages).toMatchObject([{ messageId: message.messageId, status: "sent" }]);
+});
+
+gateway("docs/clients.md: JavaScript without the library", async () => {
+  const text = await readFile(new URL("../../../../docs/clients.md", import.meta.url), "utf8");
+  const [, code = ""] = /```js\n([\s\S]*?)```/.exec(text) ?? [];
+  // Where socket.io-client is found.
+  const file = new URL("../../node_modules/.cache/clients.mjs", import.meta.url);
+  await mkdir(new URL(".", file), { recursive: true });
+  await writeFile(file, code);
+  const { start } = await import(/* @vite-ignore */ file.href);
+
+  const run = randomUUID().slice(0, 8);
+  const [alice, bob] = [`alice-${run}`, `bob-${run}`];
+  const asked: boolean[] = [];
+  const hers = start(url, async (refresh: boolean) => {
+    asked.push(refresh);
+    return token(alice, refresh ? 600 : -10);
+  });
+  let changed = () => {};
+  class Observed extends Map<string, ViewMessage> {
+    override set(key: string, value: ViewMessage): this {
+      super.set(key, value);
+      changed();
+      return this;
+    }
+  }
+  const messages = new Observed();
+  const his = start(url, async () => token(bob), messages);
+  try {
+    const received = (count: number) =>
+      new Promise<void>((resolve) => {
+        changed = () => messages.size === count && resolve();
+        changed();
+      });
+    await new Promise((resolve) => his.socket.once("connect", resolve));
+    const body = { tempId: randomUUID(), friendId: bob, content: "hello" };
+    const { messageId } = await hers.send(body);
+    expect(asked).toEqual([false, true]);
+    expect((await hers.send(body)).messageId).toBe(messageId);
+    await received(1);
+    his.socket.io.engine.close();
+    const contents = Array.from({ length: 5 }, (_, number) => `message ${number}`);
+    for (const content of contents) await hers.send({ tempId: randomUUID(), friendId: bob, content });
+    await received(6);
+    const shown = [...messages.values()].sort((one, other) => one.timestamp - other.timestamp);
+    expect(shown.map(({ content }) => content)).toEqual(["hello", ...contents]);
+    await expect(hers.send({ ...body, content: "\u200b" })).rejects.toThrow("VALIDATION");
+  } finally {
+    hers.socket.disconnect();
+    his.socket.disconnect();
+  }
 });

@@ -104,6 +104,7 @@ export class Client {
       changed: (chatId) => this.touch(chatId),
       error: (error) => this.emit("error", error),
       tell: (message) => this.tabs?.tell(message),
+      takeOver: () => this.tabs?.takeOver(),
     });
     this.stopListening = this.environment.onNetwork(() => {
       this.connection.probe();

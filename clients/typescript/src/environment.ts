@@ -32,8 +32,11 @@ export interface Environment {
   socket(url: string, options: Record<string, unknown>): SocketLike;
   /** Calls when the network may have changed, or the page is looked at again. Returns how to stop that. */
   onNetwork(changed: () => void): () => void;
-  /** Calls `granted` once this tab has the lock, which it keeps until what is returned is called. Absent: there are no locks. */
-  lock?(name: string, granted: () => void): () => void;
+  /**
+   * Calls `granted` once this tab has the lock, which it keeps until what is returned is called, or until another tab takes it away
+   * (`steal`): then it calls `lost`. Absent: there are no locks.
+   */
+  lock?(name: string, granted: () => void, lost: () => void, steal: boolean): () => void;
   /** Absent: there are no other tabs to talk to. */
   channel?(name: string, listener: (message: unknown) => void): Channel;
   /** Absent: the outbox is in memory. */
@@ -68,7 +71,7 @@ function onNetwork(changed: () => void): () => void {
   };
 }
 
-function lock(name: string, granted: () => void): () => void {
+function lock(name: string, granted: () => void, lost: () => void, steal: boolean): () => void {
   const abort = new AbortController();
   let release = () => {};
   const held = new Promise<void>((resolve) => {
@@ -78,8 +81,9 @@ function lock(name: string, granted: () => void): () => void {
     granted();
     return held;
   };
-  // Its only error is the abort below.
-  globalThis.navigator.locks.request(name, { signal: abort.signal }, hold).catch(() => {});
+  // It fails if the lock is taken away, or no longer waited for.
+  const options = steal ? { steal } : { signal: abort.signal };
+  globalThis.navigator.locks.request(name, options, hold).catch(lost);
   return () => {
     release();
     abort.abort();

@@ -14,10 +14,16 @@ import {
 const BACKOFF_FIRST_MS = 500;
 const BACKOFF_MOST_MS = 30_000;
 const CHECK_MS = 2_000;
+/** How long the tab that sends may take to say that it is there, and when it is asked again. */
+const THERE_MS = 3_000;
+const THERE_AGAIN_MS = 20_000;
 
 /** What the tabs of one user tell each other. */
 export type TabMessage =
   | { type: "adding" }
+  /** Whether the tab that sends is there, and that it is. */
+  | { type: "there" }
+  | { type: "here" }
   | { type: "added"; entry: OutboxEntry }
   | { type: "sent"; entry: OutboxEntry; message: Message }
   | { type: "failed"; tempId: string; failed: Failure }
@@ -35,6 +41,8 @@ export interface OutboxHooks {
   changed(chatId: string): void;
   error(error: Error): void;
   tell(message: TabMessage): void;
+  /** The tab that sends does not answer. */
+  takeOver(): void;
 }
 
 interface Waiting extends Sending {
@@ -55,8 +63,10 @@ export class Outbox {
   /** What has left the outbox while the store was being read. */
   private readonly left = new Set<string>();
   private reads = 0;
+  private readAgain = false;
   private timer: unknown;
   private check: unknown;
+  private watch: unknown;
   private pausedUntil = 0;
   private closed = false;
 
@@ -138,12 +148,24 @@ export class Outbox {
         this.check = undefined;
         void this.reload();
       }, CHECK_MS);
+    } else if (message.type === "there") {
+      if (this.sender) this.hooks.tell({ type: "here" });
+    } else if (message.type === "here") {
+      this.environment.clearTimeout(this.watch);
+      this.watch = this.environment.setTimeout(() => {
+        this.watch = undefined;
+        // Whatever this tab was not told, it reads.
+        void this.reload();
+      }, THERE_AGAIN_MS);
     } else if (message.type === "added") {
       if (!this.pending.has(message.entry.tempId)) this.adopt(message.entry);
+      this.lookForSender();
     } else if (message.type === "sent") {
       this.durable(message.entry, message.message);
     } else {
       const entry = this.pending.get(message.tempId);
+      // It may be in what is being read, as it was before.
+      if (!entry) this.readAgain = this.reads > 0;
       if (!entry) return;
       if (message.type === "failed") this.give(entry, message.failed);
       else if (message.type === "retry") this.again(entry);
@@ -156,7 +178,13 @@ export class Outbox {
   /** From now on this tab sends, or no longer. */
   lead(sender: boolean): void {
     this.sender = sender;
-    if (sender) void this.reload();
+    if (sender) {
+      // Whoever else was about to take over need not.
+      this.hooks.tell({ type: "here" });
+      void this.reload();
+    } else {
+      this.lookForSender();
+    }
   }
 
   /** Compares with what is stored: what a tab that is gone has left is ours now. */
@@ -184,6 +212,11 @@ export class Outbox {
     } finally {
       if (--this.reads === 0) this.left.clear();
     }
+    if (this.readAgain && this.reads === 0) {
+      this.readAgain = false;
+      void this.reload();
+    }
+    this.lookForSender();
     this.pump();
   }
 
@@ -197,6 +230,7 @@ export class Outbox {
     this.closed = true;
     this.environment.clearTimeout(this.timer);
     this.environment.clearTimeout(this.check);
+    this.environment.clearTimeout(this.watch);
     for (const waiting of this.waiting.values()) {
       waiting.reject(new HoldfastError("CLOSED", "the client was closed; the outbox keeps the message", true));
     }
@@ -243,7 +277,21 @@ export class Outbox {
       return;
     }
     this.hooks.tell({ type: "added", entry: plain(entry) });
+    this.lookForSender();
     this.pump();
+  }
+
+  /** As long as something waits for another tab to send it: that tab has to be there. */
+  private lookForSender(): void {
+    const waits = [...this.pending.values()].some((entry) => !entry.failed);
+    if (this.closed || this.sender || this.watch !== undefined || !waits) return;
+    this.hooks.tell({ type: "there" });
+    // Not all tabs at the same moment.
+    const wait = THERE_MS * (1 + this.environment.random() / 2);
+    this.watch = this.environment.setTimeout(() => {
+      this.watch = undefined;
+      if (!this.closed && !this.sender) this.hooks.takeOver();
+    }, wait);
   }
 
   private async transmit(entry: Pending): Promise<void> {

@@ -10,15 +10,15 @@ function browser() {
   const window = new EventTarget();
   const connection = new EventTarget();
   const document = Object.assign(new EventTarget(), { visibilityState: "visible" });
-  const requests: { name: string; signal: AbortSignal; held: Promise<void> }[] = [];
+  const requests: { name: string; steal: boolean | undefined; held: Promise<void> }[] = [];
   let grant = () => {};
   const locks = {
-    request: (name: string, { signal }: { signal: AbortSignal }, hold: () => Promise<void>) =>
+    request: (name: string, { signal, steal }: { signal?: AbortSignal; steal?: boolean }, hold: () => Promise<void>) =>
       new Promise<void>((resolve, reject) => {
-        signal.addEventListener("abort", () => reject(signal.reason));
+        signal?.addEventListener("abort", () => reject(signal.reason));
         grant = () => {
           const held = hold();
-          requests.push({ name, signal, held });
+          requests.push({ name, steal, held });
           resolve(held);
         };
       }),
@@ -53,8 +53,8 @@ test("the network is asked about when it changes, and when the page is looked at
 
 test("a lock is held until it is given back, and no longer waited for then", async () => {
   const { requests, grant } = browser();
-  const granted = vi.fn();
-  const release = environment().lock?.("outbox", granted);
+  const [granted, lost] = [vi.fn(), vi.fn()];
+  const release = environment().lock?.("outbox", granted, lost, false);
   expect(granted).not.toHaveBeenCalled();
   grant();
   expect(granted).toHaveBeenCalledOnce();
@@ -69,8 +69,14 @@ test("a lock is held until it is given back, and no longer waited for then", asy
   await requests[0]?.held;
 
   const neverGranted = vi.fn();
-  environment().lock?.("outbox", neverGranted)();
+  environment().lock?.("outbox", neverGranted, lost, false)();
   expect(neverGranted).not.toHaveBeenCalled();
+  await vi.waitFor(() => expect(lost).toHaveBeenCalledOnce());
+
+  environment().lock?.("outbox", granted, lost, true);
+  grant();
+  expect(granted).toHaveBeenCalledTimes(2);
+  expect(requests.at(-1)).toMatchObject({ name: "outbox", steal: true });
 });
 
 test("tabs hear each other, and not themselves", async () => {

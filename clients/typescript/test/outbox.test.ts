@@ -199,7 +199,7 @@ test("what failed for good has failed after a reload, too", async () => {
 test("nothing is emitted before it is kept, and what can't be kept says so", async () => {
   const { clock, server, browser } = world();
   let broken = true;
-  const store = browser.store({ dead: false } as never);
+  const store = browser.store({ dead: false, run: (what: () => void) => what() } as never);
   const add = store.add;
   store.add = (entry) => (broken ? Promise.reject(new Error("quota")) : add(entry));
   const { client, events } = browser.open({ store });
@@ -243,6 +243,39 @@ test("two tabs share an outbox: one sends, both see it, and the other takes over
   await clock.advance(100);
   expect(await sent).toMatchObject({ content: "whoever is left" });
   expect(server.arrived.at(-1)?.tab).toBe(two);
+});
+
+test("a page that is suspended and keeps the lock does not keep the others from sending", async () => {
+  const { clock, server, browser } = world();
+  const [one, two] = [browser.open(), browser.open()];
+  await clock.advance(100);
+  one.freeze();
+  const { sent } = two.client.chat(CHAT).send("hello");
+  await clock.advance(2_900);
+  expect(server.arrived).toHaveLength(0);
+  await clock.advance(1_700);
+  expect(await sent).toMatchObject({ content: "hello" });
+  // It wakes up and is no longer the one; and who answers is left to it.
+  one.thaw();
+  await clock.advance(100);
+  expect(statuses(one.client)).toEqual(["hello: sent"]);
+  server.arrived.length = 0;
+  server.sendFaults = Array.from({ length: 5 }, () => "unavailable" as const);
+  one.client.chat(CHAT).send("and again");
+  await clock.advance(120_000);
+  expect(new Set(server.arrived.map(({ tab }) => tab))).toEqual(new Set([two]));
+  expect(statuses(one.client)).toEqual(["hello: sent", "and again: sent"]);
+  // Asleep from the start of a page on.
+  two.freeze();
+  server.network = false;
+  const late = one.client.chat(CHAT).send("third");
+  await clock.advance(10);
+  await late.kept;
+  one.kill();
+  server.network = true;
+  browser.open();
+  await clock.advance(5_000);
+  expect(server.chat(CHAT).history.map(({ content }) => content)).toEqual(["hello", "and again", "third"]);
 });
 
 test("a closed client leaves the outbox to the next", async () => {

@@ -38,7 +38,7 @@ type Step =
   | { do: "cut" | "resync" | "changed" | "open" }
   | { do: "epoch"; chat: number }
   | { do: "network"; there: boolean }
-  | { do: "kill" | "close" | "reload"; tab: number }
+  | { do: "kill" | "close" | "reload" | "freeze" | "thaw"; tab: number }
   | { do: "sendFaults"; faults: SendFault[] }
   | { do: "liveFaults"; faults: LiveFault[] }
   | { do: "historyFaults"; faults: HistoryFault[] }
@@ -74,7 +74,10 @@ const step: fc.Arbitrary<Step> = fc.oneof(
   { weight: 2, arbitrary: fc.record({ do: fc.constant("network" as const), there: fc.boolean() }) },
   {
     weight: 3,
-    arbitrary: fc.record({ do: fc.constantFrom("kill" as const, "close" as const, "reload" as const), tab }),
+    arbitrary: fc.record({
+      do: fc.constantFrom("kill" as const, "close" as const, "reload" as const, "freeze" as const, "thaw" as const),
+      tab,
+    }),
   },
   { weight: 4, arbitrary: fc.record({ do: fc.constant("sendFaults" as const), faults: faults(...SEND_FAULTS) }) },
   { weight: 3, arbitrary: fc.record({ do: fc.constant("liveFaults" as const), faults: faults(...LIVE_FAULTS) }) },
@@ -113,7 +116,8 @@ class Run {
     this.browser = new Browser(this.server, chance(seed));
     if (indexedDB) this.browser.indexedDB = new IDBFactory();
     this.server.onSend = (from) => {
-      if (!from.dead) expect(this.browser.holder(), "only the tab that has the lock sends").toBe(from);
+      if (!from.dead && !from.wasFrozen)
+        expect(this.browser.holder(), "only the tab that has the lock sends").toBe(from);
     };
     this.open();
   }
@@ -130,6 +134,8 @@ class Run {
     const { server } = this;
     switch (step.do) {
       case "send": {
+        // Nobody types on a page that is asleep.
+        if (this.tab(step.tab).frozen) break;
         const chatId = CHATS[step.chat]!;
         const content = `${step.bad ? "bad" : "good"} ${this.sends.length}`;
         const { tempId, kept } = this.tab(step.tab).client.chat(chatId).send(content);
@@ -188,6 +194,12 @@ class Run {
         this.tab(step.tab).kill();
         this.open();
         break;
+      case "freeze":
+        this.tab(step.tab).freeze();
+        break;
+      case "thaw":
+        this.tab(step.tab).thaw();
+        break;
       case "sendFaults":
         server.sendFaults = [...step.faults];
         break;
@@ -207,26 +219,31 @@ class Run {
   /** Everything works again, and there is time for everything. */
   async heal(): Promise<void> {
     Object.assign(this.server, { network: true, sendFaults: [], liveFaults: [], historyFaults: [], resumeFaults: [] });
+    // What is asleep stays so: somebody else has to do it.
+    if (this.browser.tabs.every((open) => open.frozen)) this.tab(0).thaw();
+    await this.clock.advance(120_000);
+    this.everythingIsDurable();
+    for (const open of this.browser.tabs) open.thaw();
     await this.clock.advance(120_000);
     // What was lost last shows by the gap before what comes next.
     for (const chatId of CHATS) this.server.accept(chatId, "bob", "the end", `end-${chatId}`);
     await this.clock.advance(60_000);
   }
 
+  private everythingIsDurable(): void {
+    for (const { tempId, chatId, content, kept } of this.sends) {
+      const copies = [...this.server.chat(chatId).durable.values()].filter((message) => message.tempId === tempId);
+      const arrived = this.server.arrived.some((send) => send.tempId === tempId);
+      if (content.startsWith("bad")) expect(copies).toHaveLength(0);
+      else if (kept) expect(copies, "what was kept is durable once").toMatchObject([{ content }]);
+      else if (arrived) expect(copies, "what is on disk is sent, whoever knew of it").toHaveLength(1);
+    }
+  }
+
   async judge(): Promise<void> {
     const { server } = this;
     const stored = this.browser.indexedDB ? undefined : [...this.browser.disk.values()];
-    for (const { tempId, chatId, content, kept } of this.sends) {
-      const copies = [...server.chat(chatId).durable.values()].filter((message) => message.tempId === tempId);
-      const arrived = server.arrived.some((send) => send.tempId === tempId);
-      if (content.startsWith("bad")) expect(copies).toHaveLength(0);
-      else if (kept)
-        expect(
-          copies.map((message) => message.content),
-          "what was kept is durable once",
-        ).toEqual([content]);
-      else if (arrived && stored) expect(copies, "what is on disk is sent, whoever knew of it").toHaveLength(1);
-    }
+    this.everythingIsDurable();
     for (const entry of stored ?? []) expect(entry.failed?.code, "only what failed for good stays").toBe("VALIDATION");
     for (const chatId of CHATS) {
       const mine = server.chat(chatId).history.filter((message) => message.senderId === "alice");

@@ -352,7 +352,7 @@ export class FakeSocket implements SocketLike {
     this.server.connections.delete(this);
     if (!this.connected) return;
     this.connected = false;
-    if (!this.tab.dead) this.fire("disconnect", reason);
+    this.tab.run(() => this.fire("disconnect", reason));
   }
 
   emit(event: string, payload: any, answer: (answer: unknown) => void): void {
@@ -392,9 +392,7 @@ export class FakeSocket implements SocketLike {
   }
 
   private later(generation: number, run: () => void, ms = LATENCY_MS): void {
-    this.server.clock.setTimeout(() => {
-      if (generation === this.generation && !this.tab.dead) run();
-    }, ms);
+    this.server.clock.setTimeout(() => this.tab.run(() => generation === this.generation && run()), ms);
   }
 }
 
@@ -403,7 +401,7 @@ export class Browser {
   readonly disk = new Map<number, OutboxEntry>();
   lastKey = 0;
   readonly tabs: Tab[] = [];
-  private readonly locks = new Map<string, { tab: Tab; granted: () => void }[]>();
+  private readonly locks = new Map<string, { tab: Tab; granted: () => void; lost: () => void }[]>();
   private readonly channels = new Map<string, { tab: Tab; listener: (message: unknown) => void }[]>();
   /** With it, the outbox is in IndexedDB; else on a disk of which a killed tab's last writes may be missing. */
   indexedDB: IDBFactory | undefined;
@@ -428,12 +426,18 @@ export class Browser {
     return [...this.locks.values()][0]?.[0]?.tab;
   }
 
-  lock(tab: Tab, name: string, granted: () => void): () => void {
+  lock(tab: Tab, name: string, granted: () => void, lost: () => void, steal: boolean): () => void {
     const queue = this.locks.get(name) ?? [];
     this.locks.set(name, queue);
-    const entry = { tab, granted };
-    queue.push(entry);
-    if (queue[0] === entry) granted();
+    const entry = { tab, granted: () => tab.run(granted) };
+    if (steal) {
+      const [robbed] = queue.splice(0, 1, { ...entry, lost });
+      robbed?.tab.run(robbed.lost);
+      entry.granted();
+      return () => this.unlock(tab);
+    }
+    queue.push({ ...entry, lost });
+    if (queue.length === 1) entry.granted();
     return () => this.unlock(tab);
   }
 
@@ -455,7 +459,7 @@ export class Browser {
         const copy = structuredClone(message);
         for (const other of members) {
           if (other === member) continue;
-          this.clock.setTimeout(() => members.includes(other) && !other.tab.dead && other.listener(copy), 1);
+          this.clock.setTimeout(() => members.includes(other) && other.tab.run(() => other.listener(copy)), 1);
         }
       },
       close: () => void members.splice(members.indexOf(member), 1),
@@ -465,7 +469,13 @@ export class Browser {
   store(tab: Tab): OutboxStore {
     // Each operation takes a moment; that of a tab which is killed before is lost.
     const write = <T>(work: () => T): Promise<T> =>
-      new Promise((resolve) => this.clock.setTimeout(() => !tab.dead && resolve(work()), 1));
+      new Promise((resolve) =>
+        this.clock.setTimeout(() => {
+          if (tab.dead) return;
+          const result = work();
+          tab.run(() => resolve(result));
+        }, 1),
+      );
     return {
       add: (entry) =>
         write(() => {
@@ -484,6 +494,10 @@ export class Browser {
 /** A page with a client in it. */
 export class Tab {
   dead = false;
+  /** A page that is suspended: it keeps its lock, and nothing in it happens until it is woken. */
+  frozen = false;
+  wasFrozen = false;
+  private readonly later: (() => void)[] = [];
   readonly client: Client;
   readonly refreshed: boolean[] = [];
   readonly events: { name: string; payload: any }[] = [];
@@ -502,7 +516,7 @@ export class Tab {
     this.token = () => tokenOf(browser.user);
     const environment: Partial<Environment> = {
       now: () => clock.now,
-      setTimeout: (run, ms) => clock.setTimeout(() => !this.dead && run(), ms),
+      setTimeout: (run, ms) => clock.setTimeout(() => this.run(run), ms),
       clearTimeout: (timer) => clock.clearTimeout(timer),
       random: browser.random,
       uuid: () => `temp-${number}-${++this.uuids}`,
@@ -515,7 +529,7 @@ export class Tab {
         return () => {};
       },
       // What a killed page's promises still do, nobody notices.
-      lock: (name, granted) => (this.dead ? () => {} : browser.lock(this, name, granted)),
+      lock: (...given) => (this.dead ? () => {} : browser.lock(this, ...given)),
       channel: (name, listener) => browser.channel(this, name, listener),
     };
     const store = browser.indexedDB ? counted(clock, indexedDbStore(browser.indexedDB, "test")) : browser.store(this);
@@ -532,6 +546,24 @@ export class Tab {
     for (const name of ["newMessage", "messageFailed", "status", "synced", "error"] as const) {
       this.client.on(name, (payload) => this.events.push({ name, payload }));
     }
+  }
+
+  /** What happens to a page happens if it is there, and when it is awake. */
+  run(what: () => void): void {
+    if (this.dead) return;
+    if (this.frozen) this.later.push(what);
+    else what();
+  }
+
+  freeze(): void {
+    this.frozen = true;
+    this.wasFrozen = true;
+  }
+
+  thaw(): void {
+    this.frozen = false;
+    // One after the other, as events are.
+    for (const what of this.later.splice(0)) this.browser.clock.setTimeout(() => this.run(what), 0);
   }
 
   told(name: string): any[] {

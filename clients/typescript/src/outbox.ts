@@ -21,7 +21,7 @@ const THERE_AGAIN_MS = 20_000;
 /** What the tabs of one user tell each other. */
 export type TabMessage =
   | { type: "adding" }
-  /** Whether the tab that sends is there, and that it is. */
+  /** Whether the tab that sends is there and has a connection, and that it is. */
   | { type: "there" }
   | { type: "here" }
   | { type: "added"; entry: OutboxEntry }
@@ -67,6 +67,7 @@ export class Outbox {
   private timer: unknown;
   private check: unknown;
   private watch: unknown;
+  private asking = false;
   private pausedUntil = 0;
   private closed = false;
 
@@ -149,14 +150,13 @@ export class Outbox {
         void this.reload();
       }, CHECK_MS);
     } else if (message.type === "there") {
-      if (this.sender) this.hooks.tell({ type: "here" });
+      // By a timer, because a page may be half asleep: without timers it can't send.
+      this.environment.setTimeout(() => {
+        if (this.able) this.hooks.tell({ type: "here" });
+      }, 0);
     } else if (message.type === "here") {
-      this.environment.clearTimeout(this.watch);
-      this.watch = this.environment.setTimeout(() => {
-        this.watch = undefined;
-        // Whatever this tab was not told, it reads.
-        void this.reload();
-      }, THERE_AGAIN_MS);
+      this.asking = false;
+      this.watchFor(THERE_AGAIN_MS, () => void this.reload());
     } else if (message.type === "added") {
       if (!this.pending.has(message.entry.tempId)) this.adopt(message.entry);
       this.lookForSender();
@@ -223,6 +223,7 @@ export class Outbox {
   /** The connection is there again: nothing has to wait any longer. */
   up(): void {
     for (const entry of this.pending.values()) entry.retryAt = 0;
+    this.lookForSender();
     this.pump();
   }
 
@@ -238,7 +239,7 @@ export class Outbox {
   }
 
   pump(): void {
-    if (this.closed || !this.sender || this.connection.status !== "online") return;
+    if (!this.able) return;
     const now = this.environment.now();
     const first = new Map<string, Pending>();
     for (const entry of [...this.pending.values()].sort(byKey)) {
@@ -254,6 +255,10 @@ export class Outbox {
     }
     this.environment.clearTimeout(this.timer);
     if (next !== Number.POSITIVE_INFINITY) this.timer = this.environment.setTimeout(() => this.pump(), next - now);
+  }
+
+  private get able(): boolean {
+    return !this.closed && this.sender && this.connection.status === "online";
   }
 
   private async keep(entry: Pending): Promise<void> {
@@ -284,14 +289,19 @@ export class Outbox {
   /** As long as something waits for another tab to send it: that tab has to be there. */
   private lookForSender(): void {
     const waits = [...this.pending.values()].some((entry) => !entry.failed);
-    if (this.closed || this.sender || this.watch !== undefined || !waits) return;
+    if (this.closed || this.sender || this.asking || !waits || this.connection.status !== "online") return;
     this.hooks.tell({ type: "there" });
+    this.asking = true;
     // Not all tabs at the same moment.
-    const wait = THERE_MS * (1 + this.environment.random() / 2);
-    this.watch = this.environment.setTimeout(() => {
-      this.watch = undefined;
-      if (!this.closed && !this.sender) this.hooks.takeOver();
-    }, wait);
+    this.watchFor(THERE_MS * (1 + this.environment.random() / 2), () => {
+      this.asking = false;
+      if (!this.sender && this.connection.status === "online") this.hooks.takeOver();
+    });
+  }
+
+  private watchFor(ms: number, run: () => void): void {
+    this.environment.clearTimeout(this.watch);
+    this.watch = this.environment.setTimeout(() => this.closed || run(), ms);
   }
 
   private async transmit(entry: Pending): Promise<void> {

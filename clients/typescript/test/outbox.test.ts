@@ -249,22 +249,26 @@ test("a page that is suspended and keeps the lock does not keep the others from 
   const { clock, server, browser } = world();
   const [one, two] = [browser.open(), browser.open()];
   await clock.advance(100);
+  // It answered a moment ago.
+  two.client.chat(CHAT).send("first");
+  await clock.advance(100);
+  expect(server.arrived.map(({ tab }) => tab)).toEqual([one]);
   one.freeze();
   const { sent } = two.client.chat(CHAT).send("hello");
   await clock.advance(2_900);
-  expect(server.arrived).toHaveLength(0);
+  expect(server.arrived).toHaveLength(1);
   await clock.advance(1_700);
   expect(await sent).toMatchObject({ content: "hello" });
   // It wakes up and is no longer the one; and who answers is left to it.
   one.thaw();
   await clock.advance(100);
-  expect(statuses(one.client)).toEqual(["hello: sent"]);
+  expect(statuses(one.client)).toEqual(["first: sent", "hello: sent"]);
   server.arrived.length = 0;
   server.sendFaults = Array.from({ length: 5 }, () => "unavailable" as const);
   one.client.chat(CHAT).send("and again");
   await clock.advance(120_000);
   expect(new Set(server.arrived.map(({ tab }) => tab))).toEqual(new Set([two]));
-  expect(statuses(one.client)).toEqual(["hello: sent", "and again: sent"]);
+  expect(statuses(one.client)).toEqual(["first: sent", "hello: sent", "and again: sent"]);
   // Asleep from the start of a page on.
   two.freeze();
   server.network = false;
@@ -275,7 +279,20 @@ test("a page that is suspended and keeps the lock does not keep the others from 
   server.network = true;
   browser.open();
   await clock.advance(5_000);
-  expect(server.chat(CHAT).history.map(({ content }) => content)).toEqual(["hello", "and again", "third"]);
+  expect(server.chat(CHAT).history.map(({ content }) => content)).toEqual(["first", "hello", "and again", "third"]);
+});
+
+test("a tab without a connection leaves the sending to one that has it", async () => {
+  const { clock, server, browser } = world();
+  const [one, two] = [browser.open(), browser.open()];
+  await clock.advance(100);
+  one.token = () => new Promise(() => {});
+  one.socket.lose("transport close");
+  await clock.advance(1_000);
+  const { sent } = two.client.chat(CHAT).send("hello");
+  await clock.advance(5_000);
+  expect(await sent).toMatchObject({ content: "hello" });
+  expect(server.arrived.map(({ tab }) => tab)).toEqual([two]);
 });
 
 test("a closed client leaves the outbox to the next", async () => {

@@ -55,10 +55,11 @@ function uuid(): string {
 
 function onNetwork(changed: () => void): () => void {
   const { connection } = (globalThis.navigator as undefined | { connection?: EventTarget }) ?? {};
+  const page: EventTarget = globalThis.window ?? globalThis;
   const targets: [EventTarget | undefined, string][] = [
-    [globalThis.window, "online"],
-    [globalThis.window, "offline"],
-    [globalThis.window, "pageshow"],
+    [page, "online"],
+    [page, "offline"],
+    [page, "pageshow"],
     [connection, "change"],
     [globalThis.document, "visibilitychange"],
   ];
@@ -98,7 +99,7 @@ function channel(name: string, listener: (message: unknown) => void): Channel {
 
 /** The environment of a browser, or of Node.js, where there are no other tabs. */
 export function environment(): Environment {
-  const browser = globalThis.window !== undefined;
+  const browser = globalThis.window !== undefined || "WorkerGlobalScope" in globalThis;
   return {
     now: () => Date.now(),
     setTimeout: (run, ms) => setTimeout(run, ms),

@@ -93,7 +93,8 @@ export class Outbox {
   send(chatId: string, { tempId = this.environment.uuid(), content, imageUrl, publicId }: Content): Sending {
     const known = this.waiting.get(tempId);
     if (known) return known;
-    const entry: Pending = {
+    const kept = this.pending.get(tempId);
+    const entry: Pending = kept ?? {
       // Its place is the store's to say.
       key: Number.POSITIVE_INFINITY,
       tempId,
@@ -111,7 +112,8 @@ export class Outbox {
     waiting.sent.catch(() => {});
     this.waiting.set(tempId, waiting);
     this.pending.set(tempId, entry);
-    waiting.kept = this.keep(entry);
+    // One that has been there since before a reload is only waited for, or tried again.
+    waiting.kept = kept ? this.retry(tempId) : this.keep(entry);
     waiting.kept.catch(() => {});
     this.hooks.changed(chatId);
     return waiting;

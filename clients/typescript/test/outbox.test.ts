@@ -196,6 +196,32 @@ test("what failed for good has failed after a reload, too", async () => {
   expect(server.arrived).toHaveLength(1);
 });
 
+test("a send that is in the outbox already is waited for, or tried again, and not kept twice", async () => {
+  const { clock, server, browser } = world();
+  const first = browser.open();
+  await clock.advance(100);
+  server.network = false;
+  const { tempId } = first.client.chat(CHAT).send("hello");
+  await clock.advance(20);
+  first.kill();
+  server.network = true;
+  const { client } = browser.open();
+  await clock.settle();
+  await clock.advance(2);
+  const again = client.chat(CHAT).send({ tempId, content: "hello" });
+  expect(client.chat(CHAT).send({ tempId, content: "hello" })).toBe(again);
+  await clock.advance(1_000);
+  expect(await again.sent).toMatchObject({ tempId });
+  expect(statuses(client)).toEqual(["hello: sent"]);
+  const { tempId: failed } = client.chat(CHAT).send("bad");
+  await clock.advance(100);
+  const { sent } = client.chat(CHAT).send({ tempId: failed, content: "bad" });
+  await clock.advance(100);
+  await expect(sent).rejects.toMatchObject({ code: "VALIDATION" });
+  expect(server.arrived.map((send) => send.tempId)).toEqual([tempId, failed, failed]);
+  expect(browser.disk.size).toBe(1);
+});
+
 test("nothing is emitted before it is kept, and what can't be kept says so", async () => {
   const { clock, server, browser } = world();
   let broken = true;

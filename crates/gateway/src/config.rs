@@ -299,6 +299,11 @@ impl Config {
         }
     }
 
+    /// How long a send may take until the cache is done with it, if making it durable takes its longest.
+    pub fn cache_deadline(&self) -> Duration {
+        self.own.send_deadline.0.saturating_sub(STALE_WAIT + durable_within(&self.own))
+    }
+
     /// Kafka's breaker.
     pub fn kafka_breaker(&self) -> BreakerSettings {
         BreakerSettings { recovery_timeout: self.own.kafka_cb_recovery_timeout.0, ..self.cache_breaker() }
@@ -319,12 +324,16 @@ pub fn check_servers(servers: &ServerSettings, source: &mut Source) {
     }
 }
 
+/// The longest that making a message durable takes: Kafka does not take it, and the failed queue does at the last moment.
+fn durable_within(own: &GatewaySettings) -> Duration {
+    own.kafka_delivery_timeout.0 + REPORT_GRACE + own.failed_queue_timeout.0
+}
+
 /// The ladder of deadlines, and what else must hold between settings.
 fn check(own: &GatewaySettings, source: &mut Source) {
     // A send asks the cache twice, for the limit and for the list, and waits for one batch before its own; and for the store, where
-    // it can do without.
-    let cache = own.redis_budget.0 * 3 + STALE_WAIT;
-    let steps = cache + own.kafka_delivery_timeout.0 + REPORT_GRACE + own.failed_queue_timeout.0;
+    // it can do without. Behind more batches of a slow cache it goes on without the cache.
+    let steps = own.redis_budget.0 * 3 + STALE_WAIT + durable_within(own);
     source.require(
         own.send_deadline.0 >= steps,
         format!(

@@ -6,6 +6,7 @@
 
 pub(crate) mod acked;
 pub(crate) mod outcome;
+mod pace;
 pub(crate) mod pipeline;
 pub(crate) mod publish;
 pub mod recent_retry;

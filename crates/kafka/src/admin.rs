@@ -1,4 +1,6 @@
 //! The topics: made if missing, read back and judged; and what cleaning them up and measuring lag needs.
+//!
+//! See `docs/decisions/kafka-retention.md`.
 
 mod brokers;
 mod dead_letters;

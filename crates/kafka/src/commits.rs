@@ -1,5 +1,7 @@
 //! What a group commits: offsets, and the records that it has lost, in the metadata of the offset. One commit both passes the hole and says
 //! that there was one.
+//!
+//! See `docs/decisions/lost-records.md`.
 
 use rdkafka::error::KafkaResult;
 use rdkafka::topic_partition_list::TopicPartitionListElem;

@@ -30,6 +30,8 @@
 //! # Closing
 //!
 //! The exception is the drop, during which nobody else polls: from then on the callback unassigns by itself.
+//!
+//! See `docs/decisions/paused-partitions.md` and `docs/decisions/commits.md`.
 
 use std::cell::Cell;
 use std::sync::atomic::Ordering;

@@ -1,4 +1,6 @@
 //! How far an assignment has come, by librdkafka's position, which moves past what is no record as well.
+//!
+//! See `docs/decisions/transactional-records.md`.
 
 use rdkafka::Offset;
 

@@ -1,4 +1,6 @@
 //! The producer behind a [`Publisher`](crate::Publisher), and the one that takes its place when it has died.
+//!
+//! See `docs/decisions/kafka-producer.md`.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};

@@ -3,6 +3,8 @@
 //! A message's timestamp may lie far ahead of the clock: a gateway's clock was wrong, or another tool wrote it. In history such a message
 //! is the newest until that time. But it must not keep its chat at the top of everybody's list until then: there it counts as of when it
 //! arrived, like any other, and messages that come later put other chats above it.
+//!
+//! See `docs/decisions/messages-ahead.md`.
 
 /// How far ahead of the clock a timestamp is taken as it is, in milliseconds: clocks differ, and stamps of a burst run ahead.
 pub const SLACK_MS: i64 = 60_000;

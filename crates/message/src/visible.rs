@@ -4,6 +4,8 @@
 //! property [`Default_Ignorable_Code_Point`] names (zero-width characters, marks of direction, Hangul fillers, variation selectors, tags);
 //! NUL, which HTML drops; and `BLANKS`. Other control characters are shown as a glyph (CSS Text Level 3, section 3), and count as visible.
 //!
+//! See `docs/decisions/visible-content.md`.
+//!
 //! [`Default_Ignorable_Code_Point`]: https://www.unicode.org/reports/tr44/#Default_Ignorable_Code_Point
 
 use std::ops::RangeInclusive;

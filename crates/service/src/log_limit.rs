@@ -5,6 +5,8 @@
 //! the program is built, and so is what is remembered of them. Metrics count every event; a line is for the first few.
 //!
 //! Not limited: `debug` and `trace`, which only somebody who looks for something switches on, and the target [`AUDIT`].
+//!
+//! See `docs/decisions/log-limit.md`.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;

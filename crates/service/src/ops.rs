@@ -4,6 +4,8 @@
 //! A breaker is turned here, process by process, and not by way of Redis: Redis may be what the breaker is about. Whoever reaches
 //! this port can do it, which is one reason more why it listens on the loopback interface unless told otherwise; a web page that
 //! makes a browser ask is refused.
+//!
+//! See `docs/decisions/breakers.md`.
 
 use std::sync::Arc;
 

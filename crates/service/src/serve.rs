@@ -7,6 +7,8 @@
 //!    `body` does the same to request bodies.
 //! 4. Each request carries its [`Connection`] in its extensions. Whoever takes over an upgraded connection observes its writes and
 //!    closes it by that.
+//!
+//! See `docs/decisions/closing-stalled-connections.md`.
 
 mod body;
 mod connection;

@@ -4,6 +4,8 @@
 //! description parses them, prints the effective configuration and makes the table in the documentation, so the three can't differ.
 //! Every error is collected, so that an operator sees all of them at once. An error names the setting, and the line of `CONFIG_FILE` where
 //! it stands; never its value, which may be a secret or a part of one.
+//!
+//! See `docs/decisions/configuration-values.md`.
 
 mod lines;
 pub mod properties;

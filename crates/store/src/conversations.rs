@@ -6,6 +6,8 @@
 //!
 //! `lastTimestamp` orders the list, so it never lies far ahead of the clock ([`recency`]): a message that does counts as of when the view
 //! hears of it, and what was written otherwise is corrected by whoever reads it (`conversations/ahead.rs`).
+//!
+//! See `docs/decisions/conversation-lists.md` and `docs/decisions/messages-ahead.md`.
 
 mod ahead;
 

@@ -4,6 +4,8 @@
 //! ([`Store::replace_group`]), so that no change is lost and no rule about the whole group is broken by two changes at once.
 //!
 //! A group without members has ended. It is kept: its id, and with it what was written there, is never a new group's.
+//!
+//! See `docs/decisions/group-ownership.md`.
 
 use std::collections::HashMap;
 

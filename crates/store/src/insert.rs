@@ -12,6 +12,8 @@
 //! The price is that the driver does not count it as a retryable write. It needs no transaction number: with its ids inside, the
 //! whole batch can be repeated, and is once, at once, when the connection broke or the primary stepped down, as the driver
 //! would do.
+//!
+//! See `docs/decisions/inserts.md`.
 
 use holdfast_message::Message;
 use mongodb::bson::{Bson, Document, RawDocumentBuf};

@@ -3,6 +3,8 @@
 //!
 //! A watermark only moves forward: one atomic update compares and moves it, so that devices and gateways may race. Unread counts are
 //! derived from it and from the messages; nothing else says what is read.
+//!
+//! See `docs/decisions/group-allowance.md`.
 
 use std::collections::HashMap;
 

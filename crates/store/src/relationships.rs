@@ -2,6 +2,8 @@
 //!
 //! One document per pair of users, under the id of their chat: `{ _id, asked: [userId], blockedBy: [userId] }`. Who has asked for
 //! friendship is in `asked`; two who both have are friends. Every change is one atomic update and may be repeated.
+//!
+//! See `docs/decisions/blocks.md`.
 
 use std::collections::HashMap;
 

@@ -7,6 +7,8 @@
 //! their own. So [`Newest`] asks for both ranges at once, which costs one look-up in the index where there are no Dates.
 //! What it meets tells whether that was the whole truth: only numbers without a fraction are ordered by the server as we order them.
 //! If it meets anything else it asks for each range by itself and merges the two.
+//!
+//! See `docs/decisions/times-of-other-tools.md`.
 
 use std::cmp::Ordering;
 

@@ -4,6 +4,8 @@
 //! `appName`) takes precedence over this crate's default. An option on whose value the promise rests is accepted with that value and refused by
 //! its name with any other: it is never overwritten silently. No error repeats the string, or what the driver says of it, because a
 //! string that can't be read may show its password at any place.
+//!
+//! See `docs/decisions/mongodb-options.md`.
 
 use mongodb::options::{
     Acknowledgment, ClientOptions, ConnectionString, ReadConcern, ReadConcernLevel, ReadPreference, SelectionCriteria,

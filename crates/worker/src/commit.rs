@@ -3,6 +3,8 @@
 //!
 //! While a commit is on its way, further progress waits for the next one, which then carries the newest points. A commit that
 //! failed is sent again with whatever the points are by then.
+//!
+//! See `docs/decisions/commits.md`.
 
 use std::time::{Duration, Instant};
 

@@ -16,6 +16,8 @@
 //! 3. A rebalance in progress, which decides whether flushes hurry.
 //! 4. Flush and dead letters, then commits, which they may have made due.
 //! 5. Pauses last, as they follow from all of this.
+//!
+//! See `docs/decisions/failed-group-answers.md`.
 
 pub mod assignment;
 

@@ -2,6 +2,8 @@
 //!
 //! Nothing waits for it but the end, and that not for long: it may lag, and may miss messages when it can't keep up, as whoever reads
 //! the view mends it.
+//!
+//! See `docs/decisions/conversation-lists.md`.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;

@@ -6,6 +6,8 @@
 //!
 //! A gap that nobody can judge yet, because the broker does not answer, is neither a loss nor none. Meanwhile its first offset counts as
 //! received and not done in the ledger: nothing is committed beyond it.
+//!
+//! See `docs/decisions/lost-records.md`.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

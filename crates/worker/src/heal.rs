@@ -11,6 +11,8 @@
 //! This holds up neither flush nor commit: messages go through a queue that is bounded in messages and in bytes, and one that does
 //! not fit is counted and skipped.
 //! Verification on read heals what this misses.
+//!
+//! See `docs/decisions/cache-restarts.md` and `docs/decisions/retraction.md`.
 
 use std::collections::VecDeque;
 use std::future::Future;

@@ -16,6 +16,8 @@
 //! survives the worker, and whoever has the partition next goes on saying it.
 //!
 //! No I/O and no clock here.
+//!
+//! See `docs/decisions/lost-records.md` and `docs/decisions/transactional-records.md`.
 
 use std::collections::BTreeMap;
 

@@ -6,6 +6,8 @@
 //!
 //! An assignment begins unpaused and is decided anew: nothing of an earlier one counts. What pausing means is told in
 //! [`holdfast_kafka::consumer`].
+//!
+//! See `docs/decisions/paused-partitions.md`.
 
 use std::collections::BTreeSet;
 

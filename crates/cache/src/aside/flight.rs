@@ -268,7 +268,9 @@ impl<S: Source> Flights<S> {
             None => (None, 0),
         };
         let filled = now.checked_sub(held.age).unwrap_or(now);
-        Some(Known { value, bytes, filled, fresh_until: now + held.fresh_for, kept_until: now + held.kept_for })
+        // Stale since some time before now: a reader that took the time a moment ago must not find it fresh.
+        let fresh_until = if held.fresh_for.is_zero() { filled } else { now + held.fresh_for };
+        Some(Known { value, bytes, filled, fresh_until, kept_until: now + held.kept_for })
     }
 
     /// Loads, all at once; `rest` is how long nobody gets the leases when that fails.

@@ -85,13 +85,13 @@ local function let_go(ts, id)
   if head.floor_ts and above(ts, id, head.floor_ts, head.floor_id) then head.floor_ts, head.floor_id = ts, id end
 end
 
--- A message that comes late does not push out newer ones.
+-- A message that comes late does not push out newer ones. A tombstone claims nothing: nobody misses the message that it was.
 local function trim_list(max)
   while head.n > max do
     local entry = decode(pop_oldest())
     head.n = head.n - 1
     if entry then
-      let_go(entry[5], entry[3])
+      if entry[7] then let_go(entry[5], entry[3]) end
     else
       head.run = '' -- nobody knows what went: the next script begins a new epoch
     end

@@ -62,7 +62,8 @@ local function make_room(ts, id)
   if not first or not above(ts, id, first[1], first[2]) then return false end
   redis.call('LREM', LIST, 1, first[3])
   head.n = head.n - 1
-  let_go(first[1], first[2])
+  local gone = decode(first[3])
+  if gone and gone[7] then let_go(first[1], first[2]) end
   table.remove(entries, 1)
   return true
 end

@@ -103,6 +103,31 @@ async fn what_finds_no_room_is_not_claimed() {
     assert_eq!((numbers(&page), page.floor), (vec![4, 5, 6], Floor::Above(all[2].key())));
 }
 
+#[tokio::test]
+async fn what_was_taken_back_leaves_a_full_list_as_whole_as_it_was() {
+    let (list, chat) = fresh(5).await;
+    let all = messages(&chat, 15);
+    add_all(&list, &all[..2]).await;
+    let page = read(&list, &chat).await;
+    repair(&list, &page, &all[..2], None).await;
+    // Each refused attempt leaves a tombstone, and the oldest of those are trimmed once the two messages are.
+    let attempt = Attempt(7);
+    for refused in &all[2..12] {
+        list.add(refused, attempt, BUDGET).await.unwrap();
+        assert_eq!(list.tombstone(refused, attempt, BUDGET).await, Ok(TakenBack::Done));
+    }
+    let page = read(&list, &chat).await;
+    assert_eq!((page.entries.len(), page.floor), (5, Floor::Above(all[1].key())));
+    // A late repair in a full list: a tombstone makes room, and claims nothing either.
+    let stored: Vec<_> = all[..2].iter().chain(&all[12..13]).cloned().collect();
+    add_all(&list, &all[12..13]).await;
+    let page = read(&list, &chat).await;
+    repair(&list, &page, &stored, None).await;
+    let page = read(&list, &chat).await;
+    assert_eq!(page.floor, Floor::Above(all[1].key()));
+    assert_eq!(page.trimmed, Some(all[1].key()));
+}
+
 /// The list answers every page of so many of its newest messages alone.
 fn assert_answers_alone(page: &RecentPage, up_to: usize) {
     let alone = |limit: &usize| page.alone(None, *limit, Duration::MAX).is_some();

@@ -13,6 +13,10 @@ use super::rig::{ASK, GATEWAYS, Rig};
 use crate::ledger::{Reading, newest_page, whole_history};
 use crate::load::Chat;
 
+/// Messages of a page that each recent list must answer alone in the end, and of one that need only be right.
+const SHORT_PAGE: usize = 10;
+const PAGE: usize = 50;
+
 impl Rig {
     /// Entries that wait in the failed queue's index, by the server itself.
     ///
@@ -125,8 +129,8 @@ impl Rig {
         Ok(all)
     }
 
-    /// Each chat's newest page by every gateway, again and again for so long, and until each recent list has answered alone: verified or
-    /// not, all of them must be right.
+    /// Each chat's newest page by every gateway, again and again for so long, and until each recent list has answered a short one alone:
+    /// verified or not, all of them must be right. A long page may still reach down to the tombstones of what was refused.
     ///
     /// # Errors
     /// As [`Rig::histories`], or the recent list of a chat does not answer alone within `limit`.
@@ -136,11 +140,14 @@ impl Rig {
         loop {
             for chat in chats {
                 for gateway in 0..GATEWAYS {
-                    let (reading, _) = newest_page(&readers[&(&*chat.member, gateway)], &chat.id).await?;
-                    if reading.cached {
-                        alone.insert(&chat.id);
+                    let reader = &readers[&(&*chat.member, gateway)];
+                    for limit in [PAGE, SHORT_PAGE] {
+                        let (reading, _) = newest_page(reader, &chat.id, limit).await?;
+                        if reading.cached && limit == SHORT_PAGE {
+                            alone.insert(&chat.id);
+                        }
+                        all.push(reading);
                     }
-                    all.push(reading);
                 }
             }
             match chats.iter().find(|chat| !alone.contains(&chat.id)) {

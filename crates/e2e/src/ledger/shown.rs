@@ -32,7 +32,7 @@ pub struct Reading {
 /// # Errors
 /// The gateway does not answer, can't tell all of it for twenty seconds, or shows a message that is not what its id says.
 pub async fn whole_history(client: &Client, chat: &str) -> Result<Reading> {
-    let mut reading = newest_page(client, chat).await?;
+    let mut reading = newest_page(client, chat, PAGE / 2).await?;
     while let Some(cursor) = reading.1.take() {
         let (more, next) = page(client, json!({ "chatId": chat, "limit": PAGE, "before": cursor })).await?;
         reading.0.ids.extend(more.ids);
@@ -41,12 +41,12 @@ pub async fn whole_history(client: &Client, chat: &str) -> Result<Reading> {
     Ok(Reading { whole: true, cached: false, ..reading.0 })
 }
 
-/// A chat's newest page, and the cursor of the next one.
+/// A chat's newest page of so many messages, and the cursor of the next one.
 ///
 /// # Errors
 /// As [`whole_history`].
-pub async fn newest_page(client: &Client, chat: &str) -> Result<(Reading, Option<String>)> {
-    page(client, json!({ "chatId": chat, "limit": PAGE / 2 })).await
+pub async fn newest_page(client: &Client, chat: &str, limit: usize) -> Result<(Reading, Option<String>)> {
+    page(client, json!({ "chatId": chat, "limit": limit })).await
 }
 
 async fn page(client: &Client, request: Value) -> Result<(Reading, Option<String>)> {

@@ -106,14 +106,23 @@ impl Admission {
     /// Whether the limit lets each of these users send now. Sends that pass are counted.
     pub(crate) async fn limit(&self, users: &[&UserId]) -> Vec<Result<(), Refusal>> {
         let Some(limit) = &self.limit else { return users.iter().map(|_| Ok(())).collect() };
-        let verdict = |decision| match decision {
+        limit.decide(Kind::Message, 1, users).await.into_iter().map(|decision| self.within(decision)).collect()
+    }
+
+    /// [`Admission::limit`], counted by this process alone: for sends that can't wait for the cache.
+    pub(crate) fn limit_here(&self, users: &[&UserId]) -> Vec<Result<(), Refusal>> {
+        let Some(limit) = &self.limit else { return users.iter().map(|_| Ok(())).collect() };
+        users.iter().map(|user| self.within(limit.decide_here(Kind::Message, 1, user))).collect()
+    }
+
+    fn within(&self, decision: Decision) -> Result<(), Refusal> {
+        match decision {
             Decision::Allowed => Ok(()),
             Decision::Limited { retry_after } => {
                 self.metrics.limited(Limited::Messages);
                 Err(Refusal::rate_limited(retry_after))
             }
-        };
-        limit.decide(Kind::Message, 1, users).await.into_iter().map(verdict).collect()
+        }
     }
 }
 

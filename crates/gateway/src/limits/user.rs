@@ -33,7 +33,7 @@ impl UserLimit {
         if users.is_empty() {
             return Vec::new();
         }
-        let local = |user: &&UserId| self.local.check_many(&((*user).clone(), kind), count, Instant::now());
+        let local = |user: &&UserId| self.decide_here(kind, count, user);
         let Ok(permit) = self.breaker.acquire(Instant::now()) else { return users.iter().map(local).collect() };
         let decisions = self.shared.check_many(kind, count, users, self.budget).await;
         if decisions.iter().any(|decision| matches!(decision, Err(error) if error.is_unavailable())) {
@@ -42,5 +42,10 @@ impl UserLimit {
             permit.success();
         }
         users.iter().zip(decisions).map(|(user, decision)| decision.unwrap_or_else(|_| local(user))).collect()
+    }
+
+    /// Counts so many events of a user in this process alone, without waiting.
+    pub(crate) fn decide_here(&self, kind: Kind, count: u32, user: &UserId) -> Decision {
+        self.local.check_many(&(user.clone(), kind), count, Instant::now())
     }
 }

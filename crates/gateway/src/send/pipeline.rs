@@ -5,8 +5,9 @@
 //! Two tasks, one behind the other, run the stages that must keep that order: rate limit, permission, recent list and fan-out; then local delivery
 //! and handing over to Kafka's client. They take whatever has arrived as one batch, so that under load a batch costs the cache one
 //! round trip. A send whose permission needs the store waits beside the batches, and with it whatever follows to the same chat. Refused sends
-//! still count against the sender's limit, or they could make the gateway read the store without end. Waiting for durability happens in a task per
-//! send, which no disconnect ends.
+//! still count against the sender's limit, or they could make the gateway read the store without end. A batch that has waited too long behind
+//! others for which the cache was slow goes on without the cache ([`super::pace`]). Waiting for durability happens in a task per send, which no
+//! disconnect ends.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use super::outcome::Answer;
+use super::pace::Pace;
 use super::stages::{Send, Shown, Stages};
 use crate::access::authorize::{AccessFacts, Act, Admission};
 use crate::config::DeliveryMode;
@@ -62,11 +64,13 @@ impl Pipeline {
         let of_sender = of_sender.ok_or_else(|| Refusal::unavailable("too many of your sends in progress"))?;
         let slot = (self.slots.clone().try_acquire_owned().map_err(|_| full())?, of_sender);
         let (answer, answered) = oneshot::channel();
+        let now = Instant::now();
         let send = Send {
             message: Arc::new(message),
             trace,
             attempt: Attempt::random(),
-            received: Instant::now(),
+            received: now,
+            waits_since: now,
             answer,
             slot,
         };
@@ -96,19 +100,26 @@ async fn run(stages: Arc<Stages>, mut sends: mpsc::Receiver<Send>) {
     let (placed, next) = mpsc::channel(1);
     tokio::spawn(run_placed(stages.clone(), next));
     let mut waiting = Waiting::new(stages.admission.clone());
+    let mut pace = Pace::new(stages.cache_deadline, stages.cache_budget);
     let (mut arrived, mut open) = (Vec::new(), true);
     loop {
         let permitted = tokio::select! {
             // An answer decides for the sends that waited for it, and for none that come later.
             biased;
             Some(answer) = waiting.asked.join_next() => {
-                // A fault ends this task, and with it the gateway.
-                let Ok((chat, facts)) = answer else { return };
-                waiting.answered(&chat, &facts)
+                let mut permitted = Vec::new();
+                let mut next = Some(answer);
+                while let Some(answer) = next {
+                    // A fault ends this task, and with it the gateway.
+                    let Ok(answer) = answer else { return };
+                    permitted.extend(waiting.answered(&answer));
+                    next = waiting.asked.try_join_next();
+                }
+                permitted
             }
             count = sends.recv_many(&mut arrived, MAX_BATCH), if open => {
                 open = count > 0;
-                waiting.sort(stages.within_limits(std::mem::take(&mut arrived)).await)
+                waiting.sort(stages.within_limits(std::mem::take(&mut arrived), &pace).await)
             }
             else => return,
         };
@@ -116,8 +127,8 @@ async fn run(stages: Arc<Stages>, mut sends: mpsc::Receiver<Send>) {
         while permitted.peek().is_some() {
             let admitted = stages.admit(permitted.by_ref().take(MAX_BATCH));
             let shown = match stages.mode {
-                DeliveryMode::RealtimeFirst => stages.place(admitted).await,
-                DeliveryMode::DurableFirst => stages.recognise(admitted).await,
+                DeliveryMode::RealtimeFirst => stages.place(admitted, &mut pace).await,
+                DeliveryMode::DurableFirst => stages.recognise(admitted, &mut pace).await,
             };
             if placed.send(shown).await.is_err() {
                 // The other half has ended by a fault; so does this one, and with it the gateway.
@@ -132,7 +143,14 @@ async fn run(stages: Arc<Stages>, mut sends: mpsc::Receiver<Send>) {
 struct Waiting {
     admission: Admission,
     chats: HashMap<ChatId, Vec<Send>>,
-    asked: JoinSet<(ChatId, AccessFacts)>,
+    asked: JoinSet<Answered>,
+}
+
+/// What the store said of a chat.
+struct Answered {
+    chat: ChatId,
+    facts: AccessFacts,
+    at: Instant,
 }
 
 impl Waiting {
@@ -154,7 +172,7 @@ impl Waiting {
                 self.chats.insert(chat.clone(), vec![send]);
                 self.asked.spawn(async move {
                     let facts = admission.facts(&chat).await;
-                    (chat, facts)
+                    Answered { chat, facts, at: Instant::now() }
                 });
             }
         }
@@ -162,11 +180,11 @@ impl Waiting {
     }
 
     /// Returns those that waited for this answer.
-    fn answered(&mut self, chat: &ChatId, facts: &AccessFacts) -> Vec<(Send, Result<(), Refusal>)> {
-        let sends = self.chats.remove(chat).unwrap_or_default();
+    fn answered(&mut self, answer: &Answered) -> Vec<(Send, Result<(), Refusal>)> {
+        let sends = self.chats.remove(&answer.chat).unwrap_or_default();
         let verdict = |send: Send| {
-            let verdict = self.admission.verdict(facts, &send.message.sender, chat);
-            (send, verdict)
+            let verdict = self.admission.verdict(&answer.facts, &send.message.sender, &answer.chat);
+            (Send { waits_since: answer.at, ..send }, verdict)
         };
         sends.into_iter().map(verdict).collect()
     }

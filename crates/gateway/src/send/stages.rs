@@ -8,13 +8,14 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use holdfast_cache::event::Position as StreamPosition;
 use holdfast_cache::recent::{Added, Attempt};
-use holdfast_cache::{Breaker, RecentList};
+use holdfast_cache::{Breaker, CacheError, RecentList};
 use holdfast_message::json::Position;
 use holdfast_message::{Message, UserId};
 use holdfast_service::trace::TraceParent;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::outcome::{Accepted, Answer};
+use super::pace::Pace;
 use super::publish::{NotDurable, Publish};
 use super::recent_retry::RecentRetryQueue;
 use crate::access::activity::GroupActivity;
@@ -38,6 +39,8 @@ pub(crate) struct Stages {
     pub(crate) cache_breaker: Breaker,
     /// The time that the cache has for a batch.
     pub(crate) cache_budget: Duration,
+    /// How long a send may take until the cache is done with it, if making it durable takes its longest.
+    pub(crate) cache_deadline: Duration,
     /// Before or after durability.
     pub(crate) mode: DeliveryMode,
     /// This gateway's sockets.
@@ -62,6 +65,8 @@ pub(super) struct Send {
     pub(super) trace: TraceParent,
     pub(super) attempt: Attempt,
     pub(super) received: Instant,
+    /// Since when it waits for the cache: since it was received, or since the store said whether it is permitted.
+    pub(super) waits_since: Instant,
     pub(super) answer: oneshot::Sender<Answer>,
     /// Held until the answer: it bounds the memory of all sends in progress, and this sender's share of it.
     pub(super) slot: (OwnedSemaphorePermit, Slot<UserId>),
@@ -80,10 +85,14 @@ pub(super) enum Shown {
 }
 
 impl Stages {
-    /// Applies the rate limit. Every send counts once, whatever becomes of it.
-    pub(super) async fn within_limits(&self, batch: Vec<Send>) -> Vec<Send> {
+    /// Applies the rate limit. Every send counts once, whatever becomes of it; in a late batch, in this process alone.
+    pub(super) async fn within_limits(&self, batch: Vec<Send>, pace: &Pace) -> Vec<Send> {
         let users: Vec<_> = batch.iter().map(|send| &send.message.sender).collect();
-        let limits = self.admission.limit(&users).await;
+        // The list is still to be asked.
+        let limits = match pace.is_late(batch.iter().map(|send| send.waits_since), Instant::now(), 2) {
+            true => self.admission.limit_here(&users),
+            false => self.admission.limit(&users).await,
+        };
         let mut within = Vec::with_capacity(batch.len());
         for (send, limit) in batch.into_iter().zip(limits) {
             match limit {
@@ -121,8 +130,8 @@ impl Stages {
     }
 
     /// Lists a batch and announces it to other gateways, in one call to the cache.
-    pub(super) async fn place(&self, batch: Vec<Send>) -> Vec<(Send, Shown)> {
-        let added = self.list(&batch).await;
+    pub(super) async fn place(&self, batch: Vec<Send>, pace: &mut Pace) -> Vec<(Send, Shown)> {
+        let added = self.list(&batch, pace).await;
         let place = |(mut send, added): (Send, Option<Added>)| {
             let shown = match added {
                 Some(Added::New(position) | Added::Own(position)) => Shown::Listed(position),
@@ -137,50 +146,67 @@ impl Stages {
         batch.into_iter().zip(added).map(place).collect()
     }
 
-    /// Adds a batch to the recent lists; `None` where the cache did not answer.
-    async fn list(&self, batch: &[Send]) -> Vec<Option<Added>> {
-        if batch.is_empty() {
-            return Vec::new();
-        }
-        let Ok(permit) = self.cache_breaker.acquire(Instant::now()) else {
-            return batch.iter().map(|_| None).collect();
-        };
+    /// Adds a batch to the recent lists; `None` where the cache did not answer or was not asked.
+    async fn list(&self, batch: &[Send], pace: &mut Pace) -> Vec<Option<Added>> {
         let adds: Vec<_> = batch.iter().map(|send| (&*send.message, send.attempt)).collect();
-        let added = self.recent.add_batch(&adds, self.cache_budget).await;
-        if added.iter().any(|added| matches!(added, Err(error) if error.is_unavailable())) {
-            permit.failure(Instant::now());
-        } else {
-            permit.success();
-        }
-        if let Some(error) = added.iter().find_map(|added| added.as_ref().err()) {
-            tracing::warn!(%error, messages = batch.len(), "the recent list did not take messages; delivering without it");
-        }
-        added.into_iter().map(Result::ok).collect()
+        let ask = async {
+            let added = self.recent.add_batch(&adds, self.cache_budget).await;
+            if let Some(error) = added.iter().find_map(|added| added.as_ref().err()) {
+                let messages = batch.len();
+                tracing::warn!(%error, messages, "the recent list did not take messages; delivering without it");
+            }
+            added
+        };
+        self.ask_in_time(batch, pace, 1, ask).await
     }
 
     /// In durable-first mode nothing is shown yet, but a repeat must keep its first timestamp.
-    pub(super) async fn recognise(&self, batch: Vec<Send>) -> Vec<(Send, Shown)> {
-        let mut originals = vec![None; batch.len()];
-        if let Ok(permit) = self.cache_breaker.acquire(Instant::now()) {
-            let ask = |send: &Send| {
-                let (recent, message, budget) = (self.recent.clone(), send.message.clone(), self.cache_budget);
-                async move { recent.original_timestamp(&message.chat, message.id, budget).await }
-            };
-            let answers = join_all(batch.iter().map(ask)).await;
-            if answers.iter().any(|original| matches!(original, Err(error) if error.is_unavailable())) {
-                permit.failure(Instant::now());
-            } else {
-                permit.success();
-            }
-            originals = answers.into_iter().map(|original| original.ok().flatten()).collect();
-        }
-        let recognised = |(mut send, original): (Send, Option<i64>)| {
+    pub(super) async fn recognise(&self, batch: Vec<Send>, pace: &mut Pace) -> Vec<(Send, Shown)> {
+        let original = |send: &Send| {
+            let (recent, message, budget) = (self.recent.clone(), send.message.clone(), self.cache_budget);
+            async move { recent.original_timestamp(&message.chat, message.id, budget).await }
+        };
+        // Once it is durable, the list is still to be asked to take it.
+        let originals = self.ask_in_time(&batch, pace, 2, join_all(batch.iter().map(original))).await;
+        let recognised = |(mut send, original): (Send, Option<Option<i64>>)| {
+            let original = original.flatten();
             if let Some(original) = original {
                 Arc::make_mut(&mut send.message).timestamp = original;
             }
             (send, Shown::Later { repeat: original.is_some() })
         };
         batch.into_iter().zip(originals).map(recognised).collect()
+    }
+
+    /// Asks the cache about a batch, unless the breaker is open or the batch is too late for so many calls. That it is late counts as
+    /// a failure: the cache is too slow for everybody.
+    async fn ask_in_time<T>(
+        &self,
+        batch: &[Send],
+        pace: &mut Pace,
+        calls: u32,
+        ask: impl Future<Output = Vec<Result<T, CacheError>>>,
+    ) -> Vec<Option<T>> {
+        let nothing = || batch.iter().map(|_| None).collect();
+        if batch.is_empty() {
+            return Vec::new();
+        }
+        let begun = Instant::now();
+        let Ok(permit) = self.cache_breaker.acquire(begun) else { return nothing() };
+        if pace.is_late(batch.iter().map(|send| send.waits_since), begun, calls) {
+            permit.failure(begun);
+            tracing::warn!(messages = batch.len(), "the cache is too slow for all sends; going on without it");
+            return nothing();
+        }
+        let answers = ask.await;
+        let now = Instant::now();
+        pace.answered_within(now - begun);
+        if answers.iter().any(|answer| matches!(answer, Err(error) if error.is_unavailable())) {
+            permit.failure(now);
+        } else {
+            permit.success();
+        }
+        answers.into_iter().map(Result::ok).collect()
     }
 
     /// Gives a message to the sockets of this gateway. Returns for how many users.
@@ -219,7 +245,7 @@ impl Stages {
         // The worker may have listed it since it came.
         let may_be_repeat = !matches!(shown, Shown::Later { repeat: false });
         let shown = match shown {
-            Shown::Later { .. } => match self.place(vec![send]).await.pop() {
+            Shown::Later { .. } => match self.place(vec![send], &mut Pace::unhurried(self.cache_budget)).await.pop() {
                 Some((placed, shown)) => {
                     send = placed;
                     self.deliver(&send, &shown);

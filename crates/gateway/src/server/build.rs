@@ -317,6 +317,7 @@ fn write(
         recent: read.lists.own.clone(),
         cache_breaker: servers.cache_breaker.clone(),
         cache_budget: config.own.redis_budget.0,
+        cache_deadline: config.cache_deadline(),
         mode: config.own.delivery_mode,
         sockets: delivery.sockets.clone(),
         publish: Publish::new(publisher, kafka_breaker, read.failed.clone(), metrics.clone()),

@@ -138,7 +138,8 @@ fn on_disconnect(gateway: &Arc<Gateway>, socket: &SocketRef, user: UserId) {
             session.left();
         }
         gone(&gateway, &user, socket.id);
-        gateway.typing.left(socket.id).await;
+        // socketioxide ignores a client that enters again before this handler has ended.
+        tokio::spawn(async move { gateway.typing.left(socket.id).await });
     });
 }
 

@@ -195,7 +195,8 @@ async fn bytes_are_limited_too() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_that_leaves_and_comes_in_again_without_end_is_let_in_as_often_as_it_may_send() {
-    let gateway = Gateway::start(settings(&[("SOCKET_EVENTS_PER_SECOND", "1")]).await).await;
+    let own = [("SOCKET_EVENTS_PER_SECOND", "1"), ("PING_INTERVAL_MS", "1000")];
+    let gateway = Gateway::start(settings(&own).await).await;
     let open = "/socket.io/?EIO=4&transport=polling";
     let text = |answer: &holdfast_testkit::Response| String::from_utf8_lossy(&answer.bytes).into_owned();
     let opened = text(&request(&gateway.url, "GET", open, &[], "").await.unwrap());
@@ -204,11 +205,19 @@ async fn a_connection_that_leaves_and_comes_in_again_without_end_is_let_in_as_of
     let say =
         async |packet: &str| assert_eq!(request(&gateway.url, "POST", &path, &[], packet).await.unwrap().status, 200);
     let enter = format!("40{}", json!({ "token": gateway.token(&unique("alice")) }));
-    let mut entered = 0;
+    let (mut asked, mut entered) = (0, 0);
     // Faster than once a second.
     for _ in 0..100 {
+        asked += 1;
         say(&enter).await;
-        let heard = text(&request(&gateway.url, "GET", &path, &[], "").await.unwrap());
+        let mut heard = text(&request(&gateway.url, "GET", &path, &[], "").await.unwrap());
+        while heard == "2" {
+            // socketioxide ignores a CONNECT until its task for the last one has ended: ask again with the next ping.
+            say("3").await;
+            asked += 1;
+            say(&enter).await;
+            heard = text(&request(&gateway.url, "GET", &path, &[], "").await.unwrap());
+        }
         if heard.contains("44{") {
             assert!(heard.contains("RATE_LIMITED"), "{heard}");
             break;
@@ -218,7 +227,8 @@ async fn a_connection_that_leaves_and_comes_in_again_without_end_is_let_in_as_of
         say("41").await;
     }
     assert!((1..100).contains(&entered), "{entered}");
-    assert_eq!(limited(&gateway, "socket_events").await, 1.0);
+    let refused = limited(&gateway, "socket_events").await;
+    assert!((1.0..=f64::from(asked - entered)).contains(&refused), "{refused} of {asked}, {entered} entered");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -32,6 +32,7 @@ mod rest;
 mod resync;
 mod rights;
 mod sent_once;
+mod slow_cache;
 mod store_away;
 mod stored_times;
 mod support;

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use anyhow::Result;
 use holdfast_breaker::{Breaker, BreakerSettings};
+use holdfast_gateway::guarded_store::GuardedStore;
 use holdfast_gateway::profiles::Profiles;
-use holdfast_gateway::stored::Stored;
 use holdfast_keys::{Keys, Kind};
 use holdfast_redis::aside::{Backend, Entries, LEASE, Warmed};
 use holdfast_redis::{Client, ClientSettings, Connection, RedisError, Scan};
@@ -79,7 +79,7 @@ pub async fn warm(
         output.say(&json!({ "users": all, "dryRun": true }), said)?;
         return Ok(Verdict::Fine);
     }
-    let stored = Stored::new(store.clone(), Breaker::new("mongodb", BreakerSettings::default(), None));
+    let stored = GuardedStore::new(store.clone(), Breaker::new("mongodb", BreakerSettings::default(), None));
     let profiles = Profiles::new(&Backend::start(client(cache), keys.clone(), LEASE), stored, ttl);
     let mut progress = Progress::new("warmed", all);
     let (mut warmed, mut ended) = (Warmed::default(), Ok(()));

@@ -82,7 +82,7 @@ fn metrics_are_documented_as_they_are() -> Result<()> {
 #[test]
 fn the_interface_is_described_as_it_is() -> Result<()> {
     check("openapi.json", &format!("{}\n", holdfast_gateway::rest::description().to_pretty_json()?))?;
-    let events = holdfast_gateway::asyncapi::description();
+    let events = holdfast_gateway::wire::asyncapi::description();
     check("asyncapi.json", &format!("{}\n", serde_json::to_string_pretty(&events)?))?;
     let schema = Path::new(env!("CARGO_MANIFEST_DIR")).join("js/node_modules/@asyncapi/specs/schemas/3.0.0.json");
     let schema = std::fs::read(&schema).context("run npm ci in crates/e2e/js")?;

@@ -1,4 +1,4 @@
-//! Who is asking: the verified token.
+//! Tokens: who makes a request.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::config::GatewaySettings;
-use crate::error::{Code, Refusal};
+use crate::refusal::{Code, Refusal};
 
 /// How far the clocks of issuer and gateway may differ, in seconds.
 const LEEWAY: f64 = 5.0;
@@ -17,7 +17,7 @@ const LEEWAY: f64 = 5.0;
 /// A user, by a token that was valid when it was checked.
 #[derive(Debug, Clone)]
 pub struct Identity {
-    /// Who.
+    /// The user whom the token names.
     pub user: UserId,
     /// When the token ends, in Unix epoch milliseconds.
     pub expires_at: i64,

@@ -16,8 +16,12 @@ use holdfast_service::settings::{
 };
 use ipnet::IpNet;
 
-use crate::members::BRIEFLY;
-use crate::origins::Origins;
+mod origins;
+
+pub use origins::Origins;
+
+/// The time that a request waits for a newer permission from the store when an old one, or none, will do.
+pub(crate) const STALE_WAIT: Duration = Duration::from_millis(50);
 
 /// When a message is shown to its receivers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,13 +113,13 @@ holdfast_service::settings! {
         /// The failed queue's Redis is a cluster of its own, found by these nodes, `host:port` separated by commas. User, password and TLS are
         /// those of `REDIS_QUEUE_URL`, or else of `REDIS_URL`. Unset: one server at `REDIS_QUEUE_URL`, or whatever the cache is.
         redis_queue_cluster_nodes: List = "REDIS_QUEUE_CLUSTER_NODES", "";
-        /// `checked`: the failed queue's persistence and eviction are read from its server; `assumed`: for servers that won't tell.
+        /// `checked`: the failed queue's persistence and eviction are read from its server; `assumed`: for servers that do not show them.
         failed_queue_durability: QueueDurability = "FAILED_QUEUE_DURABILITY", "checked";
         /// Replicas of the failed queue's Redis that must have a message before it counts as queued; with fewer it is refused. 0: those that are
         /// connected at the moment, which may be none.
         failed_queue_min_replicas: u32 = "FAILED_QUEUE_MIN_REPLICAS", "0";
         /// `true`: a gateway does not become ready while its failed queue's server has settings by which the queue refuses messages (it evicts,
-        /// has no append-only file, never syncs it, or does not tell). `false`: it is ready as soon as Kafka answers, and sends are refused at
+        /// has no append-only file, never syncs it, or does not show them). `false`: it is ready as soon as Kafka answers, and sends are refused at
         /// the next outage of Kafka.
         failed_queue_required: bool = "FAILED_QUEUE_REQUIRED", "true", development "false";
         /// `realtime-first`: receivers see a message before Kafka has it; `durable-first`: after.
@@ -194,7 +198,7 @@ holdfast_service::settings! {
     }
 }
 
-/// Everything that a gateway is told at start.
+/// All settings of a gateway.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// What it is run for.
@@ -205,7 +209,7 @@ pub struct Config {
     pub cache: CacheSettings,
     /// What connections may take.
     pub connections: ConnectionSettings,
-    /// Its own.
+    /// The gateway's own settings.
     pub own: GatewaySettings,
 }
 
@@ -297,7 +301,7 @@ impl Config {
 
     /// How long a send may take until the cache is done with it, if making it durable takes its longest.
     pub fn cache_deadline(&self) -> Duration {
-        self.own.send_deadline.0.saturating_sub(BRIEFLY + durable_within(&self.own))
+        self.own.send_deadline.0.saturating_sub(STALE_WAIT + durable_within(&self.own))
     }
 
     /// Kafka's breaker.
@@ -329,14 +333,14 @@ fn durable_within(own: &GatewaySettings) -> Duration {
 fn check(own: &GatewaySettings, source: &mut Source) {
     // A send asks the cache twice, for the limit and for the list, and waits for one batch before its own; and for the store, where
     // it can do without. Behind more batches of a slow cache it goes on without the cache.
-    let steps = own.redis_budget.0 * 3 + BRIEFLY + durable_within(own);
+    let steps = own.redis_budget.0 * 3 + STALE_WAIT + durable_within(own);
     source.require(
         own.send_deadline.0 >= steps,
         format!(
             "SEND_DEADLINE_MS must be at least {}: KAFKA_DELIVERY_TIMEOUT_MS and {} ms for its report, FAILED_QUEUE_TIMEOUT_MS, three times REDIS_BUDGET_MS, and {} ms for permissions",
             steps.as_millis(),
             REPORT_GRACE.as_millis(),
-            BRIEFLY.as_millis(),
+            STALE_WAIT.as_millis(),
         ),
     );
     source.require(

@@ -1,14 +1,13 @@
-//! Groups: made, changed and ended by their members.
+//! Groups: created, changed and ended by their members.
 //!
-//! A change is made to what the store has ([`rules`] says what it becomes), and written only if that is still the same; otherwise it
-//! is made anew. Once it is written, every gateway forgets who belonged to it ([`crate::members`]); then this one and the others move the
-//! sockets that it concerns, and tell clients `chatUpdated` ([`crate::rooms`]).
+//! A change is made to what the store has ([`rules`] decides what it becomes), and written only if that is still the same; otherwise it is computed
+//! again. Once it is written, every gateway forgets the group's members ([`crate::access::membership`]); then this one and the others update the rooms
+//! of the sockets that it concerns, and send clients `chatUpdated` ([`crate::deliver::rooms`]).
 //!
-//! Nobody's groups can be used up by others: one in which a user never acted ([`acts`]) gives way to another ([`allowance`]).
+//! Nobody can use up a user's groups: one in which the user never acted ([`crate::access::activity`]) gives way to another ([`allowance`]).
 
-pub mod acts;
-pub mod allowance;
-pub mod rules;
+pub(crate) mod allowance;
+pub(crate) mod rules;
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
@@ -20,44 +19,44 @@ use holdfast_service::clock::unix_ms;
 use holdfast_store::{Group, Member, Role, StoreError};
 use uuid::Uuid;
 
-use self::acts::Acts;
-use self::rules::{Outcome, Wish};
-use crate::error::{Code, Refusal};
+use self::rules::{GroupCommand, Outcome};
+use crate::access::activity::GroupActivity;
+use crate::access::membership::{MAX_GROUPS, MAX_MEMBERS, Membership, no_such_chat};
+use crate::access::relationships::Relations;
+use crate::deliver::rooms::Rooms;
+use crate::guarded_store::{self, GuardedStore};
 use crate::inbox::Inbox;
-use crate::inbox::arrivals::Arrivals;
-use crate::limit::Limits;
-use crate::members::{MAX_GROUPS, MAX_MEMBERS, Membership, no_such_chat};
-use crate::relations::Relations;
-use crate::rooms::Rooms;
-use crate::stored::{self, Stored};
+use crate::inbox::updates::InboxUpdates;
+use crate::limits::Limits;
+use crate::refusal::{Code, Refusal};
 
 /// The namespace of the groups whose creation can be repeated.
 const NAMESPACE: Uuid = Uuid::from_u128(0x9d0c_5f5a_37c1_5a44_b2a8_1f6e_0c44_7be3);
-/// How often a change is made anew because somebody else's came first.
+/// How often a change is computed because another one was written first.
 const ATTEMPTS: usize = 8;
-/// As what members count that are added to groups.
+/// The event name under which members that are added to groups count against `EVENT_LIMIT`.
 const ADDED: &str = "addMembers";
-/// As what groups count that are left together.
+/// The event name under which groups that are left together count.
 const LEFT: &str = "leaveGroups";
-/// Of the groups that are left together, so many at once.
+/// Groups of one request that are left at the same time.
 const LEAVING: usize = 8;
 
 /// Groups. Cheap to clone.
 #[derive(Clone)]
-pub struct Groups {
-    stored: Stored,
+pub(crate) struct Groups {
+    stored: GuardedStore,
     membership: Membership,
     relations: Relations,
     limits: Arc<Limits>,
     rooms: Rooms,
-    arrivals: Arrivals,
+    updates: InboxUpdates,
     inbox: Inbox,
-    acts: Acts,
+    activity: GroupActivity,
 }
 
-/// What is to be written of a group, and whom it concerns.
+/// What is to be written of a group, and whose groups it changes.
 struct Change {
-    /// As it is to be; unless it is new, with the version that it has.
+    /// As it is to be; with the stored version, unless it is new.
     group: Group,
     is_new: bool,
     joined: Vec<UserId>,
@@ -66,19 +65,19 @@ struct Change {
 
 impl Groups {
     /// Groups in this store.
-    pub fn new(
-        stored: Stored,
+    pub(crate) fn new(
+        stored: GuardedStore,
         (membership, relations): (Membership, Relations),
         limits: Arc<Limits>,
-        (rooms, arrivals, inbox): (Rooms, Arrivals, Inbox),
-        acts: Acts,
+        (rooms, updates, inbox): (Rooms, InboxUpdates, Inbox),
+        activity: GroupActivity,
     ) -> Self {
-        Self { stored, membership, relations, limits, rooms, arrivals, inbox, acts }
+        Self { stored, membership, relations, limits, rooms, updates, inbox, activity }
     }
 
     /// Makes a group of which `creator` is the owner. With a `key`, every repeat finds the group that the first one made, unless it
     /// has ended or the creator has left it; the second value says whether this was the first.
-    pub async fn create(
+    pub(crate) async fn create(
         &self,
         creator: &UserId,
         name: &str,
@@ -96,7 +95,7 @@ impl Groups {
             Some(key) => Uuid::new_v5(&NAMESPACE, format!("{creator}:{key}").as_bytes()),
             None => Uuid::new_v4(),
         });
-        // A repeat is answered as such, whatever may be done by now.
+        // A repeat is answered as such, even if the user may no longer create the group.
         if key.is_some()
             && let Some(known) = self.read(&chat).await?
         {
@@ -125,24 +124,29 @@ impl Groups {
     }
 
     /// A group, for one of its members.
-    pub async fn get(&self, user: &UserId, chat: &ChatId) -> Result<Group, Refusal> {
+    pub(crate) async fn get(&self, user: &UserId, chat: &ChatId) -> Result<Group, Refusal> {
         of_member(self.read(chat).await?, user)
     }
 
-    /// Does what somebody wishes. Answers the group as it is then, or `None` if it has ended.
-    pub async fn change(&self, actor: &UserId, chat: &ChatId, wish: &Wish) -> Result<Option<Group>, Refusal> {
+    /// Carries out a command. Returns the group as it is then, or `None` if it has ended.
+    pub(crate) async fn change(
+        &self,
+        actor: &UserId,
+        chat: &ChatId,
+        command: &GroupCommand,
+    ) -> Result<Option<Group>, Refusal> {
         for _ in 0..ATTEMPTS {
             let group = self.get(actor, chat).await?;
-            let outcome = rules::outcome(&group, actor, wish, unix_ms())?;
-            if let Wish::Put(user, _) = wish
+            let outcome = rules::outcome(&group, actor, command, unix_ms())?;
+            if let GroupCommand::Put(user, _) = command
                 && group.member(user).is_none()
             {
                 self.may_add(actor, std::slice::from_ref(user)).await?;
                 self.make_room(actor, std::slice::from_ref(user)).await?;
             }
             if let Some(after) = self.carry_out(group, outcome).await? {
-                if !matches!(wish, Wish::Remove(user) if user == actor) {
-                    self.acts.note(actor, chat);
+                if !matches!(command, GroupCommand::Remove(user) if user == actor) {
+                    self.activity.record(actor, chat);
                 }
                 return Ok(after);
             }
@@ -150,9 +154,9 @@ impl Groups {
         Err(changed_by_others())
     }
 
-    /// Leaves groups. Answers those that the user does not belong to now, whether or not they did, and why they still belong to the
-    /// others; if that is to all, it is a refusal.
-    pub async fn leave_many(
+    /// Leaves groups. Returns those that the user does not belong to now, whether or not they did, and why they still belong to the others; if
+    /// they still belong to all, it is a refusal.
+    pub(crate) async fn leave_many(
         &self,
         user: &UserId,
         chats: &[ChatId],
@@ -183,13 +187,13 @@ impl Groups {
         Ok((left, remaining))
     }
 
-    /// Sees to it that a user does not belong to a group.
+    /// Removes a user from a group, if they belong to it.
     async fn leave(&self, user: &UserId, chat: &ChatId) -> Result<(), Refusal> {
         for _ in 0..ATTEMPTS {
             let Some(group) = self.read(chat).await?.filter(|group| group.member(user).is_some()) else {
                 return Ok(());
             };
-            let outcome = rules::outcome(&group, user, &Wish::Remove(user.clone()), unix_ms())?;
+            let outcome = rules::outcome(&group, user, &GroupCommand::Remove(user.clone()), unix_ms())?;
             if self.carry_out(group, outcome).await?.is_some() {
                 return Ok(());
             }
@@ -197,13 +201,12 @@ impl Groups {
         Err(changed_by_others())
     }
 
-    /// Has a group become what it is to be. Answers it as it is then, or `Some(None)` if it has ended; `None`: somebody else's change
-    /// came first.
+    /// Writes what becomes of a group. Returns it as it is then, or `Some(None)` if it has ended; `None`: another change was written first.
     async fn carry_out(&self, group: Group, outcome: Outcome) -> Result<Option<Option<Group>>, Refusal> {
         let next = match outcome {
             Outcome::Unchanged => return Ok(Some(Some(group))),
             Outcome::Becomes(next) => next,
-            // Kept: whoever knows the key that made it must not make it again, with all that was written there.
+            // Stored without members, so that the key that created it does not create it again, with all that was written there.
             Outcome::Ends => Group { members: Vec::new(), ..group.clone() },
         };
         let (before, after) = (users(&group), users(&next));
@@ -213,22 +216,22 @@ impl Groups {
         Ok(made.map(|made| Some(made).filter(|made| !made.members.is_empty())))
     }
 
-    /// Writes a change and tells whom it concerns, as a task of its own: who hangs up in the middle must not leave the others with what
-    /// was before. Answers the group as it is then, or `None` if somebody else's change came first.
+    /// Writes a change and announces it, in a task of its own: a disconnect halfway must not leave other gateways with the old members. Returns the
+    /// group as it is then, or `None` if another change was written first.
     async fn make(&self, change: Change) -> Result<Option<Group>, Refusal> {
         let groups = self.clone();
-        stored::to_its_end(async move { groups.write(change).await }).await
+        guarded_store::run_detached(async move { groups.write(change).await }).await
     }
 
     async fn write(&self, change: Change) -> Result<Option<Group>, Refusal> {
         let Change { group, is_new, joined, left } = change;
         if !is_new {
-            // First: did this gateway end in between, everything would be unread.
+            // Before the write: if this gateway ended in between, everything would be unread.
             for user in &joined {
                 self.inbox.begin(user, &group.chat).await?;
             }
         }
-        let written = self.stored.ask(async |store| match is_new {
+        let written = self.stored.call(async |store| match is_new {
             true => store.create_group(&group).await,
             false => store.replace_group(&group).await,
         });
@@ -236,40 +239,40 @@ impl Groups {
             Ok(true) => {
                 let version = group.version + i64::from(!is_new);
                 let group = Group { version, ..group };
-                // First, for whoever is told acts on it.
+                // Before the announcement, which others act on.
                 self.membership.forget(&group.chat).await;
-                self.tell(&group.chat, joined, left);
+                self.announce(&group.chat, joined, left);
                 self.membership.learn(&group.chat).await;
-                // Derived; whoever reads conversations does without.
-                if let Err(error) = self.stored.ask(async |store| store.set_members(&group).await).await {
+                // Derived: conversations are read without it.
+                if let Err(error) = self.stored.call(async |store| store.set_members(&group).await).await {
                     tracing::debug!(chat_id = %group.chat, %error, "a group's conversation does not know its members yet");
                 }
                 Ok(Some(group))
             }
             Ok(false) => Ok(None),
             Err(error) => {
-                // It may be written, or be yet: whoever it would concern looks for themselves.
+                // It may be written, now or later: the rooms of whoever it would concern are read again.
                 self.membership.forget(&group.chat).await;
-                self.tell(&group.chat, joined.into_iter().chain(left).collect(), Vec::new());
+                self.announce(&group.chat, joined.into_iter().chain(left).collect(), Vec::new());
                 Err(unavailable(error))
             }
         }
     }
 
-    fn tell(&self, chat: &ChatId, joined: Vec<UserId>, left: Vec<UserId>) {
+    fn announce(&self, chat: &ChatId, joined: Vec<UserId>, left: Vec<UserId>) {
         let moved: Vec<_> = joined.iter().chain(&left).cloned().collect();
         for user in &moved {
-            self.acts.forget(user, chat);
+            self.activity.forget(user, chat);
         }
         self.rooms.changed(GroupChange { chat: chat.clone(), joined, left });
-        self.arrivals.moved(moved);
+        self.updates.moved(moved);
     }
 
     async fn read(&self, chat: &ChatId) -> Result<Option<Group>, Refusal> {
-        self.stored.ask(async |store| store.group(chat).await).await.map_err(unavailable)
+        self.stored.call(async |store| store.group(chat).await).await.map_err(unavailable)
     }
 
-    /// Refuses if a user may not add one of these, or adds too many: each counts.
+    /// Refuses if a user may not add one of these, or adds too many: each member counts.
     async fn may_add(&self, user: &UserId, others: &[UserId]) -> Result<(), Refusal> {
         if !others.is_empty() {
             self.limits.pass_many(user, ADDED, others.len()).await?;
@@ -278,11 +281,11 @@ impl Groups {
         Ok(())
     }
 
-    /// Sees to it that each of these users may belong to one more group, or refuses. Who could not that is nobody learns.
+    /// Makes room for one more group of each of these users, or refuses. The refusal does not say whose groups are too many.
     async fn make_room(&self, adder: &UserId, users: &[UserId]) -> Result<(), Refusal> {
-        let full = self.stored.ask(async |store| store.in_many_groups(users, MAX_GROUPS).await).await;
+        let full = self.stored.call(async |store| store.in_many_groups(users, MAX_GROUPS).await).await;
         for user in full.map_err(unavailable)? {
-            let groups = self.stored.ask(async |store| store.memberships(&user, 2 * MAX_GROUPS).await).await;
+            let groups = self.stored.call(async |store| store.memberships(&user, 2 * MAX_GROUPS).await).await;
             let Some(giving_way) = allowance::giving_way(groups.map_err(unavailable)?, &user, adder) else {
                 let rule = "one of the members belongs to as many groups as anybody may";
                 return Err(Refusal::new(Code::Validation, rule));
@@ -310,11 +313,5 @@ fn users(group: &Group) -> HashSet<&UserId> {
 }
 
 fn unavailable(error: StoreError) -> Refusal {
-    match error {
-        StoreError::Unavailable(_) => Refusal::unavailable("the groups can't be read or written now"),
-        StoreError::Rejected { .. } => {
-            tracing::error!(%error, "the store refuses a question about groups");
-            Refusal::new(Code::Internal, "a fault of the server")
-        }
-    }
+    guarded_store::refusal_of(&error, "the groups can't be read or written now")
 }

@@ -1,9 +1,9 @@
-//! What the gateway says of itself.
+//! The gateway's health.
 //!
 //! Ready means: it can make a message durable, by Kafka or by the failed queue, whatever else is away. Where the failed queue is required
 //! (`FAILED_QUEUE_REQUIRED`), a server of its own that has the wrong settings keeps the gateway from becoming ready, for with it the next
-//! outage of Kafka refuses every send; one that is away does not, for nobody knows its settings. Once ready, only draining makes it
-//! unready. The other servers are probed in the background, so that asking for health costs nothing.
+//! outage of Kafka refuses every send; one that is away does not, because its settings are not known. Once ready, only draining makes it
+//! unready. The other servers are probed in the background, so that a health check costs nothing.
 
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -21,13 +21,13 @@ use tokio::time::interval;
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
-use crate::pipeline::Pipeline;
+use crate::send::pipeline::Pipeline;
 
 /// How often the other servers are probed, and how long they have to answer.
 const PROBE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(2));
 
 /// The gateway's health.
-pub struct GatewayHealth {
+pub(crate) struct GatewayHealth {
     pipeline: Pipeline,
     breakers: Breakers,
     metrics: Metrics,
@@ -38,16 +38,16 @@ pub struct GatewayHealth {
 }
 
 /// The breakers in front of other servers.
-pub struct Breakers {
-    /// Kafka's.
-    pub kafka: Breaker,
-    /// MongoDB's.
-    pub mongodb: Breaker,
-    /// The cache's.
-    pub cache: Breaker,
+pub(crate) struct Breakers {
+    /// The breaker in front of Kafka.
+    pub(crate) kafka: Breaker,
+    /// The breaker in front of MongoDB.
+    pub(crate) mongodb: Breaker,
+    /// The breaker in front of the cache.
+    pub(crate) cache: Breaker,
 }
 
-/// Who answered the last probe.
+/// Which servers answered the last probe.
 #[derive(Debug, Clone, Default)]
 struct Seen {
     kafka: bool,
@@ -55,25 +55,25 @@ struct Seen {
     cache: bool,
     /// `Err` says why the failed queue would refuse.
     queue: Option<Result<(), Refusal>>,
-    /// What an operator should know of its servers all the same.
+    /// What an operator should know of its servers although it takes messages.
     queue_warnings: Vec<String>,
 }
 
-/// Who is probed.
-pub struct Probed {
+/// The servers that are probed.
+pub(crate) struct Probed {
     /// Kafka.
-    pub publisher: Publisher,
+    pub(crate) publisher: Publisher,
     /// MongoDB.
-    pub store: Store,
+    pub(crate) store: Store,
     /// The cache's Redis.
-    pub cache: Connection,
+    pub(crate) cache: Connection,
     /// The failed queue's.
-    pub queue: FailedQueue,
+    pub(crate) queue: FailedQueue,
 }
 
 impl GatewayHealth {
     /// Not ready yet. `queue_required`: nor will it be while the failed queue's server has settings that make it refuse.
-    pub fn new(
+    pub(crate) fn new(
         pipeline: Pipeline,
         breakers: Breakers,
         metrics: Metrics,
@@ -85,7 +85,7 @@ impl GatewayHealth {
     }
 
     /// Probes until the token is cancelled.
-    pub async fn probe(&self, probed: Probed, stop: CancellationToken) {
+    pub(crate) async fn probe(&self, probed: Probed, stop: CancellationToken) {
         let mut tick = interval(PROBE.0);
         while stop.run_until_cancelled(tick.tick()).await.is_some() {
             let (kafka, store, cache, queue) = tokio::join!(

@@ -1,19 +1,18 @@
-//! What users see of their chats: how much is unread, and which chats were written to last.
+//! What users see of their chats: how many messages are unread, and which chats were written to last.
 //!
-//! The watermarks in the store are the truth about what is read, and the messages about what there is; counts and lists are
-//! derived. They are kept in the cache for a while ([`holdfast_cache::inbox`]) and kept up there by what is newly listed
-//! ([`arrivals`]); who finds them missing counts anew ([`count`]), from the recent lists, which hold what is durable but not stored
-//! yet, and the store, *read in that order*. [`read`] moves a watermark, [`list`] makes a page of conversations, [`tell`] and
-//! [`receipts`] let clients know.
+//! The watermarks in the store are the truth about what is read, and the messages about what there is; counts and lists are derived. They are cached
+//! for a while ([`holdfast_cache::inbox`]) and updated there with what is newly listed ([`updates`]). The first reader that finds them missing counts
+//! again ([`count`]), from the recent lists, which hold what is durable but not stored yet, and the store, *read in that order*.
+//! [`watermark`] moves a watermark, [`list`] makes a page of conversations, [`unread`] and [`receipts`] notify clients.
 //!
 //! While the store is away, counts and lists are those that are cached, or unknown.
 
-pub mod arrivals;
-pub mod count;
-pub mod list;
-pub mod read;
-pub mod receipts;
-pub mod tell;
+pub(crate) mod count;
+pub(crate) mod list;
+pub(crate) mod receipts;
+pub(crate) mod unread;
+pub mod updates;
+pub(crate) mod watermark;
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -31,66 +30,67 @@ use tokio::sync::Mutex;
 
 use self::count::Counted;
 use self::receipts::Receipts;
-use crate::error::{Code, Refusal};
-use crate::groups::acts::Acts;
-use crate::history::History;
-use crate::live::Live;
-use crate::members::Membership;
+use crate::access::activity::GroupActivity;
+use crate::access::membership::Membership;
+use crate::access::relationships::Relations;
+use crate::deliver::ephemeral::EphemeralEvents;
+use crate::guarded_store::{self, GuardedStore};
 use crate::metrics::Metrics;
 use crate::presence::Presence;
-use crate::relations::Relations;
-use crate::stored::Stored;
+use crate::read::history::History;
+use crate::refusal::Refusal;
+use crate::wire::responses::UnreadMessages;
 
-/// What the cache has for one round trip of a reading, as for a page of history.
+/// The time that the cache has for one round trip of a read, as for a page of history.
 const BUDGET: Duration = Duration::from_millis(250);
-/// How many users' countings may be told apart. Those of one user are made one after the other, so that a storm makes one.
+/// Locks for counting, by the hash of the user: a user's unread messages are counted once at a time, so that a storm of requests counts once.
 const STRIPES: usize = 256;
-/// How often a counting that was overtaken by messages of unknown chats, or a correction by arrivals, is made anew.
+/// How often a count is repeated because messages arrived meanwhile.
 const ATTEMPTS: usize = 3;
 
 /// What users see of their chats. Cheap to clone.
 #[derive(Clone)]
-pub struct Inbox {
+pub(crate) struct Inbox {
     parts: Arc<Parts>,
     turns: Arc<Vec<Mutex<()>>>,
     hasher: RandomState,
 }
 
-/// What it is made of.
-pub struct Parts {
+/// What it uses.
+pub(crate) struct Parts {
     /// What is cached.
-    pub cached: Inboxes,
+    pub(crate) cached: Inboxes,
     /// What is listed.
-    pub recent: RecentList,
+    pub(crate) recent: RecentList,
     /// In front of both.
-    pub cache_breaker: Breaker,
+    pub(crate) cache_breaker: Breaker,
     /// What is stored.
-    pub store: Stored,
-    /// Where a message is looked for that is read.
-    pub history: History,
+    pub(crate) store: GuardedStore,
+    /// Locates the messages that are marked as read.
+    pub(crate) history: History,
     /// Who belongs to which chats.
-    pub membership: Membership,
-    /// Who must not be seen by whom.
-    pub relations: Relations,
+    pub(crate) membership: Membership,
+    /// Blocks between users.
+    pub(crate) relations: Relations,
     /// Who is online.
-    pub presence: Presence,
-    /// Tells other devices.
-    pub live: Live,
-    /// Tells other members.
-    pub receipts: Receipts,
+    pub(crate) presence: Presence,
+    /// Sends `unreadCount` to other devices.
+    pub(crate) ephemeral: EphemeralEvents,
+    /// Sends read receipts to other members.
+    pub(crate) receipts: Receipts,
     /// In which groups users act.
-    pub acts: Acts,
-    /// Counters.
-    pub metrics: Metrics,
+    pub(crate) activity: GroupActivity,
+    /// The gateway's metrics.
+    pub(crate) metrics: Metrics,
 }
 
 /// Unread messages, each count at most [`MAX_UNREAD`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unread {
+pub(crate) struct Unread {
     /// By chat, where there are any.
-    pub counts: Vec<(ChatId, usize)>,
+    pub(crate) counts: Vec<(ChatId, usize)>,
     /// Of all chats.
-    pub total: usize,
+    pub(crate) total: usize,
 }
 
 impl Unread {
@@ -103,7 +103,7 @@ impl Unread {
     }
 
     /// Of one chat.
-    pub fn of_chat(&self, chat: &ChatId) -> usize {
+    pub(crate) fn of_chat(&self, chat: &ChatId) -> usize {
         self.counts.iter().find(|(other, _)| other == chat).map_or(0, |(_, count)| *count)
     }
 }
@@ -120,15 +120,22 @@ impl From<&Counted> for Unread {
     }
 }
 
+impl<'a> From<&'a Unread> for UnreadMessages<'a> {
+    fn from(unread: &'a Unread) -> Self {
+        let counts = unread.counts.iter().map(|(chat, count)| (chat.as_str(), *count)).collect();
+        Self { counts, total: unread.total }
+    }
+}
+
 impl Inbox {
     /// Of these parts.
-    pub fn new(parts: Parts) -> Self {
+    pub(crate) fn new(parts: Parts) -> Self {
         let turns = (0..STRIPES).map(|_| Mutex::default()).collect();
         Self { parts: Arc::new(parts), turns: Arc::new(turns), hasher: RandomState::new() }
     }
 
     /// What a user has not read.
-    pub async fn unread(&self, user: &UserId) -> Result<Unread, Refusal> {
+    pub(crate) async fn unread(&self, user: &UserId) -> Result<Unread, Refusal> {
         for _ in 0..ATTEMPTS {
             if let Some(Some(counts)) = self.cache(self.parts.cached.unread(user, BUDGET)).await {
                 return Ok(Unread::from(&counts));
@@ -140,18 +147,18 @@ impl Inbox {
         Ok(Unread::from(&self.count_all(user).await?))
     }
 
-    /// Drops what is cached of these users: what they see has changed otherwise than by a message or a reading.
-    pub async fn forget(&self, users: &[UserId]) {
-        for users in users.chunks(arrivals::USERS_AT_ONCE) {
+    /// Drops what is cached of these users: it has changed otherwise than by a message or a watermark.
+    pub(crate) async fn forget(&self, users: &[UserId]) {
+        for users in users.chunks(updates::USERS_AT_ONCE) {
             self.cache_batch(self.parts.cached.forget(users, BUDGET)).await;
         }
     }
 
-    /// Counts all of a user's chats and caches that; `None`: somebody else just has.
+    /// Counts all of a user's chats and caches the counts; `None`: another request just has.
     async fn count_anew(&self, user: &UserId) -> Result<Option<Counted>, Refusal> {
         let _turn = self.turns[self.hasher.hash_one(user) as usize % STRIPES].lock().await;
         let cached = &self.parts.cached;
-        // From here on arrivals are kept. Without the cache the count is as of now, and nobody keeps it.
+        // From here on the cache records arrivals. Without the cache the count is as of now, and is not cached.
         let counting = match self.cache(cached.begin(user, BUDGET)).await {
             Some(None) => return Ok(None),
             Some(counting) => counting,
@@ -163,9 +170,9 @@ impl Inbox {
         for _ in 0..ATTEMPTS {
             let commit = cached.commit(user, &counting, &counted.chats, counted.older_stored, BUDGET);
             match self.cache(commit).await {
-                // A chat that is so new that the store does not know it, or whose list is.
+                // Chats, or their lists, that are newer than what was read.
                 Some(Committed::Unknown(chats)) => {
-                    let (again, mut kept): (Vec<_>, _) =
+                    let (again, mut unchanged): (Vec<_>, _) =
                         counted.chats.into_iter().partition(|known| chats.contains(&known.chat));
                     let known: HashMap<_, _> = again.into_iter().map(|chat| (chat.chat, chat.last_timestamp)).collect();
                     let last = |chat: ChatId| {
@@ -173,8 +180,8 @@ impl Inbox {
                         (chat, last_timestamp)
                     };
                     let chats: Vec<_> = chats.into_iter().map(last).collect();
-                    kept.extend(self.count(user, &chats).await?);
-                    counted.chats = kept;
+                    unchanged.extend(self.count(user, &chats).await?);
+                    counted.chats = unchanged;
                 }
                 Some(Committed::Done | Committed::Overtaken) | None => break,
             }
@@ -182,13 +189,13 @@ impl Inbox {
         Ok(Some(counted))
     }
 
-    /// Asks the cache, unless it is known to be away.
+    /// Calls the cache, unless its breaker is open.
     async fn cache<T>(&self, call: impl Future<Output = Result<T, RedisError>>) -> Option<T> {
         let one = self.cache_batch(async { vec![call.await] });
         one.await.pop().flatten()
     }
 
-    /// Asks the cache several things at once, unless it is known to be away: then there are no answers.
+    /// Makes several calls to the cache at once, unless its breaker is open: then there are no answers.
     async fn cache_batch<T>(&self, call: impl Future<Output = Vec<Result<T, RedisError>>>) -> Vec<Option<T>> {
         let Ok(permit) = self.parts.cache_breaker.acquire(Instant::now()) else { return Vec::new() };
         let answers = call.await;
@@ -198,18 +205,12 @@ impl Inbox {
             permit.success();
         }
         if let Some(error) = answers.iter().find_map(|answer| answer.as_ref().err()) {
-            tracing::debug!(%error, "without what is cached of a user's chats");
+            tracing::debug!(%error, "going on without what is cached of a user's chats");
         }
         answers.into_iter().map(Result::ok).collect()
     }
 }
 
 fn unavailable(error: StoreError) -> Refusal {
-    match error {
-        StoreError::Unavailable(_) => Refusal::unavailable("the store can't be asked now"),
-        StoreError::Rejected { .. } => {
-            tracing::error!(%error, "the store refuses a question about a user's chats");
-            Refusal::new(Code::Internal, "a fault of the server")
-        }
-    }
+    guarded_store::refusal_of(&error, "the store can't be asked now")
 }

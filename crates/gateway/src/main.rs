@@ -1,4 +1,4 @@
-//! `holdfast-gateway`: reads its settings and runs until it is told to stop.
+//! `holdfast-gateway`: reads its settings and runs until a signal stops it.
 
 use std::process::ExitCode;
 

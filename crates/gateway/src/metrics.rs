@@ -1,20 +1,21 @@
 //! The gateway's metrics: every name, once.
 
+mod labels;
+
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, core::Collector};
 
 use holdfast_service::serve::ConnectionMetrics;
 
-use crate::error::Code;
-use crate::live::Dropped;
-use crate::outgoing::Packet;
+pub use self::labels::{Dropped, Limited, Outcome, Packet};
+use crate::refusal::Code;
 
 /// Sends, by how they ended.
 pub const MESSAGES: &str = "holdfast_gateway_messages_total";
 /// Requests refused, by code.
 pub const REJECTED: &str = "holdfast_gateway_rejected_total";
-/// What was refused because it was too much, by the limit.
+/// Requests refused by a limit, by the limit.
 pub const LIMITED: &str = "holdfast_gateway_limited_total";
-/// Times that a client was disconnected because it took no notice of being refused.
+/// Clients that were disconnected because they ignored their refusals.
 pub const ABUSIVE: &str = "holdfast_gateway_abusive_sockets_total";
 /// Seconds from a send's arrival to its answer.
 pub const ACK: &str = "holdfast_gateway_ack_seconds";
@@ -32,30 +33,29 @@ pub const SENT_WINDOW: &str = "holdfast_gateway_sent_window_messages";
 pub const SESSIONS: &str = "holdfast_gateway_sessions";
 /// Groups with members who have sockets here.
 pub const ROOMS: &str = "holdfast_gateway_rooms";
-/// Changes of groups that other gateways were not told of because too many waited; they find them at their next recheck.
+/// Changes of groups that were not published to other gateways because too many waited; they notice them at their next recheck.
 pub const GROUP_CHANGES_UNTOLD: &str = "holdfast_gateway_group_changes_untold_total";
-/// Sends and the like that were permitted although the store could not be asked whether one of the two users blocks the other.
+/// Requests that were permitted although the store could not say whether one of the two users blocks the other.
 pub const PERMITTED_UNKNOWN: &str = "holdfast_gateway_permitted_unknown_total";
 /// Sends that the recent list did not take in time.
 pub const RECENT_SKIPPED: &str = "holdfast_gateway_recent_skipped_total";
-/// What the recent list did not take in time, or did not take back, and that was not repeated in the background either because too
-/// many waited or the gateway ended.
+/// Calls to recent lists that failed and were not repeated in the background either, because too many waited or the gateway ended.
 pub const RELIST_DROPPED: &str = "holdfast_gateway_relist_dropped_total";
-/// Background repeats that wait or are under way.
+/// Calls to recent lists that wait to be repeated or are under way.
 pub const RELIST_WAITING: &str = "holdfast_gateway_relist_waiting";
 /// Times that a socket's buffer was full.
 pub const LAGGING: &str = "holdfast_gateway_lagging_sockets_total";
 /// Bytes that wait to be written to clients.
 pub const OUTGOING_BYTES: &str = "holdfast_gateway_outgoing_bytes";
-/// What found no room among them, by kind.
+/// Events and responses that found no room among them, by kind.
 pub const OUTGOING_DROPPED: &str = "holdfast_gateway_outgoing_dropped_total";
-/// Live events that did not reach other gateways, by reason.
+/// Ephemeral events that did not reach other gateways, by reason.
 pub const LIVE_DROPPED: &str = "holdfast_gateway_live_dropped_total";
-/// Live events that wait to be published.
+/// Ephemeral events that wait to be published.
 pub const LIVE_WAITING: &str = "holdfast_gateway_live_waiting";
-/// What sockets did, or what others are to be told of it, that was dropped, by reason.
+/// Connections and notifications that presence dropped, by reason.
 pub const PRESENCE_DROPPED: &str = "holdfast_gateway_presence_dropped_total";
-/// What sockets did, and what others are to be told of it, that waits.
+/// Connections and notifications that wait in presence's queues.
 pub const PRESENCE_WAITING: &str = "holdfast_gateway_presence_waiting";
 /// Sends in progress.
 pub const IN_FLIGHT: &str = "holdfast_gateway_sends_in_flight";
@@ -65,56 +65,22 @@ pub const HISTORY: &str = "holdfast_gateway_history_pages_total";
 pub const REPAIRED: &str = "holdfast_gateway_recent_repaired_total";
 /// Stored documents that cannot be read.
 pub const UNREADABLE: &str = "holdfast_gateway_unreadable_documents_total";
-/// Messages that wait to be told to the cached unread counts and lists of conversations.
+/// Updates of cached unread counts and lists of conversations that wait.
 pub const INBOX_WAITING: &str = "holdfast_gateway_inbox_waiting";
-/// What these were not told because too many waited: they are right again at the end of their lives.
+/// Such updates that were dropped because too many waited: counts and lists are wrong until they expire.
 pub const INBOX_DROPPED: &str = "holdfast_gateway_inbox_dropped_total";
-/// Times that a user's unread messages were counted anew.
+/// Times that a user's unread messages were counted from lists and store.
 pub const INBOXES_COUNTED: &str = "holdfast_gateway_inboxes_counted_total";
 /// Messages that wait in the failed queue.
 pub const FAILED_MESSAGES: &str = "holdfast_failed_queue_messages";
 /// Age of the oldest of them.
 pub const FAILED_AGE: &str = "holdfast_failed_queue_oldest_age_seconds";
-/// 1 while the failed queue would take messages, as far as the settings and the state of its server tell.
+/// 1 while the failed queue would take messages, as far as the settings and the state of its server show.
 pub const FAILED_USABLE: &str = "holdfast_failed_queue_usable";
 /// Messages that Kafka took from the failed queue.
 pub const REPLAYED: &str = "holdfast_failed_queue_replayed_total";
 /// Entries moved to a dead list.
 pub const DEAD: &str = "holdfast_failed_queue_dead_total";
-
-/// How a send ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
-    /// Kafka has it.
-    Kafka,
-    /// The failed queue has it.
-    FailedQueue,
-    /// Nothing durable took it.
-    Refused,
-    /// A repeat of a durable message.
-    Duplicate,
-    /// It broke a rule or a limit.
-    Rejected,
-}
-
-/// Which limit refused something.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Limited {
-    /// Messages of a user.
-    Messages,
-    /// Other events of a user.
-    Events,
-    /// Events of a connection.
-    SocketEvents,
-    /// Bytes of a connection.
-    SocketBytes,
-    /// Connections of a user.
-    UserSockets,
-    /// Connections from an address.
-    AddressSockets,
-    /// Handshakes from an address.
-    Handshakes,
-}
 
 /// The gateway's metrics, all there from the start.
 #[derive(Clone)]
@@ -194,34 +160,14 @@ impl Metrics {
     /// Registers all of them.
     pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
         let r = Registrar(registry);
-        let messages = r.counters(MESSAGES, "Sends, by how they ended.", "outcome")?;
-        let rejected = r.counters(REJECTED, "Requests refused, by code.", "code")?;
-        Code::ALL.iter().for_each(|code| drop(rejected.with_label_values(&[code.as_str()])));
-        let limited = r.counters(LIMITED, "What was refused because it was too much, by the limit.", "limit")?;
-        let history = r.counters(HISTORY, "History pages, by source.", "source")?;
-        ["cache", "store", "merged"].iter().for_each(|source| drop(history.with_label_values(&[source])));
-        let dropped = r.counters(OUTGOING_DROPPED, "Events and responses that found no room in what waits.", "kind")?;
         let [clients, operators] = ConnectionMetrics::register(registry, ["clients", "operators"])?;
-        let live_dropped = r.counters(LIVE_DROPPED, "Live events that did not reach other gateways.", "reason")?;
-        Dropped::ALL.iter().for_each(|reason| drop(live_dropped.with_label_values(&[reason.as_str()])));
-        let presence_dropped =
-            r.counters(PRESENCE_DROPPED, "Connections, or news of them, that presence missed.", "reason")?;
-        drop(presence_dropped.with_label_values(&[Dropped::Full.as_str()]));
+        let codes = Code::ALL.map(Code::as_str);
+        let reasons = Dropped::ALL.map(Dropped::as_str);
         Ok(Self {
-            messages: ["kafka", "failed_queue", "refused", "duplicate", "rejected"]
-                .map(|outcome| messages.with_label_values(&[outcome])),
-            rejected,
-            limited: [
-                "messages",
-                "events",
-                "socket_events",
-                "socket_bytes",
-                "user_sockets",
-                "address_sockets",
-                "handshakes",
-            ]
-            .map(|limit| limited.with_label_values(&[limit])),
-            abusive: r.counter(ABUSIVE, "Clients disconnected because they took no notice of being refused.")?,
+            messages: r.each(MESSAGES, "Sends, by how they ended.", "outcome", Outcome::LABELS)?,
+            rejected: r.labelled(REJECTED, "Requests refused, by code.", "code", &codes)?,
+            limited: r.each(LIMITED, "Requests refused by a limit, by the limit.", "limit", Limited::LABELS)?,
+            abusive: r.counter(ABUSIVE, "Clients disconnected because they ignored their refusals.")?,
             ack: r.seconds(ACK, "From a send's arrival to its answer.")?,
             delivery: r.seconds(DELIVERY, "From a send's arrival to its emission to this gateway's sockets.")?,
             publish: r.seconds(PUBLISH, "From handing a message to Kafka's client to its report.")?,
@@ -238,28 +184,43 @@ impl Metrics {
             rooms: r.gauge(ROOMS, "Groups with members who have sockets here.")?,
             group_changes_untold: r.counter(
                 GROUP_CHANGES_UNTOLD,
-                "Changes of groups that other gateways were not told of because too many waited.",
+                "Changes of groups that were not published to other gateways because too many waited.",
             )?,
             permitted_unknown: r
-                .counter(PERMITTED_UNKNOWN, "What was permitted although the store could not be asked for blocks.")?,
+                .counter(PERMITTED_UNKNOWN, "Requests permitted although the store could not say whether one user blocks the other.")?,
             recent_skipped: r.counter(RECENT_SKIPPED, "Sends that the recent list did not take in time.")?,
             relist_dropped: r.counter(
                 RELIST_DROPPED,
-                "Background repeats dropped because too many waited, or because the gateway ended.",
+                "Calls to recent lists that were not repeated in the background, because too many waited or the gateway ended.",
             )?,
-            relist_waiting: r.gauge(RELIST_WAITING, "Background repeats that wait or are under way.")?,
+            relist_waiting: r.gauge(RELIST_WAITING, "Calls to recent lists that wait to be repeated or are under way.")?,
             lagging: r.counter(LAGGING, "Times that a socket's buffer was full.")?,
             outgoing_bytes: r.gauge(OUTGOING_BYTES, "Bytes that wait to be written to clients.")?,
-            outgoing_dropped: ["event", "response"].map(|kind| dropped.with_label_values(&[kind])),
+            outgoing_dropped: r.each(
+                OUTGOING_DROPPED,
+                "Events and responses dropped because too many bytes waited, by kind.",
+                "kind",
+                Packet::LABELS,
+            )?,
             clients,
             operators,
-            live_dropped,
-            live_waiting: r.gauge(LIVE_WAITING, "Live events that wait to be published.")?,
-            presence_dropped,
+            live_dropped: r.labelled(
+                LIVE_DROPPED,
+                "Ephemeral events that did not reach other gateways, by reason.",
+                "reason",
+                &reasons,
+            )?,
+            live_waiting: r.gauge(LIVE_WAITING, "Ephemeral events that wait to be published.")?,
+            presence_dropped: r.labelled(
+                PRESENCE_DROPPED,
+                "Connections and notifications that presence dropped, by reason.",
+                "reason",
+                &[Dropped::Full.as_str()],
+            )?,
             presence_waiting: r
-                .gauge(PRESENCE_WAITING, "Connections, and news of them, that presence has to see to.")?,
+                .gauge(PRESENCE_WAITING, "Connections and notifications that wait in presence's queues.")?,
             in_flight: r.gauge(IN_FLIGHT, "Sends in progress.")?,
-            history,
+            history: r.labelled(HISTORY, "History pages, by source.", "source", &["cache", "store", "merged"])?,
             unreadable: r.counter(
                 UNREADABLE,
                 "Stored documents that cannot be read and are left out of history, each counted when it is first met.",
@@ -267,18 +228,18 @@ impl Metrics {
             repaired: r.counter(REPAIRED, "Messages that a verification found missing in a recent list.")?,
             inbox_waiting: r.gauge(
                 INBOX_WAITING,
-                "Messages that wait to be told to the cached unread counts and lists of conversations.",
+                "Updates of cached unread counts and lists of conversations that wait.",
             )?,
             inbox_dropped: r.counter(
                 INBOX_DROPPED,
-                "What the cached unread counts and lists of conversations were not told because too many waited.",
+                "Updates of cached unread counts and lists of conversations that were dropped because too many waited.",
             )?,
-            inboxes_counted: r.counter(INBOXES_COUNTED, "Times that a user's unread messages were counted anew.")?,
+            inboxes_counted: r.counter(INBOXES_COUNTED, "Times that a user's unread messages were counted from lists and store.")?,
             failed_messages: r.gauge(FAILED_MESSAGES, "Messages that wait in the failed queue.")?,
             failed_age: r.gauge(FAILED_AGE, "Age of the failed queue's oldest message.")?,
             failed_usable: r.gauge(
                 FAILED_USABLE,
-                "1 while the failed queue would take messages, as far as the settings and the state of its server tell.",
+                "1 while the failed queue would take messages, as far as the settings and the state of its server show.",
             )?,
             replayed: r.counter(REPLAYED, "Messages that Kafka took from the failed queue.")?,
             dead: r.counter(DEAD, "Failed-queue entries moved to a dead list.")?,
@@ -305,12 +266,12 @@ impl Metrics {
         self.outgoing_dropped[packet as usize].inc();
     }
 
-    /// Counts live events that did not reach other gateways.
+    /// Counts ephemeral events that did not reach other gateways.
     pub fn live_dropped(&self, reason: Dropped, count: usize) {
         self.live_dropped.with_label_values(&[reason.as_str()]).inc_by(count as u64);
     }
 
-    /// Counts what presence missed.
+    /// Counts what presence dropped.
     pub fn presence_dropped(&self, reason: Dropped) {
         self.presence_dropped.with_label_values(&[reason.as_str()]).inc();
     }
@@ -335,6 +296,31 @@ impl Registrar<'_> {
 
     fn counters(&self, name: &str, help: &str, label: &str) -> Result<IntCounterVec, prometheus::Error> {
         self.put(IntCounterVec::new(Opts::new(name, help), &[label])?)
+    }
+
+    /// Counters of all values of a label, there from the start, in the order of the values.
+    fn each<const N: usize>(
+        &self,
+        name: &str,
+        help: &str,
+        label: &str,
+        values: [&str; N],
+    ) -> Result<[IntCounter; N], prometheus::Error> {
+        let counters = self.counters(name, help, label)?;
+        Ok(values.map(|value| counters.with_label_values(&[value])))
+    }
+
+    /// Counters of a label, those of `values` there from the start.
+    fn labelled(
+        &self,
+        name: &str,
+        help: &str,
+        label: &str,
+        values: &[&str],
+    ) -> Result<IntCounterVec, prometheus::Error> {
+        let counters = self.counters(name, help, label)?;
+        values.iter().for_each(|value| drop(counters.with_label_values(&[value])));
+        Ok(counters)
     }
 
     fn gauge(&self, name: &str, help: &str) -> Result<IntGauge, prometheus::Error> {

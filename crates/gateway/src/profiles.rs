@@ -1,4 +1,4 @@
-//! What users say of themselves: stored in MongoDB, cached for a day and fresh for some minutes.
+//! Profiles of users: stored in MongoDB, cached for a day and fresh for some minutes.
 //!
 //! Anybody may read a profile, only its user may write it. A write goes to the store first (`w: majority`), then the cached copies are
 //! forgotten everywhere; a reader elsewhere may see the old one for [`BOUND`](holdfast_redis::aside::BOUND) longer. With the
@@ -18,12 +18,12 @@ use holdfast_store::{Store, StoreError};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::error::{Code, Refusal};
-use crate::stored::{self, Stored};
+use crate::guarded_store::{self, GuardedStore};
+use crate::refusal::{Code, Refusal};
 
 /// The longest name, in Unicode characters.
 pub const MAX_NAME: usize = 64;
-/// The longest words about oneself, in Unicode characters.
+/// The longest `about`, in Unicode characters.
 pub const MAX_ABOUT: usize = 500;
 
 /// How long a profile is fresh.
@@ -48,7 +48,7 @@ pub struct Profile {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 2048)]
     pub avatar_url: Option<String>,
-    /// Some words: at most 500 characters.
+    /// A text about the user: at most 500 characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 500)]
     pub about: Option<String>,
@@ -57,14 +57,14 @@ pub struct Profile {
 /// Profiles, cached. Cheap to clone.
 #[derive(Clone)]
 pub struct Profiles {
-    stored: Stored,
+    stored: GuardedStore,
     cached: Aside<StoredProfiles>,
     /// The key of the lock that one process holds while it warms profiles.
     warming: Arc<str>,
 }
 
-/// Where profiles come from.
-pub struct StoredProfiles(Stored);
+/// Loads profiles from the store.
+pub struct StoredProfiles(GuardedStore);
 
 /// A profile as it is cached: positional, so nothing may be left out.
 #[derive(Debug, Serialize, Deserialize)]
@@ -87,7 +87,7 @@ impl Source for StoredProfiles {
     }
 
     async fn load(&self, users: &[UserId]) -> Result<HashMap<UserId, CachedProfile>, StoreError> {
-        let found = self.0.ask(async |store| store.profiles(users).await).await?;
+        let found = self.0.call(async |store| store.profiles(users).await).await?;
         let cached = |profile: holdfast_store::Profile| CachedProfile {
             display_name: profile.display_name,
             avatar_url: profile.avatar_url,
@@ -99,7 +99,7 @@ impl Source for StoredProfiles {
 
 impl Profiles {
     /// Profiles in this store, cached for so long.
-    pub fn new(backend: &Backend<Keys>, stored: Stored, ttl: Duration) -> Self {
+    pub fn new(backend: &Backend<Keys>, stored: GuardedStore, ttl: Duration) -> Self {
         let policy = Policy {
             fresh: FRESH.min(ttl),
             ttl,
@@ -132,25 +132,19 @@ impl Profiles {
         }
         let profile = profile.checked()?;
         let (profiles, user, stored) = (self.clone(), user.clone(), profile.clone());
-        stored::to_its_end(async move { profiles.write(&user, stored).await }).await?;
+        guarded_store::run_detached(async move { profiles.write(&user, stored).await }).await?;
         Ok(profile)
     }
 
     async fn write(&self, user: &UserId, profile: Profile) -> Result<(), Refusal> {
         let Profile { display_name, avatar_url, about } = profile;
         let profile = holdfast_store::Profile { display_name, avatar_url, about };
-        let written = self.stored.ask(async |store| store.put_profile(user, &profile, unix_ms()).await).await;
+        let written = self.stored.call(async |store| store.put_profile(user, &profile, unix_ms()).await).await;
         // A write that was not answered may have happened.
         if let Err(error) = self.cached.invalidate(std::slice::from_ref(user)).await {
             tracing::warn!(user_id = %user, %error, "a profile's invalidation waits for the cache");
         }
-        written.map_err(|error| match error {
-            StoreError::Unavailable(_) => Refusal::unavailable("the profile can't be stored now"),
-            StoreError::Rejected { .. } => {
-                tracing::error!(user_id = %user, %error, "a profile was not stored");
-                Refusal::new(Code::Internal, "the profile can't be stored")
-            }
-        })
+        written.map_err(|error| guarded_store::refusal_of(&error, "the profile can't be stored now"))
     }
 
     /// Caches these users' profiles.
@@ -210,10 +204,8 @@ impl Profile {
 fn unavailable(user: &UserId, error: &AsideError<StoreError>) -> Refusal {
     tracing::debug!(user_id = %user, %error, "a profile can't be read");
     match error {
-        AsideError::Source(error) if matches!(**error, StoreError::Rejected { .. }) => {
-            Refusal::new(Code::Internal, "the profile can't be read")
-        }
-        _ => Refusal::unavailable("the profile can't be read now"),
+        AsideError::Source(error) => guarded_store::refusal_of(error, "the profile can't be read now"),
+        AsideError::Unanswered => Refusal::unavailable("the profile can't be read now"),
     }
 }
 

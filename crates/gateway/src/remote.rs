@@ -1,7 +1,6 @@
-//! What other gateways, workers and repairs announce, given to this gateway's sockets.
+//! Gives what other gateways, workers and repairs announce to this gateway's sockets.
 //!
-//! Each event is for the user or the group whose channel it came by. What this process announced itself is skipped: its sockets were served
-//! directly.
+//! Each event is for the user or the group whose channel it came by. An event of this process's own origin is skipped: its sockets were served directly.
 
 use std::time::Duration;
 
@@ -12,29 +11,29 @@ use holdfast_message::json::Position;
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 
-use crate::deliver::Sockets;
-use crate::inbox::tell::Counters;
+use crate::deliver::rooms::Rooms;
+use crate::deliver::sockets::Sockets;
+use crate::inbox::unread::UnreadNotifier;
 use crate::presence::Presence;
-use crate::rooms::Rooms;
 
-/// Over how long clients are told to `resync` after a gap in what the gateway heard.
+/// The time over which `resync` is spread after a gap in the subscriptions.
 const SPREAD: Duration = Duration::from_secs(3);
 
-/// Serves the queue of what is heard until it ends.
-pub async fn run(
+/// Works off the queue of events until it ends.
+pub(crate) async fn run(
     mut heard: mpsc::Receiver<ChannelEvent>,
     own: Origin,
     sockets: Sockets,
     rooms: Rooms,
-    counters: Counters,
+    unread_notifier: UnreadNotifier,
     presence: Presence,
 ) {
     while let Some(event) = heard.recv().await {
         match event {
             ChannelEvent::Heard { event, .. } if event.origin() == own => {}
-            ChannelEvent::Heard { channel, event } => hear(&channel, event, &sockets, &rooms, &counters),
+            ChannelEvent::Heard { channel, event } => hear(&channel, event, &sockets, &rooms, &unread_notifier),
             ChannelEvent::Resubscribed => {
-                tracing::info!("subscriptions were made anew; telling clients to resync");
+                tracing::info!("subscriptions were made again; sending resync to clients");
                 presence.renew();
                 let (sockets, rooms) = (sockets.clone(), rooms.clone());
                 // Who belongs where may have changed meanwhile, too.
@@ -44,16 +43,16 @@ pub async fn run(
     }
 }
 
-fn hear(channel: &Channel, event: Event, sockets: &Sockets, rooms: &Rooms, counters: &Counters) {
+fn hear(channel: &Channel, event: Event, sockets: &Sockets, rooms: &Rooms, unread_notifier: &UnreadNotifier) {
     match event {
         Event::Message { position, message, .. } => {
             let position = Position::At { epoch: &position.epoch, seq: position.seq };
-            let audience = sockets.hearing(channel);
+            let audience = sockets.subscribers(channel);
             sockets.message(&audience, &message, position);
-            counters.given(&audience, &message);
+            unread_notifier.message_given(&audience, &message);
         }
         Event::Failed { message_id, temp_id, chat, .. } => {
-            sockets.failed(&sockets.hearing(channel), message_id, temp_id.as_deref(), &chat);
+            sockets.failed(&sockets.subscribers(channel), message_id, temp_id.as_deref(), &chat);
         }
         Event::Live { except, event, payload, .. } => match serde_json::from_str::<&RawValue>(&payload) {
             Ok(payload) => sockets.live(channel, except.as_ref(), event, payload),

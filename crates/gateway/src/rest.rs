@@ -1,14 +1,14 @@
 //! REST: the same path as over sockets, as resources and status codes.
 //!
-//! A positive answer has the fields of the socket's answer without `ok` ([`crate::answer`]); a refusal is a problem document
+//! A positive answer has the fields of the socket's answer without `ok` ([`crate::wire::responses`]); a refusal is a problem document
 //! (RFC 9457) with `code` and `retryable`. Every route is described where it is written, and the whole is served
-//! as OpenAPI at `/api-docs/openapi.json`. What is said over sockets is described in [`crate::asyncapi`].
+//! as OpenAPI at `/api-docs/openapi.json`. What is said over sockets is described in [`crate::wire::asyncapi`].
 //!
 //! # A new route
 //!
 //! One file a resource, with a function `routes()` that [`router`] merges. A route is an `async fn` under `#[utoipa::path]`, added by
 //! `.routes(routes!(it))`, never by `.route(…)`: so it can't exist without its description. It takes what it needs by the extractors
-//! of `extract` (`User` first; `Path`, `Query`; `Payload`, the body, last), calls one method of [`Gateway`], and returns
+//! of `extract` and `path` (`User` first; `UserPath` and the like, `Query`; `Payload`, the body, last), calls one method of [`Gateway`], and returns
 //! `Result<Json<Answer>, Problem>`; a [`Refusal`] becomes a `Problem` by `?` and is counted on its way out. `Answer` derives
 //! `Serialize` and `ToSchema`, with `camelCase` and a sentence for each field; so does a body, with its limits. `responses(…)` names the
 //! positive ones and, of the refusals, `Problems` and what else applies: `ProblemsOfChat`, `ProblemsOfBody`.
@@ -18,8 +18,8 @@ mod groups;
 mod idempotency;
 mod inbox;
 mod messages;
+mod path;
 mod presence;
-mod problem;
 mod profiles;
 mod relations;
 
@@ -39,10 +39,9 @@ use utoipa::{Modify, OpenApi as _};
 use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter};
 use utoipa_swagger_ui::{self as swagger, SwaggerUi};
 
-use self::problem::Document;
-pub use self::problem::Problem;
-use crate::error::{Code, Refusal};
-use crate::{Gateway, asyncapi};
+use crate::gateway::Gateway;
+use crate::refusal::{Code, Document, Problem, Refusal};
+use crate::wire::asyncapi;
 
 /// The largest body and packet, in bytes. Far more than any message needs, so that one that is too long is answered, not cut off.
 pub const MAX_BODY: usize = 1_000_000;
@@ -51,7 +50,7 @@ type Shared = State<Arc<Gateway>>;
 type Routes = OpenApiRouter<Arc<Gateway>>;
 
 /// The routes, and their description.
-pub fn router(gateway: Arc<Gateway>) -> Router {
+pub(crate) fn router(gateway: Arc<Gateway>) -> Router {
     let (routes, description) = described().split_for_parts();
     routes
         .merge(rendered(description))
@@ -94,7 +93,7 @@ fn no_such_resource() -> Refusal {
 
 fn panicked(panic: Box<dyn Any + Send>) -> Response {
     let said = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    tracing::error!(panic = said.unwrap_or("of no words"), "a request ended in a panic");
+    tracing::error!(panic = said.unwrap_or("without a message"), "a request ended in a panic");
     Problem::from(Refusal::new(Code::Internal, "a fault of the server")).into_response()
 }
 
@@ -109,7 +108,7 @@ async fn count(State(gateway): Shared, mut response: Response) -> Response {
     response
 }
 
-/// What the description says beside the routes.
+/// What the description says besides the routes.
 #[derive(utoipa::OpenApi)]
 #[openapi(
     info(title = "Holdfast", description = "A chat backend that does not lose messages."),

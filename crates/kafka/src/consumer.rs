@@ -46,7 +46,7 @@ use rdkafka::message::BorrowedMessage;
 use rdkafka::{Offset, TopicPartitionList};
 
 use crate::commits::{Commit, Committed, list_at, list_of, read_commits};
-use crate::membership::GroupContext;
+use crate::membership::{Event, GroupContext};
 use crate::position::Position;
 use crate::{ClientError, KafkaSettings, Trouble};
 
@@ -78,45 +78,6 @@ impl Default for ConsumerSettings {
             statistics_interval: Duration::from_secs(5),
         }
     }
-}
-
-/// What happened besides records.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
-    /// The group gives us partitions. Nothing of them comes until [`GroupConsumer::assign`].
-    Assigned(Vec<i32>),
-    /// The group takes partitions back. Nothing comes at all until [`GroupConsumer::unassign`].
-    Revoked {
-        /// Which.
-        partitions: Vec<i32>,
-        /// They may belong to another member already: a commit would be refused, or worse, taken.
-        lost: bool,
-    },
-    /// The broker's answer to a commit.
-    Committed {
-        /// What was asked for.
-        offsets: Vec<(i32, i64)>,
-        /// Whether all of it was taken.
-        result: Result<(), String>,
-    },
-    /// What librdkafka measured.
-    Statistics {
-        /// The place of the next record, for each partition that we fetch.
-        high_watermarks: Vec<(i32, i64)>,
-        /// Whether a broker is connected.
-        broker_up: bool,
-    },
-    /// Something does not work; librdkafka goes on trying. It is logged already.
-    Trouble {
-        /// What kind.
-        kind: Trouble,
-        /// The partition that can't be fetched, if it is one. librdkafka says so once, until it could be fetched again.
-        partition: Option<i32>,
-    },
-    /// `max.poll.interval.ms` passed without a poll: the member has left the group, and rejoins at the next one.
-    PollIntervalExceeded,
-    /// The client is dead. Nothing will come any more: exit, or build another.
-    Fatal(String),
 }
 
 /// What a poll found.

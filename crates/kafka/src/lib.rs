@@ -16,6 +16,7 @@ pub mod admin;
 pub mod commits;
 pub mod consumer;
 pub mod context;
+mod delivery;
 mod membership;
 mod position;
 mod producer;
@@ -26,8 +27,10 @@ pub mod trouble;
 
 pub use admin::{Admin, AdminError, BrokerReport, TopicReport, TopicsReport};
 pub use commits::{Commit, Committed, Loss};
-pub use consumer::{ConsumerSettings, Event, GroupConsumer, Polled};
-pub use publisher::{Acknowledged, Failure, PublishError, PublishRecord, Publisher};
+pub use consumer::{ConsumerSettings, GroupConsumer, Polled};
+pub use delivery::{Acknowledged, Failure, PublishError};
+pub use membership::Event;
+pub use publisher::{PublishRecord, Publisher};
 /// A record as lent by the client, and how to look into it.
 pub use rdkafka::message::{BorrowedMessage, Headers, Message as RecordView, OwnedMessage};
 pub use reader::RangeReader;

@@ -14,8 +14,47 @@ use rdkafka::error::KafkaError;
 use rdkafka::statistics::Statistics;
 use rdkafka::types::RDKafkaRespErr;
 
-use crate::consumer::Event;
 use crate::context::Callbacks;
+use crate::trouble::Trouble;
+
+/// What happened besides records.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// The group gives us partitions. Nothing of them comes until [`GroupConsumer::assign`](crate::GroupConsumer::assign).
+    Assigned(Vec<i32>),
+    /// The group takes partitions back. Nothing comes at all until [`GroupConsumer::unassign`](crate::GroupConsumer::unassign).
+    Revoked {
+        /// Which.
+        partitions: Vec<i32>,
+        /// They may belong to another member already: a commit would be refused, or worse, taken.
+        lost: bool,
+    },
+    /// The broker's answer to a commit.
+    Committed {
+        /// What was asked for.
+        offsets: Vec<(i32, i64)>,
+        /// Whether all of it was taken.
+        result: Result<(), String>,
+    },
+    /// What librdkafka measured.
+    Statistics {
+        /// The place of the next record, for each partition that we fetch.
+        high_watermarks: Vec<(i32, i64)>,
+        /// Whether a broker is connected.
+        broker_up: bool,
+    },
+    /// Something does not work; librdkafka goes on trying. It is logged already.
+    Trouble {
+        /// What kind.
+        kind: Trouble,
+        /// The partition that can't be fetched, if it is one. librdkafka says so once, until it could be fetched again.
+        partition: Option<i32>,
+    },
+    /// `max.poll.interval.ms` passed without a poll: the member has left the group, and rejoins at the next one.
+    PollIntervalExceeded,
+    /// The client is dead. Nothing will come any more: exit, or build another.
+    Fatal(String),
+}
 
 pub(crate) struct GroupContext {
     callbacks: Callbacks,

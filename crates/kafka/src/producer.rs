@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 
 use crate::context::Callbacks;
-use crate::publisher::{Acknowledged, Report, classify};
+use crate::delivery::{Acknowledged, Report, classify};
 
 /// The shortest and the longest wait before the next producer is built.
 const WAIT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));

@@ -23,8 +23,8 @@ use tokio::time::Instant;
 
 use crate::bson::Writer;
 use crate::groups::is_duplicate;
-use crate::history::batch;
 use crate::insert::number;
+use crate::query::batch;
 use crate::time::{Newest, Range, Timed, is_plain, millis_of};
 use crate::{Group, Store, StoreError, document, server_limit, within};
 

@@ -17,8 +17,8 @@ use mongodb::options::IndexOptions;
 use mongodb::{Collection, IndexModel};
 use tokio::time::Instant;
 
-use crate::history::batch;
 use crate::insert::number;
+use crate::query::batch;
 use crate::time::millis_in;
 use crate::{Store, StoreError, server_limit, within};
 

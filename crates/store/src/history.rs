@@ -14,6 +14,7 @@ use mongodb::bson::{Document, RawDocumentBuf, doc};
 use mongodb::options::ReadConcern;
 use tokio::time::Instant;
 
+use crate::query::batch;
 use crate::time::{self, Newest, Range, Timed};
 use crate::{Store, StoreError, document, server_limit, within};
 
@@ -153,9 +154,4 @@ impl Timed for Message {
 
 pub(crate) fn among(ids: &[MessageId]) -> Document {
     doc! { "_id": { "$in": ids.iter().map(ToString::to_string).collect::<Vec<_>>() } }
-}
-
-pub(crate) fn batch(size: usize) -> u32 {
-    // A batch of exactly the limit's size would leave the cursor open for one more round trip.
-    u32::try_from(size).unwrap_or(u32::MAX).saturating_add(1)
 }

@@ -7,8 +7,9 @@ use mongodb::options::ReadConcern;
 use tokio::time::Instant;
 
 use crate::bson::Writer;
-use crate::history::{MAX_IDS, among, batch};
+use crate::history::{MAX_IDS, among};
 use crate::insert::number;
+use crate::query::batch;
 use crate::{Store, StoreError, document, server_limit, time, within};
 
 /// A message's fields that never change, but for its time: which of several copies came first decides that.

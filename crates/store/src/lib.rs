@@ -20,6 +20,7 @@ pub mod groups;
 pub mod history;
 pub mod insert;
 pub mod inspect;
+mod query;
 pub mod read_states;
 pub mod relationships;
 mod time;

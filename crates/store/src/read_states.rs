@@ -16,7 +16,7 @@ use mongodb::options::ReturnDocument;
 use tokio::time::Instant;
 
 use crate::groups::is_duplicate;
-use crate::history::batch;
+use crate::query::batch;
 use crate::time::millis_of;
 use crate::{Store, StoreError, server_limit, within};
 

@@ -15,7 +15,7 @@ use mongodb::options::ReturnDocument;
 use tokio::time::Instant;
 
 use crate::groups::is_duplicate;
-use crate::history::batch;
+use crate::query::batch;
 use crate::{Store, StoreError, server_limit, within};
 
 /// What is between two users.

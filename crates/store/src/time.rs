@@ -17,7 +17,7 @@ use mongodb::Collection;
 use mongodb::bson::{Bson, DateTime, Document, RawBsonRef, RawDocument, RawDocumentBuf, doc};
 use tokio::time::Instant;
 
-use crate::history::batch;
+use crate::query::batch;
 use crate::{StoreError, server_limit, within};
 
 /// 2⁶³, the least double beyond an int64.

@@ -9,7 +9,7 @@ use mongodb::Collection;
 use mongodb::bson::{Document, doc};
 use tokio::time::Instant;
 
-use crate::history::batch;
+use crate::query::batch;
 use crate::{Store, StoreError, server_limit, within};
 
 /// What a user says of themselves.

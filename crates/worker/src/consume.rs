@@ -19,6 +19,8 @@
 //!
 //! See `docs/decisions/failed-group-answers.md`.
 
+pub mod assignment;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -29,7 +31,7 @@ use holdfast_service::clock::unix_ms;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
-use crate::assignment::Rebalance;
+use self::assignment::Rebalance;
 use crate::buffer::{Buffer, Place};
 use crate::commit::Commits;
 use crate::conversations::Conversations;

@@ -15,13 +15,12 @@
 //!    was stored. Nothing waits for either, but the end for the latter; each has a [`side_queue`].
 //! 9. [`cleanup`]: where it is switched on, records that every group has read are deleted.
 //!
-//! [`assignment`] says what happens when partitions come and go, [`refusals`] what may not be read, [`health`] and [`metrics`] what
+//! [`consume::assignment`] says what happens when partitions come and go, [`refusals`] what may not be read, [`health`] and [`metrics`] what
 //! others see.
 //!
 //! What a commit does *not* promise: that a record was stored once only. A worker that dies between storing and committing
 //! leaves records to be stored again; the primary key absorbs them.
 
-pub mod assignment;
 pub mod backoff;
 pub mod buffer;
 pub mod cleanup;

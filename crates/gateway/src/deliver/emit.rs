@@ -1,4 +1,4 @@
-//! Giving something to one socket, within what may wait for it ([`crate::outgoing`]).
+//! Giving something to one socket, within what may wait for it ([`crate::deliver::outgoing`]).
 
 use std::sync::Arc;
 
@@ -7,21 +7,22 @@ use socketioxide::adapter::LocalAdapter;
 use socketioxide::socket::Socket;
 use socketioxide::{SendError, SocketError};
 
-use crate::outgoing::{Account, Packet, framed};
-use crate::sessions::Session;
+use crate::deliver::outgoing::{Account, framed};
+use crate::deliver::sessions::Session;
+use crate::metrics::Packet;
 
 /// Gives an event; false if there is no room for it.
-pub fn event(socket: &Socket<LocalAdapter>, event: &'static str, payload: &RawValue) -> bool {
+pub(crate) fn event(socket: &Socket<LocalAdapter>, event: &'static str, payload: &RawValue) -> bool {
     give(socket, Packet::Event, size_of_event(event, payload), || socket.emit(event, payload))
 }
 
 /// Gives an event that answers a request; false if there is no room for it.
-pub fn response(socket: &Socket<LocalAdapter>, event: &'static str, payload: &RawValue) -> bool {
+pub(crate) fn response(socket: &Socket<LocalAdapter>, event: &'static str, payload: &RawValue) -> bool {
     give(socket, Packet::Response, size_of_event(event, payload), || socket.emit(event, payload))
 }
 
 /// Gives an acknowledgement; false if there is no room for it.
-pub fn answer(
+pub(crate) fn answer(
     socket: &Socket<LocalAdapter>,
     id: i64,
     payload: &RawValue,
@@ -32,13 +33,13 @@ pub fn answer(
     give(socket, Packet::Response, framed(4 + digits + payload.get().len()), send)
 }
 
-/// Charges an event that is kept for the socket until it can be given; false if there is no room for it.
-pub fn keep(socket: &Socket<LocalAdapter>, event: &'static str, payload: &RawValue) -> bool {
+/// Charges an event that is held back until it can be given; false if there is no room for it.
+pub(crate) fn hold(socket: &Socket<LocalAdapter>, event: &'static str, payload: &RawValue) -> bool {
     account(socket).is_none_or(|account| account.charge(Packet::Event, size_of_event(event, payload)))
 }
 
 /// Gives an event that was charged before; false if it is dropped.
-pub fn kept(socket: &Socket<LocalAdapter>, event: &'static str, payload: &RawValue) -> bool {
+pub(crate) fn held(socket: &Socket<LocalAdapter>, event: &'static str, payload: &RawValue) -> bool {
     let given = socket.emit(event, payload).is_ok();
     if let Some(account) = account(socket).filter(|_| !given) {
         account.refund(size_of_event(event, payload));
@@ -47,7 +48,7 @@ pub fn kept(socket: &Socket<LocalAdapter>, event: &'static str, payload: &RawVal
 }
 
 /// Forgets an event that was charged before and is not to be given.
-pub fn forget(socket: &Socket<LocalAdapter>, event: &'static str, payload: &RawValue) {
+pub(crate) fn forget(socket: &Socket<LocalAdapter>, event: &'static str, payload: &RawValue) {
     if let Some(account) = account(socket) {
         account.refund(size_of_event(event, payload));
     }
@@ -68,7 +69,7 @@ fn give(
     bytes: usize,
     send: impl FnOnce() -> Result<(), SendError>,
 ) -> bool {
-    // Charged first: the transport may be faster than what comes after.
+    // Charged first, for the transport may write the packet before this function goes on.
     if account(socket).is_some_and(|account| !account.charge(packet, bytes)) {
         return false;
     }
@@ -79,6 +80,6 @@ fn give(
         }
         tracing::debug!(%error, "a packet could not be queued");
     }
-    // Of a socket that has gone, nobody misses anything.
+    // A socket that has gone misses nothing.
     !matches!(sent, Err(SendError::Socket(SocketError::InternalChannelFull)))
 }

@@ -1,7 +1,7 @@
 //! The deduplication window: which connections received which messages, so that one connection receives a `messageId` once.
 //!
 //! A message that was delivered while the cache was away is listed later and announced then, with its position; after the cache has
-//! lost its data, messages are listed and announced anew. A connection that received the message already needs its position only.
+//! lost its data, messages are listed and announced again. A connection that received the message already needs its position only.
 //! So the window holds, for each message, the position under which it was last announced, and the connections that received it, each
 //! with whether it knows that position.
 //!
@@ -23,7 +23,7 @@ use holdfast_message::json::Position;
 use prometheus::IntGauge;
 use smallvec::SmallVec;
 
-/// For how long after its last delivery a message is kept at least, if there is room.
+/// How long after its last delivery a message is remembered at least, if there is room.
 const KEEP: Duration = Duration::from_secs(600);
 /// The most messages.
 const MAX_MESSAGES: usize = 100_000;
@@ -35,11 +35,11 @@ const SHARDS: usize = 16;
 const FORGOTTEN_AT_ONCE: usize = 16;
 
 /// A connection of this process, by a number that no other one ever has.
-pub(super) type ConnectionNumber = u64;
+pub(crate) type ConnectionNumber = u64;
 
 /// What a connection is to be sent of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Due {
+pub(crate) enum Due {
     /// All of it: it has not received it.
     Message,
     /// The position alone: it received the message under none, or under another one.
@@ -50,7 +50,7 @@ pub(super) enum Due {
 
 /// The window. Cheap to clone.
 #[derive(Clone)]
-pub(super) struct SentWindow {
+pub(crate) struct SentWindow {
     shards: Arc<[Mutex<Shard>; SHARDS]>,
     /// For positions, of which only equality matters.
     hasher: RandomState,
@@ -81,7 +81,7 @@ struct Sent {
 }
 
 /// One message on its way to its connections.
-pub(super) struct Delivery<'a> {
+pub(crate) struct Delivery<'a> {
     sent: &'a mut Sent,
     /// The first so many receipts are in order; those behind are of connections that received the message just now.
     ordered: usize,
@@ -90,13 +90,13 @@ pub(super) struct Delivery<'a> {
 
 impl SentWindow {
     /// Empty; `messages` is the number of messages in it.
-    pub(super) fn new(messages: IntGauge) -> Self {
+    pub(crate) fn new(messages: IntGauge) -> Self {
         let shards = std::array::from_fn(|_| Mutex::default());
         Self { shards: Arc::new(shards), hasher: RandomState::new(), began: Instant::now(), messages }
     }
 
     /// Delivers a message: `give` is to ask what each connection is due, and to note what it was given.
-    pub(super) fn deliver(
+    pub(crate) fn deliver(
         &self,
         id: MessageId,
         position: Position<'_>,
@@ -130,7 +130,7 @@ impl SentWindow {
     }
 
     /// A message's position has become known: `give` is to give it to the connections for which it is due.
-    pub(super) fn position(&self, id: MessageId, position: Position<'_>, give: impl FnOnce(&mut Delivery<'_>)) {
+    pub(crate) fn position(&self, id: MessageId, position: Position<'_>, give: impl FnOnce(&mut Delivery<'_>)) {
         let position = self.key(position);
         self.with(id, |shard| {
             if let Some(sent) = shard.sent.get_mut(&id) {
@@ -139,17 +139,17 @@ impl SentWindow {
         });
     }
 
-    /// A message is retracted: `give` is to say so to connections and to return those that were told; they have not received it any more.
-    pub(super) fn retract(&self, id: MessageId, give: impl FnOnce() -> Vec<ConnectionNumber>) {
+    /// A message is retracted: `give` informs connections and returns those that it informed. They count as not having received it.
+    pub(crate) fn retract(&self, id: MessageId, give: impl FnOnce() -> Vec<ConnectionNumber>) {
         self.with(id, |shard| {
-            let mut told = give();
-            told.sort_unstable();
-            shard.forget_receipts(&id, |connection| told.binary_search(&connection).is_ok());
+            let mut informed = give();
+            informed.sort_unstable();
+            shard.forget_receipts(&id, |connection| informed.binary_search(&connection).is_ok());
         });
     }
 
     /// A connection lost messages on their way: it has not received them.
-    pub(super) fn lost(&self, connection: ConnectionNumber, ids: impl IntoIterator<Item = MessageId>) {
+    pub(crate) fn lost(&self, connection: ConnectionNumber, ids: impl IntoIterator<Item = MessageId>) {
         for id in ids {
             self.with(id, |shard| shard.forget_receipts(&id, |other| other == connection));
         }
@@ -193,7 +193,7 @@ impl Sent {
 
 impl Delivery<'_> {
     /// What this connection is to be sent.
-    pub(super) fn due(&self, connection: ConnectionNumber) -> Due {
+    pub(crate) fn due(&self, connection: ConnectionNumber) -> Due {
         match self.receipt(connection) {
             None => Due::Message,
             Some(index) if self.has_position && self.sent.receipts[index] & 1 == 0 => Due::Position,
@@ -202,7 +202,7 @@ impl Delivery<'_> {
     }
 
     /// The connection was given what was due. Each connection must be noted once.
-    pub(super) fn given(&mut self, connection: ConnectionNumber) {
+    pub(crate) fn given(&mut self, connection: ConnectionNumber) {
         let receipt = connection << 1 | u64::from(self.has_position);
         match self.receipt(connection) {
             Some(index) => self.sent.receipts[index] = receipt,

@@ -1,21 +1,21 @@
 //! How many groups a user may belong to, and which give way.
 //!
-//! A user belongs to at most [`MAX_GROUPS`], whoever added them, so what their subscriptions cost is bounded. Anybody who may add somebody can
-//! fill that up. So a group counts for its member only once they have *acted* there: made it, written, said what they read, changed
-//! it. One in which they never did holds a place that nobody else needs yet: when one is needed, it gives way, and they leave it.
+//! A user belongs to at most [`MAX_GROUPS`], whoever added them, so what their subscriptions cost is bounded. Anybody who may add a user can fill that
+//! up. So a group counts for its member only once they have *acted* there: created it, written, marked messages as read, changed it. One in which
+//! they never acted gives way when another needs its place: they leave it.
 
 use std::collections::HashMap;
 
 use holdfast_message::{ChatId, UserId};
 use holdfast_store::Membership;
 
-use crate::members::MAX_GROUPS;
+use crate::access::membership::MAX_GROUPS;
 
-/// The groups that a user leaves so that there is room for one more; `None` if there is none to be had. `adder` is who adds them.
+/// The groups that a user leaves to make room for one more; `None` if there are not enough. `adder` is who adds the user.
 ///
 /// Of those in which they never acted, in this order: groups that nobody else belongs to any more; those that `adder` made, who
-/// so only takes from themselves; those of whoever made most of them. Among these the oldest comes first.
-pub fn giving_way(groups: Vec<Membership>, user: &UserId, adder: &UserId) -> Option<Vec<ChatId>> {
+/// so only takes from themselves; those of the creator of most of them. Among these the oldest comes first.
+pub(crate) fn giving_way(groups: Vec<Membership>, user: &UserId, adder: &UserId) -> Option<Vec<ChatId>> {
     let needed = (groups.len() + 1).saturating_sub(MAX_GROUPS as usize);
     let mut idle: Vec<_> = groups.into_iter().filter(|group| !group.acted && group.created_by != *user).collect();
     let mut made = HashMap::<UserId, usize>::new();

@@ -1,4 +1,4 @@
-//! The rules of a group, as one function of what it is, who wants what, and when.
+//! The rules of a group, as one function of the group, the acting member, their command, and the time.
 //!
 //! A group has exactly one owner as long as it exists. The owner does everything; admins rename it, add members and remove them;
 //! everybody may leave. An owner who leaves is followed by the admin who has been there longest, or else by the member who has; the
@@ -7,15 +7,15 @@
 use holdfast_message::{UserId, is_visible};
 use holdfast_store::{Group, Member, Role};
 
-use crate::error::{Code, Refusal};
-use crate::members::{MAX_MEMBERS, no_such_chat};
+use crate::access::membership::{MAX_MEMBERS, no_such_chat};
+use crate::refusal::{Code, Refusal};
 
 /// The longest name, in characters.
-pub const MAX_NAME: usize = 100;
+pub(crate) const MAX_NAME: usize = 100;
 
-/// What somebody wants of a group.
+/// What a member asks to do to a group.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Wish {
+pub(crate) enum GroupCommand {
     /// Another name, as [`name`] made it.
     Rename(String),
     /// Let a user be a member, in this role if one is given.
@@ -28,7 +28,7 @@ pub enum Wish {
 
 /// What becomes of the group.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
+pub(crate) enum Outcome {
     /// It is so already.
     Unchanged,
     /// This is what it becomes.
@@ -37,8 +37,8 @@ pub enum Outcome {
     Ends,
 }
 
-/// A group's name: what is left of the text without spaces around it.
-pub fn name(text: &str) -> Result<String, Refusal> {
+/// A group's name: the text without spaces around it.
+pub(crate) fn name(text: &str) -> Result<String, Refusal> {
     let name = text.trim();
     if !is_visible(name) || name.chars().count() > MAX_NAME || name.chars().any(char::is_control) {
         let rule = format!("name: 1 to {MAX_NAME} printable characters");
@@ -47,16 +47,16 @@ pub fn name(text: &str) -> Result<String, Refusal> {
     Ok(name.to_owned())
 }
 
-/// What becomes of a group by the wish of somebody. Who does not belong to it is told that it does not exist.
-pub fn outcome(group: &Group, actor: &UserId, wish: &Wish, now: i64) -> Result<Outcome, Refusal> {
+/// What becomes of a group by a command. To a user who does not belong to it, it does not exist.
+pub(crate) fn outcome(group: &Group, actor: &UserId, command: &GroupCommand, now: i64) -> Result<Outcome, Refusal> {
     let rank = group.member(actor).ok_or_else(no_such_chat)?.role;
     let mut next = group.clone();
-    match wish {
-        Wish::Rename(name) => {
+    match command {
+        GroupCommand::Rename(name) => {
             at_least(rank, Role::Admin)?;
             next.name.clone_from(name);
         }
-        Wish::Put(user, role) => match next.members.iter_mut().find(|member| member.user == *user) {
+        GroupCommand::Put(user, role) => match next.members.iter_mut().find(|member| member.user == *user) {
             Some(member) => {
                 let role = role.unwrap_or(member.role);
                 if role != member.role {
@@ -85,7 +85,7 @@ pub fn outcome(group: &Group, actor: &UserId, wish: &Wish, now: i64) -> Result<O
                 next.members.push(Member { user: user.clone(), role, joined_at: now });
             }
         },
-        Wish::Remove(user) => {
+        GroupCommand::Remove(user) => {
             let role = group.member(user).ok_or_else(|| Refusal::new(Code::NotFound, "no such member"))?.role;
             if user != actor && rank <= role {
                 return Err(forbidden());
@@ -100,7 +100,7 @@ pub fn outcome(group: &Group, actor: &UserId, wish: &Wish, now: i64) -> Result<O
                 }
             }
         }
-        Wish::Delete => {
+        GroupCommand::Delete => {
             at_least(rank, Role::Owner)?;
             return Ok(Outcome::Ends);
         }
@@ -152,8 +152,8 @@ mod tests {
     }
 
     /// Who is what afterwards, or the code of the refusal.
-    fn after(members: &str, actor: &str, wish: Wish) -> String {
-        match outcome(&group(members), &user(actor), &wish, 9) {
+    fn after(members: &str, actor: &str, command: GroupCommand) -> String {
+        match outcome(&group(members), &user(actor), &command, 9) {
             Ok(Outcome::Becomes(group)) => {
                 let shown = |member: &Member| format!("{}:{}", member.user, &member.role.as_str()[..1]);
                 group.members.iter().map(shown).collect::<Vec<_>>().join(" ")
@@ -164,12 +164,12 @@ mod tests {
         }
     }
 
-    fn put(who: &str, role: Option<Role>) -> Wish {
-        Wish::Put(user(who), role)
+    fn put(who: &str, role: Option<Role>) -> GroupCommand {
+        GroupCommand::Put(user(who), role)
     }
 
-    fn remove(who: &str) -> Wish {
-        Wish::Remove(user(who))
+    fn remove(who: &str) -> GroupCommand {
+        GroupCommand::Remove(user(who))
     }
 
     #[test]
@@ -217,11 +217,11 @@ mod tests {
 
     #[test]
     fn a_group_is_renamed_by_admins_and_ended_by_its_owner() {
-        assert_eq!(after("oam", "a", Wish::Rename("new".into())), "o:o a:a m:m");
-        assert_eq!(after("oam", "a", Wish::Rename("old".into())), "unchanged");
-        assert_eq!(after("oam", "m", Wish::Rename("new".into())), "FORBIDDEN");
-        assert_eq!(after("oam", "o", Wish::Delete), "ends");
-        assert_eq!(after("oam", "a", Wish::Delete), "FORBIDDEN");
+        assert_eq!(after("oam", "a", GroupCommand::Rename("new".into())), "o:o a:a m:m");
+        assert_eq!(after("oam", "a", GroupCommand::Rename("old".into())), "unchanged");
+        assert_eq!(after("oam", "m", GroupCommand::Rename("new".into())), "FORBIDDEN");
+        assert_eq!(after("oam", "o", GroupCommand::Delete), "ends");
+        assert_eq!(after("oam", "a", GroupCommand::Delete), "FORBIDDEN");
         for wrong in ["", "  ", "a\nb", &"x".repeat(MAX_NAME + 1)] {
             assert_eq!(name(wrong).unwrap_err().code, Code::Validation, "{wrong:?}");
         }
@@ -252,12 +252,12 @@ mod tests {
             let mut group = group("oam");
             for (actor, target, kind, role) in wishes {
                 let role = [None, Some(Role::Member), Some(Role::Admin), Some(Role::Owner)][role % 4];
-                let wish = match kind {
-                    0..=3 => Wish::Put(people[target].clone(), role),
-                    4..=6 => Wish::Remove(people[target].clone()),
-                    _ => Wish::Rename(format!("name {target}")),
+                let command = match kind {
+                    0..=3 => GroupCommand::Put(people[target].clone(), role),
+                    4..=6 => GroupCommand::Remove(people[target].clone()),
+                    _ => GroupCommand::Rename(format!("name {target}")),
                 };
-                match outcome(&group, &people[actor], &wish, 9) {
+                match outcome(&group, &people[actor], &command, 9) {
                     Ok(Outcome::Becomes(next)) => {
                         prop_assert!(group.member(&people[actor]).is_some());
                         group = next;

@@ -1,11 +1,10 @@
-//! Counts what is unread, from the recent lists and the store.
+//! Counts unread messages, from the recent lists and the store.
 //!
-//! A message is unread if somebody else sent it and it lies above the user's watermark. It is listed first and stored later, and
-//! may leave the list in between only towards the store. So the lists are read first, and the store is asked for what they do not
-//! hold. A chat whose stream has moved meanwhile is counted again: a message that was listed after its list was read, and is stored
-//! already, would be counted here and told as an arrival, too. Of a chat that never rests the store is asked, in the end, only for
-//! what was sent before the newest message that was listed: a message that comes later than that is told as an arrival, and one
-//! that never was is counted the next time.
+//! A message is unread if another user sent it and it lies above the user's watermark. It is listed first and stored later, and leaves the list
+//! only towards the store. So the lists are read first, and then the store counts what they do not hold. A chat whose stream has moved meanwhile is
+//! counted again: a message that was listed after its list was read, and is stored already, would be counted here and once more as an arrival. In a chat
+//! that never rests the store finally counts only what was sent before the newest listed message: a later message counts as an arrival, and one
+//! that never was an arrival is counted the next time.
 
 use std::collections::{HashMap, HashSet};
 
@@ -17,23 +16,23 @@ use holdfast_service::clock::unix_ms;
 use holdfast_store::{ReadStates, Unread};
 
 use super::{ATTEMPTS, BUDGET, Inbox, unavailable};
-use crate::error::Refusal;
+use crate::refusal::Refusal;
 
-/// How many of a user's chats are looked at: those that were written to last. In older ones nothing counts as unread.
-pub const MAX_CHATS: usize = 1000;
-/// Lists in one round trip: where they stand, and what of them is unread.
-const STANDINGS: usize = 250;
+/// A user's chats that are counted: those that were written to last. In older ones nothing counts as unread.
+pub(crate) const MAX_CHATS: usize = 1000;
+/// Lists in one round trip that reads their tips, and in one that reads what is unread.
+const TIPS: usize = 250;
 const LISTS: usize = 50;
-/// How long after a message was stamped it may still be told as an arrival.
+/// How long after its timestamp a message may still count as an arrival, in milliseconds.
 const ARRIVES_WITHIN_MS: i64 = 60_000;
 
 /// All of a user's chats, counted.
 #[derive(Debug, Clone)]
-pub struct Counted {
+pub(crate) struct Counted {
     /// In no particular order.
-    pub chats: Vec<CountedChat>,
+    pub(crate) chats: Vec<CountedChat>,
     /// Whether the store knows older chats than these.
-    pub older_stored: bool,
+    pub(crate) older_stored: bool,
 }
 
 /// What the lists say of one chat.
@@ -50,7 +49,7 @@ impl Inbox {
     /// Counts all chats that the store knows.
     pub(super) async fn count_all(&self, user: &UserId) -> Result<Counted, Refusal> {
         let mine = self.parts.membership.groups_of(user).await?;
-        let asked = self.parts.store.ask(async |store| {
+        let asked = self.parts.store.call(async |store| {
             let newest = store.conversations(user, None, MAX_CHATS + 1).await?;
             let known: HashSet<_> = newest.iter().map(|conversation| conversation.chat.clone()).collect();
             // The view may not know yet who has come to a group, or gone.
@@ -78,10 +77,10 @@ impl Inbox {
         for attempt in 1..=ATTEMPTS {
             let names: Vec<_> = left.iter().map(|(chat, _)| chat.clone()).collect();
             let counted = self.count_once(user, &names, attempt == ATTEMPTS).await?;
-            let now = self.standings(&names).await;
+            let now = self.tips(&names).await;
             let mut moved = Vec::new();
             for (((chat, last_timestamp), (listed, unread)), now) in left.into_iter().zip(counted).zip(now) {
-                let still = now.map(|standing| standing.position) == listed.at;
+                let still = now.map(|tip| tip.position) == listed.at;
                 if !still && attempt < ATTEMPTS {
                     moved.push((chat, last_timestamp));
                     continue;
@@ -106,13 +105,13 @@ impl Inbox {
         chats: &[ChatId],
         as_listed: bool,
     ) -> Result<Vec<(Listed, usize)>, Refusal> {
-        let standings = self.standings(chats).await;
+        let tips = self.tips(chats).await;
         // As of now: a reading is counted if it was stored before.
-        let states = self.parts.store.ask(async |store| store.read_states(user, chats).await).await;
+        let states = self.parts.store.call(async |store| store.read_states(user, chats).await).await;
         let states = states.map_err(unavailable)?;
-        let listed = self.listed(user, chats, standings, &states).await;
+        let listed = self.listed(user, chats, tips, &states).await;
         let listed = self.as_stored(chats, listed, &states).await?;
-        let counts = self.parts.store.ask(async |store| {
+        let counts = self.parts.store.call(async |store| {
             let asked = chats.iter().zip(&listed);
             let asked = asked.map(|(chat, listed)| Unread {
                 chat,
@@ -131,8 +130,8 @@ impl Inbox {
         Ok(chats.iter().zip(listed).map(count).collect())
     }
 
-    /// Leaves out what is read as of the time that it is stored: a repeat may be stamped anew where nobody knows the first copy, and
-    /// the copy that is stored wins.
+    /// Leaves out messages that are read by their stored timestamp: a repeat gets a new timestamp where its first copy is not known, and the
+    /// stored copy wins.
     async fn as_stored(
         &self,
         chats: &[ChatId],
@@ -143,7 +142,7 @@ impl Inbox {
         if ids.is_empty() {
             return Ok(listed);
         }
-        let stored = self.parts.store.ask(async |store| store.timestamps(&ids).await).await.map_err(unavailable)?;
+        let stored = self.parts.store.call(async |store| store.timestamps(&ids).await).await.map_err(unavailable)?;
         for (chat, listed) in chats.iter().zip(&mut listed) {
             let Some(read) = states.get(chat) else { continue };
             let before = listed.unread.len();
@@ -158,40 +157,40 @@ impl Inbox {
         Ok(listed)
     }
 
-    /// Has a list compared with the store, in the background.
+    /// Verifies a list against the store, in the background.
     pub(super) fn correct(&self, chat: &ChatId) {
         let (history, chat) = (self.parts.history.clone(), chat.clone());
         tokio::spawn(async move { drop(history.page(&chat, None, 1).await) });
     }
 
-    /// Reads the lists that may hold something unread, or something that lies ahead; most don't, which where they stand tells.
+    /// Reads the lists that may hold something unread, or something ahead of the clock. Most do not, as their tips show.
     async fn listed(
         &self,
         user: &UserId,
         chats: &[ChatId],
-        standings: Vec<Option<StreamTip>>,
+        tips: Vec<Option<StreamTip>>,
         states: &ReadStates,
     ) -> Vec<Listed> {
         let latest = recency::latest(unix_ms());
-        let of_standing = |standing: Option<StreamTip>| {
-            standing.map_or_else(Listed::default, |standing| Listed {
-                at: Some(standing.position),
+        let of_tip = |tip: Option<StreamTip>| {
+            tip.map_or_else(Listed::default, |tip| Listed {
+                at: Some(tip.position),
                 unread: Vec::new(),
-                newest_timestamp: standing.newest.map_or(0, |key| key.timestamp),
+                newest_timestamp: tip.newest.map_or(0, |key| key.timestamp),
             })
         };
         let is_asked =
             |newest: HistoryKey, chat: &ChatId| newest.timestamp > latest || Some(&newest) > states.get(chat);
-        let may_hold = |(_, (chat, standing)): &(usize, (&ChatId, &Option<StreamTip>))| {
-            standing.as_ref().is_some_and(|standing| standing.newest.is_none_or(|newest| is_asked(newest, chat)))
+        let may_hold = |(_, (chat, tip)): &(usize, (&ChatId, &Option<StreamTip>))| {
+            tip.as_ref().is_some_and(|tip| tip.newest.is_none_or(|newest| is_asked(newest, chat)))
         };
-        let asked: Vec<_> = chats.iter().zip(&standings).enumerate().filter(may_hold).map(|(index, _)| index).collect();
-        let mut listed: Vec<_> = standings.into_iter().map(of_standing).collect();
+        let asked: Vec<_> = chats.iter().zip(&tips).enumerate().filter(may_hold).map(|(index, _)| index).collect();
+        let mut listed: Vec<_> = tips.into_iter().map(of_tip).collect();
         for indexes in asked.chunks(LISTS) {
-            let places: Vec<_> =
+            let watermarks: Vec<_> =
                 indexes.iter().map(|index| (&chats[*index], states.get(&chats[*index]).copied())).collect();
             let mut read =
-                self.cache_batch(self.parts.recent.unread_batch(user, &places, latest, BUDGET)).await.into_iter();
+                self.cache_batch(self.parts.recent.unread_batch(user, &watermarks, latest, BUDGET)).await.into_iter();
             for index in indexes {
                 listed[*index] = match read.next().flatten() {
                     Some(ListedUnread { position, ids, newest_timestamp }) => {
@@ -205,14 +204,14 @@ impl Inbox {
         listed
     }
 
-    /// Where the chats' lists stand, in their order; `None` also where the cache does not answer.
-    async fn standings(&self, chats: &[ChatId]) -> Vec<Option<StreamTip>> {
-        let mut standings = Vec::with_capacity(chats.len());
-        for chats in chats.chunks(STANDINGS) {
+    /// The tips of the chats' lists, in their order; `None` also where the cache does not answer.
+    async fn tips(&self, chats: &[ChatId]) -> Vec<Option<StreamTip>> {
+        let mut tips = Vec::with_capacity(chats.len());
+        for chats in chats.chunks(TIPS) {
             let names: Vec<_> = chats.iter().collect();
             let mut read = self.cache_batch(self.parts.recent.tip_batch(&names, BUDGET)).await.into_iter();
-            standings.extend(chats.iter().map(|_| read.next().flatten().flatten()));
+            tips.extend(chats.iter().map(|_| read.next().flatten().flatten()));
         }
-        standings
+        tips
     }
 }

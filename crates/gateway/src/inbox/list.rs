@@ -1,25 +1,26 @@
 //! Conversations: a user's chats, newest first, each with its last message and how much of it is unread.
 //!
 //! The cached list says which chats there are and in which order; the recent lists, which are ahead of the store, say their last
-//! messages, or the store where a list does not know. What the list's order missed is mended by the way. While the store is away a
-//! page is what the caches have, and says that it is not complete.
+//! messages, or the store where a list does not know. What the list's order missed is repaired by the way. While the store is away a page
+//! is what the caches have, and says that it is not complete.
 
 use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use holdfast_cache::inbox::Arrival;
-use holdfast_message::{ChatId, Invalid, Message, UserId, recency};
+use holdfast_message::json::{MessageJson, Position};
+use holdfast_message::{ChatId, Message, UserId, recency};
 use holdfast_service::clock::unix_ms;
 
 use super::count::Counted;
 use super::{BUDGET, Inbox, Unread, unavailable};
-use crate::error::{Code, Refusal};
+use crate::refusal::{Code, Refusal};
+use crate::wire::cursor::{self, ConversationCursor};
+use crate::wire::responses::{ConversationShape, Conversations};
 
-/// Members of a group that an answer names.
-pub const MAX_MEMBERS_SHOWN: usize = 100;
+/// Members of a group that an answer lists.
+pub(crate) const MAX_MEMBERS_SHOWN: usize = 100;
 /// Members of a page's chats whose presence is asked for, in all and in one round trip.
 const LOOKED_AT: usize = 500;
 const LOOKS_AT_ONCE: usize = 100;
@@ -28,53 +29,44 @@ const MENDED: usize = 100;
 
 /// A chat of a page.
 #[derive(Debug, Clone)]
-pub struct Conversation {
+pub(crate) struct Conversation {
     /// The chat.
-    pub chat: ChatId,
+    pub(crate) chat: ChatId,
     /// Who belongs to it; of a large group, some.
-    pub members: Vec<UserId>,
+    pub(crate) members: Vec<UserId>,
     /// Its last message, if it has one.
-    pub last: Option<Message>,
-    /// How much of it is unread; none: that can't be told now.
-    pub unread: Option<usize>,
-    /// Who of the members, the user aside, is online; none: that can't be told now.
-    pub online: Option<Vec<UserId>>,
+    pub(crate) last: Option<Message>,
+    /// Unread messages in it; `None`: not known now.
+    pub(crate) unread: Option<usize>,
+    /// The other members who are online; `None`: not known now.
+    pub(crate) online: Option<Vec<UserId>>,
 }
 
 /// A part of a user's list.
 #[derive(Debug, Clone)]
-pub struct Page {
+pub(crate) struct Page {
     /// Newest first.
-    pub conversations: Vec<Conversation>,
+    pub(crate) conversations: Vec<Conversation>,
     /// Where the next page begins; none at the end.
-    pub next: Option<Place>,
+    pub(crate) next: Option<ConversationCursor>,
     /// False: the store could not be asked, and something may be absent.
-    pub complete: bool,
+    pub(crate) complete: bool,
 }
 
-/// A place in a list: by timestamp, then by chat.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
-    /// When the chat's last message was sent; of one that lies ahead, when it arrived.
-    pub timestamp: i64,
-    /// The chat.
-    pub chat: ChatId,
-}
-
-impl Place {
-    /// As clients carry it, opaque to them.
-    pub fn write(&self) -> String {
-        URL_SAFE_NO_PAD.encode(format!("{} {}", self.timestamp, self.chat))
-    }
-
-    /// The place that a cursor names.
-    pub fn read(text: &str) -> Result<Self, Invalid> {
-        let place = || {
-            let text = String::from_utf8(URL_SAFE_NO_PAD.decode(text).ok()?).ok()?;
-            let (timestamp, chat) = text.split_once(' ')?;
-            Some(Self { timestamp: timestamp.parse().ok()?, chat: ChatId::parse(chat).ok()? })
+impl<'a> From<&'a Page> for Conversations<'a> {
+    fn from(page: &'a Page) -> Self {
+        let shape = |conversation: &'a Conversation| ConversationShape {
+            chat_id: conversation.chat.as_str(),
+            members: conversation.members.iter().map(UserId::as_str).collect(),
+            last_message: conversation.last.as_ref().map(|message| MessageJson { message, position: Position::Absent }),
+            unread: conversation.unread,
+            online: conversation.online.as_ref().map(|online| online.iter().map(UserId::as_str).collect()),
         };
-        place().ok_or_else(|| Invalid::new("before", "must be a nextCursor of an earlier answer"))
+        Self {
+            conversations: page.conversations.iter().map(shape).collect(),
+            next_cursor: page.next.as_ref().map(cursor::write),
+            complete: page.complete,
+        }
     }
 }
 
@@ -87,10 +79,15 @@ struct Outline {
 
 impl Inbox {
     /// The newest `limit` conversations before a place, or the newest of all.
-    pub async fn conversations(&self, user: &UserId, before: Option<&Place>, limit: usize) -> Result<Page, Refusal> {
+    pub(crate) async fn conversations(
+        &self,
+        user: &UserId,
+        before: Option<&ConversationCursor>,
+        limit: usize,
+    ) -> Result<Page, Refusal> {
         let outline = self.outline(user, before, limit).await?;
         let next = outline.chats.last().filter(|_| outline.more);
-        let next = next.map(|(chat, timestamp)| Place { timestamp: *timestamp, chat: chat.clone() });
+        let next = next.map(|(chat, timestamp)| ConversationCursor { timestamp: *timestamp, chat: chat.clone() });
         let mut complete = outline.unread.is_some();
         let last = self.last_messages(user, &outline.chats, &mut complete).await;
         let mut conversations = Vec::with_capacity(outline.chats.len());
@@ -120,7 +117,7 @@ impl Inbox {
         Ok(Page { conversations, next, complete })
     }
 
-    /// Who of the members is online. If that can't be told, it is not worth a refusal.
+    /// Adds which members are online. If that is not known, the page is answered without it.
     async fn look(&self, user: &UserId, conversations: &mut [Conversation]) {
         // Those of small chats first.
         let mut sizes: Vec<_> = conversations.iter().collect();
@@ -152,9 +149,14 @@ impl Inbox {
         }
     }
 
-    async fn outline(&self, user: &UserId, before: Option<&Place>, limit: usize) -> Result<Outline, Refusal> {
+    async fn outline(
+        &self,
+        user: &UserId,
+        before: Option<&ConversationCursor>,
+        limit: usize,
+    ) -> Result<Outline, Refusal> {
         let place = before.map(|place| (place.timestamp, &place.chat));
-        // One more than asked for tells whether there are more.
+        // One more than requested shows whether there are more.
         let wanted = limit + 1;
         let cached = self.cache(self.parts.cached.page(user, place, wanted, BUDGET)).await.flatten();
         let unread = self.cache(self.parts.cached.unread(user, BUDGET)).await.flatten();
@@ -181,7 +183,7 @@ impl Inbox {
         Ok(Outline { chats, more, unread })
     }
 
-    /// Counts, and caches that unless somebody else just has.
+    /// Counts and caches the counts, unless another request just has.
     async fn count_all_once(&self, user: &UserId) -> Result<Counted, Refusal> {
         match self.count_anew(user).await? {
             Some(counted) => Ok(counted),
@@ -194,12 +196,12 @@ impl Inbox {
         &self,
         user: &UserId,
         last: Option<(ChatId, i64)>,
-        before: Option<&Place>,
+        before: Option<&ConversationCursor>,
         limit: usize,
     ) -> Result<(Vec<(ChatId, i64)>, Vec<(ChatId, usize)>), Refusal> {
         let last = last.or_else(|| before.map(|place| (place.chat.clone(), place.timestamp)));
         let place = last.as_ref().map(|(chat, timestamp)| (*timestamp, chat));
-        let older = self.parts.store.ask(async |store| store.conversations(user, place, limit).await).await;
+        let older = self.parts.store.call(async |store| store.conversations(user, place, limit).await).await;
         let older: Vec<_> =
             older.map_err(unavailable)?.into_iter().map(|older| (older.chat, older.last_timestamp)).collect();
         let counted = self.count(user, &older).await?;
@@ -219,7 +221,7 @@ impl Inbox {
         let asked: Vec<_> = chats.iter().zip(&last).filter_map(behind).collect();
         let mut stored = HashMap::new();
         if !asked.is_empty() {
-            match self.parts.store.ask(async |store| store.newest_of(&asked).await).await {
+            match self.parts.store.call(async |store| store.newest_of(&asked).await).await {
                 Ok(found) => stored = found,
                 Err(error) => {
                     tracing::debug!(%error, "conversations without what is stored");
@@ -246,7 +248,7 @@ impl Inbox {
     /// the lists say holds.
     async fn last_as_stored(&self, chats: &[(ChatId, i64)], last: &mut [Option<Message>]) {
         let ids: Vec<_> = last.iter().flatten().map(|message| message.id).collect();
-        let stored = match self.parts.store.ask(async |store| store.timestamps(&ids).await).await {
+        let stored = match self.parts.store.call(async |store| store.timestamps(&ids).await).await {
             Ok(stored) => stored,
             Err(error) => return tracing::debug!(%error, "last messages as they are listed"),
         };
@@ -276,7 +278,7 @@ impl Inbox {
             inbox.cache_batch(inbox.parts.cached.arrived(&[(user, moved)], BUDGET)).await;
             if !late.is_empty() {
                 // An error is logged where it was met; the next reader tries again.
-                let _ = inbox.parts.store.ask(async |store| store.touch_conversations(&late).await).await;
+                let _ = inbox.parts.store.call(async |store| store.touch_conversations(&late).await).await;
             }
         });
     }

@@ -9,9 +9,9 @@ use axum::http::{HeaderMap, StatusCode, header, request::Parts};
 use holdfast_message::UserId;
 use serde::de::DeserializeOwned;
 
-use super::problem::Problem;
-use crate::Gateway;
-use crate::error::{Code, Refusal};
+use crate::gateway::Gateway;
+use crate::refusal::Problem;
+use crate::refusal::{Code, Refusal};
 
 /// U+FEFF in UTF-8.
 const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";

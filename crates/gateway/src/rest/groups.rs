@@ -4,20 +4,20 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use holdfast_message::{ChatId, UserId};
+use holdfast_message::ChatId;
 use holdfast_store::Role;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::extract::{Path, Payload, User};
+use super::extract::{Payload, User};
 use super::idempotency::{IdempotencyKey, IdempotencyKeyHeader};
-use super::problem::{Problem, Problems, ProblemsOfBody, ProblemsOfChat};
+use super::path::{GroupPath, MemberPath, parse_group, parse_user};
 use super::{Routes, Shared};
-use crate::answer::{GroupMemberRole, GroupShape};
-use crate::error::{Code, Refusal};
-use crate::groups::rules::{self, Wish};
+use crate::groups::rules::{self, GroupCommand};
+use crate::refusal::{Code, Problem, Problems, ProblemsOfBody, ProblemsOfChat, Refusal};
+use crate::wire::responses::{GroupMemberRole, GroupShape};
 
 /// The most groups that one request leaves.
 const MAX_LEFT: usize = 100;
@@ -50,16 +50,16 @@ struct GroupPatch {
     name: String,
 }
 
-/// Groups to be left.
+/// Groups to leave.
 #[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct GroupsToLeave {
-    /// Their ids.
+    /// The ids of the groups.
     #[schema(min_items = 1, max_items = 100)]
     chat_ids: Vec<String>,
 }
 
-/// What became of them.
+/// Which groups were left, and which not.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct GroupsLeft {
@@ -73,17 +73,17 @@ struct GroupsLeft {
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct GroupNotLeft {
-    /// Its id.
+    /// The group's id.
     chat_id: String,
-    /// Why.
+    /// Why it could not be left.
     error: Refusal,
 }
 
-/// As what a user belongs to a group.
+/// The role of a member.
 #[derive(Default, Deserialize, ToSchema)]
 #[serde(default)]
 struct MemberBody {
-    /// `member` for whoever is added without one; whoever belongs to the group keeps theirs.
+    /// Without one, a new member is a `member`, and one who belongs to the group keeps their role.
     role: Option<GroupMemberRole>,
 }
 
@@ -117,40 +117,44 @@ async fn create(
 /// A group, for its members.
 #[utoipa::path(
     get, path = "/api/chats/{chatId}", operation_id = "readGroup", tag = "groups",
-    params(("chatId" = String, Path, description = "The group's id", pattern = "^g_[0-9a-f-]{36}$")),
+    params(GroupPath),
     responses((status = 200, description = "The group", body = GroupShape), Problems, ProblemsOfChat),
 )]
-async fn read(State(gateway): Shared, User(user): User, Path(chat): Path<String>) -> Result<Json<GroupShape>, Problem> {
-    let group = gateway.groups.get(&user, &parse_group(&chat)?).await?;
+async fn read(
+    State(gateway): Shared,
+    User(user): User,
+    GroupPath { chat }: GroupPath,
+) -> Result<Json<GroupShape>, Problem> {
+    let group = gateway.groups.get(&user, &chat).await?;
     Ok(Json(GroupShape::from(&group)))
 }
 
 /// Rename a group. For its owner and admins.
 #[utoipa::path(
     patch, path = "/api/chats/{chatId}", operation_id = "renameGroup", tag = "groups",
-    params(("chatId" = String, Path, description = "The group's id", pattern = "^g_[0-9a-f-]{36}$")),
+    params(GroupPath),
     request_body(content = GroupPatch, example = json!({ "name": "friends of the river" })),
     responses((status = 200, description = "The group", body = GroupShape), Problems, ProblemsOfChat, ProblemsOfBody),
 )]
 async fn rename(
     State(gateway): Shared,
     User(user): User,
-    Path(chat): Path<String>,
+    GroupPath { chat }: GroupPath,
     Payload(body): Payload<GroupPatch>,
 ) -> Result<Json<GroupShape>, Problem> {
-    let wish = Wish::Rename(rules::name(&body.name)?);
-    let group = gateway.groups.change(&user, &parse_group(&chat)?, &wish).await?;
-    Ok(Json(GroupShape::from(&group.ok_or_else(crate::members::no_such_chat)?)))
+    let command = GroupCommand::Rename(rules::name(&body.name)?);
+    let group = gateway.groups.change(&user, &chat, &command).await?;
+    Ok(Json(GroupShape::from(&group.ok_or_else(crate::access::membership::no_such_chat)?)))
 }
 
-/// End a group. For its owner. Its messages are kept, and nobody reads them any more.
+/// End a group. For its owner. Its messages stay stored, and nobody reads them any more.
 #[utoipa::path(
     delete, path = "/api/chats/{chatId}", operation_id = "endGroup", tag = "groups",
-    params(("chatId" = String, Path, description = "The group's id", pattern = "^g_[0-9a-f-]{36}$")),
+    params(GroupPath),
     responses((status = 204, description = "It has ended"), Problems, ProblemsOfChat),
 )]
-async fn end(State(gateway): Shared, User(user): User, Path(chat): Path<String>) -> Result<StatusCode, Problem> {
-    gateway.groups.change(&user, &parse_group(&chat)?, &Wish::Delete).await?;
+async fn end(State(gateway): Shared, User(user): User, GroupPath { chat }: GroupPath) -> Result<StatusCode, Problem> {
+    gateway.groups.change(&user, &chat, &GroupCommand::Delete).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -159,22 +163,19 @@ async fn end(State(gateway): Shared, User(user): User, Path(chat): Path<String>)
 /// Admins add members, the owner adds admins too, and gives roles. Who makes a member the owner stays as an admin.
 #[utoipa::path(
     put, path = "/api/chats/{chatId}/members/{userId}", operation_id = "putGroupMember", tag = "groups",
-    params(
-        ("chatId" = String, Path, description = "The group's id", pattern = "^g_[0-9a-f-]{36}$"),
-        ("userId" = String, Path, description = "The member", pattern = "^[A-Za-z0-9_.-]{1,64}$"),
-    ),
+    params(MemberPath),
     request_body(content = MemberBody, example = json!({ "role": "admin" })),
     responses((status = 200, description = "The group", body = GroupShape), Problems, ProblemsOfChat, ProblemsOfBody),
 )]
 async fn put_member(
     State(gateway): Shared,
     User(user): User,
-    Path((chat, member)): Path<(String, String)>,
+    MemberPath { chat, member }: MemberPath,
     Payload(body): Payload<MemberBody>,
 ) -> Result<Json<GroupShape>, Problem> {
-    let wish = Wish::Put(parse_user("userId", &member)?, body.role.map(Role::from));
-    let group = gateway.groups.change(&user, &parse_group(&chat)?, &wish).await?;
-    Ok(Json(GroupShape::from(&group.ok_or_else(crate::members::no_such_chat)?)))
+    let command = GroupCommand::Put(member, body.role.map(Role::from));
+    let group = gateway.groups.change(&user, &chat, &command).await?;
+    Ok(Json(GroupShape::from(&group.ok_or_else(crate::access::membership::no_such_chat)?)))
 }
 
 /// Remove a member, or leave.
@@ -183,25 +184,22 @@ async fn put_member(
 /// been there longest; with its last member a group ends.
 #[utoipa::path(
     delete, path = "/api/chats/{chatId}/members/{userId}", operation_id = "removeGroupMember", tag = "groups",
-    params(
-        ("chatId" = String, Path, description = "The group's id", pattern = "^g_[0-9a-f-]{36}$"),
-        ("userId" = String, Path, description = "The member", pattern = "^[A-Za-z0-9_.-]{1,64}$"),
-    ),
+    params(MemberPath),
     responses((status = 204, description = "No member any more"), Problems, ProblemsOfChat),
 )]
 async fn remove_member(
     State(gateway): Shared,
     User(user): User,
-    Path((chat, member)): Path<(String, String)>,
+    MemberPath { chat, member }: MemberPath,
 ) -> Result<StatusCode, Problem> {
-    let wish = Wish::Remove(parse_user("userId", &member)?);
-    gateway.groups.change(&user, &parse_group(&chat)?, &wish).await?;
+    let command = GroupCommand::Remove(member);
+    gateway.groups.change(&user, &chat, &command).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 /// Leave many groups at once.
 ///
-/// Each is left as by a request of its own, independently of the others, and counts as one, beside the request itself. Repeat those in `remaining` whose error is
+/// Each is left as by a request of its own, independently of the others, and counts as one, in addition to the request itself. Repeat those in `remaining` whose error is
 /// retryable.
 #[utoipa::path(
     post, path = "/api/chats/leave", operation_id = "leaveGroups", tag = "groups",
@@ -223,13 +221,4 @@ async fn leave(
         left: left.iter().map(ChatId::to_string).collect(),
         remaining: remaining.into_iter().map(not_left).collect(),
     }))
-}
-
-fn parse_group(text: &str) -> Result<ChatId, Refusal> {
-    let group = ChatId::parse(text).ok().filter(ChatId::is_group);
-    group.ok_or_else(|| Refusal::new(Code::Validation, "chatId: a group's id is 'g_' and a UUID"))
-}
-
-pub(super) fn parse_user(field: &str, text: &str) -> Result<UserId, Refusal> {
-    UserId::parse(text).map_err(|error| Refusal::new(Code::Validation, format!("{field}: {error}")))
 }

@@ -4,7 +4,7 @@ use axum::http::HeaderMap;
 use holdfast_message::draft::MAX_TEMP_ID;
 use utoipa::IntoParams;
 
-use crate::error::{Code, Refusal};
+use crate::refusal::{Code, Refusal};
 
 const NAME: &str = "idempotency-key";
 

@@ -9,11 +9,12 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::extract::{Caller, Path, Payload, Query};
-use super::problem::{Problem, Problems, ProblemsOfBody, ProblemsOfChat};
 use super::{Routes, Shared};
-use crate::answer::{Conversations, Read, UnreadMessages};
-use crate::ingress::inbox::{ConversationsRequest, ReadRequest};
-use crate::integer;
+use crate::refusal::{Problem, Problems, ProblemsOfBody, ProblemsOfChat};
+use crate::wire::events;
+use crate::wire::integer;
+use crate::wire::requests::{ConversationsRequest, ReadRequest};
+use crate::wire::responses::{Conversations, Read, UnreadMessages};
 
 pub(super) fn routes() -> Routes {
     OpenApiRouter::new()
@@ -56,7 +57,8 @@ async fn conversations(
     Caller(user): Caller,
     Query(ListQuery { limit, before }): Query<ListQuery>,
 ) -> Result<Response, Problem> {
-    let page = gateway.conversations(&user, &ConversationsRequest { limit, before }).await?;
+    let request = ConversationsRequest { limit, before };
+    let page = gateway.serve::<events::Conversations, _>(&user, 1, gateway.conversations(&user, &request)).await?;
     Ok(Json(Conversations::from(&page)).into_response())
 }
 
@@ -66,7 +68,7 @@ async fn conversations(
     responses((status = 200, description = "The counts", body = UnreadMessages<'static>), Problems),
 )]
 async fn unread(State(gateway): Shared, Caller(user): Caller) -> Result<Response, Problem> {
-    let unread = gateway.unread(&user).await?;
+    let unread = gateway.serve::<events::Unread, _>(&user, 1, gateway.unread(&user)).await?;
     Ok(Json(UnreadMessages::from(&unread)).into_response())
 }
 
@@ -87,7 +89,7 @@ async fn read_with_friend(
 ) -> Result<Json<Read>, Problem> {
     let up_to = body?.0.up_to;
     let request = ReadRequest { friend_id: Some(friend), up_to, ..ReadRequest::default() };
-    Ok(Json(gateway.mark_read(&user, &request).await?))
+    Ok(Json(gateway.serve::<events::MarkRead, _>(&user, 1, gateway.mark_read(&user, &request)).await?))
 }
 
 /// Say how far you have read a chat.
@@ -107,5 +109,5 @@ async fn read_of_chat(
 ) -> Result<Json<Read>, Problem> {
     let up_to = body?.0.up_to;
     let request = ReadRequest { chat_id: Some(chat), up_to, ..ReadRequest::default() };
-    Ok(Json(gateway.mark_read(&user, &request).await?))
+    Ok(Json(gateway.serve::<events::MarkRead, _>(&user, 1, gateway.mark_read(&user, &request)).await?))
 }

@@ -5,7 +5,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use holdfast_message::json::{MessageJson, Position};
-use holdfast_message::{MessageId, UserId, draft};
+use holdfast_message::{UserId, draft};
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
@@ -13,14 +13,15 @@ use utoipa_axum::routes;
 
 use super::extract::{Caller, Path, Payload, Query, User};
 use super::idempotency::{IdempotencyKey, IdempotencyKeyHeader};
-use super::problem::{Problem, Problems, ProblemsOfBody, ProblemsOfChat};
+use super::path::MessagePath;
 use super::{Routes, Shared, also_at};
-use crate::Gateway;
-use crate::answer::{HistoryPage, MessageShape, Sent};
-use crate::error::{Code, Refusal};
-use crate::ingress::{HistoryRequest, SendRequest};
-use crate::integer;
+use crate::gateway::Gateway;
 use crate::metrics::Outcome;
+use crate::refusal::{Code, Problem, Problems, ProblemsOfBody, ProblemsOfChat, Refusal};
+use crate::wire::events;
+use crate::wire::integer;
+use crate::wire::requests::{HistoryRequest, SendRequest};
+use crate::wire::responses::{HistoryPage, MessageShape, Sent};
 
 pub(super) fn routes() -> Routes {
     OpenApiRouter::new()
@@ -57,7 +58,7 @@ struct PageQuery {
     before: Option<String>,
 }
 
-/// Where a message is looked for.
+/// The chat in which a message is looked for.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(rename_all = "camelCase")]
@@ -167,20 +168,19 @@ async fn history_of_chat(
 
 /// A message.
 ///
-/// Whoever does not belong to its chat is told that there is no such message. A message that was sent moments ago may not be stored
-/// yet; it is found at once by those who name its chat.
+/// To whoever does not belong to its chat there is no such message. A message that was sent moments ago may not be stored yet; it is found
+/// at once by those who name its chat.
 #[utoipa::path(
     get, path = "/api/chat/message/{messageId}", operation_id = "readMessage", tag = "messages",
-    params(("messageId" = String, Path, description = "The message", format = "uuid"), LookupQuery),
+    params(MessagePath, LookupQuery),
     responses((status = 200, description = "The message", body = MessageShape), Problems, ProblemsOfChat),
 )]
 async fn read_message(
     State(gateway): Shared,
     User(user): User,
-    Path(id): Path<String>,
+    MessagePath { id }: MessagePath,
     Query(query): Query<LookupQuery>,
 ) -> Result<Response, Problem> {
-    let id = MessageId::parse(&id).ok_or_else(|| Refusal::new(Code::Validation, "messageId: a UUID"))?;
     let chat = match query {
         LookupQuery { friend_id: None, chat_id: None } => None,
         LookupQuery { friend_id, chat_id } => {
@@ -193,7 +193,7 @@ async fn read_message(
 }
 
 async fn history(gateway: &Gateway, user: &UserId, request: HistoryRequest) -> Result<Response, Problem> {
-    let page = gateway.history(user, request).await?;
+    let page = gateway.serve::<events::History, _>(user, 1, gateway.history(user, &request)).await?;
     Ok(Json(HistoryPage::from(&page)).into_response())
 }
 

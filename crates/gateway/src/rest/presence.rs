@@ -8,15 +8,16 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::extract::{Query, User};
-use super::problem::{Problem, Problems};
 use super::{Routes, Shared};
-use crate::presence::{PresenceRequest, Presences};
+use crate::refusal::{Problem, Problems};
+use crate::wire::requests::PresenceRequest;
+use crate::wire::responses::Presences;
 
 pub(super) fn routes() -> Routes {
     OpenApiRouter::new().routes(routes!(presence))
 }
 
-/// Whose presence.
+/// The users whose presence is asked for.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(rename_all = "camelCase")]
@@ -38,5 +39,6 @@ async fn presence(
     Query(query): Query<PresenceQuery>,
 ) -> Result<Json<Presences>, Problem> {
     let user_ids = query.user_ids.split(',').map(str::to_owned).collect();
-    Ok(Json(gateway.presence.answer(&user, &PresenceRequest { user_ids }).await?))
+    let request = PresenceRequest { user_ids };
+    Ok(Json(gateway.within_deadline(gateway.presences(&user, &request)).await?))
 }

@@ -6,11 +6,11 @@ use axum::http::StatusCode;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::extract::{Path, User};
-use super::groups::parse_user;
-use super::problem::{Problem, Problems, ProblemsOfChat};
+use super::extract::User;
+use super::path::UserPath;
 use super::{Routes, Shared};
-use crate::answer::FriendshipShape;
+use crate::refusal::{Problem, Problems, ProblemsOfChat};
+use crate::wire::responses::FriendshipShape;
 
 pub(super) fn routes() -> Routes {
     OpenApiRouter::new()
@@ -21,15 +21,14 @@ pub(super) fn routes() -> Routes {
 /// How you stand with a user.
 #[utoipa::path(
     get, path = "/api/friends/{userId}", operation_id = "readFriend", tag = "friends",
-    params(("userId" = String, Path, description = "The other user", pattern = "^[A-Za-z0-9_.-]{1,64}$")),
+    params(UserPath),
     responses((status = 200, description = "What is between you", body = FriendshipShape), Problems, ProblemsOfChat),
 )]
 async fn read_friend(
     State(gateway): Shared,
     User(user): User,
-    Path(other): Path<String>,
+    UserPath { user: other }: UserPath,
 ) -> Result<Json<FriendshipShape>, Problem> {
-    let other = parse_user("userId", &other)?;
     let status = gateway.relations.friendship(&user, &other).await?;
     Ok(Json(FriendshipShape { user_id: other.to_string(), status }))
 }
@@ -39,15 +38,14 @@ async fn read_friend(
 /// Two who have both asked are friends.
 #[utoipa::path(
     put, path = "/api/friends/{userId}", operation_id = "putFriend", tag = "friends",
-    params(("userId" = String, Path, description = "The other user", pattern = "^[A-Za-z0-9_.-]{1,64}$")),
+    params(UserPath),
     responses((status = 200, description = "What is between you now", body = FriendshipShape), Problems, ProblemsOfChat),
 )]
 async fn put_friend(
     State(gateway): Shared,
     User(user): User,
-    Path(other): Path<String>,
+    UserPath { user: other }: UserPath,
 ) -> Result<Json<FriendshipShape>, Problem> {
-    let other = parse_user("userId", &other)?;
     let status = gateway.relations.ask(&user, &other).await?;
     Ok(Json(FriendshipShape { user_id: other.to_string(), status }))
 }
@@ -55,15 +53,15 @@ async fn put_friend(
 /// End a friendship, withdraw a request, or decline one.
 #[utoipa::path(
     delete, path = "/api/friends/{userId}", operation_id = "deleteFriend", tag = "friends",
-    params(("userId" = String, Path, description = "The other user", pattern = "^[A-Za-z0-9_.-]{1,64}$")),
+    params(UserPath),
     responses((status = 204, description = "There is nothing between you"), Problems, ProblemsOfChat),
 )]
 async fn delete_friend(
     State(gateway): Shared,
     User(user): User,
-    Path(other): Path<String>,
+    UserPath { user: other }: UserPath,
 ) -> Result<StatusCode, Problem> {
-    gateway.relations.end(&user, &parse_user("userId", &other)?).await?;
+    gateway.relations.end(&user, &other).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -73,25 +71,29 @@ async fn delete_friend(
 /// that you both belong to it stops nothing.
 #[utoipa::path(
     put, path = "/api/blocks/{userId}", operation_id = "putBlock", tag = "friends",
-    params(("userId" = String, Path, description = "The other user", pattern = "^[A-Za-z0-9_.-]{1,64}$")),
+    params(UserPath),
     responses((status = 204, description = "Blocked"), Problems, ProblemsOfChat),
 )]
-async fn put_block(State(gateway): Shared, User(user): User, Path(other): Path<String>) -> Result<StatusCode, Problem> {
-    gateway.relations.block(&user, &parse_user("userId", &other)?).await?;
+async fn put_block(
+    State(gateway): Shared,
+    User(user): User,
+    UserPath { user: other }: UserPath,
+) -> Result<StatusCode, Problem> {
+    gateway.relations.block(&user, &other).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 /// Block a user no longer.
 #[utoipa::path(
     delete, path = "/api/blocks/{userId}", operation_id = "deleteBlock", tag = "friends",
-    params(("userId" = String, Path, description = "The other user", pattern = "^[A-Za-z0-9_.-]{1,64}$")),
+    params(UserPath),
     responses((status = 204, description = "Not blocked by you"), Problems, ProblemsOfChat),
 )]
 async fn delete_block(
     State(gateway): Shared,
     User(user): User,
-    Path(other): Path<String>,
+    UserPath { user: other }: UserPath,
 ) -> Result<StatusCode, Problem> {
-    gateway.relations.unblock(&user, &parse_user("userId", &other)?).await?;
+    gateway.relations.unblock(&user, &other).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -16,19 +16,19 @@ use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::{DefaultPredicate, Predicate, SizeAbove};
 use tower_http::cors::{AllowHeaders, AllowOrigin, Any, CorsLayer};
 
-use crate::config::Config;
-use crate::error::{Code, Refusal};
-use crate::ingress::{self, Handshake};
-use crate::limit::address::Handshakes;
-use crate::limit::meter::Rates;
+use super::{dev, origins};
+use crate::config::{Config, Origins};
+use crate::deliver::outgoing::response::note_size;
+use crate::deliver::sessions::Sessions;
+use crate::gateway::Gateway;
+use crate::limits::connection::Rates;
+use crate::limits::handshake::Handshakes;
 use crate::metrics::Metrics;
-use crate::origins::{self, Origins};
-use crate::outgoing::response::note_size;
-use crate::rest::Problem;
-use crate::sessions::Sessions;
-use crate::{Gateway, dev, rest};
+use crate::refusal::{Code, Problem, Refusal};
+use crate::wire::requests::Handshake;
+use crate::{rest, socketio};
 
-/// Packets that wait for a slow client. Their bytes are what is bounded first ([`crate::outgoing`]).
+/// Packets that wait for a slow client. Their bytes are what is bounded first ([`crate::deliver::outgoing`]).
 const SOCKET_BUFFER: usize = 4096;
 /// Bytes from which an answer is worth compressing: less fits into a packet anyway.
 const COMPRESS_ABOVE: u64 = 1024;
@@ -46,11 +46,11 @@ pub(super) fn app(gateway: Arc<Gateway>, sessions: Sessions, config: &Config) ->
         .ws_max_frame_size(rest::MAX_BODY)
         .build_layer();
     let (guard, guarded) = (gateway.clone(), gateway.clone());
-    let connected = move |socket: SocketRef| ingress::connected(guarded.clone(), socket);
+    let connected = move |socket: SocketRef| socketio::connected(guarded.clone(), socket);
     io.ns(
         "/",
         connected.with(move |socket: SocketRef, TryData(handshake): TryData<Handshake>| {
-            ingress::authenticate(guard.clone(), socket, handshake)
+            socketio::authenticate(guard.clone(), socket, handshake)
         }),
     );
     let rates = Rates { events: own.socket_events_per_second, bytes: own.socket_bytes_per_second };

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use holdfast_gateway::error::Code;
-use holdfast_gateway::event::{client, server};
+use holdfast_gateway::refusal::Code;
+use holdfast_gateway::wire::events::{client, server};
 use holdfast_socketio_client::Client;
 use holdfast_testkit::request;
 use serde_json::{Value, json};
@@ -49,7 +49,7 @@ impl Description {
 
 #[test]
 fn every_event_and_every_code_is_described_and_nothing_else() {
-    let description = Description(holdfast_gateway::asyncapi::description());
+    let description = Description(holdfast_gateway::wire::asyncapi::description());
     let operations = description.0["operations"].as_object().unwrap();
     let names = |action: &str| -> BTreeSet<String> {
         let of_sockets = operations.values().filter(|operation| operation["channel"]["$ref"] == "#/channels/socket");
@@ -86,7 +86,7 @@ fn sources(folder: &Path) -> Vec<PathBuf> {
 
 #[test]
 fn each_example_is_as_described() {
-    let description = Description(holdfast_gateway::asyncapi::description());
+    let description = Description(holdfast_gateway::wire::asyncapi::description());
     for (name, message) in description.0["components"]["messages"].as_object().unwrap() {
         for example in message["examples"].as_array().into_iter().flatten() {
             description.accepts(&message["payload"], &example["payload"]);

@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use holdfast_gateway::asyncapi;
-use holdfast_gateway::event::client;
+use holdfast_gateway::wire::asyncapi;
+use holdfast_gateway::wire::events::client;
 use holdfast_socketio_client::{Client, ConnectError};
 use holdfast_testkit::{Mongo, Proxy, free_port, request, token, unique};
 use serde_json::{Value, json};

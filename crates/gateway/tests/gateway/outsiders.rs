@@ -3,7 +3,7 @@
 //! The tables hold every way in. A new event or a new route about a chat is missed by the first test until it is added.
 
 use futures_util::future::join_all;
-use holdfast_gateway::event::client;
+use holdfast_gateway::wire::events::client;
 use holdfast_message::UserId;
 use serde_json::{Value, json};
 

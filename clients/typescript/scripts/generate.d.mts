@@ -1,0 +1,2 @@
+/** The files by name. */
+export declare function generate(): Promise<Record<string, string>>;

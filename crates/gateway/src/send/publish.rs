@@ -1,0 +1,143 @@
+//! Durability: Kafka, else the failed queue, else a refusal.
+//!
+//! Takes a message that was shown (or, in durable-first mode, will be); gives what made it durable. Nothing else makes a positive answer.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Instant;
+
+use futures_util::future::BoxFuture;
+use holdfast_breaker::{Breaker, Permit};
+use holdfast_failed_queue::{FailedQueue, PushOutcome, QueueEntry};
+use holdfast_kafka::{Acknowledged, PublishError, PublishRecord, Publisher};
+use holdfast_message::{Message, record};
+use holdfast_service::clock::unix_ms;
+use holdfast_service::trace::TraceParent;
+
+use crate::metrics::Metrics;
+use crate::send::acked::{AckedMessage, AckedMessages, REMEMBERED};
+use crate::wire::responses::Durability;
+
+/// Why nothing durable has it, as far as is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum NotDurable {
+    /// Kafka can never take it.
+    TooLarge,
+    /// Kafka did not acknowledge it, and the failed queue refused or did not answer.
+    Unavailable(String),
+}
+
+impl fmt::Display for NotDurable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooLarge => f.write_str("too large for kafka"),
+            Self::Unavailable(reason) => f.write_str(reason),
+        }
+    }
+}
+
+/// The two ways to durability. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Publish {
+    publisher: Publisher,
+    breaker: Breaker,
+    failed: FailedQueue,
+    acked: AckedMessages,
+    metrics: Metrics,
+}
+
+/// A message on its way to durability.
+pub(crate) struct Pending {
+    publish: Publish,
+    message: Arc<Message>,
+    trace: TraceParent,
+    state: State,
+}
+
+enum State {
+    /// This process has Kafka's acknowledgement of it already.
+    Acknowledged,
+    /// In Kafka's client.
+    Enqueued { permit: Permit, report: BoxFuture<'static, Result<Acknowledged, PublishError>>, since: Instant },
+    /// Kafka's breaker is open.
+    Skipped,
+}
+
+impl Publish {
+    /// Kafka behind its breaker, then the failed queue, which is behind none.
+    pub(crate) fn new(publisher: Publisher, breaker: Breaker, failed: FailedQueue, metrics: Metrics) -> Self {
+        Self { publisher, breaker, failed, acked: AckedMessages::new(REMEMBERED), metrics }
+    }
+
+    /// The copy of a message that this process has made durable, if it has.
+    pub(crate) fn durable(&self, message: &Message) -> Option<AckedMessage> {
+        self.acked.get(&message.id)
+    }
+
+    fn remember(&self, message: &Message, by: Durability) -> Durability {
+        // Without a tempId there are no repeats.
+        if message.temp_id.is_some() {
+            self.acked.record(message.id, message.timestamp, by);
+        }
+        by
+    }
+
+    /// Hands a message to Kafka's client before it returns, so that the order of calls is the order in the log.
+    pub(crate) fn begin(&self, message: &Arc<Message>, trace: TraceParent, uncached: bool, repeat: bool) -> Pending {
+        let state = if repeat && self.durable(message).is_some_and(|durable| durable.by == Durability::Kafka) {
+            State::Acknowledged
+        } else if let Ok(permit) = self.breaker.acquire(Instant::now()) {
+            let (value, traceparent) = (record::encode(message), trace.to_string());
+            let record =
+                PublishRecord { chat: message.chat.as_str(), value: &value, traceparent: Some(&traceparent), uncached };
+            State::Enqueued { permit, report: Box::pin(self.publisher.publish(record)), since: Instant::now() }
+        } else {
+            State::Skipped
+        };
+        Pending { publish: self.clone(), message: message.clone(), trace, state }
+    }
+}
+
+impl Pending {
+    /// What made the message durable. Takes at most Kafka's delivery timeout and the failed queue's.
+    pub(crate) async fn durable(self) -> Result<Durability, NotDurable> {
+        let Self { publish, message, trace, state } = self;
+        let reason = match state {
+            State::Acknowledged => return Ok(Durability::Kafka),
+            State::Skipped => "kafka's breaker is open".to_owned(),
+            State::Enqueued { permit, report, since } => {
+                let report = report.await;
+                publish.metrics.publish.observe(since.elapsed().as_secs_f64());
+                match report {
+                    Ok(_) => {
+                        permit.success();
+                        return Ok(publish.remember(&message, Durability::Kafka));
+                    }
+                    Err(PublishError::TooLarge(_)) => {
+                        permit.success();
+                        return Err(NotDurable::TooLarge);
+                    }
+                    Err(PublishError::Unavailable(failure)) => {
+                        permit.failure(Instant::now());
+                        failure.to_string()
+                    }
+                }
+            }
+        };
+        tracing::debug!(message_id = %message.id, chat_id = %message.chat, reason, "falling back to the failed queue");
+        let entry = QueueEntry {
+            queued_at: unix_ms(),
+            traceparent: Some(trace.to_string()),
+            record: record::encode(&message).into(),
+        };
+        match publish.failed.push(&message.chat, &entry).await {
+            PushOutcome::Accepted => Ok(publish.remember(&message, Durability::FailedQueue)),
+            PushOutcome::Refused(why) => {
+                Err(NotDurable::Unavailable(format!("{reason}; the failed queue refused: {why}")))
+            }
+            PushOutcome::Unknown(why) => {
+                Err(NotDurable::Unavailable(format!("{reason}; the failed queue did not answer: {why}")))
+            }
+        }
+    }
+}

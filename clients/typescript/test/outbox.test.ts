@@ -321,6 +321,22 @@ test("a tab without a connection leaves the sending to one that has it", async (
   expect(server.arrived.map(({ tab }) => tab)).toEqual([two]);
 });
 
+test("a client that is closed before it has a token keeps neither the lock nor anything that was to be sent", async () => {
+  const { clock, server, browser } = world();
+  const one = browser.open();
+  const { kept } = one.client.chat(CHAT).send("too early");
+  one.close();
+  await expect(kept).rejects.toMatchObject({ code: "CLOSED" });
+  await expect(one.client.ready).rejects.toMatchObject({ code: "CLOSED" });
+  await clock.advance(100);
+  expect(browser.holder()).toBeUndefined();
+  const two = browser.open();
+  await clock.advance(100);
+  two.client.chat(CHAT).send("hello");
+  await clock.advance(100);
+  expect(server.arrived.map(({ content }) => content)).toEqual(["hello"]);
+});
+
 test("a closed client leaves the outbox to the next", async () => {
   const { clock, server, browser } = world();
   const one = browser.open();

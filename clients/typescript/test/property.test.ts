@@ -301,7 +301,7 @@ async function holds(seed: number, steps: Step[], indexedDB: boolean): Promise<v
   }
 }
 
-const runs = Number(process.env.PROPERTY_RUNS ?? 300);
+const runs = Number(process.env.PROPERTY_RUNS ?? 200);
 const parameters = { seed: Number(process.env.PROPERTY_SEED ?? 20_260_101), endOnFailure: false };
 
 test("whatever the network and the pages do, what was kept is durable once and in order, and the view is the history", async () => {

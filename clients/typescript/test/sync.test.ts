@@ -186,6 +186,22 @@ test("a new epoch, or recovered: false, has history read again, back to what is 
   expect(server.asked.slice(before).map(({ event }) => event)).toEqual(["resume", "history", "history"]);
 });
 
+test("what was told before the chat was opened is not told again when it comes late, nor shown before its page", async () => {
+  const { clock, server, tab, chat, say } = await opened(0, 0);
+  server.liveFaults = ["twice"];
+  const { messageId } = say();
+  say();
+  await clock.advance(20);
+  // The repeat of the first comes after this page, which does not reach back to it.
+  await Promise.all([chat.history({ limit: 1 }), clock.advance(200)]);
+  expect(contents(tab)).toEqual(["2"]);
+  expect(told(tab)).toEqual(["1", "2"]);
+  tab.socket.deliver("messageFailed", { messageId, tempId: "bob-1", chatId: CHAT });
+  await Promise.all([chat.history({ limit: 1 }), clock.advance(200)]);
+  expect(contents(tab)).toEqual(["1", "2"]);
+  expect(told(tab)).toEqual(["1", "2"]);
+});
+
 test("when far too much was missed, the view starts anew and can be paged back from there", async () => {
   const { clock, server, tab, chat, say } = await opened(10);
   server.cut();

@@ -8,6 +8,8 @@
 //! number is the count plus the arrivals after that position. Later arrivals are compared with the position, too.
 //!
 //! The scripts begin with `scripts/inbox_state.lua`, which describes the keys.
+//!
+//! See `docs/decisions/unread-counts.md` and `docs/decisions/conversation-lists.md`.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;

@@ -8,6 +8,8 @@
 //! did not read. Trimming raises the floor. Any possible loss begins a new epoch, in which nothing is verified.
 //!
 //! The scripts need `INFO`, `TIME` and `PUBLISH`; an ACL has to allow them.
+//!
+//! See `docs/decisions/recent-list-floor.md` and `docs/decisions/retraction.md`.
 
 mod data_generation;
 mod page;

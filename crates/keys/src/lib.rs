@@ -9,6 +9,8 @@
 //!
 //! The cache and the failed queue share this crate, so that one test proves that their names do not collide; neither depends on the
 //! other.
+//!
+//! See `docs/decisions/crates-on-redis.md`.
 
 mod kind;
 

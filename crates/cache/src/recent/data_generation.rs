@@ -1,4 +1,6 @@
 //! Notices that servers have lost their data, by the epochs of lists that nobody writes to.
+//!
+//! See `docs/decisions/cache-restarts.md` and `docs/decisions/moved-slots.md`.
 
 use std::time::Duration;
 

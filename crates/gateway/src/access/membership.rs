@@ -2,6 +2,8 @@
 //!
 //! A direct chat's id names its two users. A group's members are stored in MongoDB; what was read of them is cached for all gateways
 //! ([`holdfast_redis::aside`]), and every gateway forgets it when they change. While the store is away, cached members count for some minutes.
+//!
+//! See `docs/decisions/cached-permissions.md` and `docs/decisions/slow-store.md`.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -2,6 +2,8 @@
 //!
 //! Takes users from the [`PresenceWriter`](super::writer::PresenceWriter); sends what the cache says of them at that moment to the users who share a chat with them. While
 //! store or cache are away, users wait to be notified of later; a user who finds no room is dropped and counted.
+//!
+//! See `docs/decisions/presence-events.md`.
 
 use std::collections::VecDeque;
 use std::time::Duration;

@@ -1,4 +1,6 @@
 //! Writes this gateway's connections to the cache, in order, and removes those that have expired.
+//!
+//! See `docs/decisions/presence-storage.md`.
 
 use std::collections::HashSet;
 use std::sync::Arc;

@@ -7,6 +7,8 @@
 //!
 //! The queue is bounded: when it is full the oldest addition is dropped and counted, and the worker or the next verification repairs the list instead. What
 //! still waits when the gateway has to end is counted as dropped too; a message that was not retracted by then stays listed, and is logged.
+//!
+//! See `docs/decisions/retraction.md` and `docs/decisions/breakers.md`.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};

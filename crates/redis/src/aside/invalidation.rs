@@ -10,6 +10,8 @@
 //!
 //! In a cluster the same holds for each master, which sends what it takes to the other nodes in order: the beacon goes through all
 //! masters, and the oldest of the last beacons received counts.
+//!
+//! See `docs/decisions/memory-beacon.md`.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};

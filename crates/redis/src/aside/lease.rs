@@ -5,6 +5,8 @@
 //! it; neither can a value that took so long to load that its lease has expired. Lua scripts decide all of this, in one cluster slot.
 //!
 //! A lease is an optimisation that also keeps fills in order. A reader that gets none may still load by itself, but does not fill.
+//!
+//! See `docs/decisions/cache-leases.md`.
 
 use std::sync::LazyLock;
 use std::time::Duration;

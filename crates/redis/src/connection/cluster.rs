@@ -8,6 +8,8 @@
 //! The *map* says which node has which slot. It is read from any node that answers: at the first call, when a node says that a slot has
 //! moved, when a node does not answer, and every ten seconds. Many reasons at once cause one reading. While a slot is moving, calls
 //! follow it (`ASK`); a call whose keys are on both nodes meanwhile (`TRYAGAIN`) is repeated until its deadline.
+//!
+//! See `docs/decisions/cluster-client.md`.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,5 +1,5 @@
-//! Tells the broker how far everything is done. Takes commit points from the ledger; gives one commit at a time to the consumer,
-//! and tells the ledger what the broker has taken.
+//! Commits offsets to the broker. Takes commit points from the ledger; gives one commit at a time to the consumer, and records in the
+//! ledger which offsets the broker has accepted.
 //!
 //! While a commit is on its way, further progress waits for the next one, which then carries the newest points. A commit that
 //! failed is sent again with whatever the points are by then.

@@ -11,8 +11,8 @@ use holdfast_service::settings::{
 };
 use holdfast_store::StoreSettings;
 
+use crate::backpressure::Capacity;
 use crate::cleanup::CleanupSettings;
-use crate::pause::Capacity;
 
 /// What gives Kafka's disk space back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,16 +58,16 @@ holdfast_service::settings! {
         kafka_cleanup: Cleanup = "KAFKA_CLEANUP", "retention";
         /// The groups that must have read a record before it is deleted. Unset: the worker's own.
         kafka_cleanup_groups: List = "KAFKA_CLEANUP_GROUPS", "";
-        /// Seconds for which every record is kept whoever has read it.
+        /// Seconds after which a record may be deleted at the earliest, even if every group has read it.
         kafka_cleanup_margin: Seconds = "KAFKA_CLEANUP_MARGIN_SECS", "86400";
         /// Seconds from one look for deletable records to the next.
         kafka_cleanup_interval: Seconds = "KAFKA_CLEANUP_INTERVAL_SECS", "300";
-        /// Whether a record that can't be stored is kept in the dead-letter topic. Otherwise it is logged and skipped.
+        /// Whether a record that can't be stored is written to the dead-letter topic. Otherwise it is logged and skipped.
         dlq_enabled: bool = "DLQ_ENABLED", "true";
     }
 }
 
-/// Everything that the worker is told.
+/// The worker's whole configuration.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Where the servers are.
@@ -76,7 +76,7 @@ pub struct Config {
     pub cache: CacheSettings,
     /// What connections to the operators' port may take.
     pub connections: ConnectionSettings,
-    /// The worker's own.
+    /// The settings that only the worker has.
     pub worker: WorkerSettings,
 }
 

@@ -1,5 +1,5 @@
-//! Keeps what can't be stored. Takes records with a reason; when the dead-letter topic has acknowledged one, the ledger is told
-//! that it is done, and never before: an unwritable topic stops the partition's commits, not its records' existence.
+//! Publishes records that can't be stored to the dead-letter topic, each with its reason. A record counts as done in the ledger only when
+//! the topic has acknowledged it: a topic that can't be written stops the partition's commits, and no record is lost.
 //!
 //! One batch is in flight at a time. A letter that was not acknowledged is tried again, for ever, with growing waits. Waiting
 //! letters count against the buffer's capacity, so a flood of them pauses fetching.
@@ -162,18 +162,18 @@ impl DeadLetters {
                 partition,
                 offset,
                 error,
-                "the dead-letter topic can't be written, keeping the record"
+                "the dead-letter topic can't be written, retrying"
             );
         }
     }
 
-    /// Drops what waits of a partition that is no longer ours.
+    /// Drops the waiting letters of a revoked partition.
     pub fn forget(&mut self, partition: i32) {
         let bytes = &mut self.bytes;
         self.waiting.retain(|letter| {
-            let kept = letter.partition != partition;
-            *bytes -= if kept { 0 } else { letter.size() };
-            kept
+            let keep = letter.partition != partition;
+            *bytes -= if keep { 0 } else { letter.size() };
+            keep
         });
     }
 }

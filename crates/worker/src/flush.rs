@@ -1,11 +1,11 @@
-//! Stores batches. Takes what is due from the buffer; tells the ledger what is done, the dead letters what can't be stored, and
-//! puts back what must be tried again.
+//! Stores batches. Takes due messages from the buffer; marks stored ones as done in the ledger, passes those that can't be stored to the
+//! dead letters, and puts back those that must be retried.
 //!
-//! One flush is in flight at a time, on a task of its own, and its batch comes back with its outcomes: whatever fails in between,
-//! the messages are not lost sight of. When the store is away the wait between attempts grows, for ever: there is no number of
+//! One flush is in flight at a time, on a task of its own, and its batch comes back with its outcomes, so no failure in between loses a
+//! message. When the store is away the wait between attempts grows, for ever: there is no number of
 //! attempts after which a message is dropped.
 //!
-//! A message that MongoDB will not take although it takes others is set aside and tried again beside them. After
+//! A message that MongoDB refuses while it stores others is set aside and retried together with others. After
 //! [`LONE_REFUSAL`] of this it is a dead letter.
 
 use std::future::Future;
@@ -174,11 +174,11 @@ impl Flusher {
             tracing::warn!(attempts, messages, error, "flush failed, keeping the batch");
         }
         metrics.retried.inc_by(messages as u64);
-        for (message, mut place) in batch.messages.into_iter().zip(batch.places).rev() {
+        for (message, mut meta) in batch.messages.into_iter().zip(batch.metas).rev() {
             // What was refused alone before an outage starts anew after it: nobody succeeded meanwhile.
-            place.refused_since = None;
-            if ledger.is_current(place.partition, place.generation) {
-                buffer.give_back(message, place);
+            meta.refused_since = None;
+            if ledger.is_current(meta.partition, meta.generation) {
+                buffer.give_back(message, meta);
             } else {
                 buffer.settle(&message);
             }
@@ -213,10 +213,10 @@ impl Flusher {
         let stamp = unix_ms();
         let mut settled = Settled { stored: Vec::with_capacity(batch.messages.len()), ..Settled::default() };
         let mut refused_again = false;
-        for ((message, mut place), outcome) in batch.messages.into_iter().zip(batch.places).zip(outcomes) {
+        for ((message, mut meta), outcome) in batch.messages.into_iter().zip(batch.metas).zip(outcomes) {
             match outcome {
                 Written::Stored | Written::Duplicate => {
-                    ledger.done(place.partition, place.generation, place.offset);
+                    ledger.done(meta.partition, meta.generation, meta.offset);
                     buffer.settle(&message);
                     if outcome == Written::Stored {
                         metrics.stored.inc();
@@ -227,26 +227,26 @@ impl Flusher {
                         metrics.duplicates.inc();
                     }
                 }
-                _ if !ledger.is_current(place.partition, place.generation) => buffer.settle(&message),
+                _ if !ledger.is_current(meta.partition, meta.generation) => buffer.settle(&message),
                 Written::Refused { code, reason } => {
                     buffer.settle(&message);
                     let detail = format!("mongodb refuses the document: {reason} (code {code})");
-                    settled.letters.push(letter(&message, place, "refused", detail));
+                    settled.letters.push(letter(&message, meta, "refused", detail));
                 }
                 Written::Retry { code, reason } if is_passing(code) => {
                     // Its shard or its primary is away, which says nothing of the message.
                     tracing::debug!(message_id = %message.id, code, reason, "a message was put off, trying on");
-                    place.refused_since = None;
+                    meta.refused_since = None;
                     metrics.retried.inc();
                     refused_again = true;
-                    buffer.set_aside(message, place);
+                    buffer.set_aside(message, meta);
                 }
                 Written::Retry { code, reason } => {
-                    let since = *place.refused_since.get_or_insert(now);
+                    let since = *meta.refused_since.get_or_insert(now);
                     if now.duration_since(since) >= self.lone_refusal && self.others_succeeded_since(since, now) {
                         buffer.settle(&message);
                         let detail = format!("mongodb keeps refusing this document alone: {reason} (code {code})");
-                        settled.letters.push(letter(&message, place, "refused_alone", detail));
+                        settled.letters.push(letter(&message, meta, "refused_alone", detail));
                         continue;
                     }
                     if since == now {
@@ -254,7 +254,7 @@ impl Flusher {
                     }
                     metrics.retried.inc();
                     refused_again = true;
-                    buffer.set_aside(message, place);
+                    buffer.set_aside(message, meta);
                 }
             }
         }
@@ -275,13 +275,13 @@ impl Flusher {
     }
 }
 
-fn letter(message: &Message, place: crate::buffer::Place, reason: &'static str, detail: String) -> Letter {
+fn letter(message: &Message, meta: crate::buffer::RecordMeta, reason: &'static str, detail: String) -> Letter {
     tracing::error!(
-        message_id = %message.id, chat_id = %message.chat, trace_id = place.trace.map(|trace| trace.trace_id()),
-        partition = place.partition, offset = place.offset, reason, detail, "mongodb does not take a message"
+        message_id = %message.id, chat_id = %message.chat, trace_id = meta.trace.map(|trace| trace.trace_id()),
+        partition = meta.partition, offset = meta.offset, reason, detail, "mongodb does not take a message"
     );
-    let original = Original::of(message, place.trace);
-    Letter::new(place.partition, place.generation, place.offset, reason, detail, original)
+    let original = Original::of(message, meta.trace);
+    Letter::new(meta.partition, meta.generation, meta.offset, reason, detail, original)
 }
 
 #[cfg(test)]

@@ -26,9 +26,9 @@ use holdfast_message::Message;
 use holdfast_service::clock::unix_ms;
 use tokio_util::sync::CancellationToken;
 
+use crate::bounded_queue::{self, Offered, Offers, Taken};
 use crate::health::State;
 use crate::metrics::Metrics;
-use crate::side_queue::{self, Offered, Offers, Taken};
 
 /// How far from a restart of the cache a message may be stamped to be offered, in milliseconds.
 pub const AROUND_A_CHANGE: i64 = 60_000;
@@ -100,7 +100,7 @@ impl Lately {
 impl Healer {
     /// Starts the tasks: one adds, one watches for restarts. They end with `stop`.
     pub fn start<R: Recent>(recent: Arc<R>, state: Arc<State>, metrics: Metrics, stop: CancellationToken) -> Self {
-        let (offers, taken) = side_queue::channel(WAITING, WAITING_BYTES);
+        let (offers, taken) = bounded_queue::channel(WAITING, WAITING_BYTES);
         let changed_at = Arc::new(AtomicI64::new(i64::MIN));
         let healer = Self { offers, changed_at, lately: Arc::default(), metrics: metrics.clone() };
         tokio::spawn(stop.clone().run_until_cancelled_owned(watch(Arc::clone(&recent), state, healer.clone())));

@@ -5,23 +5,26 @@
 //! 1. [`consume`]: one loop takes it from the group's consumer. The loop owns everything below and never stops polling.
 //! 2. [`decode`]: it is a message, or undecodable, or of a newer schema. The last kind stops its partition until a newer worker
 //!    has it.
-//! 3. [`buffer`]: the message waits with others. [`pause`] stops fetching while too many wait.
+//! 3. [`buffer`]: the message waits with others. [`backpressure`] stops fetching while too many wait.
 //! 4. [`flush`]: a batch is stored while consuming goes on. A message ends as stored, as stored before, or as a dead letter; any
 //!    other outcome is tried again for ever.
 //! 5. [`ledger`]: says how far each partition is done, and for which assignment. [`gaps`] says which missing offsets were messages.
-//! 6. [`commit`]: tells the broker, one commit at a time, and believes only its answer.
-//! 7. [`dead_letter`]: what can't be decoded or stored is kept, with the reason, before it counts as done.
-//! 8. [`heal`]: beside all this, messages that the recent lists may lack are added to them; and [`conversations`] learns of what
-//!    was stored. Nothing waits for either, but the end for the latter; each has a [`side_queue`].
+//! 6. [`commit`]: commits that to the broker, one commit at a time, and counts only what the broker confirms.
+//! 7. [`dead_letter`]: publishes what can't be decoded or stored to the dead-letter topic, with the reason, before it counts as done.
+//! 8. [`heal`]: in the background, adds messages that the recent lists may lack; [`conversations`] updates the view of chats by last
+//!    message. No record waits for either; each has a [`bounded_queue`], and only the shutdown waits for the latter to empty.
 //! 9. [`cleanup`]: where it is switched on, records that every group has read are deleted.
 //!
-//! [`consume::assignment`] says what happens when partitions come and go, [`refusals`] what may not be read, [`health`] and [`metrics`] what
-//! others see.
+//! [`consume::assignment`] handles the assignment and revocation of partitions, [`authorization`] watches whether Kafka lets this worker
+//! read, and [`health`] and [`metrics`] report the state to others.
 //!
 //! What a commit does *not* promise: that a record was stored once only. A worker that dies between storing and committing
 //! leaves records to be stored again; the primary key absorbs them.
 
+pub mod authorization;
 pub mod backoff;
+pub mod backpressure;
+pub mod bounded_queue;
 pub mod buffer;
 pub mod cleanup;
 pub mod commit;
@@ -36,10 +39,7 @@ pub mod heal;
 pub mod health;
 pub mod ledger;
 pub mod metrics;
-pub mod pause;
-pub mod refusals;
 pub mod report;
-pub mod side_queue;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -101,7 +101,7 @@ impl<S: Sink> Loop<S> {
             })
             .collect();
         self.consumer.assign(&starts).map_err(|error| error.to_string())?;
-        self.refusals.assigned(partitions);
+        self.authorization.assigned(partitions);
         tracing::info!(from = ?starts, "partitions assigned");
         self.state.joined(true);
         Ok(true)
@@ -161,8 +161,8 @@ impl<S: Sink> Loop<S> {
         self.buffer.forget(partition);
         self.letters.forget(partition);
         self.gaps.forget(partition);
-        self.pauses.forget(partition);
-        self.refusals.forget(partition);
+        self.backpressure.forget(partition);
+        self.authorization.forget(partition);
         self.high_watermarks.remove(&partition);
         self.metrics.forget_lag(partition);
     }

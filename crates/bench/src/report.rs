@@ -45,8 +45,8 @@ pub struct Report {
 }
 
 impl Report {
-    /// Whether the promise was kept: nothing lost, nothing twice, and everything stored in time.
-    pub fn kept(&self) -> bool {
+    /// Whether every acknowledged message was stored exactly once, and in time.
+    pub fn is_exactly_once(&self) -> bool {
         let stored = self.scenarios.iter().filter_map(|scenario| scenario.gateway.stored.as_ref());
         stored.into_iter().all(|stored| stored.lost == 0 && stored.duplicated == 0 && stored.drained_seconds.is_some())
     }

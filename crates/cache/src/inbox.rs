@@ -65,7 +65,7 @@ pub struct CountedChat {
     pub count: Count,
     /// When its last message was sent, in Unix epoch milliseconds.
     pub last_timestamp: i64,
-    /// Whether an arrival that the count includes may still be reported: then the position is kept although nothing is unread.
+    /// Whether an arrival that the count includes may still be reported: then the position is stored although nothing is unread.
     pub live: bool,
 }
 

@@ -87,7 +87,7 @@ pub async fn warm(
         let these = profiles.warm(chunk).await;
         warmed += these;
         progress.add(chunk.len() as u64);
-        // What is left would wait for a server that is away, or be loaded for nothing.
+        // Stop: the rest would wait for a server that is away, or be loaded in vain.
         ended = both_answer(cache, &store, these).await;
         if ended.is_err() {
             break;
@@ -98,12 +98,12 @@ pub async fn warm(
     let object = json!({
         "users": all, "warm": warm, "absent": absent, "unfilled": unfilled, "failed": failed, "dryRun": false,
     });
-    output.say(&object, told(warmed, users.len()))?;
+    output.say(&object, summary(warmed, users.len()))?;
     ended?;
     Ok(if unfilled + failed == 0 { Verdict::Fine } else { Verdict::Wrong })
 }
 
-/// Says whether what was left undone has to do with a server that is away.
+/// If a server is away, which explains what was left undone, returns its error.
 async fn both_answer(cache: &Connection, store: &Store, warmed: Warmed) -> Result<()> {
     if warmed.unfilled > 0 {
         answers(cache).await?;
@@ -114,9 +114,9 @@ async fn both_answer(cache: &Connection, store: &Store, warmed: Warmed) -> Resul
     Ok(())
 }
 
-/// What became of so many users' profiles.
-fn told(Warmed { warm, absent, unfilled, failed }: Warmed, users: usize) -> String {
-    let mut told = format!("{} cached", count(warm as u64, "profile is", "profiles are"));
+/// A sentence on the outcome for this many users' profiles.
+fn summary(Warmed { warm, absent, unfilled, failed }: Warmed, users: usize) -> String {
+    let mut text = format!("{} cached", count(warm as u64, "profile is", "profiles are"));
     let untried = users - (warm + absent + unfilled + failed);
     for (number, one, more) in [
         (absent, "user has none", "users have none"),
@@ -125,10 +125,10 @@ fn told(Warmed { warm, absent, unfilled, failed }: Warmed, users: usize) -> Stri
         (untried, "was not tried", "were not tried"),
     ] {
         if number > 0 {
-            told = format!("{told}; {}", count(number as u64, one, more));
+            text = format!("{text}; {}", count(number as u64, one, more));
         }
     }
-    if unfilled > 0 { told + " (--verbose says why)" } else { told }
+    if unfilled > 0 { text + " (--verbose says why)" } else { text }
 }
 
 /// Forgets what the arguments name.
@@ -154,7 +154,7 @@ pub async fn invalidate(
                 walked
             } else {
                 audit::invalidated(pattern, done.forgotten);
-                // Gateways may hold in memory what Redis has let go.
+                // Gateways may hold values in memory that Redis has evicted.
                 walked.and(entries.forget_all_in_memory().await)
             }
         }
@@ -168,7 +168,7 @@ pub async fn invalidate(
     });
     let nothing = args.pattern.is_some() && complete && forgotten + absent + passed_over == 0;
     let hint = if nothing { format!("; cached values match {}", keys.pattern_of_version()) } else { String::new() };
-    output.say(&object, done.told(args) + &hint)?;
+    output.say(&object, done.summary(args) + &hint)?;
     ended?;
     Ok(if more { Verdict::Wrong } else { Verdict::Fine })
 }
@@ -244,26 +244,26 @@ impl Done {
         result
     }
 
-    fn told(&self, args: &CacheInvalidate) -> String {
+    fn summary(&self, args: &CacheInvalidate) -> String {
         let [one, more] = if args.dry_run {
             ["cached value would be", "cached values would be"]
         } else {
             ["cached value was", "cached values were"]
         };
-        let mut told = format!("{} forgotten", count(self.forgotten, one, more));
+        let mut text = format!("{} forgotten", count(self.forgotten, one, more));
         if self.absent > 0 {
-            told = format!("{told}; {} not there", count(self.absent, "key was", "keys were"));
+            text = format!("{text}; {} not there", count(self.absent, "key was", "keys were"));
         }
         if self.passed_over > 0 {
-            told = format!(
-                "{told}; {}",
+            text = format!(
+                "{text}; {}",
                 count(self.passed_over, "other key matches and stays", "other keys match and stay")
             );
         }
         if self.more {
-            told = format!("{told}; there are more than the limit of {}", args.limit);
+            text = format!("{text}; there are more than the limit of {}", args.limit);
         }
-        if args.dry_run { told + "; nothing was done" } else { told }
+        if args.dry_run { text + "; nothing was done" } else { text }
     }
 }
 

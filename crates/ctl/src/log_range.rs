@@ -15,13 +15,13 @@ const LOOK: Duration = Duration::from_millis(50);
 /// Records that wait to be looked at; above it the reader waits.
 const AHEAD: usize = 1000;
 
-/// A partition and an offset.
-pub type Place = (i32, i64);
+/// The position of a record: its partition and offset.
+pub type PartitionOffset = (i32, i64);
 
 /// Offsets of one partition: `from` to `to`, itself not included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Span {
-    /// The partition.
+    /// The partition's number.
     pub partition: i32,
     /// The first offset.
     pub from: i64,

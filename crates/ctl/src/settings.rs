@@ -18,16 +18,16 @@ use holdfast_worker::config::{Cleanup, WorkerSettings};
 use crate::BUDGET;
 use crate::exit::Usage;
 
-/// What the services are told.
+/// The settings of all services.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// Where the servers are.
     pub servers: ServerSettings,
     /// How the cache is laid out.
     pub layout: CacheSettings,
-    /// A gateway's own.
+    /// The settings that only gateways have.
     pub gateway: GatewaySettings,
-    /// A worker's own.
+    /// The settings that only workers have.
     pub worker: WorkerSettings,
 }
 

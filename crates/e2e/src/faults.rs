@@ -1,5 +1,5 @@
 //! The promise under faults: each case starts the whole system on servers of its own, loads it, breaks one thing, mends it, and lets
-//! [`crate::ledger`] judge what clients were told, what MongoDB holds and what history shows.
+//! [`crate::ledger`] judge the answers that clients got, what MongoDB holds and what history shows.
 //!
 //! * [`cases`]: what breaks.
 //! * [`rig`]: the system, with a line that can be cut in front of every server.
@@ -133,11 +133,16 @@ pub async fn run(case: &Case, seed: u64) -> Result<(Row, History)> {
     finish(case.name, scene, healing).await
 }
 
-/// Random ones of these faults back to back under one load, for so long.
+/// Runs random cases one after the other under one load, for this long.
 ///
 /// # Errors
 /// As [`run`].
-pub async fn soak(cases: &[&Case], length: Duration, seed: u64, mut tell: impl FnMut(&str)) -> Result<(Row, History)> {
+pub async fn soak(
+    cases: &[&Case],
+    length: Duration,
+    seed: u64,
+    mut report: impl FnMut(&str),
+) -> Result<(Row, History)> {
     let options = RigOptions { workers: 2, ..RigOptions::default() };
     let mut scene = Scene::start(options, seed).await?;
     let started = Instant::now();
@@ -152,7 +157,7 @@ pub async fn soak(cases: &[&Case], length: Duration, seed: u64, mut tell: impl F
         let healing = scene.rig.caught_up(DRAIN).await.with_context(|| scene.rig.logs())?.duration_since(ended);
         slowest = slowest.max(healing);
         let (minutes, accepted) = (started.elapsed().as_secs_f64() / 60.0, scene.load.accepted_in_all());
-        tell(&format!(
+        report(&format!(
             "{minutes:5.1} min  {:<32} healed in {:>5.1} s, {accepted} accepted so far",
             case.name,
             healing.as_secs_f64()

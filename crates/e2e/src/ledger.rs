@@ -5,8 +5,8 @@
 //! * [`Held`]: what MongoDB holds, asked of the database itself; [`whole_history`]: what a client is shown.
 //! * [`judge`](mod@judge): the two compared.
 //!
-//! Order is told by [`Moment`]s, numbers that rise by one with each event of the run, whichever task it happens in: two events with
-//! equal clocks still have an order.
+//! [`Moment`]s order the events of a run: numbers that rise by one with each event, across all tasks, so that two events with equal
+//! clock times still have an order.
 
 pub mod held;
 pub mod judge;
@@ -63,7 +63,7 @@ pub enum Outcome {
     },
     /// A negative answer.
     Refused {
-        /// The error's code.
+        /// The code of the error.
         code: String,
         /// Whether the same send may succeed later.
         retryable: bool,
@@ -89,7 +89,7 @@ pub struct Attempt {
     pub ended: Moment,
     /// The same by the clock, in epoch milliseconds.
     pub ended_ms: i64,
-    /// How.
+    /// The outcome.
     #[serde(flatten)]
     pub outcome: Outcome,
 }
@@ -99,14 +99,14 @@ pub struct Attempt {
 pub struct Sent {
     /// The client's id for it.
     pub temp_id: String,
-    /// Who sent it.
+    /// The sender's user id.
     pub sender: String,
     /// To whom; empty for a group.
     pub receiver: String,
     /// The group that it was sent to. Absent for a chat of two.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
-    /// What.
+    /// The content.
     pub content: String,
     /// Its attempts, in their order.
     pub attempts: Vec<Attempt>,
@@ -140,9 +140,9 @@ impl Attempt {
 /// What one device saw of its user's chats.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Seen {
-    /// Whose device.
+    /// The device's user.
     pub user: String,
-    /// Which of theirs.
+    /// The name of the device, unique among the user's.
     pub device: String,
     /// The chats that it takes part in.
     #[serde(default)]
@@ -157,7 +157,7 @@ pub struct Seen {
     pub taken_back: BTreeSet<String>,
     /// Messages whose id is not that of their sender, chat, `tempId` and content, or that are none of this device's business.
     pub mutated: BTreeSet<String>,
-    /// How often it was told to `resync`.
+    /// How many `resync` events it received.
     pub resyncs: u32,
     /// How often it connected.
     pub connections: u32,
@@ -168,7 +168,7 @@ pub struct Seen {
 /// A `newMessage`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Live {
-    /// On which connection.
+    /// The number of the connection that received it.
     pub connection: u64,
     /// The stream's epoch and the message's seq; none while the gateway's cache was away or too slow.
     pub position: Option<(String, u64)>,

@@ -1,4 +1,5 @@
-//! The topics: made if missing, read back and judged; and what cleaning them up and measuring lag needs.
+//! Topic administration: creates missing topics, reads their settings and judges them; also watermarks, committed offsets and deletion, for
+//! lag and cleanup.
 //!
 //! See `docs/decisions/kafka-retention.md`.
 
@@ -23,31 +24,31 @@ use crate::{ClientError, KafkaSettings};
 
 /// Seven days: longer than any outage to be survived.
 pub const RETENTION: Duration = Duration::from_secs(7 * 24 * 3600);
-/// The broker's own default for `message.max.bytes`, for brokers that don't tell.
+/// The broker's own default for `message.max.bytes`, for brokers that don't report theirs.
 const BROKER_MAX_BYTES: usize = 1_048_588;
-/// How often a topic that was just created is asked for.
+/// The pause between two requests for a topic that was just created.
 const SPREAD_POLL: Duration = Duration::from_millis(100);
 
-/// Why the topics could not be made or read.
+/// Why the topics could not be created or read.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum AdminError {
-    /// No answer, or one that may be another next time: try again.
+    /// No answer, or an error that may pass: try again.
     #[error(transparent)]
     Unavailable(#[from] ClientError),
-    /// The broker refuses; someone must change something.
+    /// The broker refuses the request; an operator has to change something.
     #[error("{doing}: {reason}")]
     Refused {
         /// What was being done.
         doing: String,
-        /// What the broker said.
+        /// The broker's reason.
         reason: String,
     },
 }
 
-/// What a topic's durability rests on, as the broker tells it. `None`: it did not.
+/// The settings that a topic's durability rests on, as the broker reports them. `None`: the broker does not report it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TopicReport {
-    /// The topic.
+    /// The topic's name.
     pub name: String,
     /// Its number of partitions; 0: it is missing.
     pub partitions: usize,
@@ -55,9 +56,9 @@ pub struct TopicReport {
     pub replication_factor: usize,
     /// How many replicas must have a record before it is acknowledged.
     pub min_insync_replicas: Option<usize>,
-    /// How long records are kept, in milliseconds; negative: for ever.
+    /// `retention.ms`: milliseconds after which records are deleted; negative: never.
     pub retention_ms: Option<i64>,
-    /// How many bytes of a partition are kept; negative: all.
+    /// `retention.bytes`: the size in bytes above which a partition's oldest records are deleted; negative: no limit.
     pub retention_bytes: Option<i64>,
     /// The largest batch of records it takes, in bytes.
     pub max_message_bytes: Option<usize>,
@@ -108,8 +109,8 @@ impl Admin {
         AdminOptions::new().request_timeout(Some(self.timeout)).operation_timeout(Some(self.timeout))
     }
 
-    /// Creates the two topics where they are missing, and reports both. One that exists is left as it is, except
-    /// that a dead-letter topic which deletes its records is told to keep them.
+    /// Creates the two topics where they are missing, and reports both. An existing topic stays as it is, except
+    /// that a dead-letter topic with limited retention is set to unlimited.
     ///
     /// A broker acknowledges a new topic before every broker has heard of it. This returns once the topic and its settings can be
     /// read, so a report of a topic that was just created is never that of a missing one.
@@ -168,7 +169,7 @@ impl Admin {
         }
     }
 
-    /// What the broker tells of a topic. A missing one has no partitions.
+    /// Reads a topic's settings from the broker. A missing topic has no partitions.
     pub async fn describe(&self, name: &str) -> Result<TopicReport, AdminError> {
         // Of all topics: asking for one by name could create it.
         let (client, timeout) = (Arc::clone(&self.client), self.timeout);
@@ -195,7 +196,7 @@ impl Admin {
                     continue;
                 }
                 Some(Err(code)) => {
-                    tracing::debug!(topic = name, %code, "the broker does not tell the topic's settings");
+                    tracing::debug!(topic = name, %code, "the broker does not report the topic's settings");
                 }
                 None => {}
             }
@@ -211,8 +212,8 @@ impl Admin {
         Ok(TopicsReport::new(main, dlq))
     }
 
-    /// The first record kept of each partition, and the end of what can be read: the place of the next record or, while a transaction is open,
-    /// of its first one (the last stable offset).
+    /// For each partition, its number, the offset of its first record, and the end of what can be read: the offset of the next record or,
+    /// while a transaction is open, of the transaction's first record (the last stable offset).
     pub async fn watermarks(&self, topic: &str) -> Result<Vec<(i32, i64, i64)>, AdminError> {
         let (client, timeout, topic) = (Arc::clone(&self.client), self.timeout, topic.to_owned());
         blocking("asking for watermarks", move || {
@@ -360,11 +361,11 @@ fn judge(main: &TopicReport, dlq: &TopicReport) -> Vec<String> {
             warnings.push(format!("topic {name} allows unclean leader election: acknowledged messages may vanish"));
         }
         if topic.cleanup_policy.as_deref().is_some_and(|policy| policy.contains("compact")) {
-            warnings.push(format!("topic {name} is compacted: only the newest message of each chat would be kept"));
+            warnings.push(format!("topic {name} is compacted: Kafka deletes all but the newest message of each chat"));
         }
         if topic.timestamp_type.as_deref().is_some_and(|kind| kind != "LogAppendTime") {
             warnings.push(format!(
-                "topic {name} has no message.timestamp.type=LogAppendTime: a producer's wrong clock decides how long records are kept"
+                "topic {name} has no message.timestamp.type=LogAppendTime: a producer's wrong clock changes when records are deleted"
             ));
         }
     }

@@ -10,7 +10,7 @@ use rdkafka::{Offset, TopicPartitionList};
 /// What a group has lost in one partition and no operator has acknowledged. Nothing, by default.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Loss {
-    /// How many records.
+    /// The number of lost records.
     pub records: u64,
     /// When the first of them was missed, in Unix epoch milliseconds.
     pub since: i64,
@@ -22,7 +22,7 @@ impl Loss {
         self.records == 0
     }
 
-    /// Both together.
+    /// The sum of both losses.
     pub fn and(self, other: Self) -> Self {
         match (self.is_none(), other.is_none()) {
             (true, _) => other,

@@ -85,9 +85,9 @@ impl Default for ConsumerSettings {
 pub enum Polled<'a> {
     /// The next record.
     Record(BorrowedMessage<'a>),
-    /// Something else.
+    /// A rebalance, a commit's result, statistics or an error.
     Event(Event),
-    /// Nothing now.
+    /// There is nothing to return now.
     Idle,
 }
 
@@ -339,7 +339,7 @@ impl GroupConsumer {
         Ok(metadata.topics().iter().any(|topic| topic.error().is_none()))
     }
 
-    /// The first record kept and the place of the next one. Blocks up to `timeout`.
+    /// The offsets of the partition's first record and of its next one. Blocks up to `timeout`.
     pub fn watermarks(&self, partition: i32, timeout: Duration) -> Result<(i64, i64), ClientError> {
         self.consumer
             .fetch_watermarks(&self.topic, partition, timeout)

@@ -71,12 +71,12 @@ impl Callbacks {
     }
 
     fn is_news(&self, code: RDKafkaErrorCode) -> bool {
-        let Ok(mut told) = self.logged.errors.lock() else { return true };
+        let Ok(mut recent) = self.logged.errors.lock() else { return true };
         let now = Instant::now();
-        told.retain(|(_, last)| now.duration_since(*last) < SAME_ERROR);
-        let news = told.iter().all(|(known, _)| *known != code);
+        recent.retain(|(_, last)| now.duration_since(*last) < SAME_ERROR);
+        let news = recent.iter().all(|(known, _)| *known != code);
         if news {
-            told.push((code, now));
+            recent.push((code, now));
         }
         news
     }
@@ -91,7 +91,7 @@ impl ClientContext for Callbacks {
             RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
                 tracing::error!(client, facility, "librdkafka: {line}");
             }
-            // A broker that can't be reached is an "error" to librdkafka, told again by the error callback.
+            // A broker that can't be reached is an "error" to librdkafka; the error callback reports it as well.
             RDKafkaLogLevel::Error if facility == "FAIL" => tracing::debug!(client, facility, "librdkafka: {line}"),
             RDKafkaLogLevel::Error | RDKafkaLogLevel::Warning => tracing::warn!(client, facility, "librdkafka: {line}"),
             RDKafkaLogLevel::Notice => tracing::info!(client, facility, "librdkafka: {line}"),

@@ -7,7 +7,7 @@ use crate::settings::BATCH_BYTES;
 /// The record is durable: all in-sync replicas have it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Acknowledged {
-    /// Where it went.
+    /// The partition that holds the record.
     pub partition: i32,
     /// Its place there; -1 where the broker did not say.
     pub offset: i64,

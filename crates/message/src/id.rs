@@ -47,7 +47,7 @@ impl UserId {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ChatId(Arc<str>);
 
-/// Who belongs to a chat, as far as its id tells.
+/// The members of a chat, as far as its id contains them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Members {
     /// The two users of a direct chat, in byte order.

@@ -1,11 +1,11 @@
 //! `conversations`: `{ _id: chatId, members?, lastMessage, lastTimestamp }`, derived from the messages.
 //!
-//! A list of chats by last message can't be read from `messages` cheaply, so it is kept beside them. It may lag or miss a
-//! message: nothing waits for it, and whoever reads it mends it. A direct chat's `members` follow from its id; a group's are
-//! written by whoever makes the group, with the group's own time for `lastTimestamp` until it has a message.
+//! A list of chats by last message can't be read from `messages` cheaply, so this collection holds it. It may lag or miss a message: no
+//! write waits for it, and readers correct it. A direct chat's `members` follow from its id; a group's members are written when the group is
+//! created, with the group's own time as `lastTimestamp` until it has a message.
 //!
-//! `lastTimestamp` orders the list, so it never lies far ahead of the clock ([`recency`]): a message that does counts as of when the view
-//! hears of it, and what was written otherwise is corrected by whoever reads it (`conversations/ahead.rs`).
+//! `lastTimestamp` orders the list, so it never lies far ahead of the clock ([`recency`]): a message whose own timestamp does counts as of
+//! the time when the view is updated, and readers correct values that were written otherwise (`conversations/ahead.rs`).
 //!
 //! See `docs/decisions/conversation-lists.md` and `docs/decisions/messages-ahead.md`.
 
@@ -71,7 +71,7 @@ impl Store {
         let deadline = Instant::now() + self.read_timeout;
         for _ in 0..ahead::CORRECTIONS {
             let found = self.as_ordered(user, before, limit, deadline).await?;
-            // Each correction moves chats to other places of the list.
+            // Each correction moves chats within the list.
             if self.bring_back(&found, deadline).await?.is_empty() {
                 return Ok(found);
             }
@@ -384,8 +384,9 @@ fn command(chats: &[&Message], change: Change, deadline: Instant) -> Result<RawD
     writer.finish()
 }
 
-/// By timestamp, then by id, so that every order of arrival ends with the same last message. A conversation that shows none yet,
-/// as a new group's, is older than any. So is one whose time lies far ahead; but a message that does counts as of when it is told first.
+/// Matches a conversation whose last message is older than this one, by timestamp, then by id, so that every order of arrival ends with the
+/// same last message. A conversation without a message, as a new group's, is older than any, and so is one whose time lies far ahead. A
+/// message whose timestamp lies far ahead counts as of its first update of the view.
 fn older_than(message: &Message, now: i64, writer: &mut Writer) {
     let timestamp = recency::of_arrival(message.timestamp, now);
     if timestamp != message.timestamp {

@@ -1,4 +1,4 @@
--- From now on arrivals are kept for whoever counts. ARGV: a token, milliseconds that the counting may take.
+-- Begins a count: from now on arrivals are recorded for it. ARGV: a token, milliseconds that the count may take.
 -- Answers the token of the counting that has begun, or nothing: somebody has finished one.
 local state = redis.call('HGET', UNREAD, 'state')
 local listed = redis.call('EXISTS', LIST) == 1

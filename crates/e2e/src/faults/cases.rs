@@ -217,7 +217,7 @@ pub const CASES: &[Case] = &[
         clients::heavy,
         clients::silent_reader
     ),
-    case!("s", "limits", "users send more than they may, and wait as they are told", clients::beyond_limits),
+    case!("s", "limits", "users send more than they may, and wait as the refusals say", clients::beyond_limits),
     case!(
         "",
         "two-hundred-chats",

@@ -31,7 +31,7 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        // A server that is just ending may still hold it. What can't be undone is the system's to tell.
+        // A server that is just ending may still use it: a lazy unmount. If it fails, the system reports it.
         let _ = Command::new("umount").arg("-l").arg(self.path()).status();
     }
 }

@@ -15,9 +15,9 @@ use super::lines::Lines;
 use crate::ledger::{Circumstances, Kill, now_ms};
 use crate::{Backends, Service, Stack, StackOptions};
 
-/// How long a server of ours has to answer an operator's question.
+/// How long a service has to answer a request to its operators' port.
 pub(super) const ASK: Duration = Duration::from_secs(30);
-/// How long a service has to end when told to.
+/// How long a service has to end after SIGTERM.
 pub const GRACE: Duration = Duration::from_secs(30);
 
 /// How many gateways there are.

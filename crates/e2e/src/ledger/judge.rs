@@ -1,4 +1,4 @@
-//! Compares what clients were told with what is stored and shown, once everything has healed.
+//! Compares the answers and events that clients received with what is stored and shown, after every fault has ended.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
@@ -32,7 +32,7 @@ pub enum Fault {
     /// Acknowledged, and not in history after everything had healed.
     Hidden,
     /// Acknowledged, and a device of its sender or receiver never saw it: not live, not by `resume`, and not in the history that it
-    /// read when it was told to.
+    /// read after `recovered: false`.
     Unseen,
     /// Delivered live (`newMessage`) more than once on one connection, without a `messageFailed` in between.
     SeenTwice,
@@ -77,11 +77,11 @@ impl Fault {
 /// One breach, and whose.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
-    /// Which kind.
+    /// The kind of fault.
     pub fault: Fault,
     /// The message's id.
     pub message_id: String,
-    /// What was seen.
+    /// The evidence, in words.
     pub detail: String,
 }
 
@@ -97,9 +97,9 @@ pub struct Kill {
 /// A part of the run, in epoch milliseconds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Span {
-    /// Its first moment.
+    /// The moment when it began.
     pub from_ms: i64,
-    /// Its last.
+    /// The moment when it ended.
     pub to_ms: i64,
 }
 
@@ -114,7 +114,7 @@ pub struct Circumstances {
     pub answers_were_held: Vec<Span>,
 }
 
-/// The judgement.
+/// The result of a judgement.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Verdict {
     /// Messages that were sent.
@@ -127,7 +127,7 @@ pub struct Verdict {
     pub unknown: usize,
     /// What devices saw only by history, after `recovered: false`.
     pub refetched: usize,
-    /// Every breach.
+    /// Every fault that was found.
     pub findings: Vec<Finding>,
 }
 
@@ -143,7 +143,7 @@ impl Verdict {
     }
 }
 
-/// How many breaches a printed verdict tells of.
+/// The most findings in a printed verdict.
 const PRINTED: usize = 20;
 
 impl fmt::Display for Verdict {
@@ -190,7 +190,7 @@ pub fn judge(history: &History, held: &Held, shown: &[Reading], circumstances: &
     }
     twice(&mut verdict, &history.seen);
     verdict.findings.sort_by(|one, other| (one.fault, &one.message_id).cmp(&(other.fault, &other.message_id)));
-    // A message counts once for each fault, however many devices and pages tell of it.
+    // A message counts once for each fault, however many devices and pages show it.
     verdict.findings.dedup_by(|one, other| (one.fault, &one.message_id) == (other.fault, &other.message_id));
     verdict
 }
@@ -264,7 +264,7 @@ fn difference(sent: &Sent, document: &Document) -> Option<String> {
     let stored = document.timestamp;
     match &sent.attempts[..] {
         [] => None,
-        // One attempt: the answer told the one time that this message can have.
+        // One attempt: the answer contains the only timestamp that this message can have.
         [Attempt { outcome: Outcome::Accepted { timestamp, .. }, .. }] => {
             (*timestamp != stored).then(|| format!("stored as of {stored}, answered as of {timestamp}"))
         }
@@ -359,7 +359,7 @@ fn order(
     }
 }
 
-/// Unanswered, late, lied.
+/// Finds sends that are unanswered, late or lied.
 fn answers(
     verdict: &mut Verdict,
     history: &History,
@@ -453,7 +453,7 @@ fn device(
     for (id, sent) in
         sends.iter().filter(|(id, _)| always_there && seen.has(id) && !documents.contains_key(id.as_str()))
     {
-        // Of a refused one whose entry was trimmed before it was taken back, other gateways' devices are not told.
+        // If a refused message's entry was trimmed before its retraction, devices on other gateways get no `messageFailed`.
         let refused = sent.attempts.iter().any(|attempt| matches!(attempt.outcome, Outcome::Refused { .. }));
         if !refused && !was_cut_short(sent, circumstances) {
             verdict.found(Fault::Ghost, id, format!("{}/{} has it, and nobody took it back", seen.user, seen.device));
@@ -468,7 +468,7 @@ fn device(
     }
 }
 
-/// Seen twice.
+/// Finds messages that one connection received twice.
 fn twice(verdict: &mut Verdict, devices: &[Seen]) {
     for seen in devices {
         for (id, all) in &seen.live {

@@ -218,7 +218,7 @@ impl RecentRetryQueue {
             for ((message, _), taken_back) in attempts.iter().zip(results.iter().flatten()) {
                 match taken_back {
                     Retraction::Done => lists.updates.changed(&message.chat),
-                    Retraction::Kept { position, timestamp } => {
+                    Retraction::Durable { position, timestamp } => {
                         lists.reinstater.listed(message, position.as_ref(), *timestamp);
                     }
                     Retraction::Absent => absent.push(message.id),

@@ -12,7 +12,7 @@ use super::names::Names;
 use crate::metrics::AsideMetrics;
 use crate::{Client, RedisError, RedisMetrics};
 
-/// The length of a lease unless told otherwise: the time for a load and the calls around it.
+/// The default length of a lease: the time for a load and the calls around it.
 pub const LEASE: Duration = Duration::from_secs(5);
 
 /// What the aside caches of one process share. Cheap to clone; dropping the last clone ends the subscription to invalidations.

@@ -51,7 +51,7 @@ pub(super) struct Shared<N> {
     pending_invalidations: Mutex<PendingInvalidations>,
 }
 
-/// Keys whose invalidation Redis has not taken yet. The number tells an invalidation of a key from a later one.
+/// Keys whose invalidation Redis has not taken yet. The number distinguishes an invalidation of a key from a later one.
 #[derive(Default)]
 pub(super) struct PendingInvalidations {
     pub(super) names: HashMap<Arc<str>, u64>,

@@ -277,7 +277,7 @@ impl<S: Source> SingleFlight<S> {
         let filled = now.checked_sub(held.age).unwrap_or(now);
         // Stale since some time before now: a reader that took the time a moment ago must not find it fresh.
         let fresh_until = if held.fresh_for.is_zero() { filled } else { now + held.fresh_for };
-        Some(Known { value, bytes, filled, fresh_until, kept_until: now + held.kept_for })
+        Some(Known { value, bytes, filled, fresh_until, expires_at: now + held.expires_in })
     }
 
     /// Loads values, all in one call. If that fails, nobody gets the leases for the time `rest`.
@@ -305,8 +305,8 @@ impl<S: Source> SingleFlight<S> {
             match loaded {
                 Ok(values) => {
                     self.metrics.loaded.inc();
-                    let unkept = self.fill(&loading, values, began).await;
-                    given_back.extend(unkept);
+                    let uncached = self.fill(&loading, values, began).await;
+                    given_back.extend(uncached);
                 }
                 Err(error) => {
                     self.metrics.load_failed.inc();
@@ -329,23 +329,23 @@ impl<S: Source> SingleFlight<S> {
         mut values: HashMap<S::Key, S::Value>,
         began: Instant,
     ) -> Vec<(&'a str, Token)> {
-        let (mut fills, mut filling, mut unkept) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut fills, mut filling, mut uncached) = (Vec::new(), Vec::new(), Vec::new());
         // Times to live count from before the source was asked.
         let (now, took) = (Instant::now(), began.elapsed());
         for (flight, lease) in loaded {
             let value = values.remove(&flight.key).map(Arc::new);
             let payload = value.as_ref().map(|value| self.codec.encode(value)).transpose();
             flight.complete(AnsweredBy::Source, Ok(Found { value: value.clone(), freshness: Freshness::Fresh }));
-            let (Ok(payload), Some((fresh, kept))) = (payload, self.policy.life(value.is_none())) else {
+            let (Ok(payload), Some((fresh, ttl))) = (payload, self.policy.life(value.is_none())) else {
                 // Too large, or the policy does not cache it.
-                unkept.extend(lease.map(|lease| (&*flight.name, lease)));
+                uncached.extend(lease.map(|lease| (&*flight.name, lease)));
                 if value.is_some() {
                     flight.unfilled();
                 }
                 continue;
             };
             let bytes = payload.as_ref().map_or(0, Vec::len);
-            let known = Known { value, bytes, filled: began, fresh_until: began + fresh, kept_until: began + kept };
+            let known = Known { value, bytes, filled: began, fresh_until: began + fresh, expires_at: began + ttl };
             self.memory.put(&flight.name, flight.generation, known, now);
             match *lease {
                 Some(token) => {
@@ -355,7 +355,7 @@ impl<S: Source> SingleFlight<S> {
                         token,
                         payload: payload.map(Into::into),
                         fresh: fresh.saturating_sub(took),
-                        kept: kept.saturating_sub(took),
+                        ttl: ttl.saturating_sub(took),
                     });
                 }
                 None => self.unfilled(flight),
@@ -364,7 +364,7 @@ impl<S: Source> SingleFlight<S> {
         let filled = self.backend.fill(&fills).await;
         let refused = filling.into_iter().zip(filled).filter(|(_, filled)| !filled);
         refused.for_each(|(flight, _)| self.unfilled(flight));
-        unkept
+        uncached
     }
 
     fn unfilled(&self, flight: &Flight<S>) {

@@ -326,7 +326,7 @@ impl Shared {
 
     /// Why there is no map.
     fn why_no_map(&self) -> String {
-        let said = "no node of the cluster tells who has what";
+        let said = "no node of the cluster reports its slots";
         self.failure().as_ref().map_or_else(|| said.into(), |reason| format!("{said}: {reason}"))
     }
 
@@ -345,7 +345,7 @@ impl Shared {
                     return;
                 }
                 Err(reason) if attempt == 0 => {
-                    tracing::warn!(cluster = this.name, %reason, "no node tells who has what, trying on");
+                    tracing::warn!(cluster = this.name, %reason, "no node of the cluster reports its slots, retrying");
                 }
                 Err(_) => {}
             }

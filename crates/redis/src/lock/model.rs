@@ -161,8 +161,8 @@ fn turn() -> impl Strategy<Value = Turn> {
         .prop_map(|(wait, wanted, hold, end)| Turn { wait, wanted, hold, end })
 }
 
-fn names(places: &[usize]) -> Vec<String> {
-    places.iter().map(|place| NAMES[*place].to_owned()).collect()
+fn names(indices: &[usize]) -> Vec<String> {
+    indices.iter().map(|index| NAMES[*index].to_owned()).collect()
 }
 
 fn in_virtual_time<T>(test: impl Future<Output = T>) -> T {

@@ -1,4 +1,4 @@
--- Invalidates an entry: drops it and the lease of whoever loads it now, and tells every process, in one step.
+-- Invalidates an entry: deletes it and the lease of the process that loads it now, and announces that to every process, in one step.
 --
 -- KEYS: the entry, its lease. ARGV: the channel, what to say there. Answers 1 if there was an entry.
 

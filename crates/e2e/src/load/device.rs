@@ -5,7 +5,9 @@
 //! `resync` make it `resume`; `recovered: false` makes it read history, from whose position it continues. `messagePositioned` advances the
 //! offset as the message itself would have.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod stream;
+
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -13,13 +15,14 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use fastrand::Rng;
 use holdfast_socketio_client::{Client, ConnectError, Event, Events};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
+use stream::{StreamState, Streams, offsets};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::PATIENCE;
-use crate::ledger::{Live, Seen, is_genuine, now_ms};
+use crate::ledger::{Live, Seen, is_genuine};
 
 /// How long a seq may be missing before the device resumes.
 const GAP: Duration = Duration::from_secs(1);
@@ -56,24 +59,6 @@ struct Inner {
     /// Pending requests to catch up, each answered once the device has.
     settle: Mutex<Vec<oneshot::Sender<()>>>,
     end: CancellationToken,
-}
-
-/// The state of each chat's live stream.
-type Streams = BTreeMap<String, StreamState>;
-
-/// What the device knows of a chat's live stream.
-#[derive(Debug, Default)]
-struct StreamState {
-    epoch: Option<String>,
-    /// The offset: everything up to this seq is known.
-    upto: u64,
-    /// Known seqs above a gap.
-    above: BTreeSet<u64>,
-    gap_since: Option<Instant>,
-    /// Something may have been missed.
-    stale: bool,
-    /// When everything was known last, in epoch milliseconds.
-    good_ms: i64,
 }
 
 impl Device {
@@ -155,8 +140,7 @@ impl Inner {
 
 async fn run(device: Arc<Inner>, first: usize, mut rng: Rng) {
     static NUMBERS: AtomicU64 = AtomicU64::new(1);
-    let stream = || StreamState { good_ms: now_ms(), stale: true, ..StreamState::default() };
-    let mut streams: Streams = device.chats.iter().map(|chat| (chat.clone(), stream())).collect();
+    let mut streams: Streams = device.chats.iter().map(|chat| (chat.clone(), StreamState::new())).collect();
     for turn in first.. {
         let gateway = &device.gateways[turn % device.gateways.len()];
         if let Ok((client, events)) = connect(&device, gateway, &streams).await {
@@ -171,15 +155,6 @@ async fn run(device: Arc<Inner>, first: usize, mut rng: Rng) {
         }
         sleep(Duration::from_millis(rng.u64(50..500))).await;
     }
-}
-
-/// The offsets of the chats that are asked for, as far as there are any.
-fn offsets<'a>(streams: &Streams, chats: impl Iterator<Item = &'a String>) -> Map<String, Value> {
-    let known = chats.filter_map(|chat| {
-        let stream = &streams[chat];
-        Some((chat.clone(), json!({ "epoch": stream.epoch.as_ref()?, "seq": stream.upto })))
-    });
-    known.collect()
 }
 
 async fn connect(device: &Inner, gateway: &str, streams: &Streams) -> Result<(Client, Events), ConnectError> {
@@ -286,47 +261,6 @@ fn take(device: &Inner, connection: u64, streams: &mut Streams, event: &Event) {
             }
         }
         _ => {}
-    }
-}
-
-impl StreamState {
-    fn advance(&mut self, epoch: &str, seq: u64) {
-        if self.epoch.as_deref() != Some(epoch) {
-            self.stale = true;
-        } else if seq > self.upto {
-            self.above.insert(seq);
-            self.close_gap();
-        }
-    }
-
-    /// Notes that everything is known now, if it is.
-    fn note_if_good(&mut self) {
-        if !self.stale && self.gap_since.is_none() {
-            self.good_ms = now_ms();
-        }
-    }
-
-    fn close_gap(&mut self) {
-        while self.above.remove(&(self.upto + 1)) {
-            self.upto += 1;
-        }
-        self.above.retain(|seq| *seq > self.upto);
-        if self.above.is_empty() {
-            self.gap_since = None;
-        } else {
-            self.gap_since.get_or_insert_with(Instant::now);
-        }
-    }
-
-    fn set(&mut self, epoch: &Value, seq: &Value) {
-        let epoch = epoch.as_str().map(str::to_owned);
-        if epoch != self.epoch {
-            self.above.clear();
-        }
-        self.epoch = epoch;
-        self.upto = seq.as_u64().unwrap_or_default();
-        self.gap_since = None;
-        self.close_gap();
     }
 }
 

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use rdkafka::admin::ResourceSpecifier;
 
-use super::{Admin, AdminError, blocking, setting};
+use super::report::setting;
+use super::{Admin, AdminError, blocking};
 use crate::ClientError;
 
 /// The settings of a broker that the delivery promise rests on. `None`: the broker does not report it.

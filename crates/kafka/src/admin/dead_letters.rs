@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use rdkafka::admin::{AlterConfig, ConfigResource, ConfigSource, ResourceSpecifier};
 
-use super::{Admin, AdminError, setting};
+use super::report::setting;
+use super::{Admin, AdminError};
 use crate::ClientError;
 
 /// The settings of a topic with unlimited retention.

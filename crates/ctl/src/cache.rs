@@ -22,7 +22,7 @@ use crate::exit::{Usage, Verdict};
 use crate::output::{Output, Progress, confirm, count, legible};
 use crate::{BUDGET, audit};
 
-/// Keys that are looked at in one step of a walk.
+/// Keys examined in one step of a scan.
 const PAGE: usize = 1000;
 /// Profiles that are warmed in one step.
 const CHUNK: usize = 100;
@@ -33,7 +33,7 @@ struct Row {
     keys: u64,
 }
 
-/// Counts keys by kind, at most so many.
+/// Counts keys by kind, up to a limit.
 pub async fn stats(cache: &Connection, keys: &Keys, limit: u64, output: &mut Output<'_>) -> Result<Verdict> {
     let mut walk = Scan::start(cache, "*", BUDGET).await?;
     let (mut counts, mut counted, mut more) = (BTreeMap::new(), 0, false);
@@ -57,7 +57,7 @@ pub async fn stats(cache: &Connection, keys: &Keys, limit: u64, output: &mut Out
     Ok(Verdict::Fine)
 }
 
-/// Loads profiles, so that nobody waits for them. `ttl` is how long gateways keep them.
+/// Loads profiles into the cache, so that no request has to wait for them. `ttl` is their time to live.
 pub async fn warm(
     cache: &Connection,
     keys: &Keys,
@@ -131,7 +131,7 @@ fn summary(Warmed { warm, absent, unfilled, failed }: Warmed, users: usize) -> S
     if unfilled > 0 { text + " (--verbose says why)" } else { text }
 }
 
-/// Forgets what the arguments name.
+/// Invalidates the cached values that the arguments name.
 pub async fn invalidate(
     cache: &Connection,
     keys: &Keys,
@@ -173,7 +173,7 @@ pub async fn invalidate(
     Ok(if more { Verdict::Wrong } else { Verdict::Fine })
 }
 
-/// Forgets what matches, as much as the limit allows. Dry, it only counts.
+/// Invalidates the cached values that match, up to the limit. With `dry_run` it only counts them.
 async fn forget_matching(
     cache: &Connection,
     keys: &Keys,
@@ -203,7 +203,7 @@ async fn forget_matching(
     Ok(())
 }
 
-/// Forgets what is named. Dry, it looks what is there.
+/// Invalidates the named values. With `dry_run` it only checks which exist.
 async fn forget_named(entries: &Entries<Keys>, args: &CacheInvalidate, done: &mut Done) -> Result<(), RedisError> {
     let names: BTreeSet<_> = args.keys.iter().map(String::as_str).collect();
     if args.dry_run {
@@ -218,11 +218,11 @@ async fn forget_named(entries: &Entries<Keys>, args: &CacheInvalidate, done: &mu
     done.add(dropped)
 }
 
-/// What an invalidation came to so far.
+/// The progress of an invalidation.
 #[derive(Default)]
 struct Done {
     forgotten: u64,
-    /// Keys that were not there.
+    /// Keys that did not exist.
     absent: u64,
     /// Keys that match and hold no cached value.
     passed_over: u64,
@@ -275,7 +275,7 @@ fn is_value(keys: &Keys, name: &str) -> bool {
     matches!(keys.parse(name), Some(Kind::Value(_)))
 }
 
-/// Whether the cache is there, all of it; a server that refuses to say so is.
+/// Whether every cache server answers; a server that refuses the command counts as answering.
 async fn answers(cache: &Connection) -> Result<(), RedisError> {
     match cache.ping_all(BUDGET).await {
         Err(error) if error.is_transient() => Err(error),

@@ -1,4 +1,4 @@
-//! A setting that was looked at, and what was found.
+//! The check of one setting: the value found, the value wanted, and the verdict.
 
 use anyhow::Result;
 use serde::Serialize;
@@ -6,7 +6,7 @@ use serde::Serialize;
 use crate::exit::Verdict;
 use crate::output::Output;
 
-/// What a look at a setting ends with.
+/// The verdict on a setting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
@@ -25,7 +25,7 @@ pub enum Status {
 /// The check of one setting.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Check {
-    /// What was looked at.
+    /// The setting's name.
     pub name: String,
     /// Whether it is as wanted.
     pub status: Status,

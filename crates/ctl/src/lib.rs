@@ -39,7 +39,7 @@ use exit::Verdict;
 use output::Output;
 use settings::Settings;
 
-/// What a server has for one call. Nobody waits for an operator's command but the operator.
+/// The time limit of one call: only the operator waits for a command.
 pub const BUDGET: Duration = Duration::from_secs(10);
 
 /// Does what the command line says.

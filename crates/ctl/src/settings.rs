@@ -103,7 +103,7 @@ impl Settings {
         (worker.kafka_cleanup == Cleanup::DeleteRecords).then_some(margin)
     }
 
-    /// Asks the cluster.
+    /// A client for Kafka's administration.
     pub fn admin(&self) -> Result<Admin> {
         Admin::new(&self.kafka(), BUDGET).map_err(|error| Usage(format!("KAFKA_*: {error}")).into())
     }

@@ -34,23 +34,23 @@ const BATCH: usize = 2000;
 /// Ids that are remembered as named; after so many, one with several records may be named more than once.
 const MAX_NAMED: usize = 1_000_000;
 
-/// What is compared with what.
+/// The servers that a verification reads.
 pub struct Sources {
-    /// Asks the cluster.
+    /// Kafka's administration.
     pub admin: Admin,
-    /// Where Kafka is.
+    /// The settings of Kafka's clients.
     pub kafka: KafkaSettings,
     /// The workers' group.
     pub group: String,
     /// How long the workers leave records in the topic, if they delete any themselves; in milliseconds.
     pub kept_for_ms: Option<i64>,
-    /// What is stored.
+    /// MongoDB.
     pub store: Store,
-    /// Only asked for what is missing.
+    /// The failed queue, read only for missing messages.
     pub queue: FailedQueue,
 }
 
-/// Verifies what the arguments name.
+/// Verifies the range or the ids that the arguments name.
 pub async fn run(settings: &Settings, args: &VerifyArgs, output: &mut Output<'_>) -> Result<Verdict> {
     let sources = Sources {
         admin: settings.admin()?,
@@ -66,11 +66,11 @@ pub async fn run(settings: &Settings, args: &VerifyArgs, output: &mut Output<'_>
     }
 }
 
-/// What is said of a message that is not simply there.
+/// What is wrong with a message or a record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase", tag = "finding")]
 pub enum Finding {
-    /// MongoDB does not have it, nor has anything else.
+    /// Neither MongoDB nor any queue or topic has it.
     Missing,
     /// MongoDB has more than one document of it.
     Duplicated {
@@ -108,7 +108,7 @@ pub enum Finding {
     },
 }
 
-/// How many of each.
+/// The number of findings of each kind.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Summary {
@@ -134,7 +134,7 @@ pub struct Summary {
     pub unreadable: u64,
     /// Deleted by retention before what was asked for.
     pub before_the_range: u64,
-    /// Not committed yet, so not looked at.
+    /// Records that are not committed yet, and therefore not checked.
     pub not_committed: u64,
     /// What else must be known to judge the result.
     pub notes: Vec<String>,

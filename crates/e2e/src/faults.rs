@@ -27,11 +27,11 @@ pub use lines::Lines;
 pub use rig::{Rig, RigOptions};
 pub use table::Row;
 
-/// Load before the fault.
+/// How long the load runs before the fault.
 const BEFORE: Duration = Duration::from_secs(2);
-/// Load after it.
+/// How long the load runs after the fault.
 const AFTER: Duration = Duration::from_secs(3);
-/// How long clients go on repeating what was not accepted.
+/// How long clients repeat sends that were not accepted.
 const REPEAT: Duration = Duration::from_secs(60);
 /// How long the failed queue, the topic and the buffers have to run empty. A retry service's lease is a part of it.
 const DRAIN: Duration = Duration::from_secs(120);
@@ -39,16 +39,16 @@ const DRAIN: Duration = Duration::from_secs(120);
 const SHOW: Duration = Duration::from_secs(60);
 /// For how long newest pages are read then, longer than a verification holds.
 const PAGES: Duration = Duration::from_secs(3);
-/// How long devices have to catch up.
+/// The time limit for devices to catch up.
 const SETTLE: Duration = Duration::from_secs(90);
 
 /// A running system under load, as a case sees it.
 pub struct Scene {
-    /// The system.
+    /// The services and their servers.
     pub rig: Rig,
     /// The load on it.
     pub load: Load,
-    /// What random choices are made from.
+    /// The source of random choices.
     pub rng: Rng,
 }
 
@@ -70,12 +70,12 @@ impl Scene {
         Ok(Self { rig, load, rng: Rng::with_seed(seed) })
     }
 
-    /// Lets so many seconds pass.
+    /// Waits for this many seconds.
     pub async fn rest(&self, seconds: f64) {
         sleep(Duration::from_secs_f64(seconds)).await;
     }
 
-    /// Freezes a gateway for so many seconds.
+    /// Freezes a gateway for this many seconds.
     ///
     /// # Errors
     /// The system refuses.
@@ -115,7 +115,7 @@ impl Scene {
     }
 }
 
-/// Runs a case.
+/// Runs one case from start to verdict.
 ///
 /// # Errors
 /// The system can't be started, the case does not do what it is meant to do, or the system never drains.

@@ -26,7 +26,7 @@ pub use held::{Document, Held};
 pub use judge::{Circumstances, Kill, Span, Verdict, judge};
 pub use shown::{Reading, newest_page, whole_history};
 
-/// A place in the order of a run's events.
+/// A position in the order of a run's events.
 pub type Moment = u64;
 
 /// Gives out [`Moment`]s. Cheap to clone.
@@ -34,7 +34,7 @@ pub type Moment = u64;
 pub struct Order(Arc<AtomicU64>);
 
 impl Order {
-    /// The next one.
+    /// The next moment.
     pub fn next(&self) -> Moment {
         self.0.fetch_add(1, Ordering::SeqCst)
     }
@@ -79,13 +79,13 @@ pub enum Outcome {
 pub struct Attempt {
     /// The gateway's address.
     pub gateway: String,
-    /// The connection, by a number of its own.
+    /// The number of the connection.
     pub connection: u64,
-    /// When it was handed to the connection.
+    /// The moment when it was passed to the connection.
     pub began: Moment,
     /// The same by the clock, in epoch milliseconds.
     pub began_ms: i64,
-    /// When it ended.
+    /// The moment when it ended.
     pub ended: Moment,
     /// The same by the clock, in epoch milliseconds.
     pub ended_ms: i64,
@@ -101,7 +101,7 @@ pub struct Sent {
     pub temp_id: String,
     /// The sender's user id.
     pub sender: String,
-    /// To whom; empty for a group.
+    /// The receiver's user id; empty for a group.
     pub receiver: String,
     /// The group that it was sent to. Absent for a chat of two.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -124,7 +124,7 @@ impl Sent {
         Some(draft.stamp(0))
     }
 
-    /// The first positive answer's place in the order.
+    /// The moment of the first positive answer.
     pub fn accepted(&self) -> Option<Moment> {
         self.attempts.iter().filter(|attempt| attempt.is_accepted()).map(|attempt| attempt.ended).min()
     }
@@ -175,7 +175,7 @@ pub struct Live {
 }
 
 impl Seen {
-    /// Takes a message off the screen.
+    /// Handles `messageFailed`: forgets that the message was seen.
     pub fn take_back(&mut self, message_id: &str) {
         self.live.remove(message_id);
         for ids in [&mut self.resumed, &mut self.refetched] {
@@ -209,9 +209,9 @@ pub fn is_genuine(message: &serde_json::Value) -> bool {
 /// All that clients did and saw.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct History {
-    /// Every send.
+    /// Every send with its attempts.
     pub sent: Vec<Sent>,
-    /// Every device.
+    /// What each device saw.
     pub seen: Vec<Seen>,
 }
 

@@ -31,17 +31,17 @@ use crate::ledger::{Attempt, History, Order, Outcome, Seen, Sent};
 
 /// How long a client waits for an answer.
 pub const PATIENCE: Duration = Duration::from_secs(6);
-/// Of so many refused sends one is given up by its sender.
+/// One in this many refused sends is given up by its sender.
 const ABANDONED: u32 = 10;
-/// Of so many accepted sends one is repeated nevertheless.
+/// One in this many accepted sends is repeated nevertheless.
 const REPEATED: u32 = 40;
 
-/// What load to make.
+/// The parameters of a load.
 #[derive(Debug, Clone)]
 pub struct LoadOptions {
     /// The gateways' addresses.
     pub gateways: Vec<String>,
-    /// What their tokens are signed with.
+    /// The secret that tokens are signed with.
     pub secret: String,
     /// How many pairs of friends.
     pub pairs: usize,
@@ -53,14 +53,14 @@ pub struct LoadOptions {
     pub rate: f64,
     /// How long most messages are, in characters; of fifty one has 4,000.
     pub length: Range<usize>,
-    /// What random choices are made from.
+    /// The seed of random choices.
     pub seed: u64,
 }
 
 /// A chat that is written to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Chat {
-    /// Its id.
+    /// The chat's id.
     pub id: String,
     /// One of its members, to read it as.
     pub member: String,
@@ -76,12 +76,12 @@ pub struct Load {
 struct Shared {
     order: Order,
     sent: Mutex<Vec<Sent>>,
-    /// First positive answers.
+    /// The first positive answer of each message.
     accepted: Mutex<Vec<Attempt>>,
     rate: Mutex<f64>,
-    /// No new sends.
+    /// Cancelled: no new message is sent.
     stop: CancellationToken,
-    /// No more repeats.
+    /// Cancelled: no send is repeated any more.
     give_up: CancellationToken,
     sends: TaskTracker,
 }
@@ -140,7 +140,7 @@ impl Load {
         &self.devices
     }
 
-    /// Sends so many times as much from now on.
+    /// Multiplies the rate by this factor from now on.
     pub fn speed(&self, factor: f64) {
         *self.shared.rate.lock().unwrap_or_else(PoisonError::into_inner) *= factor;
     }
@@ -241,7 +241,7 @@ struct Sender {
     length: Range<usize>,
 }
 
-/// One user: a message at each tick, on whatever connection there is.
+/// Sends one user's messages at the current rate, on the device's present connection.
 async fn send_on(shared: Arc<Shared>, who: Sender, mut rng: Rng) {
     let Sender { device, user, targets, length } = who;
     let mut due = Instant::now();
@@ -266,13 +266,13 @@ async fn send_on(shared: Arc<Shared>, who: Sender, mut rng: Rng) {
             content: content(&mut rng, length),
             attempts: Vec::new(),
         };
-        // Handed over here, in order; awaited elsewhere.
+        // Enqueued here, in order; awaited in another task.
         let first = begin(&shared.order, &connection, &sent).await;
         shared.sends.spawn(finish(Arc::clone(&shared), device.clone(), sent, first, rng.fork()));
     }
 }
 
-/// Sees a send through.
+/// Repeats a send until it is accepted, refused for good or given up.
 async fn finish(shared: Arc<Shared>, device: Device, mut sent: Sent, first: Begun, mut rng: Rng) {
     let mut begun = first;
     let mut pause = Duration::from_millis(300);

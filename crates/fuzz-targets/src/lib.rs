@@ -71,7 +71,7 @@ pub fn handshake(bytes: &[u8]) {
 pub fn send_message(bytes: &[u8]) {
     let Ok(request) = serde_json::from_slice::<SendRequest>(bytes) else { return };
     let Ok(draft) = request.draft(&ALICE) else { return };
-    // Who is no member is refused by the next step, permission.
+    // The next step, permission, refuses senders who are not members.
     if !draft.chat().is_group() && draft.chat().other(&ALICE).is_none() {
         return;
     }

@@ -1,10 +1,10 @@
-//! So many lines of one kind a minute, then one that says how many were left out.
+//! Limits the log to a number of lines of one kind a minute, and then logs how many were left out.
 //!
-//! Whatever a client, a record or a flapping server can make a service say, it can make it say a million times. A kind is the place in the code
-//! that logs, so nobody has to remember to limit a new line, and lines of libraries are limited like ours. The number of kinds is fixed when
+//! A line that a client, a record or a flapping server can cause may be caused a million times. A kind is the place in the code that logs, so
+//! new lines are limited without further code, and lines of libraries are limited like ours. The number of kinds is fixed when
 //! the program is built, and so is what is remembered of them. Metrics count every event; a line is for the first few.
 //!
-//! Not limited: `debug` and `trace`, which only somebody who looks for something switches on, and the target [`AUDIT`].
+//! Not limited: `debug` and `trace`, which are switched on only for an investigation, and the target [`AUDIT`].
 //!
 //! See `docs/decisions/log-limit.md`.
 

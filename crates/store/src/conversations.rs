@@ -57,11 +57,11 @@ pub struct Conversation {
     pub last_timestamp: i64,
 }
 
-/// A place in a user's list: conversations are newest first, and by id where two are as new.
+/// A cursor into a user's list: conversations are newest first, and by id where two have the same time.
 pub type ConversationKey<'a> = (i64, &'a ChatId);
 
 impl Store {
-    /// The user's newest conversations before a place, which itself is not among them.
+    /// The user's newest conversations before a cursor, which itself is not among them.
     pub async fn conversations(
         &self,
         user: &UserId,
@@ -222,7 +222,7 @@ impl Store {
         .await
     }
 
-    /// Lets each chat's conversation show the latest of these messages, unless it shows a later one. Repeating it changes nothing.
+    /// Updates each chat's conversation to the latest of these messages, unless it shows a later one. Idempotent.
     pub async fn touch_conversations(&self, messages: &[Message]) -> Result<Touched, StoreError> {
         let deadline = Instant::now() + self.write_timeout;
         let latest = latest(messages);
@@ -237,8 +237,8 @@ impl Store {
         Ok(touched)
     }
 
-    /// Those with whom a user has a direct chat, out of the user's newest so many conversations, newest first. What was sent a moment
-    /// ago may not count yet.
+    /// The partners of the direct chats among the user's newest conversations (as many as given), newest first. Messages of the last moments
+    /// may not count yet.
     pub async fn partners(&self, user: &UserId, conversations: usize) -> Result<Vec<UserId>, StoreError> {
         let deadline = Instant::now() + self.read_timeout;
         let collection = self.db.collection::<Document>("conversations");
@@ -261,12 +261,12 @@ impl Store {
         .await
     }
 
-    /// Lets there be a conversation of each of these messages' chats. One that there is stays as it is.
+    /// Creates a conversation for each of these messages' chats where none exists. An existing one stays as it is.
     pub async fn begin_conversations(&self, messages: &[Message]) -> Result<(), StoreError> {
         let deadline = Instant::now() + self.write_timeout;
         let latest = latest(messages);
         for chats in latest.chunks(MAX_CHATS) {
-            // Who loses a race to add one finds it added.
+            // The loser of a race to add one finds it added.
             self.run(command(chats, Change::Begin, deadline)?, deadline).await?;
         }
         Ok(())

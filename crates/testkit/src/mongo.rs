@@ -24,7 +24,7 @@ pub struct MongoOptions {
     pub port: Option<u16>,
     /// More of its command line.
     pub args: Vec<String>,
-    /// A server of no set, as nobody should run one.
+    /// A standalone server without a replica set, as no deployment should have.
     pub standalone: bool,
 }
 

@@ -1,6 +1,6 @@
 //! Kills the processes that this one started, however it ends itself.
 //!
-//! A shell, started once, reads from a pipe that this process holds. Every child is announced to it and taken back once it has been waited
+//! A shell, started once, reads from a pipe that this process holds. Every child is announced to it, and released once it has been waited
 //! for. When the pipe closes, because this process returned, panicked or was killed, the shell kills what is left and removes this
 //! process's temporary folder. It sits in a process group of its own, so that a terminal's Ctrl-C does not reach it.
 //!

@@ -27,14 +27,14 @@ use crate::report::{Report, Reports};
 /// How long MongoDB may refuse a message alone, for a reason not known as lasting, while it takes others.
 pub const LONE_REFUSAL: Duration = Duration::from_secs(600);
 
-/// What is set aside is tried so often at most while everything hurries.
+/// The shortest interval between retries of messages that are set aside, while a drain or a revocation hurries.
 const HURRIED: Duration = Duration::from_millis(500);
 
-/// Where messages are stored.
+/// The store that messages are flushed to.
 pub trait Sink: Send + Sync + 'static {
-    /// Stores what is absent; one outcome per message, in order. Ends within a time of its own.
+    /// Stores the absent messages; one outcome per message, in order. Has its own time limit.
     fn insert(&self, messages: &[Message]) -> impl Future<Output = Result<Vec<Written>, BatchFailed>> + Send;
-    /// Lets each chat show its latest message. Nothing waits for it.
+    /// Updates the conversations' view with the latest message of each chat.
     fn touch_conversations(&self, messages: &[Message]) -> impl Future<Output = Result<Touched, StoreError>> + Send;
 }
 
@@ -55,7 +55,7 @@ pub struct Flushed {
     took: Duration,
 }
 
-/// What a flush came to, for the loop and for health.
+/// The result of a flush, for the loop and for health.
 #[derive(Debug, Default)]
 pub struct Settled {
     /// Messages that are dead letters now.
@@ -64,7 +64,7 @@ pub struct Settled {
     pub stored: Vec<Message>,
 }
 
-/// When and how batches are stored.
+/// Decides when a batch is due, and runs flushes.
 #[derive(Debug)]
 pub struct Flusher {
     threshold: usize,
@@ -97,12 +97,12 @@ impl Flusher {
         self.in_flight
     }
 
-    /// Whether the store took nothing at the last attempt.
+    /// Whether the last attempt stored nothing.
     pub fn is_failing(&self) -> bool {
         self.backoff.is_failing()
     }
 
-    /// Begins a flush if one is due, or if there is anything at all and `hurry`.
+    /// Begins a flush if one is due; with `hurry`, if any message waits.
     pub fn begin<S: Sink>(&mut self, now: Instant, hurry: bool, buffer: &mut Buffer, sink: &Arc<S>, reports: &Reports) {
         if self.in_flight || !self.backoff.is_over(now) {
             return;
@@ -129,7 +129,7 @@ impl Flusher {
         });
     }
 
-    /// Takes a flush's outcomes in.
+    /// Takes a flush's outcomes.
     pub fn settle(
         &mut self,
         now: Instant,
@@ -157,7 +157,7 @@ impl Flusher {
         }
     }
 
-    /// Nothing of the batch counts: all of it goes back to the front, in order.
+    /// Returns the whole batch to the front of the buffer, in order.
     fn fail(
         &mut self,
         now: Instant,
@@ -169,13 +169,13 @@ impl Flusher {
     ) {
         self.backoff.fail(now, fastrand::f64());
         let (attempts, messages) = (self.backoff.failures(), batch.messages.len());
-        // The first and then ever rarer ones: an outage is one event.
+        // Logs the first failure and then ever fewer: an outage is one event.
         if attempts.is_power_of_two() {
             tracing::warn!(attempts, messages, error, "flush failed, keeping the batch");
         }
         metrics.retried.inc_by(messages as u64);
         for (message, mut meta) in batch.messages.into_iter().zip(batch.metas).rev() {
-            // What was refused alone before an outage starts anew after it: nobody succeeded meanwhile.
+            // The patience with a message refused alone starts anew after an outage: no other message was stored meanwhile.
             meta.refused_since = None;
             if ledger.is_current(meta.partition, meta.generation) {
                 buffer.give_back(message, meta);
@@ -199,7 +199,7 @@ impl Flusher {
         if any_taken {
             self.last_success = Some(now);
         }
-        // Refusals say that the server answers; nothing but retries says that it does not do its work.
+        // A refusal shows that the server works; a batch of nothing but retries shows that it does not.
         if outcomes.iter().all(|outcome| matches!(outcome, Written::Retry { .. })) && !self.others_succeed(now) {
             let Some(Written::Retry { code, reason }) = outcomes.first() else { return Settled::default() };
             let error = format!("{reason} (code {code})");
@@ -223,7 +223,7 @@ impl Flusher {
                         metrics.persist_latency.observe((stamp - message.timestamp).max(0) as f64 / 1000.0);
                         settled.stored.push(message);
                     } else {
-                        // Perhaps a repeat of another time than the stored copy, which is the one to be shown.
+                        // It may be a repeat with another timestamp than the stored copy, which is the one to show.
                         metrics.duplicates.inc();
                     }
                 }
@@ -234,7 +234,7 @@ impl Flusher {
                     settled.letters.push(letter(&message, meta, "refused", detail));
                 }
                 Written::Retry { code, reason } if is_passing(code) => {
-                    // Its shard or its primary is away, which says nothing of the message.
+                    // Its shard or primary is away, which says nothing about the message.
                     tracing::debug!(message_id = %message.id, code, reason, "a message was put off, trying on");
                     meta.refused_since = None;
                     metrics.retried.inc();

@@ -68,13 +68,13 @@ use crate::health::State;
 use crate::metrics::Metrics;
 use crate::report::Waker;
 
-/// Why a worker ended otherwise than by being asked to.
+/// Why a worker ended without being asked to.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Failure {
     /// It can't be built from its settings.
     #[error("{0}")]
     Setup(String),
-    /// A Kafka client is dead, and only another process has a living one.
+    /// A Kafka client has failed for good, and only a new process can build another.
     #[error("a kafka client is dead: {0}")]
     Client(String),
     /// The loop panicked.
@@ -88,13 +88,13 @@ fn setup(error: impl std::fmt::Display) -> Failure {
 
 /// Runs a worker until `stop` is cancelled and everything received is stored, or until the grace has passed.
 ///
-/// Servers that are not there yet are waited for. Ends within `SHUTDOWN_GRACE_MS` of the cancellation, although a thread may then
+/// Waits for servers that are not available yet. Ends within `SHUTDOWN_GRACE_MS` of the cancellation, although a thread may then
 /// still be leaving the group: the caller should end the process.
 pub async fn run(config: Config, listener: TcpListener, stop: CancellationToken) -> Result<(), Failure> {
     let registry = ops::registry("worker").map_err(setup)?;
     let metrics = Metrics::register(&registry).map_err(setup)?;
     let state = Arc::new(State::default());
-    // Health is answered until the very end.
+    // The health endpoint answers until the very end.
     let ended = CancellationToken::new();
     let _ends = ended.clone().drop_guard();
     let served = (config.connections.operators(), metrics.connections.clone());
@@ -210,13 +210,13 @@ async fn start(
     Ok(Running { waker, ending, left, viewed })
 }
 
-/// Runs a loop on a thread of its own: says how it ended, and then when it has left the group.
+/// Runs a loop on a thread of its own: reports how it ended, and then that it has left the group.
 pub fn spawn<S: flush::Sink>(worker: Loop<S>) -> std::io::Result<(oneshot::Receiver<Ending>, oneshot::Receiver<()>)> {
     let (tell_ending, ending) = oneshot::channel();
     let (tell_left, left) = oneshot::channel();
     std::thread::Builder::new().name("consume".into()).spawn(move || {
         let (how, consumer) = worker.run();
-        // Nobody may be waiting any more, which changes nothing here.
+        // The receiver may be gone, which changes nothing here.
         let _ = tell_ending.send(how);
         drop(consumer);
         let _ = tell_left.send(());
@@ -261,7 +261,7 @@ fn healer(
     Ok(Healer::start(Arc::new(recent), Arc::clone(state), metrics.clone(), ended.clone()))
 }
 
-/// Makes the indexes, which only readers need, and then looks now and then whether MongoDB is there while nothing is to be stored.
+/// Creates the indexes, which only readers need, and then pings MongoDB from time to time while there is nothing to store.
 async fn tend_store(store: Arc<Store>, state: Arc<State>) {
     let mut failures = 0_u32;
     while let Err(error) = store.ensure_indexes().await {
@@ -278,7 +278,7 @@ async fn tend_store(store: Arc<Store>, state: Arc<State>) {
     }
 }
 
-/// Waits until both topics are there, making them if need be, and says what weakens the promise.
+/// Waits until both topics exist, creating them if they are missing, and logs what weakens the delivery promise.
 async fn topics(admin: &Admin) {
     let mut failures = 0_u32;
     let report = loop {

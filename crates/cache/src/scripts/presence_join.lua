@@ -1,5 +1,5 @@
 #!lua
--- Notes that devices are connected, for so long.
+-- Records that devices are connected, for a lifetime.
 -- KEYS: 1 every device by expiry, then for each device its user's. ARGV: 1 ms that a device counts as connected, 2 ms that a user is
 -- remembered, 3 '1' if the devices have just connected, then each device. Answers {now, index of each user who came online}.
 -- A user who was offline comes online. For a connection that merely continues, that is announced only if the user was announced as offline

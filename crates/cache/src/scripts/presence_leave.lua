@@ -1,6 +1,6 @@
 #!lua
 -- Records that a device has disconnected. It counts as connected for a grace period, within which its user may reconnect unnoticed.
--- KEYS: 1 every device by expiry, 2 its user's. ARGV: 1 device, 2 ms of that while, 3 ms that a user is remembered.
+-- KEYS: 1 every device by expiry, 2 its user's. ARGV: 1 device, 2 ms of the grace period, 3 ms that a user is remembered.
 -- An unknown device has been swept already, and its user announced as offline; unless the user is unknown too: then the server has lost its
 -- data.
 local clock = redis.call('TIME')

@@ -23,7 +23,7 @@ if original then
   end
   return { verdict, head.epoch, entry and entry[2] or false, original }
 end
--- It comes from a connection that was given up; nobody waits for the answer.
+-- The attempt was retracted before this addition arrived (its connection was closed meanwhile): no caller waits for the answer.
 if head.void ~= '' and string.find(head.void, mark(ARGV[6], attempt), 1, true) then
   return { 'repeat', head.epoch, false, ts }
 end

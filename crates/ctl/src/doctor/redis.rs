@@ -18,7 +18,7 @@ struct Asked {
     after: i64,
 }
 
-/// Looks at both. `rule` is what gateways take messages by.
+/// Checks both roles. `rule` is the gateways' condition for accepting messages.
 pub async fn check(cache: &Connection, queue: &Connection, rule: FailedQueueSettings) -> Vec<Check> {
     let (cache, queue) = tokio::join!(ask(cache, "redis cache"), ask(queue, "redis queue"));
     let mut checks = Vec::new();
@@ -55,7 +55,7 @@ pub async fn check(cache: &Connection, queue: &Connection, rule: FailedQueueSett
     checks
 }
 
-/// What a role's servers said.
+/// The facts reported by a role's servers.
 struct Role {
     name: &'static str,
     servers: Vec<Result<Asked, (String, RedisError)>>,

@@ -9,7 +9,7 @@ use super::PATIENCE;
 use super::device::Connection;
 use crate::ledger::{Attempt, Order, Outcome, Sent, now_ms};
 
-/// An attempt that is on its way.
+/// An attempt whose answer has not arrived yet.
 pub(super) struct Begun {
     attempt: Attempt,
     answer: Option<tokio::sync::oneshot::Receiver<String>>,

@@ -2,7 +2,7 @@
 
 use fastrand::Rng;
 
-/// Mostly letters and digits; one in ten of all that JSON, UTF-8 or a terminal could trip over.
+/// Mostly letters and digits; one in ten of characters that JSON, UTF-8 or a terminal could mishandle.
 pub(super) fn content(rng: &mut Rng, length: usize) -> String {
     const ODD: &[char] = &[
         '\0',
@@ -40,7 +40,7 @@ pub(super) fn content(rng: &mut Rng, length: usize) -> String {
     if rng.u8(..10) > 0 {
         return std::iter::repeat_with(|| rng.alphanumeric()).take(length).collect();
     }
-    // One that shows, or it would be refused as empty.
+    // Begins with a visible character, or it would be refused as empty.
     let odd = std::iter::repeat_with(|| ODD[rng.usize(..ODD.len())]);
     std::iter::once('x').chain(odd).take(length).collect()
 }

@@ -34,10 +34,10 @@ impl Admin {
         .await
     }
 
-    /// The place of the next record of each partition (the high watermark), open transactions or not.
+    /// The offset of the next record of each partition (the high watermark), regardless of open transactions.
     pub async fn ends(&self, topic: &str) -> Result<Vec<(i32, i64)>, AdminError> {
         let mut config = self.settings.consumer(None, &[]);
-        // It reads nothing. A question for the end is answered with the last stable offset otherwise.
+        // It reads no records. Without this the broker reports the last stable offset as the end.
         config.set("isolation.level", "read_uncommitted");
         let (client, timeout, topic) = (Arc::clone(&self.client), self.timeout, topic.to_owned());
         blocking("asking for the ends of a topic", move || {
@@ -51,13 +51,13 @@ impl Admin {
         .await
     }
 
-    /// What `group` has committed in each partition of `topic`, read from the broker. `None`: nothing.
+    /// The offset that `group` has committed in each partition of `topic`, read from the broker. `None`: nothing is committed.
     pub async fn committed(&self, group: &str, topic: &str) -> Result<Vec<(i32, Option<i64>)>, AdminError> {
         let commits = self.commits(group, topic).await?;
         Ok(commits.into_iter().map(|commit| (commit.partition, commit.offset)).collect())
     }
 
-    /// The same, with what was lost below.
+    /// The committed offsets, with the losses recorded in their metadata.
     pub async fn commits(&self, group: &str, topic: &str) -> Result<Vec<Committed>, AdminError> {
         let config = self.settings.consumer(Some(group), &[]);
         let (client, timeout, topic) = (Arc::clone(&self.client), self.timeout, topic.to_owned());

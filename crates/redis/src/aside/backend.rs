@@ -86,7 +86,7 @@ impl<N: Names> Backend<N> {
         answers(self.shared.entries.fill(fills).await).map(|filled| filled == Some(true)).collect()
     }
 
-    /// Gives leases back; a lease that Redis does not take back expires.
+    /// Releases leases; a lease whose release fails expires.
     pub(super) async fn release(&self, leases: &[(&str, Token)], rest: Duration) {
         self.shared.entries.release(leases, rest).await;
     }

@@ -132,7 +132,7 @@ impl<N: Names> Entries<N> {
         self.client.each("exists", calls).await
     }
 
-    /// Gives leases back without a fill; nobody gets them for the time `rest`. `false`: the caller no longer held the lease.
+    /// Releases leases without a fill; no process gets them for the time `rest`. `false`: the caller no longer held the lease.
     pub async fn release(&self, leases: &[(&str, Token)], rest: Duration) -> Vec<Result<bool, RedisError>> {
         let call = |(name, token): &(&str, Token)| {
             RELEASE.call(&[name, &self.names.lease(name)]).arg(token.text()).arg(rest.as_millis() as u64)

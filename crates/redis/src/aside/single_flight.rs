@@ -26,7 +26,7 @@ use crate::metrics::{AnsweredBy, KindMetrics};
 /// The shortest and the longest pause between reads while another process loads.
 pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(5);
 pub(super) const LONGEST_PAUSE: Duration = Duration::from_millis(50);
-/// How many failed keys are remembered. Beyond it, the source is asked again earlier for some of them.
+/// The most failed keys that are remembered. Above it, some of them are requested from the source again earlier.
 const MAX_FAILURES: u64 = 10_000;
 
 /// Waits for the outcome of a flight.
@@ -225,13 +225,13 @@ impl<S: Source> SingleFlight<S> {
         }
     }
 
-    /// Refreshes stale values in the background. If that fails, nobody gets their leases for [`RETRY`].
+    /// Refreshes stale values in the background. If that fails, no process gets their leases for [`RETRY`].
     async fn refresh(self: Arc<Self>, stale: Vec<Loading<S>>, slot: OwnedSemaphorePermit) {
         self.load(stale, RETRY).await;
         drop(slot);
     }
 
-    /// Loads values, all in one call. If that fails, nobody gets the leases for the time `rest`.
+    /// Loads values, all in one call. If that fails, no process gets the leases for the time `rest`.
     async fn load(&self, loading: Vec<Loading<S>>, rest: Duration) {
         let (failed, loading): (Vec<_>, Vec<_>) = loading
             .into_iter()

@@ -126,7 +126,7 @@ impl Believers {
         self.0.lock().unwrap().retain(|(_, owner)| owner.token != guard.claim.owner().token);
     }
 
-    /// Whoever believes is right: so no two believe in one lock.
+    /// A task that believes to hold a lock does hold it: so no two believe to hold the same one.
     fn check(&self, server: &Mutex<Server>) {
         for (_, owner) in self.0.lock().unwrap().iter().filter(|(belief, _)| belief.is_held()) {
             for key in &owner.keys {

@@ -1,4 +1,4 @@
--- Fills an entry, if the lease on it is still the caller's: neither expired nor taken away by an invalidation since.
+-- Fills an entry, if the lease on it is still the caller's: neither expired nor deleted by an invalidation.
 --
 -- KEYS: the entry, its lease. ARGV: token, kind, payload, ms until it is stale, ms until it expires. Answers 1 if filled.
 

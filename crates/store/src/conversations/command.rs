@@ -24,12 +24,12 @@ pub(super) fn latest(messages: &[Message]) -> Vec<&Message> {
     latest.into_values().collect()
 }
 
-/// What becomes of a conversation.
+/// How the command changes a conversation.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Change {
     /// It shows the message, unless it shows a later one.
     Touch,
-    /// It shows the message, unless it is there already.
+    /// It shows the message, unless the conversation exists already.
     Begin,
 }
 
@@ -102,13 +102,13 @@ fn older_than(message: &Message, now: i64, writer: &mut Writer) {
     writer.bool("$exists", false);
     writer.end();
     writer.end();
-    // As another tool stores a time.
+    // A date, as other tools store times.
     writer.begin_element(3);
     writer.begin_document("lastTimestamp");
     writer.date("$lt", timestamp);
     writer.end();
     writer.end();
-    // What cannot be read is shown by nobody, and is older than any.
+    // A value that cannot be decoded is never shown, and counts as older than any.
     writer.begin_element(4);
     writer.begin_document("lastTimestamp");
     writer.begin_document("$not");
@@ -119,7 +119,7 @@ fn older_than(message: &Message, now: i64, writer: &mut Writer) {
     writer.end();
     writer.end();
     writer.end();
-    // What lies far ahead was written otherwise.
+    // A time far ahead was not written by this command.
     writer.begin_element(5);
     writer.begin_document("lastTimestamp");
     writer.int64("$gt", recency::latest(now));

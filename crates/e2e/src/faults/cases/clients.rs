@@ -121,7 +121,7 @@ pub(super) fn short_resend_window(options: &mut RigOptions) {
     options.load = Pace { pairs: 1, groups: 0, mesh: false, rate: 10.0, length: 1..300 };
 }
 
-/// What is repeated is durable, and says so; its receiver, who has blocked the sender, hears nothing of it.
+/// Repeats of durable messages are answered as duplicates; their receiver, who has blocked the sender, gets no event.
 pub(super) async fn blocked_sender(scene: &mut Scene) -> Result<()> {
     scene.rest(6.0).await;
     let (blocked, by) = {

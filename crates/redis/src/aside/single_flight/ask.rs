@@ -18,14 +18,14 @@ pub(super) enum Asked<S: Source> {
     Leased(Token),
     /// Another reader has the lease.
     LeasedElsewhere,
-    /// There is no lease: Redis did not answer, or the source failed less than [`RETRY`] ago.
+    /// There is no lease: Redis did not answer, or the source failed less than [`RETRY`](crate::aside::source::RETRY) ago.
     NoLease,
     /// The entry can't be decoded, and another reader has the lease or none was wanted.
     Undecodable,
 }
 
 impl<S: Source> SingleFlight<S> {
-    /// Asks Redis for each key, and decides what to do about it.
+    /// Reads each key from Redis, and decides what to do about it.
     pub(super) async fn ask(
         &self,
         flights: Vec<Flight<S>>,
@@ -70,7 +70,7 @@ impl<S: Source> SingleFlight<S> {
         }
     }
 
-    /// An entry in the form that memory keeps; `None` if it can't be decoded.
+    /// An entry in the form that memory stores; `None` if it can't be decoded.
     fn known(&self, held: Held, now: Instant) -> Option<Known<S::Value>> {
         let (value, bytes) = match held.payload {
             Some(payload) => (Some(Arc::new(self.codec.decode(&payload)?)), payload.len()),

@@ -176,7 +176,7 @@ pub struct Live {
 
 impl Seen {
     /// Handles `messageFailed`: forgets that the message was seen.
-    pub fn take_back(&mut self, message_id: &str) {
+    pub fn retract(&mut self, message_id: &str) {
         self.live.remove(message_id);
         for ids in [&mut self.resumed, &mut self.refetched] {
             ids.remove(message_id);

@@ -138,7 +138,7 @@ fn command(messages: &[Message], most: usize, max_time_ms: u128) -> Result<(RawD
         writer.end();
         let too_large = writer.len() - start > MAX_DOCUMENT;
         if too_large || (count > 0 && writer.len() > MAX_COMMAND) {
-            writer.take_back(mark);
+            writer.truncate(mark);
             break;
         }
         count += 1;

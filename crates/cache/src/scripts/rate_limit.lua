@@ -1,6 +1,7 @@
 #!lua
 -- Counts one user's events and allows all of them, if no more than the limit are allowed within a window; otherwise none.
--- KEYS: the user's counts. ARGV: 1 limit, 2 window in ms, 3 the least time to live of the counts in ms, 4 how many events, no more than the limit.
+-- KEYS: the user's counts. ARGV: 1 limit, 2 window in ms, 3 the least time to live of the counts in ms, 4 how many events, no more than
+-- the limit.
 -- Answers {1 or 0, ms until a retry may succeed}.
 -- The value is the width of a cell in ms, then cell:count for each cell of the window with a count.
 -- A cell that lies only partly in the window counts as a whole, so no window ever sees more than the limit.

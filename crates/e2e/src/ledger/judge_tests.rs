@@ -244,7 +244,7 @@ fn a_device_must_see_every_acknowledged_message_in_some_way_and_none_twice_on_a_
     assert_eq!(run.faults(), []);
     show(&mut run.history.seen[0], &id, 8, 61);
     assert_eq!(run.faults(), [(Fault::SeenTwice, 1)]);
-    run.history.seen[0].take_back(&id);
+    run.history.seen[0].retract(&id);
     assert_eq!(run.faults(), [(Fault::Unseen, 1)], "it was taken off the screen");
     show(&mut run.history.seen[0], &id, 8, 70);
     assert_eq!(run.faults(), [], "announced anew after `messageFailed`");
@@ -315,7 +315,7 @@ fn what_a_device_has_and_nobody_stored_or_refused_is_a_ghost() {
     let id = run.id(4);
     run.shown[0].ids.retain(|shown| *shown != id);
     assert_eq!(run.faults(), [(Fault::Unanswered, 1), (Fault::Ghost, 1)]);
-    run.history.seen[0].take_back(&id);
+    run.history.seen[0].retract(&id);
     assert_eq!(run.faults(), [(Fault::Unanswered, 1)]);
 }
 

@@ -247,7 +247,7 @@ fn take(device: &Inner, connection: u64, streams: &mut Streams, event: &Event) {
         }
         "messageFailed" => {
             if let Some(id) = data["messageId"].as_str() {
-                device.seen().take_back(id);
+                device.seen().retract(id);
             }
         }
         "resync" => {

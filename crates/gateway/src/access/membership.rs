@@ -47,7 +47,7 @@ pub(crate) const fn decisions(memory_bytes: u64) -> Policy {
         jitter: 0.1,
         memory_bytes,
         patience: Duration::from_millis(10),
-        unheard: BOUND,
+        unsubscribed_ttl: BOUND,
     }
 }
 

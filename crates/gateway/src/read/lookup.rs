@@ -76,7 +76,7 @@ impl Lookup {
             jitter: 0.0,
             memory_bytes: MEMORY,
             patience: PATIENCE,
-            unheard: Duration::ZERO,
+            unsubscribed_ttl: Duration::ZERO,
         };
         Self { stored: Aside::new(backend, StoredMessages(stored), policy), history, admission }
     }

@@ -95,7 +95,7 @@ impl<S: Source> SingleFlight<S> {
     /// The value in memory. A stale value is an answer, too; one of many readers then looks for a newer one.
     pub(super) fn remembered(self: &Arc<Self>, key: &S::Key) -> Option<Found<S::Value>> {
         let now = Instant::now();
-        if self.policy.unheard.is_zero() && !self.backend.is_live_at(now) {
+        if self.policy.unsubscribed_ttl.is_zero() && !self.backend.is_live_at(now) {
             return None;
         }
         let name = self.backend.name(&self.source.cached(key));
@@ -107,9 +107,9 @@ impl<S: Source> SingleFlight<S> {
         Some(hit.found)
     }
 
-    /// Whether a value in memory may be used: this process receives invalidations, or the value is younger than [`Policy::unheard`].
+    /// Whether a value in memory may be used: this process receives invalidations, or the value is younger than [`Policy::unsubscribed_ttl`].
     pub(super) fn may_use(&self, hit: &Hit<S::Value>, now: Instant) -> bool {
-        hit.age < self.policy.unheard || self.backend.is_live_at(now)
+        hit.age < self.policy.unsubscribed_ttl || self.backend.is_live_at(now)
     }
 
     pub(super) fn memory(&self) -> &Memory<S::Value> {

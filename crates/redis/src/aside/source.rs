@@ -72,7 +72,7 @@ pub struct Policy {
     pub patience: Duration,
     /// How long after its load a value in memory is used even while this process may miss invalidations. Up to [`BOUND`](super::BOUND) this
     /// does not lengthen the time for which an invalidated value is served.
-    pub unheard: Duration,
+    pub unsubscribed_ttl: Duration,
 }
 
 /// How long a caller waits for a fresh value.

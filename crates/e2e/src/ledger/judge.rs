@@ -111,14 +111,17 @@ fn difference(sent: &Sent, document: &Document) -> Option<String> {
             (*timestamp != stored).then(|| format!("stored as of {stored}, answered as of {timestamp}"))
         }
         // Each attempt may have been stamped anew (beyond the resend window, or with the cache away): the first stored copy wins.
-        [first, .., last] => outside(stored, first, last),
-        [only] => outside(stored, only, only),
+        attempts => outside(stored, attempts),
     }
 }
 
-fn outside(stored: i64, first: &Attempt, last: &Attempt) -> Option<String> {
-    let (from, to) = (first.began_ms - STAMP_SLACK_MS, last.ended_ms + STAMP_SLACK_MS);
-    (!(from..=to).contains(&stored)).then(|| format!("stored as of {stored}, sent between {from} and {to}"))
+/// An attempt without an answer has no end: a gateway that was frozen reads and stamps it when it is thawed.
+fn outside(stored: i64, attempts: &[Attempt]) -> Option<String> {
+    let answered = |attempt: &Attempt| !matches!(attempt.outcome, Outcome::TimedOut | Outcome::Disconnected);
+    let from = attempts.iter().map(|attempt| attempt.began_ms).min()? - STAMP_SLACK_MS;
+    let to = attempts.iter().map(|attempt| attempt.ended_ms).max()? + STAMP_SLACK_MS;
+    let late = stored > to && attempts.iter().all(answered);
+    (stored < from || late).then(|| format!("stored as of {stored}, sent between {from} and {to}"))
 }
 
 /// Documents that no send explains.

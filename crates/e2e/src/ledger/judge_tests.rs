@@ -142,6 +142,22 @@ fn a_changed_message_is_mutated() {
 }
 
 #[test]
+fn an_attempt_without_an_answer_may_be_stamped_later_than_it_was_given_up_and_no_other() {
+    let stored_as_of = |outcome: Outcome, after: i64| {
+        let (mut run, order) = (sound(), Order::default());
+        // Message 9 was sent once more before.
+        run.history.sent[9].attempts.insert(0, attempt(&order, 9, outcome));
+        run.held.0[9].timestamp += after;
+        run.faults()
+    };
+    for unanswered in [Outcome::TimedOut, Outcome::Disconnected] {
+        assert_eq!(stored_as_of(unanswered.clone(), 60_000), []);
+        assert_eq!(stored_as_of(unanswered, -60_000)[0], (Fault::Mutated, 1));
+    }
+    assert_eq!(stored_as_of(refused(true), 60_000), [(Fault::Mutated, 1)]);
+}
+
+#[test]
 fn a_stored_message_that_nobody_sent_is_unexpected() {
     let mut run = sound();
     run.held.0.push(Document { id: "x".into(), temp_id: None, chat: "c:d".into(), ..run.held.0[0].clone() });

@@ -64,10 +64,10 @@ struct Sent {
     delivered: u8,
 }
 
-/// What one phase of load came to.
+/// The result of one phase of load.
 #[derive(Debug, Clone, Serialize)]
 pub struct Phase {
-    /// Positive answers.
+    /// The number of positive answers.
     pub messages: u64,
     /// From the first send to the last answer, in seconds.
     pub seconds: f64,
@@ -83,7 +83,7 @@ pub struct Phase {
     pub redelivered: u64,
     /// First deliveries without `seq`: the recent list was not asked, or did not answer in its time.
     pub without_seq: u64,
-    /// By code; `UNANSWERED` and `DISCONNECTED` are ours.
+    /// Refused sends by error code; the codes `UNANSWERED` and `DISCONNECTED` are the client's own.
     pub errors: BTreeMap<String, u64>,
     /// Positive answers by `durability`.
     pub durability: BTreeMap<String, u64>,
@@ -99,7 +99,7 @@ pub struct Quantiles {
 }
 
 impl Quantiles {
-    /// With their names.
+    /// The latencies with their names.
     pub fn named(&self) -> [(&'static str, f64); 3] {
         [("p50", self.p50), ("p99", self.p99), ("max", self.max)]
     }

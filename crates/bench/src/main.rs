@@ -71,7 +71,7 @@ async fn main() -> Result<()> {
         let text = serde_json::to_string_pretty(&report)?;
         std::fs::write(path, text).with_context(|| format!("can't write {}", path.display()))?;
     }
-    if !report.kept() {
+    if !report.is_exactly_once() {
         bail!("not everything that was acknowledged is stored exactly once");
     }
     Ok(())

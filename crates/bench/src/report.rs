@@ -11,18 +11,18 @@ use crate::stored::Stored;
 /// One way of loading, on the gateway and on the echo server.
 #[derive(Debug, Serialize)]
 pub struct Scenario {
-    /// What was done.
+    /// The scenario's name.
     pub name: String,
     /// The gateway's numbers.
     pub gateway: Measured,
-    /// The echo server's.
+    /// The echo server's numbers; absent if it was left out.
     pub echo: Option<Measured>,
 }
 
 /// One phase of load and its cost.
 #[derive(Debug, Serialize)]
 pub struct Measured {
-    /// The load.
+    /// The result of the load.
     #[serde(flatten)]
     pub phase: Phase,
     /// CPU time by process in microseconds a message: the load's, and for all but the client the storing's that followed.
@@ -31,7 +31,7 @@ pub struct Measured {
     pub stored: Option<Stored>,
 }
 
-/// A run.
+/// The numbers of a whole run.
 #[derive(Debug, Serialize)]
 pub struct Report {
     /// How many processors all of it shared.
@@ -45,8 +45,8 @@ pub struct Report {
 }
 
 impl Report {
-    /// Whether the promise was kept: nothing lost, nothing twice, and everything stored in time.
-    pub fn kept(&self) -> bool {
+    /// Whether every acknowledged message was stored exactly once, and in time.
+    pub fn is_exactly_once(&self) -> bool {
         let stored = self.scenarios.iter().filter_map(|scenario| scenario.gateway.stored.as_ref());
         stored.into_iter().all(|stored| stored.lost == 0 && stored.duplicated == 0 && stored.drained_seconds.is_some())
     }

@@ -14,6 +14,8 @@
 //! or closed ([`Breaker::hold`]) until they release it.
 //!
 //! The state machine takes the time as an argument and does not know what it guards. The failed queue is never behind a breaker.
+//!
+//! See `docs/decisions/breakers.md`.
 
 mod call;
 mod metrics;

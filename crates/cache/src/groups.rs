@@ -42,15 +42,15 @@ impl GroupChanges {
     /// Publishes a change; `budget` is the time for each round trip. After an error a part may have been published; publishing it again is
     /// harmless.
     pub async fn publish(&self, change: &GroupChange, budget: Duration) -> Result<(), RedisError> {
-        let tell = |channel: Channel, left: Option<&UserId>| {
+        let publication = |channel: Channel, left: Option<&UserId>| {
             let payload = event::group(self.origin, &change.chat, left);
             Call::new("PUBLISH").arg(self.keys.channel(&channel)).arg(payload)
         };
-        let left = change.left.iter().map(|user| tell(Channel::User(user.clone()), Some(user)));
-        let joined = change.joined.iter().map(|user| tell(Channel::User(user.clone()), None));
+        let left = change.left.iter().map(|user| publication(Channel::User(user.clone()), Some(user)));
+        let joined = change.joined.iter().map(|user| publication(Channel::User(user.clone()), None));
         let mut calls: Vec<_> = left.chain(joined).collect();
         let one = change.left.first().filter(|_| change.left.len() == 1);
-        calls.push(tell(Channel::Group(change.chat.clone()), one));
+        calls.push(publication(Channel::Group(change.chat.clone()), one));
         let mut calls = calls.into_iter().peekable();
         while calls.peek().is_some() {
             let batch = calls.by_ref().take(BATCH).collect();

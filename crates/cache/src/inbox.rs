@@ -8,6 +8,8 @@
 //! number is the count plus the arrivals after that position. Later arrivals are compared with the position, too.
 //!
 //! The scripts begin with `scripts/inbox_state.lua`, which describes the keys.
+//!
+//! See `docs/decisions/unread-counts.md` and `docs/decisions/conversation-lists.md`.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -63,7 +65,7 @@ pub struct CountedChat {
     pub count: Count,
     /// When its last message was sent, in Unix epoch milliseconds.
     pub last_timestamp: i64,
-    /// Whether an arrival that the count includes may still be reported: then the position is kept although nothing is unread.
+    /// Whether an arrival that the count includes may still be reported: then the position is stored although nothing is unread.
     pub live: bool,
 }
 

@@ -7,6 +7,8 @@
 //! the user went offline; no other gateway does.
 //!
 //! All times are the server's. For a user who is offline the time at which they were last seen is remembered for a week.
+//!
+//! See `docs/decisions/presence-storage.md`.
 
 use std::fmt;
 use std::sync::LazyLock;

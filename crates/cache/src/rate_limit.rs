@@ -5,6 +5,8 @@
 //!
 //! A window is divided into twenty cells, and a cell that lies partly in the window counts as a whole. Therefore no window ever exceeds the
 //! limit, and an event counts for up to a twentieth of the window longer than necessary.
+//!
+//! See `docs/decisions/clock-steps.md`.
 
 use std::collections::HashMap;
 use std::collections::VecDeque;

@@ -8,6 +8,8 @@
 //! did not read. Trimming raises the floor. Any possible loss begins a new epoch, in which nothing is verified.
 //!
 //! The scripts need `INFO`, `TIME` and `PUBLISH`; an ACL has to allow them.
+//!
+//! See `docs/decisions/recent-list-floor.md` and `docs/decisions/retraction.md`.
 
 mod data_generation;
 mod page;
@@ -58,7 +60,7 @@ impl Default for RecentSettings {
     }
 }
 
-/// One attempt to send a message: a random number that tells the attempt's own retry from a repeat by the client.
+/// One attempt to send a message: a random number that distinguishes the attempt's own retry from a repeat by the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Attempt(pub u32);
 
@@ -137,7 +139,7 @@ pub enum Retraction {
     /// The message is a tombstone now, and this was announced on the chat's channels.
     Done,
     /// The message stays listed: it is known to be durable.
-    Kept {
+    Durable {
         /// Its position in the live stream, if it has one.
         position: Option<Position>,
         /// The timestamp with which it is listed, in Unix epoch milliseconds.
@@ -384,7 +386,7 @@ fn tombstoned(value: Value) -> Result<Retraction, RedisError> {
     let position = seq.map(|seq| Position { epoch: epoch.into(), seq });
     Ok(match (verdict.as_str(), timestamp) {
         ("done", _) => Retraction::Done,
-        ("kept", Some(timestamp)) => Retraction::Kept { position, timestamp },
+        ("durable", Some(timestamp)) => Retraction::Durable { position, timestamp },
         _ => Retraction::Absent,
     })
 }

@@ -69,7 +69,7 @@ pub enum Command {
     /// The dead-letter topic: records that can't be stored
     #[command(subcommand)]
     Dlq(DlqCommand),
-    /// The cache: what is kept of the stores for faster reads
+    /// The cache: copies of stored values for faster reads
     #[command(subcommand)]
     Cache(CacheCommand),
     /// Both topics

@@ -22,7 +22,7 @@ use crate::exit::{Usage, Verdict};
 use crate::output::{Output, Progress, confirm, count, legible};
 use crate::{BUDGET, audit};
 
-/// Keys that are looked at in one step of a walk.
+/// Keys examined in one step of a scan.
 const PAGE: usize = 1000;
 /// Profiles that are warmed in one step.
 const CHUNK: usize = 100;
@@ -33,7 +33,7 @@ struct Row {
     keys: u64,
 }
 
-/// Counts keys by kind, at most so many.
+/// Counts keys by kind, up to a limit.
 pub async fn stats(cache: &Connection, keys: &Keys, limit: u64, output: &mut Output<'_>) -> Result<Verdict> {
     let mut walk = Scan::start(cache, "*", BUDGET).await?;
     let (mut counts, mut counted, mut more) = (BTreeMap::new(), 0, false);
@@ -57,7 +57,7 @@ pub async fn stats(cache: &Connection, keys: &Keys, limit: u64, output: &mut Out
     Ok(Verdict::Fine)
 }
 
-/// Loads profiles, so that nobody waits for them. `ttl` is how long gateways keep them.
+/// Loads profiles into the cache, so that no request has to wait for them. `ttl` is their time to live.
 pub async fn warm(
     cache: &Connection,
     keys: &Keys,
@@ -87,7 +87,7 @@ pub async fn warm(
         let these = profiles.warm(chunk).await;
         warmed += these;
         progress.add(chunk.len() as u64);
-        // What is left would wait for a server that is away, or be loaded for nothing.
+        // Stop: the rest would wait for a server that is away, or be loaded in vain.
         ended = both_answer(cache, &store, these).await;
         if ended.is_err() {
             break;
@@ -98,12 +98,12 @@ pub async fn warm(
     let object = json!({
         "users": all, "warm": warm, "absent": absent, "unfilled": unfilled, "failed": failed, "dryRun": false,
     });
-    output.say(&object, told(warmed, users.len()))?;
+    output.say(&object, summary(warmed, users.len()))?;
     ended?;
     Ok(if unfilled + failed == 0 { Verdict::Fine } else { Verdict::Wrong })
 }
 
-/// Says whether what was left undone has to do with a server that is away.
+/// If a server is away, which explains what was left undone, returns its error.
 async fn both_answer(cache: &Connection, store: &Store, warmed: Warmed) -> Result<()> {
     if warmed.unfilled > 0 {
         answers(cache).await?;
@@ -114,9 +114,9 @@ async fn both_answer(cache: &Connection, store: &Store, warmed: Warmed) -> Resul
     Ok(())
 }
 
-/// What became of so many users' profiles.
-fn told(Warmed { warm, absent, unfilled, failed }: Warmed, users: usize) -> String {
-    let mut told = format!("{} cached", count(warm as u64, "profile is", "profiles are"));
+/// A sentence on the outcome for this many users' profiles.
+fn summary(Warmed { warm, absent, unfilled, failed }: Warmed, users: usize) -> String {
+    let mut text = format!("{} cached", count(warm as u64, "profile is", "profiles are"));
     let untried = users - (warm + absent + unfilled + failed);
     for (number, one, more) in [
         (absent, "user has none", "users have none"),
@@ -125,13 +125,13 @@ fn told(Warmed { warm, absent, unfilled, failed }: Warmed, users: usize) -> Stri
         (untried, "was not tried", "were not tried"),
     ] {
         if number > 0 {
-            told = format!("{told}; {}", count(number as u64, one, more));
+            text = format!("{text}; {}", count(number as u64, one, more));
         }
     }
-    if unfilled > 0 { told + " (--verbose says why)" } else { told }
+    if unfilled > 0 { text + " (--verbose says why)" } else { text }
 }
 
-/// Forgets what the arguments name.
+/// Invalidates the cached values that the arguments name.
 pub async fn invalidate(
     cache: &Connection,
     keys: &Keys,
@@ -154,7 +154,7 @@ pub async fn invalidate(
                 walked
             } else {
                 audit::invalidated(pattern, done.forgotten);
-                // Gateways may hold in memory what Redis has let go.
+                // Gateways may hold values in memory that Redis has evicted.
                 walked.and(entries.forget_all_in_memory().await)
             }
         }
@@ -168,12 +168,12 @@ pub async fn invalidate(
     });
     let nothing = args.pattern.is_some() && complete && forgotten + absent + passed_over == 0;
     let hint = if nothing { format!("; cached values match {}", keys.pattern_of_version()) } else { String::new() };
-    output.say(&object, done.told(args) + &hint)?;
+    output.say(&object, done.summary(args) + &hint)?;
     ended?;
     Ok(if more { Verdict::Wrong } else { Verdict::Fine })
 }
 
-/// Forgets what matches, as much as the limit allows. Dry, it only counts.
+/// Invalidates the cached values that match, up to the limit. With `dry_run` it only counts them.
 async fn forget_matching(
     cache: &Connection,
     keys: &Keys,
@@ -203,7 +203,7 @@ async fn forget_matching(
     Ok(())
 }
 
-/// Forgets what is named. Dry, it looks what is there.
+/// Invalidates the named values. With `dry_run` it only checks which exist.
 async fn forget_named(entries: &Entries<Keys>, args: &CacheInvalidate, done: &mut Done) -> Result<(), RedisError> {
     let names: BTreeSet<_> = args.keys.iter().map(String::as_str).collect();
     if args.dry_run {
@@ -218,11 +218,11 @@ async fn forget_named(entries: &Entries<Keys>, args: &CacheInvalidate, done: &mu
     done.add(dropped)
 }
 
-/// What an invalidation came to so far.
+/// The progress of an invalidation.
 #[derive(Default)]
 struct Done {
     forgotten: u64,
-    /// Keys that were not there.
+    /// Keys that did not exist.
     absent: u64,
     /// Keys that match and hold no cached value.
     passed_over: u64,
@@ -244,26 +244,26 @@ impl Done {
         result
     }
 
-    fn told(&self, args: &CacheInvalidate) -> String {
+    fn summary(&self, args: &CacheInvalidate) -> String {
         let [one, more] = if args.dry_run {
             ["cached value would be", "cached values would be"]
         } else {
             ["cached value was", "cached values were"]
         };
-        let mut told = format!("{} forgotten", count(self.forgotten, one, more));
+        let mut text = format!("{} forgotten", count(self.forgotten, one, more));
         if self.absent > 0 {
-            told = format!("{told}; {} not there", count(self.absent, "key was", "keys were"));
+            text = format!("{text}; {} not there", count(self.absent, "key was", "keys were"));
         }
         if self.passed_over > 0 {
-            told = format!(
-                "{told}; {}",
+            text = format!(
+                "{text}; {}",
                 count(self.passed_over, "other key matches and stays", "other keys match and stay")
             );
         }
         if self.more {
-            told = format!("{told}; there are more than the limit of {}", args.limit);
+            text = format!("{text}; there are more than the limit of {}", args.limit);
         }
-        if args.dry_run { told + "; nothing was done" } else { told }
+        if args.dry_run { text + "; nothing was done" } else { text }
     }
 }
 
@@ -275,7 +275,7 @@ fn is_value(keys: &Keys, name: &str) -> bool {
     matches!(keys.parse(name), Some(Kind::Value(_)))
 }
 
-/// Whether the cache is there, all of it; a server that refuses to say so is.
+/// Whether every cache server answers; a server that refuses the command counts as answering.
 async fn answers(cache: &Connection) -> Result<(), RedisError> {
     match cache.ping_all(BUDGET).await {
         Err(error) if error.is_transient() => Err(error),

@@ -1,4 +1,4 @@
-//! A setting that was looked at, and what was found.
+//! The check of one setting: the value found, the value wanted, and the verdict.
 
 use anyhow::Result;
 use serde::Serialize;
@@ -6,7 +6,7 @@ use serde::Serialize;
 use crate::exit::Verdict;
 use crate::output::Output;
 
-/// What a look at a setting ends with.
+/// The verdict on a setting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
@@ -22,16 +22,16 @@ pub enum Status {
     Unreachable,
 }
 
-/// One setting.
+/// The check of one setting.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Check {
-    /// What was looked at.
+    /// The setting's name.
     pub name: String,
-    /// The verdict.
+    /// Whether it is as wanted.
     pub status: Status,
-    /// What was found.
+    /// The value that was found.
     pub found: String,
-    /// What is wanted.
+    /// The value that is wanted.
     pub wanted: String,
     /// How to mend it; empty if there is nothing to mend.
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -60,7 +60,7 @@ impl Check {
     }
 }
 
-/// A check of what the server tells; unknown if it does not.
+/// Checks a value that the server reports; unknown if it does not report it.
 pub fn known<T: ToString>(
     name: String,
     value: Option<T>,
@@ -72,7 +72,7 @@ pub fn known<T: ToString>(
             let check = Check::ok(name, value.to_string(), wanted);
             judge(value, check)
         }
-        None => Check::ok(name, "the server does not tell", wanted)
+        None => Check::ok(name, "the server does not report it", wanted)
             .with(Status::Unknown, "allow holdfastctl to read the server's configuration, or look yourself"),
     }
 }

@@ -1,5 +1,5 @@
 //! `disconnect`: every gateway closes a user's sockets. The client sees an ordinary disconnect by the server, after which it does not
-//! reconnect by itself; nothing keeps the user from connecting again.
+//! reconnect by itself; the user may connect again.
 
 use anyhow::Result;
 use holdfast_cache::control;
@@ -12,7 +12,7 @@ use crate::exit::Verdict;
 use crate::output::Output;
 use crate::{BUDGET, audit};
 
-/// Tells the gateways, or only counts those that would hear it.
+/// Publishes the command to the gateways; with `dry_run`, only counts those that would receive it.
 pub async fn run(
     cache: &Connection,
     keys: &Keys,
@@ -30,7 +30,7 @@ pub async fn run(
     let said = match (gateways, dry_run) {
         (0, _) => format!("no gateway holds a socket of {user}"),
         (_, true) => format!("{gateways} gateway(s) hold sockets of {user}; nothing was done"),
-        (_, false) => format!("{gateways} gateway(s) were told to close the sockets of {user}"),
+        (_, false) => format!("{gateways} gateway(s) were asked to close the sockets of {user}"),
     };
     output.say(&json!({ "userId": user.as_str(), "gateways": gateways, "dryRun": dry_run }), said)?;
     Ok(Verdict::Fine)

@@ -30,7 +30,7 @@ impl Letter {
         self.header(header::DLQ_TIME).and_then(|text| text.parse().ok()).or_else(|| made_at(&self.record))
     }
 
-    /// Why it lies there.
+    /// Why the record was dead-lettered.
     pub fn reason(&self) -> &str {
         self.header(header::DLQ_REASON).unwrap_or("(none given)")
     }
@@ -104,7 +104,7 @@ impl Letters {
         Ok(Self { range, filter: filter.clone(), left: filter.limit.unwrap_or(limit) })
     }
 
-    /// The next one.
+    /// The next dead letter.
     pub async fn next(&mut self) -> Result<Option<Letter>> {
         while self.left > 0
             && let Some(record) = self.range.next().await?

@@ -1,7 +1,7 @@
 //! `doctor`: every setting that the promise rests on, one line each.
 //!
-//! It asks the servers what they do, not the files what they should. The only thing that it writes is a document of its own in
-//! MongoDB, which it takes away again. Kafka does not tell its time, so no clock is compared with Kafka's.
+//! It reads the settings in effect from the servers, not the configuration files. The only thing that it writes is a document of its own
+//! in MongoDB, which it deletes again. Kafka does not report its time, so its clock is not checked.
 
 pub mod kafka;
 pub mod mongo;
@@ -18,10 +18,10 @@ use crate::settings::Settings;
 
 /// Clocks further apart than this, in milliseconds, are warned about: history is ordered by them.
 const CLOCKS_DIFFER: i64 = 1000;
-/// And than this, are wrong: tokens end and leases begin at another time.
+/// Clocks further apart than this, in milliseconds, are wrong: tokens expire and leases begin at another time.
 const CLOCKS_WRONG: i64 = 30_000;
 
-/// Looks at everything.
+/// Checks Kafka, both Redis servers, MongoDB and this program's own settings.
 pub async fn run(settings: &Settings, output: &mut Output<'_>) -> Result<Verdict> {
     let (admin, kafka) = (settings.admin()?, settings.kafka());
     let (cache, queue) = (settings.cache()?, settings.queue()?);
@@ -48,7 +48,7 @@ fn unreachable(name: &str, error: impl std::fmt::Display, mend: &str) -> Check {
 /// Compares a server's clock with this machine's: asked between two readings of the latter, all in Unix epoch milliseconds.
 fn clock(name: &str, before: i64, theirs: Option<i64>, after: i64) -> Check {
     check::known(format!("{name}: clock"), theirs, "within a second of this machine's", |theirs, mut check| {
-        // What the way took can't be told from a difference.
+        // The time on the network can't be distinguished from a difference of the clocks.
         let apart = if theirs < before { theirs - before } else { (theirs - after).max(0) };
         check.found = format!("{apart} ms apart");
         let status = if apart.abs() > CLOCKS_WRONG { Status::Wrong } else { Status::Warning };

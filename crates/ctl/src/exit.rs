@@ -1,4 +1,4 @@
-//! How a command ends, and the code by which a script knows.
+//! The outcomes of a command and their exit codes.
 
 use anyhow::{Error, Result};
 use holdfast_kafka::{AdminError, ClientError, PublishError};
@@ -41,13 +41,13 @@ pub fn code(result: &Result<Verdict>) -> u8 {
     }
 }
 
-/// Whether it is only that nobody reads on, as `head` does not.
+/// Whether the error is only a closed pipe, as after `head`.
 pub fn reader_left(error: &Error) -> bool {
     let closed = |error: &std::io::Error| error.kind() == std::io::ErrorKind::BrokenPipe;
     error.chain().any(|cause| cause.downcast_ref().is_some_and(closed))
 }
 
-/// Whether a server was away, rather than of another mind.
+/// Whether the error means that a server was unreachable, not that it refused.
 pub fn is_unreachable(error: &Error) -> bool {
     error.chain().any(|cause| {
         matches!(cause.downcast_ref(), Some(RedisError::Unavailable { .. } | RedisError::NodeUnavailable { .. }))

@@ -13,7 +13,7 @@ use holdfast_message::{ChatId, Message, record};
 
 use crate::BUDGET;
 
-/// Keys that one step of a search looks at.
+/// Keys examined in one step of a scan.
 const KEYS: usize = 1000;
 /// Entries that are read at once.
 const PAGE: usize = 200;
@@ -35,11 +35,11 @@ pub async fn all_chats(queue: &FailedQueue) -> Result<Vec<ChatId>> {
 /// One entry of a queue or a dead list, as far as it can be read.
 #[derive(Debug, Clone)]
 pub struct Entry {
-    /// The bytes that lay in the list.
+    /// The entry's bytes in the list.
     pub bytes: Vec<u8>,
     /// When and why it was given up; of dead ones only.
     pub buried: Option<(i64, String)>,
-    /// What was queued.
+    /// The queued entry, or why it can't be decoded.
     pub queued: Result<QueueEntry, EntryError>,
 }
 

@@ -24,7 +24,7 @@ struct Row {
     lost: i64,
     /// Records that were lost so and that the workers have noticed, until an operator acknowledges it.
     unacknowledged: u64,
-    /// Records that nobody can read before a transaction in front of them has ended.
+    /// Records that consumers can't read until an open transaction before them has ended.
     behind_open_transaction: i64,
 }
 

@@ -4,7 +4,7 @@
 //! One module a command. Each takes its connections and an [`Output`] as arguments, and ends with a [`Verdict`]:
 //!
 //! * [`failed`]: the failed queue. [`dlq`]: the dead-letter topic. Both replay what they hold by the services' own way.
-//! * [`cache`]: what is kept of the stores.
+//! * [`cache`]: cached values of the store.
 //! * [`topics`], [`lag`]: Kafka.
 //! * [`verify`]: what Kafka had against what MongoDB has.
 //! * [`doctor`]: every setting that the promise rests on.
@@ -39,7 +39,7 @@ use exit::Verdict;
 use output::Output;
 use settings::Settings;
 
-/// What a server has for one call. Nobody waits for an operator's command but the operator.
+/// The time limit of one call: only the operator waits for a command.
 pub const BUDGET: Duration = Duration::from_secs(10);
 
 /// Does what the command line says.

@@ -8,20 +8,20 @@ use anyhow::{Context, Result};
 use holdfast_kafka::{Admin, ClientError, Headers, KafkaSettings, OwnedMessage, RangeReader, RecordView};
 use tokio::sync::mpsc;
 
-/// How long Kafka may give nothing before what is left is asked for anew.
+/// How long Kafka may return no record before the log's beginning is requested.
 const IDLE: Duration = Duration::from_secs(10);
-/// How long it may give nothing before the position is looked at.
+/// How long Kafka may return no record before the position is checked.
 const LOOK: Duration = Duration::from_millis(50);
-/// Records that wait to be looked at; above it the reader waits.
+/// The most records read ahead; above it the reader waits.
 const AHEAD: usize = 1000;
 
-/// A partition and an offset.
-pub type Place = (i32, i64);
+/// The position of a record: its partition and offset.
+pub type PartitionOffset = (i32, i64);
 
 /// Offsets of one partition: `from` to `to`, itself not included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Span {
-    /// The partition.
+    /// The partition's number.
     pub partition: i32,
     /// The first offset.
     pub from: i64,

@@ -1,4 +1,4 @@
-//! `holdfastctl`: reads its command line and its settings, and does what it is told.
+//! `holdfastctl`: reads its command line and its settings, and runs the command.
 
 use std::io::Write as _;
 use std::process::ExitCode;

@@ -18,16 +18,16 @@ use holdfast_worker::config::{Cleanup, WorkerSettings};
 use crate::BUDGET;
 use crate::exit::Usage;
 
-/// What the services are told.
+/// The settings of all services.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// Where the servers are.
     pub servers: ServerSettings,
     /// How the cache is laid out.
     pub layout: CacheSettings,
-    /// A gateway's own.
+    /// The settings that only gateways have.
     pub gateway: GatewaySettings,
-    /// A worker's own.
+    /// The settings that only workers have.
     pub worker: WorkerSettings,
 }
 
@@ -103,7 +103,7 @@ impl Settings {
         (worker.kafka_cleanup == Cleanup::DeleteRecords).then_some(margin)
     }
 
-    /// Asks the cluster.
+    /// A client for Kafka's administration.
     pub fn admin(&self) -> Result<Admin> {
         Admin::new(&self.kafka(), BUDGET).map_err(|error| Usage(format!("KAFKA_*: {error}")).into())
     }

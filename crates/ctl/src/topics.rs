@@ -11,8 +11,8 @@ use crate::exit::Verdict;
 use crate::output::Output;
 use crate::time;
 
-/// Creates those that are missing. Of those that are there it changes one thing: a dead-letter topic that deletes its records is told
-/// to keep them. Wrong: it still deletes them afterwards.
+/// Creates those that are missing. Of those that are there it changes one thing: a dead-letter topic with limited
+/// retention is set to unlimited. Wrong: it still deletes records afterwards.
 pub async fn create(admin: &Admin, kafka: &KafkaSettings, dry_run: bool, output: &mut Output<'_>) -> Result<Verdict> {
     let mut missing = Vec::new();
     let mut deletes = false;
@@ -33,7 +33,7 @@ pub async fn create(admin: &Admin, kafka: &KafkaSettings, dry_run: bool, output:
     if deletes {
         let topic = &kafka.dlq_topic;
         let (outcome, said) = if dry_run {
-            ("deletes", "is there already, and would be told to keep its records for ever")
+            ("deletes", "is there already, and would be set to keep its records for ever")
         } else if admin.describe(topic).await?.deletes_records() {
             verdict = Verdict::Wrong;
             ("deletes", "is there already, and still deletes its records: the broker does not let us change that")

@@ -1,10 +1,10 @@
 //! `verify`: whether MongoDB has, exactly once and unchanged, what it must have.
 //!
 //! Either a part of the messages' topic is compared with MongoDB ([`range`](mod@range)), or a file of ids ([`ids`]). Both work in
-//! batches, and name every message that is not as it should be; what they keep in memory besides is a few bytes for each of those,
-//! and for each dead letter once one is missed.
+//! batches, and name every message that is not as it should be; their memory grows by a few bytes for each of those,
+//! and for each dead letter once a message is missing.
 //!
-//! Whoever asks for the whole topic is also told of stored documents that no reading call can use, whoever wrote them.
+//! A verification of the whole topic also reports stored documents that no reading call can decode.
 //!
 //! A message that is missing may lie in the dead-letter topic or a dead list ([`elsewhere`]); then it counts as dead-lettered. What
 //! retention deleted can't be compared any more: that is *unverifiable*, which is not fine.
@@ -25,7 +25,7 @@ use serde::Serialize;
 
 use crate::args::VerifyArgs;
 use crate::exit::Verdict;
-use crate::log_range::Place;
+use crate::log_range::PartitionOffset;
 use crate::output::Output;
 use crate::settings::Settings;
 
@@ -34,23 +34,23 @@ const BATCH: usize = 2000;
 /// Ids that are remembered as named; after so many, one with several records may be named more than once.
 const MAX_NAMED: usize = 1_000_000;
 
-/// What is compared with what.
+/// The servers that a verification reads.
 pub struct Sources {
-    /// Asks the cluster.
+    /// Kafka's administration.
     pub admin: Admin,
-    /// Where Kafka is.
+    /// The settings of Kafka's clients.
     pub kafka: KafkaSettings,
     /// The workers' group.
     pub group: String,
     /// How long the workers leave records in the topic, if they delete any themselves; in milliseconds.
     pub kept_for_ms: Option<i64>,
-    /// What is stored.
+    /// MongoDB.
     pub store: Store,
-    /// Only asked for what is missing.
+    /// The failed queue, read only for missing messages.
     pub queue: FailedQueue,
 }
 
-/// Verifies what the arguments name.
+/// Verifies the range or the ids that the arguments name.
 pub async fn run(settings: &Settings, args: &VerifyArgs, output: &mut Output<'_>) -> Result<Verdict> {
     let sources = Sources {
         admin: settings.admin()?,
@@ -66,35 +66,35 @@ pub async fn run(settings: &Settings, args: &VerifyArgs, output: &mut Output<'_>
     }
 }
 
-/// What is said of a message that is not simply there.
+/// What is wrong with a message or a record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase", tag = "finding")]
 pub enum Finding {
-    /// MongoDB does not have it, nor has anything else.
+    /// Neither MongoDB nor any queue or topic has it.
     Missing,
     /// MongoDB has more than one document of it.
     Duplicated {
-        /// How many.
+        /// The number of stored documents with this message's id.
         copies: usize,
     },
     /// MongoDB has it otherwise than it was sent.
     Altered {
-        /// The fields.
+        /// The fields that differ.
         fields: Vec<&'static str>,
     },
     /// A record that is no message, and lies in no dead-letter topic either.
     Undecodable {
-        /// Why.
+        /// The decoding error.
         problem: String,
     },
-    /// It is kept, but not stored.
+    /// A dead letter: not lost, but not stored.
     DeadLettered {
-        /// Where.
+        /// The topic or list that holds it.
         place: &'static str,
     },
-    /// Durable, and still on its way.
+    /// Durable, and not stored yet.
     Waiting {
-        /// Where.
+        /// The topic or list that holds it.
         place: &'static str,
     },
     /// Stored with the time of a copy that may have come before the range.
@@ -108,7 +108,7 @@ pub enum Finding {
     },
 }
 
-/// How many of each.
+/// The number of findings of each kind.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Summary {
@@ -134,7 +134,7 @@ pub struct Summary {
     pub unreadable: u64,
     /// Deleted by retention before what was asked for.
     pub before_the_range: u64,
-    /// Not committed yet, so not looked at.
+    /// Records that are not committed yet, and therefore not checked.
     pub not_committed: u64,
     /// What else must be known to judge the result.
     pub notes: Vec<String>,
@@ -178,7 +178,7 @@ impl<'o, 'w> Findings<'o, 'w> {
         Self { output, named: HashSet::new(), summary: Summary::default() }
     }
 
-    fn name(&mut self, id: Option<MessageId>, record: Option<Place>, finding: &Finding) -> Result<()> {
+    fn name(&mut self, id: Option<MessageId>, record: Option<PartitionOffset>, finding: &Finding) -> Result<()> {
         if let Some(id) = id
             && self.named.len() < MAX_NAMED
             && !self.named.insert(id)
@@ -216,7 +216,7 @@ impl<'o, 'w> Findings<'o, 'w> {
             (summary.missing, "missing"),
             (summary.duplicated, "duplicated"),
             (summary.altered, "altered"),
-            (summary.undecodable, "undecodable and kept nowhere"),
+            (summary.undecodable, "undecodable and dead-lettered nowhere"),
             (summary.unverifiable, "unverifiable: retention deleted them"),
             (summary.unreadable, "stored and unreadable"),
             (summary.dead_lettered, "dead-lettered"),
@@ -243,7 +243,7 @@ fn sentence(finding: &Finding) -> String {
         Finding::Missing => "missing".into(),
         Finding::Duplicated { copies } => format!("stored {copies} times"),
         Finding::Altered { fields } => format!("altered: {}", fields.join(", ")),
-        Finding::Undecodable { problem } => format!("no message, and kept nowhere: {problem}"),
+        Finding::Undecodable { problem } => format!("no message, and dead-lettered nowhere: {problem}"),
         Finding::DeadLettered { place } => format!("dead-lettered: in the {place}"),
         Finding::Waiting { place } => format!("on its way: in the {place}"),
         Finding::TimestampUnjudged => "stored with the time of a copy that may have come before the range".into(),

@@ -1,5 +1,5 @@
 //! The promise under faults: each case starts the whole system on servers of its own, loads it, breaks one thing, mends it, and lets
-//! [`crate::ledger`] judge what clients were told, what MongoDB holds and what history shows.
+//! [`crate::ledger`] judge the answers that clients got, what MongoDB holds and what history shows.
 //!
 //! * [`cases`]: what breaks.
 //! * [`rig`]: the system, with a line that can be cut in front of every server.
@@ -27,11 +27,11 @@ pub use lines::Lines;
 pub use rig::{Rig, RigOptions};
 pub use table::Row;
 
-/// Load before the fault.
+/// How long the load runs before the fault.
 const BEFORE: Duration = Duration::from_secs(2);
-/// Load after it.
+/// How long the load runs after the fault.
 const AFTER: Duration = Duration::from_secs(3);
-/// How long clients go on repeating what was not accepted.
+/// How long clients repeat sends that were not accepted.
 const REPEAT: Duration = Duration::from_secs(60);
 /// How long the failed queue, the topic and the buffers have to run empty. A retry service's lease is a part of it.
 const DRAIN: Duration = Duration::from_secs(120);
@@ -39,16 +39,16 @@ const DRAIN: Duration = Duration::from_secs(120);
 const SHOW: Duration = Duration::from_secs(60);
 /// For how long newest pages are read then, longer than a verification holds.
 const PAGES: Duration = Duration::from_secs(3);
-/// How long devices have to catch up.
+/// The time limit for devices to catch up.
 const SETTLE: Duration = Duration::from_secs(90);
 
 /// A running system under load, as a case sees it.
 pub struct Scene {
-    /// The system.
+    /// The services and their servers.
     pub rig: Rig,
     /// The load on it.
     pub load: Load,
-    /// What random choices are made from.
+    /// The source of random choices.
     pub rng: Rng,
 }
 
@@ -70,12 +70,12 @@ impl Scene {
         Ok(Self { rig, load, rng: Rng::with_seed(seed) })
     }
 
-    /// Lets so many seconds pass.
+    /// Waits for this many seconds.
     pub async fn rest(&self, seconds: f64) {
         sleep(Duration::from_secs_f64(seconds)).await;
     }
 
-    /// Freezes a gateway for so many seconds.
+    /// Freezes a gateway for this many seconds.
     ///
     /// # Errors
     /// The system refuses.
@@ -115,7 +115,7 @@ impl Scene {
     }
 }
 
-/// Runs a case.
+/// Runs one case from start to verdict.
 ///
 /// # Errors
 /// The system can't be started, the case does not do what it is meant to do, or the system never drains.
@@ -133,11 +133,16 @@ pub async fn run(case: &Case, seed: u64) -> Result<(Row, History)> {
     finish(case.name, scene, healing).await
 }
 
-/// Random ones of these faults back to back under one load, for so long.
+/// Runs random cases one after the other under one load, for this long.
 ///
 /// # Errors
 /// As [`run`].
-pub async fn soak(cases: &[&Case], length: Duration, seed: u64, mut tell: impl FnMut(&str)) -> Result<(Row, History)> {
+pub async fn soak(
+    cases: &[&Case],
+    length: Duration,
+    seed: u64,
+    mut report: impl FnMut(&str),
+) -> Result<(Row, History)> {
     let options = RigOptions { workers: 2, ..RigOptions::default() };
     let mut scene = Scene::start(options, seed).await?;
     let started = Instant::now();
@@ -152,7 +157,7 @@ pub async fn soak(cases: &[&Case], length: Duration, seed: u64, mut tell: impl F
         let healing = scene.rig.caught_up(DRAIN).await.with_context(|| scene.rig.logs())?.duration_since(ended);
         slowest = slowest.max(healing);
         let (minutes, accepted) = (started.elapsed().as_secs_f64() / 60.0, scene.load.accepted_in_all());
-        tell(&format!(
+        report(&format!(
             "{minutes:5.1} min  {:<32} healed in {:>5.1} s, {accepted} accepted so far",
             case.name,
             healing.as_secs_f64()

@@ -5,8 +5,8 @@
 //! * [`Held`]: what MongoDB holds, asked of the database itself; [`whole_history`]: what a client is shown.
 //! * [`judge`](mod@judge): the two compared.
 //!
-//! Order is told by [`Moment`]s, numbers that rise by one with each event of the run, whichever task it happens in: two events with
-//! equal clocks still have an order.
+//! [`Moment`]s order the events of a run: numbers that rise by one with each event, across all tasks, so that two events with equal
+//! clock times still have an order.
 
 pub mod held;
 pub mod judge;
@@ -26,7 +26,7 @@ pub use held::{Document, Held};
 pub use judge::{Circumstances, Kill, Span, Verdict, judge};
 pub use shown::{Reading, newest_page, whole_history};
 
-/// A place in the order of a run's events.
+/// A position in the order of a run's events.
 pub type Moment = u64;
 
 /// Gives out [`Moment`]s. Cheap to clone.
@@ -34,7 +34,7 @@ pub type Moment = u64;
 pub struct Order(Arc<AtomicU64>);
 
 impl Order {
-    /// The next one.
+    /// The next moment.
     pub fn next(&self) -> Moment {
         self.0.fetch_add(1, Ordering::SeqCst)
     }
@@ -63,7 +63,7 @@ pub enum Outcome {
     },
     /// A negative answer.
     Refused {
-        /// The error's code.
+        /// The code of the error.
         code: String,
         /// Whether the same send may succeed later.
         retryable: bool,
@@ -79,17 +79,17 @@ pub enum Outcome {
 pub struct Attempt {
     /// The gateway's address.
     pub gateway: String,
-    /// The connection, by a number of its own.
+    /// The number of the connection.
     pub connection: u64,
-    /// When it was handed to the connection.
+    /// The moment when it was passed to the connection.
     pub began: Moment,
     /// The same by the clock, in epoch milliseconds.
     pub began_ms: i64,
-    /// When it ended.
+    /// The moment when it ended.
     pub ended: Moment,
     /// The same by the clock, in epoch milliseconds.
     pub ended_ms: i64,
-    /// How.
+    /// The outcome.
     #[serde(flatten)]
     pub outcome: Outcome,
 }
@@ -99,14 +99,14 @@ pub struct Attempt {
 pub struct Sent {
     /// The client's id for it.
     pub temp_id: String,
-    /// Who sent it.
+    /// The sender's user id.
     pub sender: String,
-    /// To whom; empty for a group.
+    /// The receiver's user id; empty for a group.
     pub receiver: String,
     /// The group that it was sent to. Absent for a chat of two.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
-    /// What.
+    /// The content.
     pub content: String,
     /// Its attempts, in their order.
     pub attempts: Vec<Attempt>,
@@ -124,7 +124,7 @@ impl Sent {
         Some(draft.stamp(0))
     }
 
-    /// The first positive answer's place in the order.
+    /// The moment of the first positive answer.
     pub fn accepted(&self) -> Option<Moment> {
         self.attempts.iter().filter(|attempt| attempt.is_accepted()).map(|attempt| attempt.ended).min()
     }
@@ -140,9 +140,9 @@ impl Attempt {
 /// What one device saw of its user's chats.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Seen {
-    /// Whose device.
+    /// The device's user.
     pub user: String,
-    /// Which of theirs.
+    /// The name of the device, unique among the user's.
     pub device: String,
     /// The chats that it takes part in.
     #[serde(default)]
@@ -157,7 +157,7 @@ pub struct Seen {
     pub taken_back: BTreeSet<String>,
     /// Messages whose id is not that of their sender, chat, `tempId` and content, or that are none of this device's business.
     pub mutated: BTreeSet<String>,
-    /// How often it was told to `resync`.
+    /// How many `resync` events it received.
     pub resyncs: u32,
     /// How often it connected.
     pub connections: u32,
@@ -168,15 +168,15 @@ pub struct Seen {
 /// A `newMessage`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Live {
-    /// On which connection.
+    /// The number of the connection that received it.
     pub connection: u64,
     /// The stream's epoch and the message's seq; none while the gateway's cache was away or too slow.
     pub position: Option<(String, u64)>,
 }
 
 impl Seen {
-    /// Takes a message off the screen.
-    pub fn take_back(&mut self, message_id: &str) {
+    /// Handles `messageFailed`: forgets that the message was seen.
+    pub fn retract(&mut self, message_id: &str) {
         self.live.remove(message_id);
         for ids in [&mut self.resumed, &mut self.refetched] {
             ids.remove(message_id);
@@ -209,9 +209,9 @@ pub fn is_genuine(message: &serde_json::Value) -> bool {
 /// All that clients did and saw.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct History {
-    /// Every send.
+    /// Every send with its attempts.
     pub sent: Vec<Sent>,
-    /// Every device.
+    /// What each device saw.
     pub seen: Vec<Seen>,
 }
 

@@ -4,7 +4,7 @@
 //! * [`Peer`]: the official Socket.IO client in a process of its own.
 //! * [`Stored`]: what MongoDB holds, asked directly.
 //! * [`ledger`]: what clients did and saw, written down and judged; [`load`] makes them do it.
-//! * [`faults`]: what breaks meanwhile, case by case. `scripts/faults` runs them.
+//! * [`faults`]: the faults under which it runs, case by case. `scripts/faults` runs them.
 
 pub mod faults;
 pub mod ledger;
@@ -23,8 +23,7 @@ use anyhow::{Result, bail, ensure};
 use holdfast_testkit::{Response, request};
 use tokio::time::{Instant, sleep};
 
-/// What has not happened by then never happens, however busy the machine is. A test waits for so long for what must come; it proves nothing
-/// about speed.
+/// How long tests wait for what must happen, however busy the machine is. It is no statement about speed.
 pub const LIVENESS: Duration = Duration::from_secs(120);
 
 /// A REST request that is repeated for as long as the answer says that it may succeed later, as clients do. One that creates something needs an

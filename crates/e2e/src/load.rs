@@ -5,7 +5,9 @@
 //! outcome is unknown is repeated with the same `tempId`, after as long as the gateway asks to wait, until it is accepted, unless its
 //! sender gives it up; now and then an accepted one is repeated too. All devices reconnect, resume, refetch ([`Device`]).
 
+mod attempt;
 mod company;
+mod content;
 mod device;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,30 +18,30 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use fastrand::Rng;
 use holdfast_testkit::token;
-use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use attempt::{Begun, begin};
 use company::{Company, Target};
-use device::Connection;
+use content::content;
 pub use device::Device;
 
-use crate::ledger::{Attempt, History, Order, Outcome, Seen, Sent, now_ms};
+use crate::ledger::{Attempt, History, Order, Outcome, Seen, Sent};
 
 /// How long a client waits for an answer.
 pub const PATIENCE: Duration = Duration::from_secs(6);
-/// Of so many refused sends one is given up by its sender.
+/// One in this many refused sends is given up by its sender.
 const ABANDONED: u32 = 10;
-/// Of so many accepted sends one is repeated nevertheless.
+/// One in this many accepted sends is repeated nevertheless.
 const REPEATED: u32 = 40;
 
-/// What load to make.
+/// The parameters of a load.
 #[derive(Debug, Clone)]
 pub struct LoadOptions {
     /// The gateways' addresses.
     pub gateways: Vec<String>,
-    /// What their tokens are signed with.
+    /// The secret that tokens are signed with.
     pub secret: String,
     /// How many pairs of friends.
     pub pairs: usize,
@@ -51,14 +53,14 @@ pub struct LoadOptions {
     pub rate: f64,
     /// How long most messages are, in characters; of fifty one has 4,000.
     pub length: Range<usize>,
-    /// What random choices are made from.
+    /// The seed of random choices.
     pub seed: u64,
 }
 
 /// A chat that is written to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Chat {
-    /// Its id.
+    /// The chat's id.
     pub id: String,
     /// One of its members, to read it as.
     pub member: String,
@@ -74,12 +76,12 @@ pub struct Load {
 struct Shared {
     order: Order,
     sent: Mutex<Vec<Sent>>,
-    /// First positive answers.
+    /// The first positive answer of each message.
     accepted: Mutex<Vec<Attempt>>,
     rate: Mutex<f64>,
-    /// No new sends.
+    /// Cancelled: no new message is sent.
     stop: CancellationToken,
-    /// No more repeats.
+    /// Cancelled: no send is repeated any more.
     give_up: CancellationToken,
     sends: TaskTracker,
 }
@@ -138,7 +140,7 @@ impl Load {
         &self.devices
     }
 
-    /// Sends so many times as much from now on.
+    /// Multiplies the rate by this factor from now on.
     pub fn speed(&self, factor: f64) {
         *self.shared.rate.lock().unwrap_or_else(PoisonError::into_inner) *= factor;
     }
@@ -232,49 +234,6 @@ impl Drop for Load {
     }
 }
 
-/// Mostly letters and digits; one in ten of all that JSON, UTF-8 or a terminal could trip over.
-fn content(rng: &mut Rng, length: usize) -> String {
-    const ODD: &[char] = &[
-        '\0',
-        '\u{1}',
-        '\u{8}',
-        '\t',
-        '\n',
-        '\r',
-        '\u{1b}',
-        '"',
-        '\\',
-        '/',
-        '<',
-        '&',
-        '\u{7f}',
-        '\u{85}',
-        '\u{a0}',
-        'é',
-        'ß',
-        '\u{301}',
-        '\u{200b}',
-        '\u{200d}',
-        '\u{2028}',
-        '\u{202e}',
-        '中',
-        '\u{d7ff}',
-        '\u{e000}',
-        '\u{feff}',
-        '\u{fffd}',
-        '\u{ffff}',
-        '👍',
-        '🏽',
-        '\u{10ffff}',
-    ];
-    if rng.u8(..10) > 0 {
-        return std::iter::repeat_with(|| rng.alphanumeric()).take(length).collect();
-    }
-    // One that shows, or it would be refused as empty.
-    let odd = std::iter::repeat_with(|| ODD[rng.usize(..ODD.len())]);
-    std::iter::once('x').chain(odd).take(length).collect()
-}
-
 struct Sender {
     device: Device,
     user: String,
@@ -282,7 +241,7 @@ struct Sender {
     length: Range<usize>,
 }
 
-/// One user: a message at each tick, on whatever connection there is.
+/// Sends one user's messages at the current rate, on the device's present connection.
 async fn send_on(shared: Arc<Shared>, who: Sender, mut rng: Rng) {
     let Sender { device, user, targets, length } = who;
     let mut due = Instant::now();
@@ -307,77 +266,13 @@ async fn send_on(shared: Arc<Shared>, who: Sender, mut rng: Rng) {
             content: content(&mut rng, length),
             attempts: Vec::new(),
         };
-        // Handed over here, in order; awaited elsewhere.
+        // Enqueued here, in order; awaited in another task.
         let first = begin(&shared.order, &connection, &sent).await;
         shared.sends.spawn(finish(Arc::clone(&shared), device.clone(), sent, first, rng.fork()));
     }
 }
 
-/// An attempt that is on its way.
-struct Begun {
-    attempt: Attempt,
-    answer: Option<tokio::sync::oneshot::Receiver<String>>,
-}
-
-async fn begin(order: &Order, connection: &Connection, sent: &Sent) -> Begun {
-    let mut json = json!({ "tempId": sent.temp_id, "content": sent.content });
-    match &sent.group {
-        Some(group) => json["chatId"] = json!(group),
-        None => json["friendId"] = json!(sent.receiver),
-    }
-    let json = json.to_string();
-    let attempt = Attempt {
-        gateway: connection.gateway.clone(),
-        connection: connection.number,
-        began: order.next(),
-        began_ms: now_ms(),
-        ended: 0,
-        ended_ms: 0,
-        outcome: Outcome::Disconnected,
-    };
-    // A client whose packets don't leave waits here, too.
-    let answer = timeout(PATIENCE, connection.client.begin("sendMessage", &json)).await;
-    Begun { attempt, answer: answer.ok().and_then(Result::ok) }
-}
-
-impl Begun {
-    /// Waits for its end. Also returns how long the server asks to wait.
-    async fn end(mut self, order: &Order) -> (Attempt, Option<Duration>) {
-        let mut wait = None;
-        if let Some(answer) = self.answer {
-            self.attempt.outcome = match timeout(PATIENCE, answer).await {
-                Err(_) => Outcome::TimedOut,
-                Ok(Err(_)) => Outcome::Disconnected,
-                Ok(Ok(answer)) => {
-                    let answer: Value = serde_json::from_str(&answer).unwrap_or_default();
-                    wait = answer[0]["error"]["retryAfterMs"].as_u64().map(Duration::from_millis);
-                    outcome(&answer[0])
-                }
-            };
-        }
-        self.attempt.ended = order.next();
-        self.attempt.ended_ms = now_ms();
-        (self.attempt, wait)
-    }
-}
-
-fn outcome(answer: &Value) -> Outcome {
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    if answer["ok"] == true {
-        let message = &answer["message"];
-        Outcome::Accepted {
-            message_id: text(&message["messageId"]),
-            timestamp: message["timestamp"].as_i64().unwrap_or_default(),
-            durability: text(&answer["durability"]),
-            duplicate: answer["duplicate"] == true,
-        }
-    } else {
-        let error = &answer["error"];
-        Outcome::Refused { code: text(&error["code"]), retryable: error["retryable"] == true }
-    }
-}
-
-/// Sees a send through.
+/// Repeats a send until it is accepted, refused for good or given up.
 async fn finish(shared: Arc<Shared>, device: Device, mut sent: Sent, first: Begun, mut rng: Rng) {
     let mut begun = first;
     let mut pause = Duration::from_millis(300);

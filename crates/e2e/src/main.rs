@@ -20,7 +20,7 @@ enum Command {
     Run(Run),
     /// Lists the cases.
     List,
-    /// Loads a running system, while you break it, and writes down what clients were told and saw.
+    /// Loads a running system, while you break it, and records the answers and events that clients got.
     Load(LoadCommand),
     /// Judges such a history against what the system stores and shows by now.
     Check(Check),
@@ -120,13 +120,13 @@ async fn run(options: Run) -> Result<()> {
         Some(minutes) => {
             let length = Duration::from_secs_f64(minutes * 60.0);
             let outcome = faults::soak(&cases, length, seed, |line| eprintln!("{line}")).await;
-            vec![told("soak", outcome, options.histories.as_deref())]
+            vec![report("soak", outcome, options.histories.as_deref())]
         }
         None => each(&options, cases, seed).await?,
     };
-    let broken = outcomes.iter().filter(|kept| !**kept).count();
-    println!("\nseed {seed}: {} of {} kept the promise", outcomes.len() - broken, outcomes.len());
-    ensure!(broken == 0, "{broken} did not");
+    let broken = outcomes.iter().filter(|clean| !**clean).count();
+    println!("\nseed {seed}: {} of {} clean", outcomes.len() - broken, outcomes.len());
+    ensure!(broken == 0, "{broken} are not");
     Ok(())
 }
 
@@ -159,14 +159,14 @@ async fn each(options: &Run, cases: Vec<&'static Case>, seed: u64) -> Result<Vec
         tasks.spawn(async move {
             let outcome = faults::run(case, seed).await;
             drop(permit);
-            told(case.name, outcome, histories.as_deref())
+            report(case.name, outcome, histories.as_deref())
         });
     }
     Ok(tasks.join_all().await)
 }
 
-/// Prints an outcome; returns whether the promise was kept.
-fn told(name: &str, outcome: Result<(Row, History)>, histories: Option<&std::path::Path>) -> bool {
+/// Prints an outcome; returns whether no fault was found.
+fn report(name: &str, outcome: Result<(Row, History)>, histories: Option<&std::path::Path>) -> bool {
     match outcome {
         Ok((row, history)) => {
             println!("{}", row.line());
@@ -230,6 +230,6 @@ async fn check(options: Check) -> Result<()> {
     let circumstances = Circumstances { cache_was_away: options.cache_was_away, ..Circumstances::default() };
     let verdict = judge(&history, &held, &shown, &circumstances);
     print!("{verdict}");
-    ensure!(verdict.is_clean(), "the promise was not kept");
+    ensure!(verdict.is_clean(), "the verdict has findings");
     Ok(())
 }

@@ -13,16 +13,16 @@ pub const SECRET: &str = "end-to-end-tests-need-a-secret-of-32-bytes";
 /// How long a service has to become ready.
 const READY: Duration = Duration::from_secs(60);
 
-/// Where a stack's servers are.
+/// The addresses of a stack's servers.
 #[derive(Debug, Clone)]
 pub struct Backends {
-    /// The cache.
+    /// The URL of the cache's Redis.
     pub redis: String,
-    /// The failed queue.
+    /// The URL of the failed queue's Redis.
     pub redis_queue: String,
-    /// MongoDB.
+    /// MongoDB's connection string.
     pub mongo: String,
-    /// Kafka.
+    /// Kafka's brokers, `host:port`.
     pub kafka: String,
 }
 
@@ -37,14 +37,14 @@ impl From<&Shared> for Backends {
     }
 }
 
-/// What a stack is made of.
+/// The size and the settings of a stack.
 #[derive(Debug, Clone)]
 pub struct StackOptions {
-    /// How many gateways.
+    /// The number of gateways.
     pub gateways: usize,
-    /// How many workers.
+    /// The number of workers.
     pub workers: usize,
-    /// Settings beside a stack's own, which they replace.
+    /// Settings that override a stack's own.
     pub settings: Vec<(&'static str, String)>,
 }
 
@@ -70,13 +70,13 @@ impl Default for StackOptions {
     }
 }
 
-/// Gateways and workers that share topics, keys and a database with nobody else.
+/// Gateways and workers with topics, keys and a database of their own.
 pub struct Stack {
     /// The gateways.
     pub gateways: Vec<Service>,
     /// The workers.
     pub workers: Vec<Service>,
-    /// What MongoDB holds.
+    /// The stored messages, read from MongoDB itself.
     pub stored: Stored,
     /// The messages' topic.
     pub topic: String,
@@ -88,7 +88,7 @@ pub struct Stack {
     common: Vec<(&'static str, String)>,
 }
 
-/// One process.
+/// One gateway or worker.
 pub struct Service {
     /// The process.
     pub program: Program,

@@ -1,4 +1,4 @@
-//! What MongoDB holds.
+//! Reads stored messages from MongoDB itself.
 
 use std::collections::HashMap;
 

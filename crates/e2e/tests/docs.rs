@@ -1,6 +1,6 @@
 //! The tables in the documentation are made from the code: `UPDATE_DOCS=1 cargo test -p holdfast-e2e docs` writes them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -89,5 +89,43 @@ fn the_interface_is_described_as_it_is() -> Result<()> {
     let validator = jsonschema::validator_for(&serde_json::from_slice(&schema)?)?;
     let errors: Vec<_> = validator.iter_errors(&events).map(|error| error.to_string()).collect();
     ensure!(errors.is_empty(), "not AsyncAPI 3: {}", errors.join("\n"));
+    Ok(())
+}
+
+/// The names of an architecture's map: first cells of the table rows below a line that begins so, without backticks and slashes.
+fn mapped(text: &str, begins: &str) -> Vec<String> {
+    let rows = text.lines().skip_while(|line| !line.starts_with(begins)).skip_while(|line| !line.starts_with('|'));
+    let rows = rows.take_while(|line| line.starts_with('|'));
+    let cells = rows.filter_map(|row| row.split('|').nth(1)).flat_map(|cell| cell.split(','));
+    cells
+        .map(|name| {
+            name.trim()
+                .trim_matches('`')
+                .trim_end_matches('/')
+                .trim_end_matches(".rs")
+                .trim_start_matches("crates/")
+                .to_owned()
+        })
+        .collect()
+}
+
+#[test]
+fn the_map_names_every_crate_and_every_part_of_the_gateway() -> Result<()> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let text = std::fs::read_to_string(root.join("ARCHITECTURE.md"))?;
+    // A module's file and the folder beside it are one part.
+    let parts = |folder: &str| -> Result<BTreeSet<String>> {
+        let name = |entry: std::fs::DirEntry| entry.file_name().to_string_lossy().trim_end_matches(".rs").to_owned();
+        Ok(std::fs::read_dir(root.join(folder))?.map(|entry| entry.map(name)).collect::<Result<_, _>>()?)
+    };
+    for (folder, begins, own) in
+        [("crates", "## Code map", &[][..]), ("crates/gateway/src", "The gateway's folders", &["lib", "main"][..])]
+    {
+        let (map, parts) = (mapped(&text, begins), parts(folder)?);
+        ensure!(parts.len() > own.len() + 5, "{folder} has {parts:?}");
+        let missing: Vec<_> =
+            parts.iter().filter(|part| !own.contains(&part.as_str()) && !map.contains(*part)).collect();
+        ensure!(missing.is_empty(), "ARCHITECTURE.md's map lacks {missing:?} of {folder}");
+    }
     Ok(())
 }

@@ -8,6 +8,8 @@
 //! server says `yes` at once, and from outside that rewrite looks like any later one. A rewrite counts as a later one only in two cases:
 //! this process of the server, with the same replication history and no setting changed since, was seen with a complete file
 //! ([`CompleteFile`]); or nobody has changed a setting since the server started.
+//!
+//! See `docs/decisions/append-only-file.md` and `docs/decisions/waiting-for-the-disk.md`.
 
 use std::time::Duration;
 

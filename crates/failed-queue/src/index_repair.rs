@@ -6,6 +6,8 @@
 //! no longer a master is forgotten. The next round begins some time after the end of the last one.
 //!
 //! A server that restarts during a round may have keys that the round misses; the next round finds them.
+//!
+//! See `docs/decisions/failed-queue-index.md`.
 
 use std::sync::LazyLock;
 use std::time::Duration;

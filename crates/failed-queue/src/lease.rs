@@ -1,4 +1,6 @@
 //! Leases: the retry service takes chats for a while, replays their entries in order, and gives the chats back.
+//!
+//! See `docs/decisions/clock-steps.md`.
 
 use std::sync::LazyLock;
 use std::time::Duration;

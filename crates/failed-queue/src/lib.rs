@@ -1,4 +1,4 @@
-//! The failed queue: messages that Kafka did not take, kept in Redis until it does. What it holds must not be lost.
+//! The failed queue: messages that Kafka did not take, stored in Redis until it does. What it holds must not be lost.
 //!
 //! In the order in which a message meets the modules:
 //!

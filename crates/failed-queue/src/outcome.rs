@@ -35,7 +35,7 @@ pub enum Refusal {
     #[error("the queue server may evict what it holds ({0})")]
     Evicts(String),
     /// A setting can't be read, and [`Durability`](crate::Durability) is not `Assumed`.
-    #[error("the queue server does not tell {0}; FAILED_QUEUE_DURABILITY=assumed takes your word for it")]
+    #[error("the queue server does not report {0}; FAILED_QUEUE_DURABILITY=assumed takes your word for it")]
     Unreadable(&'static str),
     /// The server is a replica.
     #[error("the queue server is a replica")]

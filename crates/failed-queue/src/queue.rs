@@ -1,4 +1,4 @@
-//! The failed queue: messages that Kafka did not take, kept until it does.
+//! The failed queue: messages that Kafka did not take, stored until it does.
 //!
 //! Takes an encoded record from the gateway's publish step. Answers [`PushOutcome::Accepted`] only if the server that took it retains it
 //! by the rule of `durability.rs`. Gives the retry service chats to work on. That no message is lost depends on this order:

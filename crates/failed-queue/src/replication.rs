@@ -6,6 +6,8 @@
 //! connection of its own.
 //!
 //! A batch waits until the earliest of its deadlines, then until the next one: each request is answered by its own deadline.
+//!
+//! See `docs/decisions/waiting-for-the-disk.md`.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! The functions that read bytes from outside, each as a fuzz target that accepts any bytes. Development only.
 //!
 //! Each target reads as the services do, and panics if the result violates an invariant of the services; refusing bytes is fine. `fuzz/` runs
-//! them with a fuzzer (`scripts/fuzz`); the test here replays the inputs that were kept in `fuzz/corpus/<target>/`.
+//! them with a fuzzer (`scripts/fuzz`); the test here replays the inputs stored in `fuzz/corpus/<target>/`.
 
 #![allow(clippy::expect_used, clippy::missing_panics_doc, reason = "a broken promise is to end a fuzzer's run")]
 
@@ -71,7 +71,7 @@ pub fn handshake(bytes: &[u8]) {
 pub fn send_message(bytes: &[u8]) {
     let Ok(request) = serde_json::from_slice::<SendRequest>(bytes) else { return };
     let Ok(draft) = request.draft(&ALICE) else { return };
-    // Who is no member is refused by the next step, permission.
+    // The next step, permission, refuses senders who are not members.
     if !draft.chat().is_group() && draft.chat().other(&ALICE).is_none() {
         return;
     }
@@ -131,7 +131,7 @@ pub fn dead_entry(bytes: &[u8]) {
     queue_entry(&entry.entry);
 }
 
-/// What gateways and workers tell each other.
+/// An event that gateways and workers publish to each other.
 pub fn channel_event(bytes: &[u8]) {
     if let Some(Event::Message { message, .. }) = Event::decode(bytes) {
         shown(&message);
@@ -155,7 +155,7 @@ pub fn key_name(bytes: &[u8]) {
     }
 }
 
-/// Members are who they must be, and clients can be told.
+/// The members follow from the chat, and the message can be serialized for clients.
 fn shown(message: &Message) {
     assert_eq!(message.receiver, message.chat.other(&message.sender));
     assert!(message.chat.is_group() || message.receiver.is_some());

@@ -2,6 +2,8 @@
 //!
 //! A driver looks for a lost server for seconds, for every call again. Behind the breaker only the first calls wait for that; later requests go on at
 //! once without what is stored. Real requests probe whether MongoDB is back. Background work calls the store itself.
+//!
+//! See `docs/decisions/mongodb-breaker.md`.
 
 use std::time::{Duration, Instant};
 

@@ -4,6 +4,8 @@
 //! (`FAILED_QUEUE_REQUIRED`), a server of its own that has the wrong settings keeps the gateway from becoming ready, for with it the next
 //! outage of Kafka refuses every send; one that is away does not, because its settings are not known. Once ready, only draining makes it
 //! unready. The other servers are probed in the background, so that a health check costs nothing.
+//!
+//! See `docs/decisions/readiness.md`.
 
 use std::sync::Mutex;
 use std::sync::PoisonError;

@@ -12,6 +12,8 @@
 //!
 //! What finds a queue full is dropped and counted; while store or cache are away, a bounded number of users waits to be notified of. Heartbeats and
 //! expiry repair what the cache missed; a client that missed a notification learns the state when it asks.
+//!
+//! See `docs/decisions/presence-storage.md`.
 
 pub(crate) mod audience;
 pub(crate) mod notifier;

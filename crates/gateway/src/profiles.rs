@@ -107,7 +107,7 @@ impl Profiles {
             jitter: 0.1,
             memory_bytes: MEMORY,
             patience: PATIENCE,
-            unheard: Duration::ZERO,
+            unsubscribed_ttl: Duration::ZERO,
         };
         let cached = Aside::new(backend, StoredProfiles(stored.clone()), policy);
         let warming = backend.names().lock(&LockName::of_warming(Family::Profile)).into();

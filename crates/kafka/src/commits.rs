@@ -10,7 +10,7 @@ use rdkafka::{Offset, TopicPartitionList};
 /// What a group has lost in one partition and no operator has acknowledged. Nothing, by default.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Loss {
-    /// How many records.
+    /// The number of lost records.
     pub records: u64,
     /// When the first of them was missed, in Unix epoch milliseconds.
     pub since: i64,
@@ -22,7 +22,7 @@ impl Loss {
         self.records == 0
     }
 
-    /// Both together.
+    /// The sum of both losses.
     pub fn and(self, other: Self) -> Self {
         match (self.is_none(), other.is_none()) {
             (true, _) => other,
@@ -31,12 +31,12 @@ impl Loss {
         }
     }
 
-    /// As it is committed; empty if nothing is lost.
+    /// The commit's metadata; empty if nothing is lost.
     pub(crate) fn metadata(&self) -> String {
         if self.is_none() { String::new() } else { format!("lost={} since={}", self.records, self.since) }
     }
 
-    /// What a commit says. Whatever else a commit's metadata may say, it says nothing of a loss.
+    /// Parses a commit's metadata. Metadata in any other form means that nothing is lost.
     pub(crate) fn parse(metadata: &str) -> Self {
         let value =
             |name: &str| metadata.split(' ').find_map(|part| part.strip_prefix(name)?.strip_prefix('=')?.parse().ok());
@@ -46,14 +46,14 @@ impl Loss {
     }
 }
 
-/// What is to be committed of a partition.
+/// A commit of one partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Commit {
-    /// The partition.
+    /// The partition's number.
     pub partition: i32,
     /// The next offset to be read.
     pub offset: i64,
-    /// What was lost below it.
+    /// The loss below it.
     pub loss: Loss,
 }
 
@@ -64,14 +64,14 @@ impl Commit {
     }
 }
 
-/// What the group has committed of a partition.
+/// The offset that a group has committed in one partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Committed {
     /// The partition.
     pub partition: i32,
     /// The next offset to be read. `None`: nothing is committed.
     pub offset: Option<i64>,
-    /// What was lost below it, and not acknowledged.
+    /// The unacknowledged loss below it.
     pub loss: Loss,
 }
 

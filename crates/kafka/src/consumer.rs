@@ -13,7 +13,7 @@
 //!
 //! # Pausing is not taking
 //!
-//! librdkafka's own pause throws away what was fetched ahead, and its resume wakes nobody: the broker's thread sleeps on for up to
+//! librdkafka's own pause throws away what was fetched ahead, and its resume wakes no thread: the broker's thread sleeps on for up to
 //! a second (`rd_kafka_broker_consumer_serve`). A worker that catches up pauses dozens of times a minute, and so spent most of
 //! its time waiting and fetched most records twice. Here each partition has a queue of its own, apart from the one for events,
 //! and a paused partition's is just not read: fetching ahead stops by itself at [`ConsumerSettings::fetch_ahead_kbytes`], polling
@@ -29,7 +29,7 @@
 //!
 //! # Closing
 //!
-//! The exception is the drop, during which nobody else polls: from then on the callback unassigns by itself.
+//! The exception is the drop, during which the caller no longer polls: from then on the callback unassigns by itself.
 //!
 //! See `docs/decisions/paused-partitions.md` and `docs/decisions/commits.md`.
 
@@ -50,21 +50,21 @@ use crate::membership::{Event, GroupContext};
 use crate::position::Position;
 use crate::{ClientError, KafkaSettings, Trouble};
 
-/// Records read before the events are looked at, and before the next partition has its turn.
+/// Records read before events are polled, and before the next partition is read.
 const BURST: usize = 64;
 
-/// How a member of a group behaves.
+/// The settings of a group member.
 #[derive(Debug, Clone)]
 pub struct ConsumerSettings {
     /// The group (`KAFKA_GROUP`).
     pub group: String,
-    /// Without a heartbeat for so long the broker gives the member's partitions away.
+    /// The time without a heartbeat after which the coordinator reassigns the member's partitions.
     pub session_timeout: Duration,
-    /// Without a poll for so long the member leaves by itself. Also the broker's bound on a rebalance.
+    /// The time without a poll after which the member leaves the group. Also the broker's limit for a rebalance.
     pub max_poll_interval: Duration,
     /// How much librdkafka fetches ahead, in kibibytes, for each partition.
     pub fetch_ahead_kbytes: usize,
-    /// How often lag and brokers are reported ([`Event::Statistics`]).
+    /// The interval of [`Event::Statistics`].
     pub statistics_interval: Duration,
 }
 
@@ -80,14 +80,14 @@ impl Default for ConsumerSettings {
     }
 }
 
-/// What a poll found.
+/// The result of a poll.
 #[derive(Debug)]
 pub enum Polled<'a> {
     /// The next record.
     Record(BorrowedMessage<'a>),
-    /// Something else.
+    /// A rebalance, a commit's result, statistics or an error.
     Event(Event),
-    /// Nothing now.
+    /// There is nothing to return now.
     Idle,
 }
 
@@ -97,9 +97,9 @@ pub struct GroupConsumer {
     topic: String,
     wake: Arc<dyn Fn() + Send + Sync>,
     queues: Vec<Queue>,
-    /// The queue that is read now.
+    /// The partition queue that is read now.
     at: Cell<usize>,
-    /// Records read since the events were looked at.
+    /// Records read since events were polled.
     burst: Cell<usize>,
     commits: Option<mpsc::Sender<Vec<Commit>>>,
     committer: Option<JoinHandle<()>>,
@@ -171,8 +171,7 @@ impl GroupConsumer {
         })
     }
 
-    /// What is there now, without waiting. To be called at least every [`ConsumerSettings::max_poll_interval`], whatever else
-    /// goes on.
+    /// Returns the next record or event, without waiting. The caller must poll at least every [`ConsumerSettings::max_poll_interval`].
     pub fn poll(&self) -> Polled<'_> {
         if self.burst.get() < BURST
             && let Some(polled) = self.next_record()
@@ -197,8 +196,8 @@ impl GroupConsumer {
         }
     }
 
-    /// The next record of a partition that is not paused. A partition is read until it has no more, so that one chat's neighbours
-    /// come together; [`BURST`] is what keeps the others from waiting.
+    /// The next record of a partition that is not paused. A partition is read until it has no more, so that the records of one chat come
+    /// together; [`BURST`] limits how long the others wait.
     fn next_record(&self) -> Option<Polled<'_>> {
         for _ in 0..self.queues.len() {
             let at = self.at.get() % self.queues.len();
@@ -273,7 +272,7 @@ impl GroupConsumer {
     }
 
     /// How far polling has come in each partition that something was polled of since it was assigned: one past the last record, or past
-    /// what is no record behind it (a transaction's marker, the records of an aborted one). To be called by whoever polls.
+    /// what is no record behind it (a transaction's marker, the records of an aborted one). Must be called on the thread that polls.
     pub fn positions(&mut self) -> Vec<(i32, i64)> {
         let found = self.librdkafkas_positions();
         let queues = &mut self.queues;
@@ -284,7 +283,7 @@ impl GroupConsumer {
         found.into_iter().filter_map(known).collect()
     }
 
-    /// Answers [`Event::Revoked`]: gives the partitions up. What was fetched of them ahead is dropped.
+    /// Answers [`Event::Revoked`]: gives the partitions up, and drops what was fetched ahead.
     pub fn unassign(&mut self, partitions: &[i32]) -> Result<(), ClientError> {
         *self.consumer.context().unanswered() = None;
         self.queues.retain(|queue| !partitions.contains(&queue.partition));
@@ -300,7 +299,7 @@ impl GroupConsumer {
         self.consumer.assignment_lost()
     }
 
-    /// What the group has committed. Blocks up to `timeout`.
+    /// The offsets that the group has committed. Blocks up to `timeout`.
     pub fn committed(&self, partitions: &[i32], timeout: Duration) -> Result<Vec<Committed>, ClientError> {
         self.consumer
             .committed_offsets(self.list(partitions), timeout)
@@ -308,7 +307,7 @@ impl GroupConsumer {
             .map_err(ClientError::new("reading the committed offsets"))
     }
 
-    /// Sends a commit off. Whether it was taken is what [`Event::Committed`] says later.
+    /// Sends a commit. [`Event::Committed`] reports the broker's answer later.
     pub fn commit(&self, offsets: Vec<Commit>) {
         if let Some(commits) = &self.commits {
             // Fails only if the thread is gone; then no answer comes, as from a broker that is.
@@ -316,12 +315,12 @@ impl GroupConsumer {
         }
     }
 
-    /// Takes no more records of these partitions; they stay ours as long as polling goes on.
+    /// Stops reading these partitions; they stay assigned as long as polling goes on.
     pub fn pause(&mut self, partitions: &[i32]) {
         self.set_paused(partitions, true);
     }
 
-    /// Takes their records again, from where it stopped.
+    /// Continues to read these partitions where it stopped.
     pub fn resume(&mut self, partitions: &[i32]) {
         self.set_paused(partitions, false);
     }
@@ -339,7 +338,7 @@ impl GroupConsumer {
         Ok(metadata.topics().iter().any(|topic| topic.error().is_none()))
     }
 
-    /// The first record kept and the place of the next one. Blocks up to `timeout`.
+    /// The offsets of the partition's first record and of its next one. Blocks up to `timeout`.
     pub fn watermarks(&self, partition: i32, timeout: Duration) -> Result<(i64, i64), ClientError> {
         self.consumer
             .fetch_watermarks(&self.topic, partition, timeout)
@@ -373,7 +372,7 @@ impl Drop for GroupConsumer {
         }
         let context = self.consumer.context();
         context.closing.store(true, Ordering::Release);
-        // An unanswered rebalance would be waited for for ever.
+        // librdkafka would wait for ever for the answer to a rebalance.
         let unanswered = context.unanswered().take();
         let answered = match unanswered {
             Some((true, partitions)) => {

@@ -1,4 +1,4 @@
-//! What librdkafka says through its callbacks: log lines and errors go to `tracing`, a fatal error to whoever watches for it.
+//! librdkafka's callbacks: log lines and errors go to `tracing`, a fatal error to the tasks that watch for it.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,7 +14,7 @@ use crate::Trouble;
 /// librdkafka repeats an error for each broker and attempt; one line in this time says as much.
 const SAME_ERROR: Duration = Duration::from_secs(10);
 
-/// The callbacks of every client here.
+/// The callbacks that all clients share.
 #[derive(Debug)]
 pub struct Callbacks {
     client: &'static str,
@@ -22,7 +22,7 @@ pub struct Callbacks {
     logged: Arc<Logged>,
 }
 
-/// What was logged already, by this client or one that it replaces.
+/// The errors that were logged already, by this client or one that it replaces.
 #[derive(Debug, Default)]
 struct Logged {
     errors: Mutex<Vec<(RDKafkaErrorCode, Instant)>>,
@@ -40,7 +40,7 @@ impl Callbacks {
         Self { client: self.client, fatal: watch::Sender::new(None), logged: Arc::clone(&self.logged) }
     }
 
-    /// The client works: what it fails of next is news.
+    /// The client works again: its next error is logged.
     pub(crate) fn recovered(&self) {
         self.logged.fatal.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
@@ -52,7 +52,7 @@ impl Callbacks {
 
     /// Records a fatal error. The client is dead from here on.
     pub(crate) fn raise(&self, reason: &str) {
-        // Looked at first, as sending waits for everyone who is looking.
+        // Checked first, because sending waits for all concurrent readers.
         if self.fatal.borrow().is_some() {
             return;
         }
@@ -71,12 +71,12 @@ impl Callbacks {
     }
 
     fn is_news(&self, code: RDKafkaErrorCode) -> bool {
-        let Ok(mut told) = self.logged.errors.lock() else { return true };
+        let Ok(mut recent) = self.logged.errors.lock() else { return true };
         let now = Instant::now();
-        told.retain(|(_, last)| now.duration_since(*last) < SAME_ERROR);
-        let news = told.iter().all(|(known, _)| *known != code);
+        recent.retain(|(_, last)| now.duration_since(*last) < SAME_ERROR);
+        let news = recent.iter().all(|(known, _)| *known != code);
         if news {
-            told.push((code, now));
+            recent.push((code, now));
         }
         news
     }
@@ -91,7 +91,7 @@ impl ClientContext for Callbacks {
             RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
                 tracing::error!(client, facility, "librdkafka: {line}");
             }
-            // A broker that can't be reached is an "error" to librdkafka, told again by the error callback.
+            // A broker that can't be reached is an "error" to librdkafka; the error callback reports it as well.
             RDKafkaLogLevel::Error if facility == "FAIL" => tracing::debug!(client, facility, "librdkafka: {line}"),
             RDKafkaLogLevel::Error | RDKafkaLogLevel::Warning => tracing::warn!(client, facility, "librdkafka: {line}"),
             RDKafkaLogLevel::Notice => tracing::info!(client, facility, "librdkafka: {line}"),

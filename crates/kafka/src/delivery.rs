@@ -1,4 +1,4 @@
-//! What became of a record that was handed to the producer, and what its caller must do about it.
+//! The outcome of a published record, and what its caller must do about it.
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
@@ -7,9 +7,9 @@ use crate::settings::BATCH_BYTES;
 /// The record is durable: all in-sync replicas have it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Acknowledged {
-    /// Where it went.
+    /// The partition that holds the record.
     pub partition: i32,
-    /// Its place there; -1 where the broker did not say.
+    /// Its offset; -1 where the broker did not report it.
     pub offset: i64,
 }
 
@@ -24,12 +24,12 @@ pub enum PublishError {
     Unavailable(Failure),
 }
 
-/// Why, and what is known of the record.
+/// Why a record was not acknowledged, and whether it may be in the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
-    /// What librdkafka said.
+    /// librdkafka's error.
     pub reason: String,
-    /// Whether it may be in the log all the same. A copy published later does no harm: the message's id is the same.
+    /// Whether the record may be in the log all the same. A copy published later does no harm: the message's id is the same.
     pub possibly_persisted: bool,
 }
 

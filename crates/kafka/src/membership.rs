@@ -1,4 +1,4 @@
-//! What librdkafka tells a member of a group: recorded as [`Event`]s, to be taken out by [`GroupConsumer::poll`].
+//! librdkafka's callbacks to a member of a group, recorded as [`Event`]s that [`GroupConsumer::poll`] returns.
 //!
 //! [`GroupConsumer::poll`]: crate::GroupConsumer::poll
 
@@ -17,42 +17,42 @@ use rdkafka::types::RDKafkaRespErr;
 use crate::context::Callbacks;
 use crate::trouble::Trouble;
 
-/// What happened besides records.
+/// What a poll returns other than a record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// The group gives us partitions. Nothing of them comes until [`GroupConsumer::assign`](crate::GroupConsumer::assign).
+    /// The coordinator assigns partitions. No record of theirs arrives until [`GroupConsumer::assign`](crate::GroupConsumer::assign).
     Assigned(Vec<i32>),
-    /// The group takes partitions back. Nothing comes at all until [`GroupConsumer::unassign`](crate::GroupConsumer::unassign).
+    /// The coordinator revokes partitions. No record arrives at all until [`GroupConsumer::unassign`](crate::GroupConsumer::unassign).
     Revoked {
-        /// Which.
+        /// The revoked partitions.
         partitions: Vec<i32>,
         /// They may belong to another member already: a commit would be refused, or worse, taken.
         lost: bool,
     },
     /// The broker's answer to a commit.
     Committed {
-        /// What was asked for.
+        /// The offsets of the commit, by partition.
         offsets: Vec<(i32, i64)>,
-        /// Whether all of it was taken.
+        /// Whether the broker accepted all of them.
         result: Result<(), String>,
     },
-    /// What librdkafka measured.
+    /// librdkafka's periodic statistics.
     Statistics {
-        /// The place of the next record, for each partition that we fetch.
+        /// The offset of the next record, for each partition that is fetched.
         high_watermarks: Vec<(i32, i64)>,
         /// Whether a broker is connected.
         broker_up: bool,
     },
-    /// Something does not work; librdkafka goes on trying. It is logged already.
+    /// An error that librdkafka retries after. It is logged already.
     Trouble {
-        /// What kind.
+        /// The kind of error.
         kind: Trouble,
         /// The partition that can't be fetched, if it is one. librdkafka says so once, until it could be fetched again.
         partition: Option<i32>,
     },
     /// `max.poll.interval.ms` passed without a poll: the member has left the group, and rejoins at the next one.
     PollIntervalExceeded,
-    /// The client is dead. Nothing will come any more: exit, or build another.
+    /// The client has failed for good and returns nothing any more: end the process, or build another client.
     Fatal(String),
 }
 
@@ -60,7 +60,7 @@ pub(crate) struct GroupContext {
     callbacks: Callbacks,
     topic: String,
     pub(crate) closing: AtomicBool,
-    /// Counts callbacks, so that a poll that only served one is told from a poll that found nothing.
+    /// Counts callbacks, so that a poll that only served a callback can be distinguished from a poll that found nothing.
     pub(crate) served: AtomicU64,
     events: Mutex<VecDeque<Event>>,
     /// The rebalance that was asked for and not answered: whether it is an assignment, and of what.

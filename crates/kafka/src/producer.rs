@@ -1,4 +1,4 @@
-//! The producer behind a [`Publisher`](crate::Publisher), and the one that takes its place when it has died.
+//! The producer behind a [`Publisher`](crate::Publisher), and its replacement after it has failed for good.
 //!
 //! See `docs/decisions/kafka-producer.md`.
 
@@ -25,7 +25,7 @@ const SOUND_AFTER: Duration = Duration::from_secs(3);
 
 pub(crate) type Producer = ThreadedProducer<Context>;
 
-/// Reports on records.
+/// Receives the delivery reports of one producer.
 pub(crate) struct Context {
     callbacks: Callbacks,
     /// Enqueued and not yet reported on. librdkafka's own count includes its log lines and errors.
@@ -40,17 +40,17 @@ impl Context {
         Self { callbacks, in_flight: AtomicUsize::new(0), born: Instant::now(), proven: AtomicBool::new(false) }
     }
 
-    /// A record is about to be handed over.
+    /// Counts a record that is about to be enqueued.
     pub(crate) fn enqueued(&self) {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// It was not taken.
+    /// Uncounts a record that could not be enqueued.
     pub(crate) fn refused(&self) {
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// The producer is dead.
+    /// Records that the producer has failed for good.
     pub(crate) fn died(&self, code: RDKafkaErrorCode, reason: &str) {
         self.callbacks.raise(&format!("{code}: {reason}"));
     }
@@ -91,7 +91,7 @@ impl ProducerContext<NoCustomPartitioner> for Context {
     }
 }
 
-/// One producer at a time, or none between a death and the next one.
+/// One producer at a time; none between a fatal error and the replacement.
 pub(crate) struct Slot {
     config: ClientConfig,
     state: RwLock<State>,
@@ -99,7 +99,7 @@ pub(crate) struct Slot {
 
 struct State {
     current: Option<Arc<Producer>>,
-    /// Why the one before it died.
+    /// Why the previous producer failed.
     died_of: Option<String>,
 }
 
@@ -160,7 +160,7 @@ impl Slot {
         }
     }
 
-    /// Takes a dead producer away. Whoever waits for its reports has them at once: dropping it makes librdkafka report on what it holds.
+    /// Removes a dead producer. Dropping it makes librdkafka report on all its records at once, so that no caller waits longer.
     fn retire(&self, dead: Arc<Producer>, reason: String) {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         *state = State { current: None, died_of: Some(reason) };

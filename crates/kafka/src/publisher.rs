@@ -81,8 +81,8 @@ impl Publisher {
         })
     }
 
-    /// Tells what the main topic takes (`max.message.bytes`), so that a record above it is known at once for one that can never be
-    /// published. A broker's own refusal does not tell whether the record or the batch that it travelled in was too large.
+    /// Sets the main topic's limit (`max.message.bytes`), so that a larger record is rejected at once as one that can never be published. A
+    /// broker's own error does not say whether the record was too large, or the batch that contained it.
     pub fn limit_records(&self, max_message_bytes: usize) {
         self.record_limit.store(max_message_bytes.saturating_sub(BATCH_OVERHEAD), Ordering::Relaxed);
     }

@@ -21,7 +21,7 @@ impl std::fmt::Debug for RangeReader {
 }
 
 impl RangeReader {
-    /// Starts each partition at its offset; where that was truncated, at the first record kept.
+    /// Starts each partition at its offset; where that was truncated, at the first record that is left.
     pub fn new(settings: &KafkaSettings, topic: &str, from: &[(i32, i64)]) -> Result<Self, ClientError> {
         let doing = "building the kafka reader";
         // librdkafka wants a group's name to assign by hand; nothing joins or commits.
@@ -58,7 +58,7 @@ impl RangeReader {
                 Some(Err(error)) if self.consumer.client().fatal_error().is_some() => {
                     return Err(ClientError::new("reading")(error));
                 }
-                // Told by the callbacks; librdkafka tries again.
+                // The callbacks have logged it; librdkafka retries.
                 Some(Err(_)) | None if left.is_zero() => return Ok(None),
                 Some(Err(_)) | None => {}
             }

@@ -103,7 +103,7 @@ impl KafkaSettings {
         }
     }
 
-    /// Says which of the environment's properties librdkafka doesn't take, by their places: what it says itself repeats their values.
+    /// Reports the properties from the environment that librdkafka rejects, by where they are set: librdkafka's own messages repeat the values.
     pub fn check(servers: &ServerSettings, source: &mut Source) {
         for (setting, property) in servers.kafka_properties() {
             let mut alone = ClientConfig::new();
@@ -132,7 +132,7 @@ impl KafkaSettings {
         if self.properties_break_the_promise {
             config.extend(properties());
         }
-        // Without this the level follows the `log` crate's, which is off: max.poll violations are told in the log alone.
+        // Without this the level follows the `log` crate's, which is off: librdkafka reports `max.poll.interval.ms` violations in the log only.
         config.set_log_level(RDKafkaLogLevel::Info);
         config
     }

@@ -1,17 +1,17 @@
-//! What librdkafka complains of and goes on trying after, by what an operator would do about it. A bounded set, as labels have to be.
+//! The errors that librdkafka retries after, by what an operator would do about them. A bounded set, as metric labels have to be.
 
 use rdkafka::error::RDKafkaErrorCode;
 
 /// A kind of error that does not end a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trouble {
-    /// We may not read, write or see the topic.
+    /// The client is not authorized to read, write or describe the topic.
     TopicAuthorization,
-    /// We may not be a member of the group.
+    /// The client is not authorized to join the group.
     GroupAuthorization,
-    /// The brokers do not take our credentials.
+    /// The brokers reject the client's credentials.
     Authentication,
-    /// The topic, or a partition of it, is not there.
+    /// The topic, or a partition of it, does not exist.
     UnknownTopic,
     /// A broker can't be reached, or does not answer.
     Unreachable,
@@ -20,7 +20,7 @@ pub enum Trouble {
 }
 
 impl Trouble {
-    /// All of them.
+    /// All kinds.
     pub const ALL: [Self; 6] = [
         Self::TopicAuthorization,
         Self::GroupAuthorization,
@@ -46,7 +46,7 @@ impl Trouble {
         }
     }
 
-    /// A metric's label.
+    /// The metric label of this kind.
     pub fn code(self) -> &'static str {
         match self {
             Self::TopicAuthorization => "topic_authorization_failed",
@@ -58,7 +58,7 @@ impl Trouble {
         }
     }
 
-    /// Trying again does not help: somebody has to change rights or credentials.
+    /// Whether retrying is useless until an operator changes rights or credentials.
     pub fn is_refusal(self) -> bool {
         matches!(self, Self::TopicAuthorization | Self::GroupAuthorization | Self::Authentication)
     }

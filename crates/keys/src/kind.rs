@@ -46,8 +46,8 @@ pub enum Kind {
     Unread(UserId),
     /// A value that MongoDB holds and Redis caches.
     Value(Cached),
-    /// The lease on a cached value: its holder may fill the value. An invalidation deletes value and lease together, so that nobody
-    /// can fill what was loaded before.
+    /// The lease on a cached value: its holder may fill the value. An invalidation deletes value and lease together, so that a
+    /// value loaded before can't be filled any more.
     Lease(Cached),
     /// A lock.
     Lock(LockName),

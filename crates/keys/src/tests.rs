@@ -1,5 +1,6 @@
 use std::collections::HashMap;
 
+use holdfast_message::MessageId;
 use proptest::prelude::*;
 
 use super::*;

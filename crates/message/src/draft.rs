@@ -96,12 +96,12 @@ impl Draft {
         Ok(Self { sender, chat, temp_id, content, image_url, public_id })
     }
 
-    /// Who sends.
+    /// The sender.
     pub fn sender(&self) -> &UserId {
         &self.sender
     }
 
-    /// Where to.
+    /// The chat.
     pub fn chat(&self) -> &ChatId {
         &self.chat
     }
@@ -133,8 +133,8 @@ impl Draft {
     }
 }
 
-/// An https address that shows who it leads to: a host, perhaps a port, no user and no password. Nobody fetches it here, and what a
-/// client makes of it must be no surprise: no backslash, which browsers read as a slash, and nothing that hides or turns text around.
+/// Whether this is an https address whose host is plain to see: a host, perhaps a port, no user and no password. No server fetches it, and
+/// clients must all understand it alike: no backslash, which browsers read as a slash, and nothing that hides or turns text around.
 pub fn is_https(url: &str) -> bool {
     let Some((scheme, rest)) = url.split_once("://") else { return false };
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();

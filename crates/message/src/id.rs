@@ -1,4 +1,4 @@
-//! Who and where: user ids and chat ids.
+//! User ids and chat ids.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use uuid::Uuid;
 /// The longest user id, in bytes.
 pub const MAX_USER_ID: usize = 64;
 
-/// What an id that is not one is refused with.
+/// Why a text is no valid id.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum IdError {
     /// Not `[A-Za-z0-9_.-]{1,64}`.
@@ -47,7 +47,7 @@ impl UserId {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ChatId(Arc<str>);
 
-/// Who belongs to a chat, as far as its id tells.
+/// The members of a chat, as far as its id contains them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Members {
     /// The two users of a direct chat, in byte order.
@@ -76,7 +76,7 @@ impl ChatId {
         Self(format!("g_{id}").into())
     }
 
-    /// Who belongs to it.
+    /// Its members, as far as the id contains them.
     pub fn members(&self) -> Members {
         // A chat id is checked when it is made.
         members(&self.0).unwrap_or(Members::Group)

@@ -4,7 +4,7 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use crate::{Message, MessageId};
 
-/// What a client is told of a message's position in the chat's live stream.
+/// A message's position in the chat's live stream, as clients see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Position<'a> {
     /// The epoch and the number within it.

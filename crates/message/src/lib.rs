@@ -2,7 +2,7 @@
 //!
 //! This crate has no I/O, no clock and no runtime. In the order of a message's journey:
 //!
-//! 1. [`UserId`] and [`ChatId`] ([`id`]): who sends, and where to.
+//! 1. [`UserId`] and [`ChatId`] ([`id`]): the sender and the chat.
 //! 2. [`Draft`] ([`draft`]): what a client asked to send, checked against the limits. Does it show anything ([`visible`])?
 //! 3. [`MessageId`] ([`message_id`]): the identity that every retry of one send shares.
 //! 4. [`Message`] ([`Draft::stamp`]): immutable from here on.
@@ -23,7 +23,7 @@ pub use id::{ChatId, UserId};
 pub use message_id::MessageId;
 pub use visible::is_visible;
 
-/// The place of a message in history: every order of messages is by timestamp, then by id.
+/// The key of a message in history: messages are ordered by timestamp, then by id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HistoryKey {
     /// Unix epoch milliseconds.
@@ -39,15 +39,15 @@ pub struct Message {
     pub id: MessageId,
     /// The client's id for the send.
     pub temp_id: Option<String>,
-    /// Where it was sent.
+    /// The chat that it belongs to.
     pub chat: ChatId,
-    /// Who sent it, by their verified token.
+    /// The sender, from the verified token.
     pub sender: UserId,
     /// The other user of a direct chat; absent in a group.
     pub receiver: Option<UserId>,
-    /// The text.
+    /// The text; it may be empty if there is an image.
     pub content: String,
-    /// An https address.
+    /// The https address of an image.
     pub image_url: Option<String>,
     /// The image's id at its host.
     pub public_id: Option<String>,
@@ -56,7 +56,7 @@ pub struct Message {
 }
 
 impl Message {
-    /// Its place in history.
+    /// Its key in history.
     pub fn key(&self) -> HistoryKey {
         HistoryKey { timestamp: self.timestamp, id: self.id }
     }

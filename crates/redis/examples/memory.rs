@@ -74,7 +74,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         jitter: 0.0,
         memory_bytes: 16 << 20,
         patience: PATIENCE,
-        unheard: Duration::ZERO,
+        unsubscribed_ttl: Duration::ZERO,
     };
     let names = Aside::new(&backend, Source, policy);
     while !backend.is_live() {

@@ -193,8 +193,8 @@ impl ServerFacts {
         })
     }
 
-    /// Whether the append-only file was on ever since the server started: nobody has changed a setting, and the server never took over
-    /// the data of another one.
+    /// Whether the append-only file was on ever since the server started: no setting was changed, and the server never was a
+    /// replica.
     pub fn append_only_since_start(&self) -> bool {
         let unchanged = self.config_calls.is_some_and(|calls| (calls.set, calls.reset) == (0, 0));
         unchanged && !self.was_replica && self.aof.as_deref() == Some("yes")

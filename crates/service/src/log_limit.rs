@@ -1,10 +1,10 @@
-//! So many lines of one kind a minute, then one that says how many were left out.
+//! Limits the log to a number of lines of one kind a minute, and then logs how many were left out.
 //!
-//! Whatever a client, a record or a flapping server can make a service say, it can make it say a million times. A kind is the place in the code
-//! that logs, so nobody has to remember to limit a new line, and lines of libraries are limited like ours. The number of kinds is fixed when
+//! A line that a client, a record or a flapping server can cause may be caused a million times. A kind is the place in the code that logs, so
+//! new lines are limited without further code, and lines of libraries are limited like ours. The number of kinds is fixed when
 //! the program is built, and so is what is remembered of them. Metrics count every event; a line is for the first few.
 //!
-//! Not limited: `debug` and `trace`, which only somebody who looks for something switches on, and the target [`AUDIT`].
+//! Not limited: `debug` and `trace`, which are switched on only for an investigation, and the target [`AUDIT`].
 //!
 //! See `docs/decisions/log-limit.md`.
 
@@ -23,9 +23,9 @@ use tracing_subscriber::layer::{Context, Filter};
 const LINES: u64 = 10;
 /// From the first line of a kind until it has a full allowance again.
 const WINDOW: Duration = Duration::from_secs(60);
-/// How often it is looked for lines that were left out.
+/// The interval at which left-out lines are reported.
 const LOOK: Duration = Duration::from_secs(5);
-/// The target of what operators do: every line is kept.
+/// The target of the audit log, which records what operators do: none of its lines is left out.
 pub const AUDIT: &str = "audit";
 /// The target of the lines that say what was left out.
 const OWN: &str = "holdfast_service::log_limit";
@@ -76,7 +76,7 @@ impl fmt::Debug for LogLimit {
 }
 
 impl LogLimit {
-    /// Nothing has been logged. `clock` tells the time.
+    /// Starts with a full allowance for every kind. `clock` returns the current time.
     pub fn new(clock: impl Fn() -> Instant + Send + Sync + 'static) -> Self {
         Self { kinds: Arc::default(), clock: Arc::new(clock) }
     }
@@ -160,7 +160,7 @@ impl Kind {
     }
 }
 
-/// Takes an event's message, as much of it as tells one kind from another.
+/// Records the beginning of an event's message, enough to distinguish one kind from another.
 struct Message<'a>(&'a mut String);
 
 impl Visit for Message<'_> {
@@ -203,7 +203,7 @@ mod tests {
         }
     }
 
-    /// A log whose clock goes as it is told.
+    /// A log whose clock the test sets.
     struct Log {
         written: Written,
         seconds: Arc<AtomicU64>,

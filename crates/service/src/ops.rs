@@ -1,9 +1,9 @@
 //! The operators' port: `/metrics`, `/health/live`, `/health/ready` and `/health`, `POST /breakers/{dependency}/{open|close|auto}`, and a
 //! worker's `POST /losses/acknowledge`.
 //!
-//! A breaker is turned here, process by process, and not by way of Redis: Redis may be what the breaker is about. Whoever reaches
-//! this port can do it, which is one reason more why it listens on the loopback interface unless told otherwise; a web page that
-//! makes a browser ask is refused.
+//! Operators switch a breaker here, process by process, and not through Redis: Redis may be the server that the breaker protects. Anyone who
+//! reaches this port can do so, which is one more reason to listen on the loopback interface by default. Requests that a web page makes
+//! through a browser are refused.
 //!
 //! See `docs/decisions/breakers.md`.
 
@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::serve::{self, ConnectionLimits, ConnectionMetrics};
 
-/// What a service says of itself.
+/// A service's health, as the operators' port reports it.
 pub trait Health: Send + Sync + 'static {
     /// Whether its own loops make progress. Never asks another server.
     fn live(&self) -> bool;
@@ -45,11 +45,11 @@ pub trait Health: Send + Sync + 'static {
 /// What an operator wants of a circuit breaker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Turn {
-    /// Reject every call until told otherwise.
+    /// Reject every call until it is switched again.
     Open,
-    /// Let every call through until told otherwise.
+    /// Let every call through until it is switched again.
     Close,
-    /// Do as the calls say.
+    /// Open and close by the outcomes of the calls.
     Auto,
 }
 

@@ -5,8 +5,8 @@
 //!    once the connection is closed from outside. So hyper, or what took over after an upgrade, lets go of it at once.
 //! 3. `connection` drives hyper, and closes a connection whose request head does not arrive in time or that has been idle for too long.
 //!    `body` does the same to request bodies.
-//! 4. Each request carries its [`Connection`] in its extensions. Whoever takes over an upgraded connection observes its writes and
-//!    closes it by that.
+//! 4. Each request carries its [`Connection`] in its extensions. The task that takes over an upgraded connection uses it to observe
+//!    the writes and to close the connection.
 //!
 //! See `docs/decisions/closing-stalled-connections.md`.
 
@@ -113,7 +113,7 @@ pub async fn serve(
         };
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
-            // The peer's own doing concerns nobody else.
+            // An error caused by this peer does not affect other connections.
             Err(error) if is_of_peer(&error) => continue,
             Err(error) => {
                 tracing::error!(%error, "connections can't be accepted");

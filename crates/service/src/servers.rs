@@ -34,7 +34,7 @@ crate::settings! {
         redis_password: Option<Secret> = "REDIS_PASSWORD", "";
         /// The cache is a Redis Cluster. User, password and TLS are those of `REDIS_URL`, which has no database then but 0.
         redis_cluster_enabled: bool = "REDIS_CLUSTER_ENABLED", "false";
-        /// Some of the cluster's nodes, `host:port` separated by commas; they tell of the others. Unset: the host of `REDIS_URL`.
+        /// Some of the cluster's nodes, `host:port` separated by commas; the client learns the others from them. Unset: the host of `REDIS_URL`.
         redis_cluster_nodes: List = "REDIS_CLUSTER_NODES", "";
         /// MongoDB's connection string. Its options take precedence over Holdfast's defaults (`maxPoolSize`, `connectTimeoutMS`,
         /// `serverSelectionTimeoutMS`, `retryReads`, `retryWrites`, `wtimeoutMS`, `appName` and every other); refused are those that would break the promise: `w` other

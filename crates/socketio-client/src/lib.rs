@@ -65,7 +65,7 @@ pub struct Event {
     pub data: Value,
 }
 
-/// The events of a connection, in the command of their arrival. None is dropped, so read them or drop this.
+/// The events of a connection, in the order of their arrival. None is dropped, so read them or drop this.
 #[derive(Debug)]
 pub struct Events(mpsc::UnboundedReceiver<Event>);
 
@@ -178,7 +178,7 @@ impl Client {
         self.begin(event, json).await?.await.map_err(|_| Closed)
     }
 
-    /// Emits, and returns the receiver of the answer: events begun one after the other are sent in that command. The receiver fails when the
+    /// Emits, and returns the receiver of the answer: events begun one after the other are sent in that order. The receiver fails when the
     /// connection ends.
     ///
     /// # Errors

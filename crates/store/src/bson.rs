@@ -82,13 +82,13 @@ impl Writer {
         }
     }
 
-    /// How many bytes there are; a mark for [`Writer::take_back`].
+    /// How many bytes there are; a mark for [`Writer::truncate`].
     pub(crate) fn len(&self) -> usize {
         self.bytes.len()
     }
 
     /// Forgets what was written since `mark`, which must be of the innermost open document.
-    pub(crate) fn take_back(&mut self, mark: usize) {
+    pub(crate) fn truncate(&mut self, mark: usize) {
         self.bytes.truncate(mark);
     }
 
@@ -158,7 +158,7 @@ mod tests {
         writer.begin_element(11);
         writer.string("gone", "");
         writer.end();
-        writer.take_back(mark);
+        writer.truncate(mark);
         writer.end();
         writer.begin_document("last");
         let list: Vec<_> = (0..11_i64).map(|i| doc! { "i": i }).collect();

@@ -1,27 +1,27 @@
 //! `conversations`: `{ _id: chatId, members?, lastMessage, lastTimestamp }`, derived from the messages.
 //!
-//! A list of chats by last message can't be read from `messages` cheaply, so it is kept beside them. It may lag or miss a
-//! message: nothing waits for it, and whoever reads it mends it. A direct chat's `members` follow from its id; a group's are
-//! written by whoever makes the group, with the group's own time for `lastTimestamp` until it has a message.
+//! A list of chats by last message can't be read from `messages` cheaply, so this collection holds it. It may lag or miss a message: no
+//! write waits for it, and readers correct it. A direct chat's `members` follow from its id; a group's members are written when the group is
+//! created, with the group's own time as `lastTimestamp` until it has a message.
 //!
-//! `lastTimestamp` orders the list, so it never lies far ahead of the clock ([`recency`]): a message that does counts as of when the view
-//! hears of it, and what was written otherwise is corrected by whoever reads it (`conversations/ahead.rs`).
+//! `lastTimestamp` orders the list, so it never lies far ahead of the clock ([`recency`](holdfast_message::recency)): a message whose own timestamp does counts as of
+//! the time when the view is updated, and readers correct values that were written otherwise (`conversations/ahead.rs`).
 //!
 //! See `docs/decisions/conversation-lists.md` and `docs/decisions/messages-ahead.md`.
 
 mod ahead;
+mod command;
 
 use std::cmp::Ordering;
-use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 
+use command::{Change, command, latest};
 use futures_util::TryStreamExt;
-use holdfast_message::{ChatId, Message, UserId, id::Members, recency};
+use holdfast_message::{ChatId, Message, UserId};
 use mongodb::action::Find;
 use mongodb::bson::{Bson, Document, RawDocumentBuf, doc};
 use tokio::time::Instant;
 
-use crate::bson::Writer;
 use crate::groups::is_duplicate;
 use crate::insert::number;
 use crate::query::batch;
@@ -57,11 +57,11 @@ pub struct Conversation {
     pub last_timestamp: i64,
 }
 
-/// A place in a user's list: conversations are newest first, and by id where two are as new.
+/// A cursor into a user's list: conversations are newest first, and by id where two have the same time.
 pub type ConversationKey<'a> = (i64, &'a ChatId);
 
 impl Store {
-    /// The user's newest conversations before a place, which itself is not among them.
+    /// The user's newest conversations before a cursor, which itself is not among them.
     pub async fn conversations(
         &self,
         user: &UserId,
@@ -71,7 +71,7 @@ impl Store {
         let deadline = Instant::now() + self.read_timeout;
         for _ in 0..ahead::CORRECTIONS {
             let found = self.as_ordered(user, before, limit, deadline).await?;
-            // Each correction moves chats to other places of the list.
+            // Each correction moves chats within the list.
             if self.bring_back(&found, deadline).await?.is_empty() {
                 return Ok(found);
             }
@@ -222,7 +222,7 @@ impl Store {
         .await
     }
 
-    /// Lets each chat's conversation show the latest of these messages, unless it shows a later one. Repeating it changes nothing.
+    /// Updates each chat's conversation to the latest of these messages, unless it shows a later one. Idempotent.
     pub async fn touch_conversations(&self, messages: &[Message]) -> Result<Touched, StoreError> {
         let deadline = Instant::now() + self.write_timeout;
         let latest = latest(messages);
@@ -237,8 +237,8 @@ impl Store {
         Ok(touched)
     }
 
-    /// Those with whom a user has a direct chat, out of the user's newest so many conversations, newest first. What was sent a moment
-    /// ago may not count yet.
+    /// The partners of the direct chats among the user's newest conversations (as many as given), newest first. Messages of the last moments
+    /// may not count yet.
     pub async fn partners(&self, user: &UserId, conversations: usize) -> Result<Vec<UserId>, StoreError> {
         let deadline = Instant::now() + self.read_timeout;
         let collection = self.db.collection::<Document>("conversations");
@@ -261,12 +261,12 @@ impl Store {
         .await
     }
 
-    /// Lets there be a conversation of each of these messages' chats. One that there is stays as it is.
+    /// Creates a conversation for each of these messages' chats where none exists. An existing one stays as it is.
     pub async fn begin_conversations(&self, messages: &[Message]) -> Result<(), StoreError> {
         let deadline = Instant::now() + self.write_timeout;
         let latest = latest(messages);
         for chats in latest.chunks(MAX_CHATS) {
-            // Who loses a race to add one finds it added.
+            // The loser of a race to add one finds it added.
             self.run(command(chats, Change::Begin, deadline)?, deadline).await?;
         }
         Ok(())
@@ -318,127 +318,6 @@ impl Store {
         }
         Ok(refused)
     }
-}
-
-/// The latest message of each chat.
-fn latest(messages: &[Message]) -> Vec<&Message> {
-    let mut latest: HashMap<&ChatId, &Message> = HashMap::new();
-    for message in messages {
-        match latest.entry(&message.chat) {
-            Entry::Vacant(entry) => drop(entry.insert(message)),
-            Entry::Occupied(mut entry) if entry.get().key() < message.key() => drop(entry.insert(message)),
-            Entry::Occupied(_) => {}
-        }
-    }
-    latest.into_values().collect()
-}
-
-/// What becomes of a conversation.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Change {
-    /// It shows the message, unless it shows a later one.
-    Touch,
-    /// It shows the message, unless it is there already.
-    Begin,
-}
-
-fn command(chats: &[&Message], change: Change, deadline: Instant) -> Result<RawDocumentBuf, StoreError> {
-    let limit = server_limit(deadline.saturating_duration_since(Instant::now()));
-    let limit = i64::try_from(limit.as_millis()).unwrap_or(i64::MAX).max(1);
-    let now = ahead::now_ms();
-    let mut writer = Writer::new(1024 * chats.len());
-    writer.string("update", "conversations");
-    writer.bool("ordered", false);
-    writer.begin_document("writeConcern");
-    writer.string("w", "majority");
-    writer.bool("j", true);
-    writer.int64("wtimeout", limit);
-    writer.end();
-    writer.int64("maxTimeMS", limit);
-    writer.begin_array("updates");
-    for (index, message) in chats.iter().enumerate() {
-        writer.begin_element(index);
-        writer.begin_document("q");
-        writer.string("_id", message.chat.as_str());
-        if change == Change::Touch {
-            older_than(message, now, &mut writer);
-        }
-        writer.end();
-        writer.begin_document("u");
-        writer.begin_document(if change == Change::Touch { "$set" } else { "$setOnInsert" });
-        if let Members::Direct(one, other) = message.chat.members() {
-            writer.begin_array("members");
-            writer.string("0", one.as_str());
-            writer.string("1", other.as_str());
-            writer.end();
-        }
-        writer.begin_document("lastMessage");
-        document::encode(message, &mut writer);
-        writer.end();
-        writer.int64("lastTimestamp", recency::of_arrival(message.timestamp, now));
-        writer.end();
-        writer.end();
-        writer.bool("upsert", true);
-        writer.end();
-    }
-    writer.finish()
-}
-
-/// By timestamp, then by id, so that every order of arrival ends with the same last message. A conversation that shows none yet,
-/// as a new group's, is older than any. So is one whose time lies far ahead; but a message that does counts as of when it is told first.
-fn older_than(message: &Message, now: i64, writer: &mut Writer) {
-    let timestamp = recency::of_arrival(message.timestamp, now);
-    if timestamp != message.timestamp {
-        writer.begin_document("lastMessage._id");
-        writer.display("$ne", message.id);
-        writer.end();
-    }
-    writer.begin_array("$or");
-    writer.begin_element(0);
-    writer.begin_document("lastTimestamp");
-    writer.int64("$lt", timestamp);
-    writer.end();
-    writer.end();
-    writer.begin_element(1);
-    writer.int64("lastTimestamp", timestamp);
-    writer.begin_document("lastMessage._id");
-    writer.display("$lt", message.id);
-    writer.end();
-    writer.end();
-    writer.begin_element(2);
-    writer.begin_document("lastMessage");
-    writer.bool("$exists", false);
-    writer.end();
-    writer.end();
-    // As another tool stores a time.
-    writer.begin_element(3);
-    writer.begin_document("lastTimestamp");
-    writer.date("$lt", timestamp);
-    writer.end();
-    writer.end();
-    // What cannot be read is shown by nobody, and is older than any.
-    writer.begin_element(4);
-    writer.begin_document("lastTimestamp");
-    writer.begin_document("$not");
-    writer.begin_array("$type");
-    writer.string("0", "number");
-    writer.string("1", "date");
-    writer.end();
-    writer.end();
-    writer.end();
-    writer.end();
-    // What lies far ahead was written otherwise.
-    writer.begin_element(5);
-    writer.begin_document("lastTimestamp");
-    writer.int64("$gt", recency::latest(now));
-    writer.end();
-    writer.end();
-    writer.begin_element(6);
-    writer.begin_document("lastTimestamp");
-    writer.date("$gt", recency::latest(now));
-    writer.end();
-    writer.end();
-    writer.end();
 }
 
 impl Timed for Conversation {

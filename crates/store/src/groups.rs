@@ -1,9 +1,9 @@
 //! `groups`: who belongs to a group chat, and as what.
 //!
-//! A group changes as a whole. Whoever changes it has read it, and writes it only if its `version` is still the one that was read
+//! A group changes as a whole. A change reads the group first, and writes it only if its `version` is still the one that was read
 //! ([`Store::replace_group`]), so that no change is lost and no rule about the whole group is broken by two changes at once.
 //!
-//! A group without members has ended. It is kept: its id, and with it what was written there, is never a new group's.
+//! A group without members has ended. Its document is never deleted, so that no new group can get its id, and with it its messages.
 //!
 //! See `docs/decisions/group-ownership.md`.
 

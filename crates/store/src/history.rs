@@ -57,7 +57,7 @@ impl Store {
             read: |stored: &RawDocumentBuf| self.decode(stored),
             deadline,
         };
-        // One more than asked for tells whether there are more.
+        // One more than the page, to know whether there is a next page.
         let mut messages = query.get(limit.saturating_add(1)).await?;
         let more = messages.len() > limit;
         messages.truncate(limit);

@@ -45,7 +45,7 @@ impl StoredCopy {
     }
 }
 
-/// What a server tells of itself.
+/// The state of the server that answers, as it reports it.
 #[derive(Debug, Clone, Default)]
 pub struct ServerReport {
     /// The replica set's name; `None`: it is not of one.

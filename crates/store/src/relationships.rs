@@ -86,7 +86,7 @@ impl Store {
         self.change(doc! { "_id": pair.as_str() }, change).await
     }
 
-    /// Changes or makes a pair's document. `None`: it is there, and the filter does not meet it.
+    /// Changes or creates a pair's document. `None`: it exists, and the filter does not match it.
     async fn change(&self, filter: Document, change: Document) -> Result<Option<Relationship>, StoreError> {
         let deadline = Instant::now() + self.write_timeout;
         let relationships = self.relationships_collection();

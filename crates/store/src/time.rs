@@ -1,12 +1,12 @@
 //! Times as other tools store them, and the newest documents by them.
 //!
 //! Holdfast stores milliseconds as int64. A shell, a driver of another language or a restore writes int32, double or Date instead, and a
-//! double may have a fraction. All of them are read as their milliseconds ([`millis`]).
+//! double may have a fraction. All of them are read as milliseconds ([`millis`]).
 //!
 //! MongoDB orders and compares int32, int64 and double as numbers, but keeps Dates apart: above all numbers, in a range of the index of
 //! their own. So [`Newest`] asks for both ranges at once, which costs one look-up in the index where there are no Dates.
-//! What it meets tells whether that was the whole truth: only numbers without a fraction are ordered by the server as we order them.
-//! If it meets anything else it asks for each range by itself and merges the two.
+//! The types in the result show whether that answer is complete: the server orders only numbers without a fraction as Holdfast does. If
+//! the result contains anything else, [`Newest`] queries each range separately and merges the two.
 //!
 //! See `docs/decisions/times-of-other-tools.md`.
 

@@ -12,7 +12,7 @@ use crate::{Store, StoreError, server_limit, within};
 
 /// As far as anything is counted.
 pub const MAX_UNREAD: usize = 999;
-/// How many of a chat's newest messages are looked at: whoever writes without ever reading has many of their own above the watermark.
+/// The most of a chat's newest messages that are examined: a user who writes without reading has many own messages above the watermark.
 const MAX_SCANNED: i64 = 10_000;
 /// Chats in one query.
 const MAX_CHATS: usize = 100;

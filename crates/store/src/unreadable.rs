@@ -1,7 +1,7 @@
 //! Stored documents that cannot be read: other tools wrote them, or a restore changed them.
 //!
-//! A reading call leaves such a document out. So that this is no loss without a trace, each is counted and named in the log once, and
-//! operators find them all ([`Store::find_unreadable`]).
+//! A reading call leaves such a document out. So that this does not go unnoticed, each is counted and logged once, and operators can list
+//! them all ([`Store::find_unreadable`]).
 
 use std::collections::HashSet;
 use std::fmt;
@@ -25,10 +25,10 @@ const MAX_ID: usize = 64;
 /// As `MessageId` is written.
 const UUID: &str = "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$";
 
-/// What is told of each document that is met for the first time.
+/// Called once for each unreadable document.
 pub type OnUnreadable = dyn Fn() + Send + Sync;
 
-/// Counts and names them.
+/// Counts unreadable documents, and remembers which were logged.
 #[derive(Default)]
 pub(crate) struct Met {
     count: AtomicU64,
@@ -36,8 +36,8 @@ pub(crate) struct Met {
 }
 
 impl Met {
-    /// Whether the document counts, and is the first of its id.
-    pub(crate) fn meet(&self, id: Option<RawBsonRef<'_>>, field: &str, tell: Option<&OnUnreadable>) {
+    /// Counts and logs a document, unless one with its id was seen before.
+    pub(crate) fn meet(&self, id: Option<RawBsonRef<'_>>, field: &str, on_unreadable: Option<&OnUnreadable>) {
         let id = shown(id);
         let named = {
             let mut named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
@@ -47,8 +47,8 @@ impl Met {
             named.len() < MAX_NAMED && named.insert(id.clone())
         };
         self.count.fetch_add(1, Ordering::Relaxed);
-        if let Some(tell) = tell {
-            tell();
+        if let Some(on_unreadable) = on_unreadable {
+            on_unreadable();
         }
         if named {
             tracing::warn!(id, field, "a stored document cannot be read and is left out");

@@ -24,7 +24,7 @@ pub struct Profile {
 }
 
 impl Store {
-    /// The profiles of these users; who has none is left out.
+    /// The profiles of these users; users without a profile are left out.
     pub async fn profiles(&self, users: &[UserId]) -> Result<HashMap<UserId, Profile>, StoreError> {
         let deadline = Instant::now() + self.read_timeout;
         let ids: Vec<_> = users.iter().map(UserId::as_str).collect();

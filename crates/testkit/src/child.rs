@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::reaper;
 
-/// How often a state that has no event of its own is looked at.
+/// The polling interval for states without an event.
 pub(crate) const POLL: Duration = Duration::from_millis(20);
 
 /// A process that can be killed, stopped, frozen and started again. Killed on drop.

@@ -15,14 +15,14 @@ use crate::proxy::Proxy;
 
 const START: Duration = Duration::from_secs(90);
 
-/// One more port to listen on, whose clients are sent to another.
+/// One more port to listen on, whose clients are redirected to another.
 ///
 /// Kafka's clients connect to whatever address the broker names, so a proxy needs a listener that names the proxy.
 #[derive(Debug, Clone, Copy)]
 pub struct Listener {
     /// The port to listen on.
     pub port: u16,
-    /// The port that its clients are told.
+    /// The port that the broker advertises to clients of this listener.
     pub advertised: u16,
 }
 
@@ -141,10 +141,10 @@ fn settings(port: u16, controller: u16, more: &[Listener], extra: &[(String, Str
     let mut advertised = format!("PLAINTEXT://127.0.0.1:{port}");
     let mut protocols = String::from("PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT");
     for (number, listener) in more.iter().enumerate() {
-        let Listener { port, advertised: told } = listener;
+        let Listener { port, advertised: announced } = listener;
         // Writing to a String can't fail.
         let _ = write!(listeners, ",PROXY{number}://127.0.0.1:{port}");
-        let _ = write!(advertised, ",PROXY{number}://127.0.0.1:{told}");
+        let _ = write!(advertised, ",PROXY{number}://127.0.0.1:{announced}");
         let _ = write!(protocols, ",PROXY{number}:PLAINTEXT");
     }
     let mut text = format!(

@@ -24,7 +24,7 @@ pub struct MongoOptions {
     pub port: Option<u16>,
     /// More of its command line.
     pub args: Vec<String>,
-    /// A server of no set, as nobody should run one.
+    /// A standalone server without a replica set, as no deployment should have.
     pub standalone: bool,
 }
 
@@ -154,7 +154,8 @@ fn is_not_yet_initialized(error: &mongodb::error::Error) -> bool {
     matches!(&*error.kind, mongodb::error::ErrorKind::Command(command) if command.code == 94)
 }
 
-/// A folder that was last used with another port knows its only member by that port, and has no primary until told.
+/// Sets the only member's address. A folder that was last used with another port has that port in its configuration, and no primary until
+/// it is changed.
 async fn move_member(admin: &mongodb::Database, answer: Document, member: &str) -> Result<()> {
     let mut config = answer.get_document("config").context("mongod gives no configuration")?.clone();
     let version = config.get_i32("version").unwrap_or(1);

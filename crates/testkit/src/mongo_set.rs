@@ -78,14 +78,14 @@ impl MongoSet {
         }
     }
 
-    /// The primary gives up its office, and another member takes it.
+    /// Makes the primary step down, and waits until another member is primary.
     ///
     /// # Errors
     /// There is no primary before, or none after.
     pub async fn step_down(&self) -> Result<()> {
         let before = self.primary().await?;
         let admin = Client::with_uri_str(before.url()).await?.database("admin");
-        // It may close the connection instead of answering; who is primary tells.
+        // It may close the connection instead of answering; the loop below checks the effect.
         let _ = admin.run_command(doc! { "replSetStepDown": 20, "force": true }).await;
         let deadline = Instant::now() + START;
         while self.primary().await?.port() == before.port() {

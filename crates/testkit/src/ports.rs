@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 
 const RANGE: std::ops::Range<u16> = 20_000..32_000;
 
-/// The locks of the ports given out, kept until this process ends.
+/// The locks of the ports given out, held until this process ends.
 static TAKEN: Mutex<Vec<File>> = Mutex::new(Vec::new());
 
 /// A loopback port that nothing listens on, and that no other call in any process gives out while this process lives.

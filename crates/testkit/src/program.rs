@@ -58,11 +58,11 @@ impl Program {
         let folder = Folder::at_or_temporary(options.dir, &name)?;
         let log = folder.path().join(format!("{name}.log"));
         let mut environment = options.environment;
-        for kept in ["PATH", "HOME", "RUST_BACKTRACE"] {
-            if let Ok(value) = std::env::var(kept)
-                && !environment.iter().any(|(name, _)| name == kept)
+        for inherited in ["PATH", "HOME", "RUST_BACKTRACE"] {
+            if let Ok(value) = std::env::var(inherited)
+                && !environment.iter().any(|(name, _)| name == inherited)
             {
-                environment.push((kept.to_owned(), value));
+                environment.push((inherited.to_owned(), value));
             }
         }
         let child =
@@ -100,7 +100,7 @@ fn folder_of_binaries() -> Result<PathBuf> {
     if let Some(folder) = std::env::var_os("HOLDFAST_BIN_DIR") {
         return Ok(folder.into());
     }
-    let this = std::env::current_exe().context("can't tell where this executable is")?;
+    let this = std::env::current_exe().context("can't find the path of this executable")?;
     let folder = this.parent().context("this executable lies in no folder")?;
     // Tests lie one deeper.
     let folder = if folder.ends_with("deps") { folder.parent().unwrap_or(folder) } else { folder };

@@ -1,6 +1,6 @@
-//! Ends what this process started, however it ends itself.
+//! Kills the processes that this one started, however it ends itself.
 //!
-//! A shell, started once, reads from a pipe that this process holds. Every child is announced to it and taken back once it has been waited
+//! A shell, started once, reads from a pipe that this process holds. Every child is announced to it, and released once it has been waited
 //! for. When the pipe closes, because this process returned, panicked or was killed, the shell kills what is left and removes this
 //! process's temporary folder. It sits in a process group of its own, so that a terminal's Ctrl-C does not reach it.
 //!
@@ -57,9 +57,9 @@ fn reaper() -> Result<&'static Reaper> {
     REAPER.as_ref().map_err(|error| anyhow::anyhow!("can't start the reaper: {error}"))
 }
 
-fn tell(what: &str, pid: u32) -> Result<()> {
+fn send(command: &str, pid: u32) -> Result<()> {
     let mut pipe = reaper()?.pipe.lock().unwrap_or_else(PoisonError::into_inner);
-    writeln!(pipe, "{what} {pid}").context("the reaper is gone")
+    writeln!(pipe, "{command} {pid}").context("the reaper is gone")
 }
 
 /// From now on `pid` is killed when this process ends.
@@ -67,13 +67,13 @@ fn tell(what: &str, pid: u32) -> Result<()> {
 /// # Errors
 /// The shell could not be started, or is gone.
 pub fn take(pid: u32) -> Result<()> {
-    tell("take", pid)
+    send("take", pid)
 }
 
 /// `pid` has been waited for: it may soon be another process.
 pub fn release(pid: u32) {
     // A reaper that is gone kills nothing.
-    let _ = tell("drop", pid);
+    let _ = send("drop", pid);
 }
 
 /// This process's temporary folder, removed when the process ends.

@@ -38,7 +38,7 @@ pub enum Operation {
     Write = 4,
     /// Changing a topic's settings.
     AlterConfigs = 11,
-    /// Writing idempotently, which is a right over the cluster; whoever may write to any topic has it.
+    /// Writing idempotently, which is a right over the cluster; the right to write to any topic includes it.
     IdempotentWrite = 12,
 }
 

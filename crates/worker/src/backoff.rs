@@ -1,4 +1,4 @@
-//! How long to wait before something is tried again: doubling, with jitter, for ever.
+//! Exponential backoff: the wait doubles with each failed attempt up to a limit, with jitter.
 
 use std::time::{Duration, Instant};
 
@@ -17,14 +17,14 @@ impl Backoff {
         Self { first, longest, failures: 0, until: None }
     }
 
-    /// An attempt failed. `jitter` is a random number in 0..1.
+    /// Records a failed attempt. `jitter` is a random number in 0..1.
     pub fn fail(&mut self, now: Instant, jitter: f64) {
         let wait = self.first.saturating_mul(1 << self.failures.min(16)).min(self.longest);
         self.failures += 1;
         self.until = Some(now + wait.mul_f64(0.5 + jitter / 2.0));
     }
 
-    /// An attempt succeeded.
+    /// Records a successful attempt: the next wait begins at `first` again.
     pub fn reset(&mut self) {
         (self.failures, self.until) = (0, None);
     }

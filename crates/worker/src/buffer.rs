@@ -1,10 +1,10 @@
 //! The messages that are received and not yet stored. Takes decoded messages; gives batches, and says when one is due.
 //!
-//! It holds a message until its flush has ended, so that its length and its bytes are what the process is answerable for. A
-//! message is in one of three places: *fresh*, in the order of arrival; *in flight*, counted only; *set aside*, because MongoDB
-//! would not take it alone, to be tried again while the others go on.
+//! It counts a message until its flush has ended, so its length and its bytes cover everything received and not yet stored. A message
+//! is in one of three states: *fresh*, in the order of arrival; *in flight*, counted only; *set aside*, because MongoDB refused this
+//! message alone, to be retried while the others go on.
 //!
-//! Its capacity is not a hard limit: above it fetching is paused, and what librdkafka has handed over already is still taken.
+//! Its capacity is not a hard limit: above it fetching is paused, but the buffer still takes what librdkafka has already delivered.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -14,46 +14,46 @@ use holdfast_service::trace::TraceParent;
 
 use crate::ledger::Generation;
 
-/// Where a message came from, and what happened to it so far.
+/// The record that a message came from, and its state so far.
 #[derive(Debug, Clone, Copy)]
-pub struct Place {
-    /// Its partition.
+pub struct RecordMeta {
+    /// The record's partition.
     pub partition: i32,
     /// The assignment under which it was received.
     pub generation: Generation,
-    /// Its offset.
+    /// The record's offset.
     pub offset: i64,
-    /// When it was received.
+    /// When the record was received.
     pub received: Instant,
-    /// The trace it belongs to.
+    /// The trace context in the record's headers.
     pub trace: Option<TraceParent>,
-    /// When MongoDB first would not take it alone.
+    /// When MongoDB first refused this message alone.
     pub refused_since: Option<Instant>,
 }
 
-/// Messages and their places, in step.
+/// Messages, and the metadata of their records in the same order.
 #[derive(Debug, Default)]
 pub struct Batch {
-    /// What is to be stored.
+    /// The messages to store.
     pub messages: Vec<Message>,
-    /// Where each came from.
-    pub places: Vec<Place>,
+    /// The record of each message.
+    pub metas: Vec<RecordMeta>,
 }
 
-/// See the module.
+/// The messages that are received and not yet stored.
 #[derive(Debug, Default)]
 pub struct Buffer {
-    fresh: VecDeque<(Message, Place)>,
-    aside: Vec<(Message, Place)>,
+    fresh: VecDeque<(Message, RecordMeta)>,
+    aside: Vec<(Message, RecordMeta)>,
     in_flight: usize,
     bytes: usize,
 }
 
 impl Buffer {
-    /// Takes a message in.
-    pub fn push(&mut self, message: Message, place: Place) {
+    /// Adds a received message.
+    pub fn push(&mut self, message: Message, meta: RecordMeta) {
         self.bytes += message.size();
-        self.fresh.push_back((message, place));
+        self.fresh.push_back((message, meta));
     }
 
     /// How many messages are held, those in flight included.
@@ -78,7 +78,7 @@ impl Buffer {
 
     /// When the next batch is due although `threshold` fresh messages are not there.
     pub fn due_at(&self, interval: Duration) -> Option<Instant> {
-        self.fresh.front().map(|(_, place)| place.received + interval)
+        self.fresh.front().map(|(_, meta)| meta.received + interval)
     }
 
     /// Whether a batch of fresh messages is due.
@@ -97,37 +97,37 @@ impl Buffer {
     pub fn take(&mut self, limit: usize, with_aside: bool) -> Batch {
         let aside = if with_aside { self.aside.len().min(limit) } else { 0 };
         let fresh = self.fresh.len().min(limit - aside);
-        let (messages, places) = self.aside.drain(..aside).chain(self.fresh.drain(..fresh)).unzip();
+        let (messages, metas) = self.aside.drain(..aside).chain(self.fresh.drain(..fresh)).unzip();
         self.in_flight += aside + fresh;
-        Batch { messages, places }
+        Batch { messages, metas }
     }
 
-    /// A message of a batch is stored, dead-lettered or no longer ours.
+    /// Stops counting a message of a batch: it is stored, dead-lettered, or its partition was revoked.
     pub fn settle(&mut self, message: &Message) {
         self.in_flight -= 1;
         self.bytes -= message.size();
     }
 
-    /// A message of a batch must be tried again, before all others.
-    pub fn give_back(&mut self, message: Message, place: Place) {
+    /// Returns a message of a batch to the front, to be stored before all others.
+    pub fn give_back(&mut self, message: Message, meta: RecordMeta) {
         self.in_flight -= 1;
-        self.fresh.push_front((message, place));
+        self.fresh.push_front((message, meta));
     }
 
-    /// A message of a batch must be tried again, beside the others.
-    pub fn set_aside(&mut self, message: Message, place: Place) {
+    /// Sets a message of a batch aside, to be retried together with others.
+    pub fn set_aside(&mut self, message: Message, meta: RecordMeta) {
         self.in_flight -= 1;
-        self.aside.push((message, place));
+        self.aside.push((message, meta));
     }
 
-    /// Drops what is not in flight of a partition that is no longer ours. Returns how many messages that were.
+    /// Drops a revoked partition's messages that are not in flight. Returns their number.
     pub fn forget(&mut self, partition: i32) -> usize {
         let before = self.fresh.len() + self.aside.len();
         let bytes = &mut self.bytes;
-        let mut keep = |(message, place): &(Message, Place)| {
-            let kept = place.partition != partition;
-            *bytes -= if kept { 0 } else { message.size() };
-            kept
+        let mut keep = |(message, meta): &(Message, RecordMeta)| {
+            let keep = meta.partition != partition;
+            *bytes -= if keep { 0 } else { message.size() };
+            keep
         };
         self.fresh.retain(&mut keep);
         self.aside.retain(&mut keep);
@@ -157,9 +157,9 @@ pub(crate) mod tests {
         }
     }
 
-    fn place(partition: i32, offset: i64, received: Instant) -> Place {
+    fn meta(partition: i32, offset: i64, received: Instant) -> RecordMeta {
         let generation = Ledger::default().assign(partition, Start::after(None));
-        Place { partition, generation, offset, received, trace: None, refused_since: None }
+        RecordMeta { partition, generation, offset, received, trace: None, refused_since: None }
     }
 
     #[test]
@@ -167,11 +167,11 @@ pub(crate) mod tests {
         let (mut buffer, now, interval) = (Buffer::default(), Instant::now(), Duration::from_secs(300));
         assert!(!buffer.is_due(now + interval, 3, interval), "nothing is never due");
         for number in 0..2 {
-            buffer.push(message(number), place(0, 0, now + Duration::from_secs(number.into())));
+            buffer.push(message(number), meta(0, 0, now + Duration::from_secs(number.into())));
         }
         assert!(!buffer.is_due(now + Duration::from_secs(299), 3, interval));
         assert!(buffer.is_due(now + interval, 3, interval));
-        buffer.push(message(9), place(0, 0, now));
+        buffer.push(message(9), meta(0, 0, now));
         assert!(buffer.is_due(now, 3, interval));
     }
 
@@ -179,22 +179,22 @@ pub(crate) mod tests {
     fn what_is_held_counts_until_its_flush_has_ended() {
         let (mut buffer, now) = (Buffer::default(), Instant::now());
         for number in 1..=4 {
-            buffer.push(message(number), place(i32::from(number) % 2, number.into(), now));
+            buffer.push(message(number), meta(i32::from(number) % 2, number.into(), now));
         }
         let bytes = buffer.bytes();
         let batch = buffer.take(3, true);
         assert_eq!((batch.messages.len(), buffer.len(), buffer.bytes()), (3, 4, bytes));
-        let mut back = batch.messages.into_iter().zip(batch.places);
+        let mut back = batch.messages.into_iter().zip(batch.metas);
         let (stored, _) = back.next().unwrap();
         buffer.settle(&stored);
-        let (refused, place) = back.next().unwrap();
-        buffer.set_aside(refused, place);
-        let (again, place) = back.next().unwrap();
-        buffer.give_back(again, place);
+        let (refused, meta) = back.next().unwrap();
+        buffer.set_aside(refused, meta);
+        let (again, meta) = back.next().unwrap();
+        buffer.give_back(again, meta);
         assert_eq!((buffer.len(), buffer.aside(), buffer.bytes()), (3, 1, bytes - message(1).size()));
         assert_eq!(buffer.oldest_stamp(), Some(1002));
 
-        let order = |batch: &Batch| batch.places.iter().map(|place| place.offset).collect::<Vec<_>>();
+        let order = |batch: &Batch| batch.metas.iter().map(|meta| meta.offset).collect::<Vec<_>>();
         let next = buffer.take(10, false);
         assert_eq!(order(&next), [3, 4], "what came back goes first, what was set aside waits for its turn");
         next.messages.iter().for_each(|message| buffer.settle(message));
@@ -205,7 +205,7 @@ pub(crate) mod tests {
     fn a_partition_that_went_away_takes_its_messages_with_it() {
         let (mut buffer, now) = (Buffer::default(), Instant::now());
         for number in 1..=5 {
-            buffer.push(message(number), place(i32::from(number) % 2, number.into(), now));
+            buffer.push(message(number), meta(i32::from(number) % 2, number.into(), now));
         }
         assert_eq!(buffer.forget(1), 3);
         assert_eq!((buffer.len(), buffer.bytes()), (2, message(2).size() + message(4).size()));

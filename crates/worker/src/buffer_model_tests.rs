@@ -77,34 +77,34 @@ proptest! {
                     let message = message(size);
                     model.held.insert(offset, (partition, message.size(), At::Fresh));
                     let received = Instant::now();
-                    buffer.push(message, Place { partition, generation, offset, received, trace: None, refused_since: None });
+                    buffer.push(message, RecordMeta { partition, generation, offset, received, trace: None, refused_since: None });
                 }
                 Step::Take { limit, with_aside } => {
                     let aside = if with_aside { model.count(At::Aside).min(limit) } else { 0 };
                     let wanted = aside + model.count(At::Fresh).min(limit - aside);
                     let batch = buffer.take(limit, with_aside);
-                    prop_assert_eq!((batch.messages.len(), batch.places.len()), (wanted, wanted));
-                    for (index, place) in batch.places.iter().enumerate() {
+                    prop_assert_eq!((batch.messages.len(), batch.metas.len()), (wanted, wanted));
+                    for (index, meta) in batch.metas.iter().enumerate() {
                         let from = if index < aside { At::Aside } else { At::Fresh };
-                        model.move_to(place.offset, from, At::InFlight);
+                        model.move_to(meta.offset, from, At::InFlight);
                     }
                     flights.push_back(batch);
                 }
                 Step::End(ends) => {
-                    let Some(Batch { messages, places }) = flights.pop_front() else { continue };
-                    for ((message, place), end) in messages.into_iter().zip(places).zip(ends.iter().cycle()) {
+                    let Some(Batch { messages, metas }) = flights.pop_front() else { continue };
+                    for ((message, meta), end) in messages.into_iter().zip(metas).zip(ends.iter().cycle()) {
                         match end {
                             End::Settled => {
-                                model.held.remove(&place.offset);
+                                model.held.remove(&meta.offset);
                                 buffer.settle(&message);
                             }
                             End::GivenBack => {
-                                model.move_to(place.offset, At::InFlight, At::Fresh);
-                                buffer.give_back(message, place);
+                                model.move_to(meta.offset, At::InFlight, At::Fresh);
+                                buffer.give_back(message, meta);
                             }
                             End::SetAside => {
-                                model.move_to(place.offset, At::InFlight, At::Aside);
-                                buffer.set_aside(message, place);
+                                model.move_to(meta.offset, At::InFlight, At::Aside);
+                                buffer.set_aside(message, meta);
                             }
                         }
                     }
@@ -121,14 +121,14 @@ proptest! {
         }
         // Whatever is left comes out, each once.
         for flight in flights {
-            for (message, place) in flight.messages.iter().zip(&flight.places) {
-                model.held.remove(&place.offset).expect("in flight");
+            for (message, meta) in flight.messages.iter().zip(&flight.metas) {
+                model.held.remove(&meta.offset).expect("in flight");
                 buffer.settle(message);
             }
         }
         let rest = buffer.take(usize::MAX, true);
-        for (message, place) in rest.messages.iter().zip(&rest.places) {
-            model.held.remove(&place.offset).expect("held, and not doubled");
+        for (message, meta) in rest.messages.iter().zip(&rest.metas) {
+            model.held.remove(&meta.offset).expect("held, and not doubled");
             buffer.settle(message);
         }
         prop_assert!(model.held.is_empty() && buffer.is_empty() && buffer.bytes() == 0);

@@ -1,28 +1,28 @@
-//! Gives disk space back. Takes what every group has committed; deletes what all of them have read, and what is old enough.
+//! Deletes records from Kafka to free disk space: those that every group has committed and that are old enough.
 //!
-//! Off by default: then Kafka's retention does it, after 7 days. Switched on (`KAFKA_CLEANUP=delete-records`), each worker looks
-//! every few minutes; that several do is harmless. Offsets are read back from the broker, never taken from this process's memory:
-//! what counts is what a new worker would start from.
+//! Off by default: then Kafka's retention deletes records, after 7 days. With `KAFKA_CLEANUP=delete-records` each worker checks every few
+//! minutes; several workers doing so is harmless. Offsets are read from the broker, never from this process's memory: only the offset that
+//! a new worker would start from is safe.
 
 use std::time::Duration;
 
 use holdfast_kafka::{Admin, AdminError};
 use holdfast_service::clock::unix_ms;
 
-/// What may be deleted.
+/// The conditions under which records may be deleted.
 #[derive(Debug, Clone)]
 pub struct CleanupSettings {
-    /// The topic.
+    /// The topic's name.
     pub topic: String,
-    /// All of these must have committed past a record.
+    /// The groups that must all have committed past a record.
     pub groups: Vec<String>,
-    /// And it must be older than this.
+    /// The minimum age of a record.
     pub margin: Duration,
-    /// How often to look.
+    /// The interval between two checks.
     pub interval: Duration,
 }
 
-/// Looks and deletes, for ever.
+/// Checks and deletes at each interval, for ever.
 pub async fn run(admin: Admin, settings: CleanupSettings) {
     loop {
         tokio::time::sleep(settings.interval).await;
@@ -34,7 +34,7 @@ pub async fn run(admin: Admin, settings: CleanupSettings) {
     }
 }
 
-/// Looks once. Returns the partitions in which something was deleted, with their new beginnings.
+/// Checks once. Returns the partitions in which something was deleted, with their new beginnings.
 pub async fn once(admin: &Admin, settings: &CleanupSettings) -> Result<Vec<(i32, i64)>, AdminError> {
     let margin = i64::try_from(settings.margin.as_millis()).unwrap_or(i64::MAX);
     // Each is read before what it bounds, so that nothing that came meanwhile counts as old or as read.

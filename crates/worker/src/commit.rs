@@ -1,7 +1,7 @@
-//! Tells the broker how far everything is done. Takes commit points from the ledger; gives one commit at a time to the consumer,
-//! and tells the ledger what the broker has taken.
+//! Commits offsets to the broker. Takes commit points from the ledger; gives one commit at a time to the consumer, and records in the
+//! ledger which offsets the broker has accepted.
 //!
-//! While a commit is on its way, further progress waits for the next one, which then carries the newest points. A commit that
+//! While a commit is in flight, further progress waits for the next one, which then carries the newest points. A commit that
 //! failed is sent again with whatever the points are by then.
 //!
 //! See `docs/decisions/commits.md`.
@@ -14,17 +14,17 @@ use crate::backoff::Backoff;
 use crate::ledger::{Ledger, Point};
 use crate::metrics::Metrics;
 
-/// See the module.
+/// The commit in flight, and how long the broker has confirmed none.
 #[derive(Debug)]
 pub struct Commits {
     sent: Option<Vec<Point>>,
     backoff: Backoff,
-    /// Since when there has been progress, all the time, that the broker has not taken.
+    /// Since when the broker has confirmed nothing although there was progress.
     behind_since: Option<Instant>,
 }
 
 impl Default for Commits {
-    /// Nothing is on its way.
+    /// Starts without a commit in flight.
     fn default() -> Self {
         let backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
         Self { sent: None, backoff, behind_since: None }
@@ -32,24 +32,24 @@ impl Default for Commits {
 }
 
 impl Commits {
-    /// Whether a commit is on its way.
+    /// Whether a commit is in flight.
     pub fn is_busy(&self) -> bool {
         self.sent.is_some()
     }
 
-    /// For how long the broker has taken nothing although there was progress to take, whether it refuses or does not answer.
+    /// For how long the broker has confirmed nothing although there was progress, whether it refuses or does not answer.
     pub fn behind_for(&self, now: Instant) -> Duration {
         self.behind_since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
     }
 
-    /// Sends a commit if there is progress that the broker does not know.
+    /// Sends a commit if there is unconfirmed progress and none is in flight.
     pub fn begin(&mut self, now: Instant, ledger: &Ledger, send: impl FnOnce(Vec<Commit>)) {
         if self.sent.is_some() || !self.backoff.is_over(now) {
             return;
         }
         let points = ledger.due();
         if points.is_empty() {
-            // What was behind belongs to another worker now.
+            // The unconfirmed partition belongs to another worker now.
             self.behind_since = None;
             return;
         }
@@ -58,7 +58,7 @@ impl Commits {
         self.behind_since.get_or_insert(now);
     }
 
-    /// Takes the broker's answer in.
+    /// Takes the broker's answer.
     pub fn settle(&mut self, now: Instant, result: Result<(), String>, ledger: &mut Ledger, metrics: &Metrics) {
         let Some(points) = self.sent.take() else { return };
         match result {

@@ -11,15 +11,15 @@ use holdfast_service::settings::{
 };
 use holdfast_store::StoreSettings;
 
+use crate::backpressure::Capacity;
 use crate::cleanup::CleanupSettings;
-use crate::pause::Capacity;
 
-/// What gives Kafka's disk space back.
+/// What deletes records from Kafka.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cleanup {
-    /// Kafka's retention.
+    /// Kafka's retention deletes records by age.
     Retention,
-    /// The worker, as soon as everyone has read a record and it is old enough.
+    /// The worker deletes a record once every group has read it and it is old enough.
     DeleteRecords,
 }
 
@@ -34,7 +34,7 @@ impl Value for Cleanup {
 }
 
 holdfast_service::settings! {
-    /// What only the worker reads.
+    /// The settings that only the worker reads.
     pub struct WorkerSettings {
         /// The operators' address: metrics and health.
         ops_addr: std::net::SocketAddr = "OPS_ADDR", "127.0.0.1:9465";
@@ -58,25 +58,25 @@ holdfast_service::settings! {
         kafka_cleanup: Cleanup = "KAFKA_CLEANUP", "retention";
         /// The groups that must have read a record before it is deleted. Unset: the worker's own.
         kafka_cleanup_groups: List = "KAFKA_CLEANUP_GROUPS", "";
-        /// Seconds for which every record is kept whoever has read it.
+        /// Seconds after which a record may be deleted at the earliest, even if every group has read it.
         kafka_cleanup_margin: Seconds = "KAFKA_CLEANUP_MARGIN_SECS", "86400";
         /// Seconds from one look for deletable records to the next.
         kafka_cleanup_interval: Seconds = "KAFKA_CLEANUP_INTERVAL_SECS", "300";
-        /// Whether a record that can't be stored is kept in the dead-letter topic. Otherwise it is logged and skipped.
+        /// Whether a record that can't be stored is written to the dead-letter topic. Otherwise it is logged and skipped.
         dlq_enabled: bool = "DLQ_ENABLED", "true";
     }
 }
 
-/// Everything that the worker is told.
+/// The worker's whole configuration.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Where the servers are.
+    /// The other servers.
     pub servers: ServerSettings,
     /// How the cache is laid out.
     pub cache: CacheSettings,
     /// What connections to the operators' port may take.
     pub connections: ConnectionSettings,
-    /// The worker's own.
+    /// The settings that only the worker has.
     pub worker: WorkerSettings,
 }
 
@@ -91,7 +91,7 @@ impl Config {
             .chain(ServerSettings::SETTINGS)
     }
 
-    /// Reads everything, and says everything that is wrong.
+    /// Reads all settings; the error lists everything that is wrong.
     pub fn read(mut source: Source) -> Result<Effective<Self>, SettingsError> {
         let servers = ServerSettings::read(&mut source);
         let cache = CacheSettings::read(&mut source);
@@ -125,14 +125,14 @@ impl Config {
         source.finish(all.map(|(((servers, cache), connections), worker)| Self { servers, cache, connections, worker }))
     }
 
-    /// For Kafka's clients.
+    /// The settings of Kafka's clients.
     pub fn kafka(&self) -> KafkaSettings {
-        // Nobody waits for a dead letter.
+        // No client waits for a dead letter.
         let delivery_timeout = Duration::from_secs(10);
         KafkaSettings { delivery_timeout, ..KafkaSettings::of(&self.servers, "holdfast-worker") }
     }
 
-    /// For the consumer.
+    /// The settings of the consumer.
     pub fn consumer(&self) -> ConsumerSettings {
         ConsumerSettings {
             group: self.worker.kafka_group.clone(),
@@ -142,7 +142,7 @@ impl Config {
         }
     }
 
-    /// For MongoDB.
+    /// The settings of MongoDB's client.
     pub fn store(&self) -> StoreSettings {
         StoreSettings {
             max_connections: 8,
@@ -150,23 +150,23 @@ impl Config {
         }
     }
 
-    /// For the recent lists.
+    /// The sizes of recent lists.
     pub fn recent(&self) -> RecentSettings {
         let cache = &self.cache;
         RecentSettings { max: cache.recent_max_messages, window: cache.resend_window_messages, ttl: cache.recent_ttl.0 }
     }
 
-    /// What may be held.
+    /// The buffer's capacity.
     pub fn capacity(&self) -> Capacity {
         Capacity { messages: self.worker.max_buffer_size, bytes: self.worker.max_buffer_bytes }
     }
 
-    /// What may be deleted; `None`: nothing.
+    /// The conditions for deleting records; `None`: never.
     pub fn cleanup(&self) -> Option<CleanupSettings> {
         let worker = &self.worker;
         let groups = match &worker.kafka_cleanup_groups.0[..] {
             [] => vec![worker.kafka_group.clone()],
-            // Ours counts whether it is named or not.
+            // The worker's own group counts even if it is not listed.
             named => named.iter().chain([&worker.kafka_group]).cloned().collect(),
         };
         (worker.kafka_cleanup == Cleanup::DeleteRecords).then(|| CleanupSettings {

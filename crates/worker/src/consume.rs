@@ -3,8 +3,8 @@
 //! # Why a thread
 //!
 //! librdkafka's calls block, most of them for microseconds (assign, poll), a few for up to a second (committed offsets,
-//! watermarks). On a thread of its own they hold up nobody, nobody's long poll holds up the loop, and that it never stops polling
-//! can be seen by reading [`Loop::run`]. Whatever waits for a server (flush, dead letters) runs on the runtime and reports back
+//! watermarks). On a thread of its own they delay no other task, and no other task's long poll delays the loop. [`Loop::run`] shows that
+//! it never stops polling. Whatever waits for a server (flush, dead letters) runs on the runtime and reports back
 //! through a channel; librdkafka's commits have a thread of their own. All of them wake the loop by unparking its thread, as does
 //! librdkafka when its queue is no longer empty, so nothing waits for a tick.
 //!
@@ -12,14 +12,15 @@
 //!
 //! 1. Reports first: they free the buffer and move commit points, which everything below looks at.
 //! 2. Records and events, a bounded number, so that the rest is not starved by a full topic. Polling is never skipped:
-//!    back-pressure is pausing partitions.
+//!    backpressure is pausing partitions.
 //! 3. A rebalance in progress, which decides whether flushes hurry.
 //! 4. Flush and dead letters, then commits, which they may have made due.
-//! 5. Pauses last, as they follow from all of this.
+//! 5. Backpressure last, as it follows from all of this.
 //!
 //! See `docs/decisions/failed-group-answers.md`.
 
 pub mod assignment;
+mod state;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -32,7 +33,9 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use self::assignment::Rebalance;
-use crate::buffer::{Buffer, Place};
+use crate::authorization::Authorization;
+use crate::backpressure::{Backpressure, Capacity};
+use crate::buffer::{Buffer, RecordMeta};
 use crate::commit::Commits;
 use crate::conversations::Conversations;
 use crate::dead_letter::{DeadLetters, Letter};
@@ -40,20 +43,18 @@ use crate::decode::{self, Content, Incoming};
 use crate::flush::{Flusher, Sink};
 use crate::gaps::{Gap, Gaps};
 use crate::heal::Healer;
-use crate::health::{Snapshot, State};
+use crate::health::State;
 use crate::ledger::Ledger;
 use crate::metrics::Metrics;
-use crate::pause::{Capacity, Pauses};
-use crate::refusals::Refusals;
 use crate::report::{Report, Reports, Waker};
 
 /// Records taken in one pass.
 const PASS: usize = 256;
-/// How long the broker may take no commit before the worker says so.
+/// How long the broker may accept no commit before the worker counts as degraded.
 const COMMITS_WITHIN: Duration = Duration::from_secs(30);
-/// How long the broker has to say where a log begins: the loop waits for it.
+/// How long a request for the start of a log may take. The loop waits for it.
 const LOG_START_WITHIN: Duration = Duration::from_secs(1);
-/// How long the broker has to show a topic that it refused to: the loop waits for it, having nothing to read.
+/// How long a metadata request for a hidden topic may take. The loop waits for it, as it has nothing to read.
 const SEEN_WITHIN: Duration = Duration::from_secs(1);
 /// The longest sleep: timers and gauges are looked at this often.
 const TICK: Duration = Duration::from_millis(100);
@@ -69,12 +70,12 @@ pub enum Ending {
     Fatal(String),
 }
 
-/// What the loop is told.
+/// The loop's limits.
 #[derive(Debug, Clone, Copy)]
 pub struct LoopSettings {
     /// What may be held.
     pub capacity: Capacity,
-    /// How long a partition that is taken from us may be flushed.
+    /// How long a revoked partition may be flushed.
     pub revoke_within: Duration,
     /// How long everything may be flushed when the process is asked to stop.
     pub drain_within: Duration,
@@ -86,39 +87,39 @@ pub struct Wiring<S> {
     pub consumer: GroupConsumer,
     /// Wakes this loop; the consumer has a copy.
     pub waker: Waker,
-    /// Where flushes run.
+    /// The runtime that flushes and dead letters run on.
     pub runtime: Handle,
     /// Where messages are stored.
     pub sink: Arc<S>,
-    /// When they are.
+    /// Decides when a flush is due.
     pub flusher: Flusher,
-    /// Where those go that can't be.
+    /// Takes records that can't be stored.
     pub letters: DeadLetters,
-    /// Where those go that the recent lists may lack.
+    /// Takes messages that the recent lists may lack.
     pub healer: Healer,
-    /// Who else is told of stored messages.
+    /// Takes stored messages for the view of chats by last message.
     pub conversations: Conversations,
-    /// What is counted.
+    /// The worker's metrics.
     pub metrics: Metrics,
-    /// What is told to health checks.
+    /// The state that health checks read.
     pub state: Arc<State>,
     /// Asks the loop to stop.
     pub stop: CancellationToken,
-    /// The limits.
+    /// The loop's limits.
     pub settings: LoopSettings,
 }
 
-/// See the module.
+/// The loop and all its state.
 pub struct Loop<S> {
     pub(crate) consumer: GroupConsumer,
     pub(crate) ledger: Ledger,
     pub(crate) buffer: Buffer,
     pub(crate) letters: DeadLetters,
     pub(crate) gaps: Gaps,
-    pub(crate) pauses: Pauses,
+    pub(crate) backpressure: Backpressure,
     pub(crate) commits: Commits,
     pub(crate) rebalance: Option<Rebalance>,
-    pub(crate) refusals: Refusals,
+    pub(crate) authorization: Authorization,
     pub(crate) metrics: Metrics,
     pub(crate) state: Arc<State>,
     pub(crate) settings: LoopSettings,
@@ -131,7 +132,7 @@ pub struct Loop<S> {
     reports: Reports,
     incoming: mpsc::Receiver<Report>,
     pub(crate) high_watermarks: BTreeMap<i32, i64>,
-    told_at: Option<Instant>,
+    published_at: Option<Instant>,
     last_flush_at: Option<i64>,
 }
 
@@ -145,10 +146,10 @@ impl<S: Sink> Loop<S> {
             buffer: Buffer::default(),
             letters: wiring.letters,
             gaps: Gaps::default(),
-            pauses: Pauses::new(wiring.settings.capacity),
+            backpressure: Backpressure::new(wiring.settings.capacity),
             commits: Commits::default(),
             rebalance: None,
-            refusals: Refusals::default(),
+            authorization: Authorization::default(),
             metrics: wiring.metrics,
             state: wiring.state,
             settings: wiring.settings,
@@ -161,7 +162,7 @@ impl<S: Sink> Loop<S> {
             reports,
             incoming,
             high_watermarks: BTreeMap::new(),
-            told_at: None,
+            published_at: None,
             last_flush_at: None,
         }
     }
@@ -187,8 +188,8 @@ impl<S: Sink> Loop<S> {
             self.letters.begin(now, &self.reports);
             self.commits.begin(now, &self.ledger, |offsets| self.consumer.commit(offsets));
             let (held, bytes) = self.held();
-            let resumed = self.pauses.apply(held, bytes, &self.ledger, &mut self.consumer);
-            self.tell(now);
+            let resumed = self.backpressure.apply(held, bytes, &self.ledger, &mut self.consumer);
+            self.publish_state(now);
             if let Some(ending) = self.ending(now) {
                 return (ending, self.consumer);
             }
@@ -223,7 +224,7 @@ impl<S: Sink> Loop<S> {
         Ok(())
     }
 
-    /// Returns whether there is nothing more now; an error is the end of the client.
+    /// Returns whether there is nothing more to poll now. An error means that the client is dead.
     fn poll(&mut self, now: Instant) -> Result<bool, String> {
         for _ in 0..PASS {
             let incoming = match self.consumer.poll() {
@@ -248,21 +249,22 @@ impl<S: Sink> Loop<S> {
             }
             Event::Committed { result, .. } => {
                 if result.is_ok() {
-                    self.refusals.committed();
+                    self.authorization.committed();
                 }
                 self.commits.settle(now, result, &mut self.ledger, &self.metrics);
             }
             Event::Statistics { high_watermarks, broker_up } => {
                 self.state.kafka(broker_up);
-                self.refusals.fetched(&high_watermarks);
-                if self.refusals.is_topic_hidden() && self.consumer.sees_topic(SEEN_WITHIN).is_ok_and(|seen| seen) {
-                    self.refusals.topic_is_seen();
+                self.authorization.fetched(&high_watermarks);
+                if self.authorization.is_topic_hidden() && self.consumer.sees_topic(SEEN_WITHIN).is_ok_and(|seen| seen)
+                {
+                    self.authorization.topic_is_seen();
                 }
                 self.high_watermarks.extend(high_watermarks);
             }
             Event::Trouble { kind, partition } => {
                 self.metrics.consumer_error(kind);
-                self.refusals.tell(kind, partition);
+                self.authorization.denied(kind, partition);
             }
             Event::PollIntervalExceeded => {
                 tracing::error!("polls came too late: the group has given our partitions away");
@@ -275,7 +277,7 @@ impl<S: Sink> Loop<S> {
     fn receive(&mut self, now: Instant, incoming: Incoming) {
         let Incoming { partition, offset, content } = incoming;
         // Not received, hence not committed: the next worker reads it.
-        if self.draining_until.is_some() || self.pauses.held().contains(&partition) {
+        if self.draining_until.is_some() || self.backpressure.held().contains(&partition) {
             self.ledger.drop_record(partition);
             return;
         }
@@ -288,8 +290,8 @@ impl<S: Sink> Loop<S> {
         match content {
             Content::Message { message, trace, uncached } => {
                 self.healer.offer(&message, uncached);
-                let place = Place { partition, generation, offset, received: now, trace, refused_since: None };
-                self.buffer.push(message, place);
+                let meta = RecordMeta { partition, generation, offset, received: now, trace, refused_since: None };
+                self.buffer.push(message, meta);
             }
             Content::Undecodable { reason, detail, original } => {
                 tracing::error!(partition, offset, reason, detail, "a record can't be decoded");
@@ -304,7 +306,7 @@ impl<S: Sink> Loop<S> {
                     version,
                     "a record of a newer schema: holding its partition for a newer worker"
                 );
-                self.pauses.hold(partition);
+                self.backpressure.hold(partition);
             }
         }
     }
@@ -358,7 +360,7 @@ impl<S: Sink> Loop<S> {
             self.advance();
             self.draining_until = Some(now + self.settings.drain_within);
             self.state.draining();
-            self.pauses.stop();
+            self.backpressure.stop();
         }
     }
 
@@ -369,61 +371,6 @@ impl<S: Sink> Loop<S> {
             return Some(Ending::Drained);
         }
         (now >= until).then_some(Ending::LeftBehind(held))
-    }
-
-    /// Gauges and health, a few times a second.
-    fn tell(&mut self, now: Instant) {
-        self.state.tick();
-        if self.told_at.is_some_and(|told| now.duration_since(told) < TICK) {
-            return;
-        }
-        self.told_at = Some(now);
-        self.advance();
-        let (held, bytes) = self.held();
-        let Capacity { messages, bytes: most_bytes } = self.settings.capacity;
-        let fill = |part: usize, whole: usize| part as f64 / whole.max(1) as f64;
-        let age = self.buffer.oldest_stamp().map_or(0.0, |stamp| (unix_ms() - stamp).max(0) as f64 / 1000.0);
-        self.metrics.buffer_messages.set(held as i64);
-        self.metrics.buffer_utilization.set(fill(held, messages).max(fill(bytes, most_bytes)));
-        self.metrics.oldest_unpersisted.set(age);
-        let behind = self.commits.behind_for(now);
-        self.metrics.commit_behind.set(behind.as_secs_f64());
-        self.metrics.paused.set(self.pauses.is_full().into());
-        self.metrics.partitions_held.set(self.pauses.held().len() as i64);
-        for partition in self.ledger.partitions() {
-            if let Some(high) = self.high_watermarks.get(&partition) {
-                let committed = self.ledger.committed_offset(partition).or_else(|| self.ledger.point(partition));
-                let lag = high - committed.unwrap_or_default();
-                self.metrics.lag(partition, lag.max(0));
-            }
-        }
-        let lost = self.ledger.lost().records;
-        self.metrics.loss_unacknowledged.set(i64::try_from(lost).unwrap_or(i64::MAX));
-        let refused = self.refusals.any();
-        self.state.refused(refused);
-        let mut degraded = Vec::new();
-        for (is, why) in [
-            (!self.pauses.held().is_empty(), "a partition waits for a newer worker"),
-            (lost > 0, "records were deleted before they were read"),
-            (self.flusher.is_failing(), "mongodb does not take messages"),
-            (behind > COMMITS_WITHIN, "the broker takes no commits"),
-            (self.letters.is_failing(), "the dead-letter topic can't be written"),
-            (refused, "kafka refuses us the topic or the group"),
-        ] {
-            if is {
-                degraded.push(why);
-            }
-        }
-        self.state.tell(Snapshot {
-            messages: held,
-            bytes,
-            capacity: messages,
-            paused: self.pauses.is_full(),
-            last_flush_at: self.last_flush_at,
-            partitions: self.ledger.partitions().collect(),
-            lost,
-            degraded,
-        });
     }
 }
 

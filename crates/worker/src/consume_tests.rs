@@ -94,7 +94,7 @@ async fn an_answer_to_the_group_that_fails_is_the_end_and_not_an_idle_worker() {
 }
 
 #[tokio::test]
-async fn a_worker_that_may_not_read_its_partition_is_not_ready_and_says_why() {
+async fn a_worker_that_may_not_read_its_partition_is_not_ready_and_reports_why() {
     let (cluster, mut worker) = desk();
     let denied = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED; 100];
     cluster.request_errors(RDKafkaApiKey::Fetch, &denied);
@@ -102,15 +102,15 @@ async fn a_worker_that_may_not_read_its_partition_is_not_ready_and_says_why() {
     assert!(worker.state.ready());
     let deadline = Instant::now() + Duration::from_secs(30);
     while worker.metrics.consumer_errors(Trouble::TopicAuthorization) == 0 {
-        assert!(Instant::now() < deadline, "nothing is told within 30 s");
+        assert!(Instant::now() < deadline, "no error is reported within 30 s");
         worker.poll(Instant::now()).unwrap();
         std::thread::sleep(Duration::from_millis(5));
     }
-    worker.tell(Instant::now());
+    worker.publish_state(Instant::now());
     assert!(!worker.state.ready());
     assert_eq!(worker.state.report()["degraded"][0], "kafka refuses us the topic or the group");
     worker.on_event(Instant::now(), Event::Statistics { high_watermarks: vec![(0, 0)], broker_up: true });
-    worker.tell(Instant::now() + TICK);
+    worker.publish_state(Instant::now() + TICK);
     assert!(worker.state.ready());
 }
 
@@ -119,14 +119,14 @@ async fn a_hidden_topic_is_asked_for_until_it_is_seen() {
     let (_cluster, mut worker) = desk();
     worker.answer().unwrap();
     worker.on_event(Instant::now(), Event::Trouble { kind: Trouble::TopicAuthorization, partition: None });
-    worker.tell(Instant::now());
+    worker.publish_state(Instant::now());
     assert!(!worker.state.ready());
     let deadline = Instant::now() + Duration::from_secs(30);
-    while worker.refusals.any() {
+    while worker.authorization.is_denied() {
         assert!(Instant::now() < deadline, "not seen within 30 s");
         worker.on_event(Instant::now(), Event::Statistics { high_watermarks: Vec::new(), broker_up: true });
     }
-    worker.tell(Instant::now() + TICK);
+    worker.publish_state(Instant::now() + TICK);
     assert!(worker.state.ready());
 }
 
@@ -151,7 +151,7 @@ async fn the_lag_is_what_the_next_worker_would_read_whatever_is_stored_here() {
         worker.ledger.done(0, generation, offset);
     }
     worker.on_event(Instant::now(), Event::Statistics { high_watermarks: vec![(0, 50)], broker_up: true });
-    worker.tell(Instant::now());
+    worker.publish_state(Instant::now());
     assert_eq!(worker.metrics.lag_of(0), 40);
 }
 
@@ -164,9 +164,9 @@ async fn commits_that_are_not_taken_for_long_degrade_the_worker() {
     worker.state.joined(true);
     let start = Instant::now();
     worker.commits.begin(start, &worker.ledger, drop);
-    worker.tell(start + COMMITS_WITHIN);
+    worker.publish_state(start + COMMITS_WITHIN);
     assert_eq!(worker.state.report()["status"], "active");
-    worker.tell(start + COMMITS_WITHIN + Duration::from_secs(1));
+    worker.publish_state(start + COMMITS_WITHIN + Duration::from_secs(1));
     assert_eq!(worker.state.report()["degraded"][0], "the broker takes no commits");
     assert_eq!(worker.metrics.commit_behind.get(), 31.0);
 }

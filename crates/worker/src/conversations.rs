@@ -1,7 +1,7 @@
-//! The view of chats by last message. Takes what was stored; tells the store the latest of each chat, about once a second.
+//! Updates the view of chats by last message. Takes stored messages; writes the latest message of each chat to the store, about once a second.
 //!
-//! Nothing waits for it but the end, and that not for long: it may lag, and may miss messages when it can't keep up, as whoever reads
-//! the view mends it.
+//! Only the shutdown waits for it, for a short time. The view may lag, and may miss messages when this task can't keep up: readers of the
+//! view correct it.
 //!
 //! See `docs/decisions/conversation-lists.md`.
 
@@ -14,20 +14,20 @@ use holdfast_message::{ChatId, Message};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinHandle;
 
+use crate::bounded_queue::{self, Offered, Offers, Taken};
 use crate::flush::Sink;
 use crate::metrics::Metrics;
-use crate::side_queue::{self, Offered, Offers, Taken};
 
-/// Flushes that may wait. Full: the next one's messages are left out, and counted.
+/// Flushes that may wait. When full, the next flush's messages are left out of the view, and counted.
 const WAITING: usize = 16;
-/// What they and the chats gathered may take together, in bytes of memory. Full: as above.
+/// Bytes of memory that the waiting flushes and the gathered chats may take together. When full: as above.
 const WAITING_BYTES: usize = 32 << 20;
-/// How long chats are gathered before the store is told.
+/// How long chats are gathered before they are written to the store.
 const GATHER: Duration = Duration::from_secs(1);
-/// Chats gathered at most.
+/// The most chats in one write.
 const CHATS: usize = 5000;
 
-/// The way to the task.
+/// Sends stored messages to the task.
 #[derive(Debug, Clone)]
 pub struct Conversations {
     offers: Offers<Vec<Message>>,
@@ -35,14 +35,14 @@ pub struct Conversations {
 }
 
 impl Conversations {
-    /// Starts the task, which ends when the last of these is dropped and the store was told of what they were offered.
+    /// Starts the task. It ends once the last clone is dropped and everything offered has been written.
     pub fn start<S: Sink>(sink: Arc<S>, metrics: Metrics) -> (Self, JoinHandle<()>) {
-        let (offers, taken) = side_queue::channel(WAITING, WAITING_BYTES);
-        let told = tokio::spawn(tell(sink, taken, metrics.clone()));
-        (Self { offers, metrics }, told)
+        let (offers, taken) = bounded_queue::channel(WAITING, WAITING_BYTES);
+        let task = tokio::spawn(update_view(sink, taken, metrics.clone()));
+        (Self { offers, metrics }, task)
     }
 
-    /// Messages were stored. Never waits.
+    /// Offers messages that were just stored. Never waits.
     pub fn offer(&self, stored: Vec<Message>) {
         if stored.is_empty() {
             return;
@@ -54,7 +54,7 @@ impl Conversations {
     }
 }
 
-async fn tell<S: Sink>(sink: Arc<S>, mut stored: Taken<Vec<Message>>, metrics: Metrics) {
+async fn update_view<S: Sink>(sink: Arc<S>, mut stored: Taken<Vec<Message>>, metrics: Metrics) {
     while let Some(first) = stored.recv().await {
         let mut latest = HashMap::new();
         let mut rooms = vec![gather(&mut latest, first)];
@@ -68,12 +68,12 @@ async fn tell<S: Sink>(sink: Arc<S>, mut stored: Taken<Vec<Message>>, metrics: M
         let messages: Vec<Message> = latest.into_values().collect();
         if let Err(error) = sink.touch_conversations(&messages).await {
             metrics.conversations_skipped.inc_by(messages.len() as u64);
-            tracing::debug!(%error, chats = messages.len(), "the conversations' view was not told");
+            tracing::debug!(%error, chats = messages.len(), "the conversations' view could not be updated");
         }
     }
 }
 
-/// Gives back what keeps the messages' room taken.
+/// Adds a flush's messages to `latest`. Returns the permit that occupies their bytes in the queue.
 fn gather(latest: &mut HashMap<ChatId, Message>, offered: Offered<Vec<Message>>) -> OwnedSemaphorePermit {
     let (messages, room) = offered.into_parts();
     for message in messages {

@@ -1,7 +1,7 @@
-//! Keeps what can't be stored. Takes records with a reason; when the dead-letter topic has acknowledged one, the ledger is told
-//! that it is done, and never before: an unwritable topic stops the partition's commits, not its records' existence.
+//! Publishes records that can't be stored to the dead-letter topic, each with its reason. A record counts as done in the ledger only when
+//! the topic has acknowledged it: a topic that can't be written stops the partition's commits, and no record is lost.
 //!
-//! One batch is in flight at a time. A letter that was not acknowledged is tried again, for ever, with growing waits. Waiting
+//! One batch is in flight at a time. A letter that was not acknowledged is retried with growing waits, for ever. Waiting
 //! letters count against the buffer's capacity, so a flood of them pauses fetching.
 
 use std::collections::VecDeque;
@@ -51,25 +51,25 @@ impl Letter {
     }
 }
 
-/// Where dead letters go.
+/// The dead-letter topic.
 #[derive(Debug, Clone)]
 pub struct DeadLetterTopic {
-    /// Publishes them.
+    /// The producer that publishes dead letters.
     pub publisher: Publisher,
     /// The topic's name.
     pub topic: Arc<str>,
-    /// The name of the topic that they come from.
+    /// The name of the topic that the records come from.
     pub source: Arc<str>,
 }
 
-/// Letters that came back: acknowledged, or why not.
+/// A batch of letters, each acknowledged or with its error.
 #[derive(Debug)]
 pub struct Posted(Vec<(Letter, Result<(), String>)>);
 
 /// The letters that are not acknowledged yet.
 #[derive(Debug)]
 pub struct DeadLetters {
-    /// `None`: dead letters are switched off; what can't be stored is logged and skipped.
+    /// `None`: dead letters are switched off; records that can't be stored are logged and skipped.
     topic: Option<DeadLetterTopic>,
     waiting: VecDeque<Letter>,
     in_flight: usize,
@@ -78,13 +78,13 @@ pub struct DeadLetters {
 }
 
 impl DeadLetters {
-    /// With the topic, or without one.
+    /// Starts without letters; `None` switches dead letters off.
     pub fn new(topic: Option<DeadLetterTopic>) -> Self {
         let backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
         Self { topic, waiting: VecDeque::new(), in_flight: 0, bytes: 0, backoff }
     }
 
-    /// Takes a letter; without a topic it is done at once.
+    /// Adds a letter; without a topic it counts as done at once.
     pub fn push(&mut self, letter: Letter, ledger: &mut Ledger, metrics: &Metrics) {
         if self.topic.is_some() {
             self.bytes += letter.size();
@@ -102,7 +102,7 @@ impl DeadLetters {
         ledger.done(letter.partition, letter.generation, letter.offset);
     }
 
-    /// Letters not acknowledged.
+    /// The number of letters that are not acknowledged.
     pub fn len(&self) -> usize {
         self.waiting.len() + self.in_flight
     }
@@ -117,12 +117,12 @@ impl DeadLetters {
         self.bytes
     }
 
-    /// Whether the topic refused at the last attempt.
+    /// Whether the last batch failed.
     pub fn is_failing(&self) -> bool {
         self.backoff.is_failing()
     }
 
-    /// Sends off what waits, unless a batch is on its way.
+    /// Publishes the waiting letters, unless a batch is in flight.
     pub fn begin(&mut self, now: Instant, reports: &Reports) {
         let Some(topic) = self.topic.as_ref() else { return };
         if self.in_flight > 0 || self.waiting.is_empty() || !self.backoff.is_over(now) {
@@ -134,7 +134,7 @@ impl DeadLetters {
         reports.run(async move { Report::Posted(post(&topic, batch).await) });
     }
 
-    /// Takes a batch back.
+    /// Takes the outcome of a batch: letters that failed wait for the next one.
     pub fn settle(&mut self, now: Instant, posted: Posted, ledger: &mut Ledger, metrics: &Metrics) {
         self.in_flight = 0;
         let mut failure = None;
@@ -162,18 +162,18 @@ impl DeadLetters {
                 partition,
                 offset,
                 error,
-                "the dead-letter topic can't be written, keeping the record"
+                "the dead-letter topic can't be written, retrying"
             );
         }
     }
 
-    /// Drops what waits of a partition that is no longer ours.
+    /// Drops the waiting letters of a revoked partition.
     pub fn forget(&mut self, partition: i32) {
         let bytes = &mut self.bytes;
         self.waiting.retain(|letter| {
-            let kept = letter.partition != partition;
-            *bytes -= if kept { 0 } else { letter.size() };
-            kept
+            let keep = letter.partition != partition;
+            *bytes -= if keep { 0 } else { letter.size() };
+            keep
         });
     }
 }

@@ -1,4 +1,4 @@
-//! Takes a record as Kafka lends it; gives a message, or the reason why there is none, and owns what it gives.
+//! Decodes records: takes a record borrowed from the client; returns an owned message, or the reason why it is none.
 
 use holdfast_kafka::{BorrowedMessage, Headers, RecordView};
 use holdfast_message::Message;
@@ -8,38 +8,38 @@ use holdfast_service::trace::TraceParent;
 /// A record that was read.
 #[derive(Debug)]
 pub struct Incoming {
-    /// Its partition.
+    /// The record's partition.
     pub partition: i32,
-    /// Its offset.
+    /// The record's offset.
     pub offset: i64,
-    /// What it holds.
+    /// The decoded content.
     pub content: Content,
 }
 
-/// What a record holds.
+/// The content of a record.
 #[derive(Debug)]
 pub enum Content {
     /// A message.
     Message {
         /// The message.
         message: Message,
-        /// The trace it belongs to.
+        /// The trace context in its headers.
         trace: Option<TraceParent>,
-        /// The recent list may not have taken it.
+        /// Whether the recent list may lack it.
         uncached: bool,
     },
-    /// No message: for the dead letters.
+    /// No valid message: it becomes a dead letter.
     Undecodable {
         /// A short word for the metric.
         reason: &'static str,
-        /// What is wrong with it.
+        /// The decoding error.
         detail: String,
-        /// The record as it was.
+        /// The record's original bytes.
         original: Original,
     },
-    /// Written by a newer gateway than this worker understands: for a newer worker.
+    /// A message in a newer schema, which only a newer worker can decode.
     Newer {
-        /// Its schema's version, as it says.
+        /// The schema version in the record.
         version: String,
     },
 }
@@ -47,11 +47,11 @@ pub enum Content {
 /// A record's bytes and headers.
 #[derive(Debug, Clone, Default)]
 pub struct Original {
-    /// Its key.
+    /// The record's key.
     pub key: Option<Vec<u8>>,
-    /// Its value.
+    /// The record's value.
     pub value: Option<Vec<u8>>,
-    /// Its headers, in order.
+    /// The record's headers, in order.
     pub headers: Vec<(String, Option<Vec<u8>>)>,
 }
 
@@ -63,7 +63,7 @@ impl Original {
         size_of::<Self>() + length(&self.key) + length(&self.value) + headers
     }
 
-    /// What a message's record looked like: encoding is deterministic.
+    /// Rebuilds a message's record: encoding is deterministic.
     pub fn of(message: &Message, trace: Option<TraceParent>) -> Self {
         let text = |name: &str, value: String| (name.to_owned(), Some(value.into_bytes()));
         let mut headers = vec![
@@ -75,7 +75,7 @@ impl Original {
     }
 }
 
-/// Reads a record.
+/// Decodes a record.
 pub fn read(record: &BorrowedMessage<'_>) -> Incoming {
     Incoming { partition: record.partition(), offset: record.offset(), content: content(record) }
 }
@@ -103,7 +103,7 @@ fn content(record: &BorrowedMessage<'_>) -> Content {
     }
 }
 
-/// The version, if it is newer than ours. A header that is no number is nobody's; the value itself decides then.
+/// The schema version, if it is newer than this worker's. A header that is no number is ignored; then the value decides.
 fn newer(version: &[u8]) -> Option<String> {
     let text = std::str::from_utf8(version).ok()?.trim();
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());

@@ -1,11 +1,11 @@
-//! Stores batches. Takes what is due from the buffer; tells the ledger what is done, the dead letters what can't be stored, and
-//! puts back what must be tried again.
+//! Stores batches. Takes due messages from the buffer; marks stored ones as done in the ledger, passes those that can't be stored to the
+//! dead letters, and puts back those that must be retried.
 //!
-//! One flush is in flight at a time, on a task of its own, and its batch comes back with its outcomes: whatever fails in between,
-//! the messages are not lost sight of. When the store is away the wait between attempts grows, for ever: there is no number of
+//! One flush is in flight at a time, on a task of its own, and its batch comes back with its outcomes, so no failure in between loses a
+//! message. When the store is away the wait between attempts grows, for ever: there is no number of
 //! attempts after which a message is dropped.
 //!
-//! A message that MongoDB will not take although it takes others is set aside and tried again beside them. After
+//! A message that MongoDB refuses while it stores others is set aside and retried together with others. After
 //! [`LONE_REFUSAL`] of this it is a dead letter.
 
 use std::future::Future;
@@ -27,14 +27,14 @@ use crate::report::{Report, Reports};
 /// How long MongoDB may refuse a message alone, for a reason not known as lasting, while it takes others.
 pub const LONE_REFUSAL: Duration = Duration::from_secs(600);
 
-/// What is set aside is tried so often at most while everything hurries.
+/// The shortest interval between retries of messages that are set aside, while a drain or a revocation hurries.
 const HURRIED: Duration = Duration::from_millis(500);
 
-/// Where messages are stored.
+/// The store that messages are flushed to.
 pub trait Sink: Send + Sync + 'static {
-    /// Stores what is absent; one outcome per message, in order. Ends within a time of its own.
+    /// Stores the absent messages; one outcome per message, in order. Has its own time limit.
     fn insert(&self, messages: &[Message]) -> impl Future<Output = Result<Vec<Written>, BatchFailed>> + Send;
-    /// Lets each chat show its latest message. Nothing waits for it.
+    /// Updates the conversations' view with the latest message of each chat.
     fn touch_conversations(&self, messages: &[Message]) -> impl Future<Output = Result<Touched, StoreError>> + Send;
 }
 
@@ -55,7 +55,7 @@ pub struct Flushed {
     took: Duration,
 }
 
-/// What a flush came to, for the loop and for health.
+/// The result of a flush, for the loop and for health.
 #[derive(Debug, Default)]
 pub struct Settled {
     /// Messages that are dead letters now.
@@ -64,7 +64,7 @@ pub struct Settled {
     pub stored: Vec<Message>,
 }
 
-/// When and how batches are stored.
+/// Decides when a batch is due, and runs flushes.
 #[derive(Debug)]
 pub struct Flusher {
     threshold: usize,
@@ -97,12 +97,12 @@ impl Flusher {
         self.in_flight
     }
 
-    /// Whether the store took nothing at the last attempt.
+    /// Whether the last attempt stored nothing.
     pub fn is_failing(&self) -> bool {
         self.backoff.is_failing()
     }
 
-    /// Begins a flush if one is due, or if there is anything at all and `hurry`.
+    /// Begins a flush if one is due; with `hurry`, if any message waits.
     pub fn begin<S: Sink>(&mut self, now: Instant, hurry: bool, buffer: &mut Buffer, sink: &Arc<S>, reports: &Reports) {
         if self.in_flight || !self.backoff.is_over(now) {
             return;
@@ -129,7 +129,7 @@ impl Flusher {
         });
     }
 
-    /// Takes a flush's outcomes in.
+    /// Takes a flush's outcomes.
     pub fn settle(
         &mut self,
         now: Instant,
@@ -157,7 +157,7 @@ impl Flusher {
         }
     }
 
-    /// Nothing of the batch counts: all of it goes back to the front, in order.
+    /// Returns the whole batch to the front of the buffer, in order.
     fn fail(
         &mut self,
         now: Instant,
@@ -169,16 +169,16 @@ impl Flusher {
     ) {
         self.backoff.fail(now, fastrand::f64());
         let (attempts, messages) = (self.backoff.failures(), batch.messages.len());
-        // The first and then ever rarer ones: an outage is one event.
+        // Logs the first failure and then ever fewer: an outage is one event.
         if attempts.is_power_of_two() {
             tracing::warn!(attempts, messages, error, "flush failed, keeping the batch");
         }
         metrics.retried.inc_by(messages as u64);
-        for (message, mut place) in batch.messages.into_iter().zip(batch.places).rev() {
-            // What was refused alone before an outage starts anew after it: nobody succeeded meanwhile.
-            place.refused_since = None;
-            if ledger.is_current(place.partition, place.generation) {
-                buffer.give_back(message, place);
+        for (message, mut meta) in batch.messages.into_iter().zip(batch.metas).rev() {
+            // The patience with a message refused alone starts anew after an outage: no other message was stored meanwhile.
+            meta.refused_since = None;
+            if ledger.is_current(meta.partition, meta.generation) {
+                buffer.give_back(message, meta);
             } else {
                 buffer.settle(&message);
             }
@@ -199,7 +199,7 @@ impl Flusher {
         if any_taken {
             self.last_success = Some(now);
         }
-        // Refusals say that the server answers; nothing but retries says that it does not do its work.
+        // A refusal shows that the server works; a batch of nothing but retries shows that it does not.
         if outcomes.iter().all(|outcome| matches!(outcome, Written::Retry { .. })) && !self.others_succeed(now) {
             let Some(Written::Retry { code, reason }) = outcomes.first() else { return Settled::default() };
             let error = format!("{reason} (code {code})");
@@ -213,40 +213,40 @@ impl Flusher {
         let stamp = unix_ms();
         let mut settled = Settled { stored: Vec::with_capacity(batch.messages.len()), ..Settled::default() };
         let mut refused_again = false;
-        for ((message, mut place), outcome) in batch.messages.into_iter().zip(batch.places).zip(outcomes) {
+        for ((message, mut meta), outcome) in batch.messages.into_iter().zip(batch.metas).zip(outcomes) {
             match outcome {
                 Written::Stored | Written::Duplicate => {
-                    ledger.done(place.partition, place.generation, place.offset);
+                    ledger.done(meta.partition, meta.generation, meta.offset);
                     buffer.settle(&message);
                     if outcome == Written::Stored {
                         metrics.stored.inc();
                         metrics.persist_latency.observe((stamp - message.timestamp).max(0) as f64 / 1000.0);
                         settled.stored.push(message);
                     } else {
-                        // Perhaps a repeat of another time than the stored copy, which is the one to be shown.
+                        // It may be a repeat with another timestamp than the stored copy, which is the one to show.
                         metrics.duplicates.inc();
                     }
                 }
-                _ if !ledger.is_current(place.partition, place.generation) => buffer.settle(&message),
+                _ if !ledger.is_current(meta.partition, meta.generation) => buffer.settle(&message),
                 Written::Refused { code, reason } => {
                     buffer.settle(&message);
                     let detail = format!("mongodb refuses the document: {reason} (code {code})");
-                    settled.letters.push(letter(&message, place, "refused", detail));
+                    settled.letters.push(letter(&message, meta, "refused", detail));
                 }
                 Written::Retry { code, reason } if is_passing(code) => {
-                    // Its shard or its primary is away, which says nothing of the message.
+                    // Its shard or primary is away, which says nothing about the message.
                     tracing::debug!(message_id = %message.id, code, reason, "a message was put off, trying on");
-                    place.refused_since = None;
+                    meta.refused_since = None;
                     metrics.retried.inc();
                     refused_again = true;
-                    buffer.set_aside(message, place);
+                    buffer.set_aside(message, meta);
                 }
                 Written::Retry { code, reason } => {
-                    let since = *place.refused_since.get_or_insert(now);
+                    let since = *meta.refused_since.get_or_insert(now);
                     if now.duration_since(since) >= self.lone_refusal && self.others_succeeded_since(since, now) {
                         buffer.settle(&message);
                         let detail = format!("mongodb keeps refusing this document alone: {reason} (code {code})");
-                        settled.letters.push(letter(&message, place, "refused_alone", detail));
+                        settled.letters.push(letter(&message, meta, "refused_alone", detail));
                         continue;
                     }
                     if since == now {
@@ -254,7 +254,7 @@ impl Flusher {
                     }
                     metrics.retried.inc();
                     refused_again = true;
-                    buffer.set_aside(message, place);
+                    buffer.set_aside(message, meta);
                 }
             }
         }
@@ -275,13 +275,13 @@ impl Flusher {
     }
 }
 
-fn letter(message: &Message, place: crate::buffer::Place, reason: &'static str, detail: String) -> Letter {
+fn letter(message: &Message, meta: crate::buffer::RecordMeta, reason: &'static str, detail: String) -> Letter {
     tracing::error!(
-        message_id = %message.id, chat_id = %message.chat, trace_id = place.trace.map(|trace| trace.trace_id()),
-        partition = place.partition, offset = place.offset, reason, detail, "mongodb does not take a message"
+        message_id = %message.id, chat_id = %message.chat, trace_id = meta.trace.map(|trace| trace.trace_id()),
+        partition = meta.partition, offset = meta.offset, reason, detail, "mongodb does not take a message"
     );
-    let original = Original::of(message, place.trace);
-    Letter::new(place.partition, place.generation, place.offset, reason, detail, original)
+    let original = Original::of(message, meta.trace);
+    Letter::new(meta.partition, meta.generation, meta.offset, reason, detail, original)
 }
 
 #[cfg(test)]

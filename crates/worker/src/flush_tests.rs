@@ -1,7 +1,7 @@
 use prometheus::Registry;
 
 use super::*;
-use crate::buffer::Place;
+use crate::buffer::RecordMeta;
 use crate::buffer::tests::message;
 use crate::ledger::Start;
 
@@ -23,7 +23,7 @@ impl Desk {
             let offset = number.into();
             buffer.push(
                 message(number),
-                Place { partition: 0, generation, offset, received: now, trace: None, refused_since: None },
+                RecordMeta { partition: 0, generation, offset, received: now, trace: None, refused_since: None },
             );
         }
         let flusher = Flusher::new(10, Duration::from_secs(300), LONE_REFUSAL);
@@ -33,7 +33,7 @@ impl Desk {
     /// One flush of all that can be flushed, with these outcomes.
     fn flush(&mut self, result: Result<Vec<Written>, BatchFailed>) -> (Vec<i64>, Settled) {
         let batch = self.buffer.take(100, true);
-        let offsets = batch.places.iter().map(|place| place.offset).collect();
+        let offsets = batch.metas.iter().map(|meta| meta.offset).collect();
         let flushed = Flushed { batch, result, took: Duration::from_millis(3) };
         (offsets, self.flusher.settle(self.now, flushed, &mut self.buffer, &mut self.ledger, &self.metrics))
     }
@@ -89,8 +89,8 @@ fn a_message_refused_alone_is_a_dead_letter_only_after_ten_minutes_in_which_othe
     desk.flush(Ok(vec![Written::Stored, retry()]));
     let generation = desk.ledger.receive(0, 3).unwrap().generation;
     desk.now += LONE_REFUSAL - Duration::from_secs(30);
-    let place = Place { partition: 0, generation, offset: 3, received: desk.now, trace: None, refused_since: None };
-    desk.buffer.push(message(3), place);
+    let meta = RecordMeta { partition: 0, generation, offset: 3, received: desk.now, trace: None, refused_since: None };
+    desk.buffer.push(message(3), meta);
     let (offsets, settled) = desk.flush(Ok(vec![retry(), Written::Stored]));
     assert_eq!((offsets, settled.letters.len()), (vec![2, 3], 0));
     desk.now += Duration::from_secs(31);
@@ -142,8 +142,8 @@ fn letters_after(refusal: &Written, meanwhile: impl Fn(&mut Desk)) -> usize {
     meanwhile(&mut desk);
     desk.now += LONE_REFUSAL + Duration::from_secs(60);
     let generation = desk.ledger.receive(0, 3).unwrap().generation;
-    let place = Place { partition: 0, generation, offset: 3, received: desk.now, trace: None, refused_since: None };
-    desk.buffer.push(message(3), place);
+    let meta = RecordMeta { partition: 0, generation, offset: 3, received: desk.now, trace: None, refused_since: None };
+    desk.buffer.push(message(3), meta);
     desk.flush(Ok(vec![refusal.clone(), Written::Stored])).1.letters.len()
 }
 

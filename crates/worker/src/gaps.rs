@@ -1,11 +1,11 @@
-//! Missing offsets. Takes those that the loop finds between records; says which of them were messages.
+//! Judges missing offsets. Takes the gaps that the loop finds between records; returns which of them were deleted records.
 //!
 //! Not every offset is a record: a transaction ends with a marker, and an aborted one leaves nothing to be read. Only what lies below
-//! the log's beginning was deleted. The broker is asked where that is, once a pass for each partition that has gaps, so that a
-//! log with a transaction for every record costs a question for some hundred records.
+//! the log's beginning was deleted. The log's beginning is requested from the broker once a pass for each partition with gaps, so a log
+//! with a transaction for every record costs one request for some hundred records.
 //!
-//! A gap that nobody can judge yet, because the broker does not answer, is neither a loss nor none. Meanwhile its first offset counts as
-//! received and not done in the ledger: nothing is committed beyond it.
+//! While the broker does not answer, a gap can't be judged: its first offset counts as received and not done in the ledger, so nothing is
+//! committed beyond it.
 //!
 //! See `docs/decisions/lost-records.md`.
 
@@ -18,24 +18,24 @@ use crate::ledger::Generation;
 /// Offsets that are missing in front of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Gap {
-    /// The partition.
+    /// The partition's number.
     pub partition: i32,
-    /// The assignment that it belongs to.
+    /// The assignment under which it was found.
     pub generation: Generation,
     /// The first missing offset.
     pub expected: i64,
-    /// The record's.
+    /// The offset of the record behind the gap.
     pub offset: i64,
 }
 
 impl Gap {
-    /// How many of its offsets lie below the log's beginning.
+    /// The number of its offsets that lie below the log's beginning.
     fn deleted(&self, log_start: i64) -> u64 {
         u64::try_from(log_start.min(self.offset) - self.expected).unwrap_or_default()
     }
 }
 
-/// Those that are not judged yet.
+/// The gaps that are not judged yet.
 #[derive(Debug)]
 pub struct Gaps {
     waiting: Vec<Gap>,
@@ -44,23 +44,23 @@ pub struct Gaps {
 
 impl Default for Gaps {
     fn default() -> Self {
-        // Asking a broker that does not answer stops the loop for a second.
+        // A request that the broker does not answer blocks the loop for a second.
         Self { waiting: Vec::new(), backoff: Backoff::new(Duration::from_secs(1), Duration::from_secs(10)) }
     }
 }
 
 impl Gaps {
-    /// Takes one.
+    /// Adds a gap.
     pub fn push(&mut self, gap: Gap) {
         self.waiting.push(gap);
     }
 
-    /// Whether none waits.
+    /// Whether all gaps have been judged.
     pub fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }
 
-    /// What is known of a partition belongs to an assignment that is over.
+    /// Discards the gaps of a revoked partition.
     pub fn forget(&mut self, partition: i32) {
         self.waiting.retain(|gap| gap.partition != partition);
     }
@@ -74,7 +74,7 @@ impl Gaps {
         let mut judged = Vec::new();
         let mut silent = false;
         self.waiting.retain(|gap| {
-            // One question that nobody answers is enough for this time.
+            // One unanswered request a pass is enough.
             let start = match starts.get(&gap.partition) {
                 Some(start) => *start,
                 None if silent => None,

@@ -1,16 +1,15 @@
-//! Heals the recent lists. Takes messages that they may lack, on receipt; adds those that are absent, which also announces them to
-//! their recipients. Those that are present it keeps from being taken back by a gateway whose own attempt at them failed.
+//! Heals the recent lists. Takes messages that they may lack, on receipt; adds those that are absent, which also announces them to their
+//! recipients. Those that are present are no longer subject to retraction by a gateway whose own attempt failed.
 //!
 //! A list may lack a message that the gateway could not add (its record is marked `uncached`), and whatever the cache lost when
 //! it restarted: then every message stamped within [`AROUND_A_CHANGE`] of that moment is offered, whether it is received after that or was
-//! received shortly before: somebody may have read history while neither the cache nor the store had it. A restart is seen by the epoch
-//! of a list that nobody writes to: the cache begins a new one for every list when its run id has changed, and also when it was
+//! received shortly before: a client may have read history while neither the cache nor the store had it. A restart shows in the epoch
+//! of a list without messages: the cache begins a new one for every list when its run id has changed, and also when it was
 //! flushed, which the run id alone would not show. Each master of a cluster has such a list, and a slot that gets another master counts
 //! as a restart.
 //!
-//! This holds up neither flush nor commit: messages go through a queue that is bounded in messages and in bytes, and one that does
-//! not fit is counted and skipped.
-//! Verification on read heals what this misses.
+//! Healing delays neither flush nor commit: messages go through a queue that is bounded in messages and in bytes, and one that does not fit
+//! is counted and skipped. Verification on read adds what this misses.
 //!
 //! See `docs/decisions/cache-restarts.md` and `docs/decisions/retraction.md`.
 
@@ -26,11 +25,11 @@ use holdfast_message::Message;
 use holdfast_service::clock::unix_ms;
 use tokio_util::sync::CancellationToken;
 
+use crate::bounded_queue::{self, Offered, Offers, Taken};
 use crate::health::State;
 use crate::metrics::Metrics;
-use crate::side_queue::{self, Offered, Offers, Taken};
 
-/// How far from a restart of the cache a message may be stamped to be offered, in milliseconds.
+/// Messages stamped within this many milliseconds of a restart of the cache are offered.
 pub const AROUND_A_CHANGE: i64 = 60_000;
 /// Messages that may wait.
 const WAITING: usize = 10_000;
@@ -42,19 +41,19 @@ const LATELY: usize = 5000;
 const LATELY_BYTES: usize = 8 << 20;
 /// Messages in one round trip.
 const BATCH: usize = 100;
-/// How long the cache may be asked to take one batch before it is given up.
+/// The time limit for one batch; then it is dropped.
 const GIVE_UP: Duration = Duration::from_secs(30);
 const BUDGET: Duration = Duration::from_millis(500);
 
-/// The recent lists.
+/// The operations on recent lists that healing needs.
 pub trait Recent: Send + Sync + 'static {
-    /// Another one says that the cache may have lost everything.
+    /// The cache's data generation: a new one means that the cache may have lost everything.
     fn data_generation(&self) -> impl Future<Output = Result<String, String>> + Send;
-    /// Adds messages that are absent, `true`: it was; keeps those that are present from being taken back.
+    /// Adds messages that are absent (`true`); those that are present are no longer subject to retraction.
     fn add(&self, messages: &[Message]) -> impl Future<Output = Vec<Result<bool, String>>> + Send;
 }
 
-/// The cache's lists.
+/// The recent lists in the cache.
 #[derive(Clone)]
 pub struct CachedLists(pub RecentList);
 
@@ -71,7 +70,7 @@ impl Recent for CachedLists {
     }
 }
 
-/// The way to the tasks.
+/// Offers messages to the healing tasks.
 #[derive(Debug, Clone)]
 pub struct Healer {
     offers: Offers<Message>,
@@ -80,7 +79,7 @@ pub struct Healer {
     metrics: Metrics,
 }
 
-/// What was received lately and not offered.
+/// Messages that were received lately and not offered.
 #[derive(Debug, Default)]
 struct Lately {
     messages: VecDeque<Message>,
@@ -100,7 +99,7 @@ impl Lately {
 impl Healer {
     /// Starts the tasks: one adds, one watches for restarts. They end with `stop`.
     pub fn start<R: Recent>(recent: Arc<R>, state: Arc<State>, metrics: Metrics, stop: CancellationToken) -> Self {
-        let (offers, taken) = side_queue::channel(WAITING, WAITING_BYTES);
+        let (offers, taken) = bounded_queue::channel(WAITING, WAITING_BYTES);
         let changed_at = Arc::new(AtomicI64::new(i64::MIN));
         let healer = Self { offers, changed_at, lately: Arc::default(), metrics: metrics.clone() };
         tokio::spawn(stop.clone().run_until_cancelled_owned(watch(Arc::clone(&recent), state, healer.clone())));
@@ -108,7 +107,7 @@ impl Healer {
         healer
     }
 
-    /// Offers a message if a list may lack it, now or by what is found out soon. Never waits.
+    /// Offers a message if a list may lack it; otherwise remembers it for a while, in case a restart of the cache is noticed. Never waits.
     pub fn offer(&self, message: &Message, uncached: bool) {
         // Held, so that a change is noticed before this message or finds it remembered.
         let mut lately = self.lately();
@@ -120,7 +119,7 @@ impl Healer {
         }
     }
 
-    /// The cache lost its data: what was received before that was noticed is offered, as is what comes.
+    /// Handles a loss of the cache's data: offers the remembered messages, and from now on each that is received.
     fn changed(&self) {
         let messages = {
             let mut lately = self.lately();

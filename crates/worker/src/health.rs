@@ -24,18 +24,18 @@ pub struct Snapshot {
     pub paused: bool,
     /// When a flush last succeeded, in epoch milliseconds.
     pub last_flush_at: Option<i64>,
-    /// The partitions that are ours.
+    /// The partitions assigned to this worker.
     pub partitions: Vec<i32>,
-    /// Records of them that were lost, as long as no operator has acknowledged it.
+    /// Lost records of these partitions; 0 once an operator has acknowledged the loss.
     pub lost: u64,
-    /// What is wrong.
+    /// Why the worker is degraded, one sentence each.
     pub degraded: Vec<&'static str>,
 }
 
-/// Shared by everything that has something to say.
+/// The worker's health: the loop and the connections write it, the operators' port reads it.
 #[derive(Debug, Default)]
 pub struct State {
-    /// When the loop last came round, in epoch milliseconds; 0: it has not begun.
+    /// When the loop last completed a pass, in Unix epoch milliseconds; 0: it has not begun.
     ticked_at: AtomicI64,
     joined: AtomicBool,
     refused: AtomicBool,
@@ -48,12 +48,12 @@ pub struct State {
 }
 
 impl State {
-    /// The loop came round.
+    /// The loop has completed a pass.
     pub fn tick(&self) {
         self.ticked_at.store(unix_ms(), Ordering::Relaxed);
     }
 
-    /// Whether the group has us.
+    /// Whether this worker is a member of the group.
     pub fn joined(&self, joined: bool) {
         self.joined.store(joined, Ordering::Relaxed);
     }
@@ -88,8 +88,8 @@ impl State {
         self.acknowledged.load(Ordering::Relaxed) && self.acknowledged.swap(false, Ordering::Relaxed)
     }
 
-    /// The loop tells how it is.
-    pub fn tell(&self, snapshot: Snapshot) {
+    /// Publishes the loop's state.
+    pub fn publish(&self, snapshot: Snapshot) {
         *self.snapshot.lock().unwrap_or_else(PoisonError::into_inner) = snapshot;
     }
 
@@ -182,9 +182,9 @@ mod tests {
         let state = State::default();
         state.joined(true);
         let degraded = vec!["mongodb does not take messages"];
-        state.tell(Snapshot { degraded: degraded.clone(), ..Snapshot::default() });
+        state.publish(Snapshot { degraded: degraded.clone(), ..Snapshot::default() });
         assert_eq!(state.report()["status"], "degraded");
-        state.tell(Snapshot { degraded, paused: true, messages: 7, capacity: 5, ..Snapshot::default() });
+        state.publish(Snapshot { degraded, paused: true, messages: 7, capacity: 5, ..Snapshot::default() });
         let report = state.report();
         assert_eq!(
             (&report["status"], &report["degraded"][0]),

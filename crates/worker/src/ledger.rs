@@ -1,10 +1,10 @@
-//! What may be committed. Takes every offset received and every offset done; gives the commit points.
+//! Computes what may be committed. Takes every offset received and every offset done; returns the commit points.
 //!
 //! A partition's commit point is the offset below which everything received is done: stored or dead-lettered. Commits are
 //! cumulative, so nothing else may ever be committed: a later success would hide an earlier failure. Four rules keep this true:
 //!
 //! * Each assignment of a partition is a [`Generation`] of its own, and what was received under another one counts for nothing. A
-//!   flush that returns after its partition went away and came back can't vouch for records that it never saw.
+//!   flush that returns after its partition was revoked and assigned again does not mark records of the new assignment as done.
 //! * Offsets may have gaps, which need nothing done. A gap at the end of what can be read shows in the consumer's position alone
 //!   ([`Ledger::advance`]), which counts as long as every record that was polled was received.
 //! * A partition that the group has never committed anything of is committed where it begins, before anything is received: a commit that is
@@ -12,10 +12,10 @@
 //! * Offsets may go back, when a topic was made anew or its log was truncated. Then the commit point goes back with them: a point
 //!   left beyond the log's end would skip whatever is written there later.
 //!
-//! What was lost goes with the commit that passes it ([`Loss`]), and with every later one until an operator acknowledges it. It
-//! survives the worker, and whoever has the partition next goes on saying it.
+//! A loss is recorded in the commit that passes it ([`Loss`]), and in every later commit until an operator acknowledges it. So it survives
+//! this worker, and the partition's next owner reports it too.
 //!
-//! No I/O and no clock here.
+//! This module does no I/O and reads no clock.
 //!
 //! See `docs/decisions/lost-records.md` and `docs/decisions/transactional-records.md`.
 
@@ -30,13 +30,13 @@ pub struct Generation(u64);
 /// A commit point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Point {
-    /// The partition.
+    /// The partition's number.
     pub partition: i32,
     /// The assignment that it belongs to.
     pub generation: Generation,
-    /// The next offset to be read by whoever comes after us.
+    /// The next offset that the partition's next owner must read.
     pub offset: i64,
-    /// What was lost below it and not acknowledged.
+    /// The unacknowledged loss below it.
     pub loss: Loss,
 }
 
@@ -78,7 +78,7 @@ impl Start {
     }
 }
 
-/// A record that was taken in.
+/// A record whose receipt was recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Received {
     /// The assignment that it belongs to.
@@ -95,13 +95,13 @@ struct Partition {
     committed_loss: Loss,
     /// One past the last record received; before the first, where reading begins, if that is known.
     next: Option<i64>,
-    /// Received and not done, with how often.
+    /// Offsets received and not done, with how many times each.
     open: BTreeMap<i64, u32>,
-    /// A record was polled and not received.
+    /// Whether a record was polled and not received.
     dropped: bool,
-    /// What was lost before this assignment.
+    /// The loss before this assignment.
     loss: Loss,
-    /// What was lost since, each with the offset that a commit must have reached to have passed it.
+    /// The losses since, each with the offset that a commit must reach to pass it.
     holes: Vec<(i64, Loss)>,
 }
 
@@ -117,7 +117,7 @@ impl Partition {
     }
 }
 
-/// All partitions that are ours now.
+/// All partitions that are assigned to this worker.
 #[derive(Debug, Default)]
 pub struct Ledger {
     partitions: BTreeMap<i32, Partition>,
@@ -125,7 +125,7 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// A partition became ours, and is read from [`Start::offset`] on.
+    /// Adds an assigned partition, which is read from [`Start::offset`] on.
     pub fn assign(&mut self, partition: i32, start: Start) -> Generation {
         self.generations += 1;
         let generation = Generation(self.generations);
@@ -144,12 +144,12 @@ impl Ledger {
         generation
     }
 
-    /// A partition is no longer ours. What was not committed is another's to do again.
+    /// Removes a revoked partition. Its next owner reads again what was not committed.
     pub fn revoke(&mut self, partition: i32) {
         self.partitions.remove(&partition);
     }
 
-    /// The partitions that are ours.
+    /// The partitions that are assigned to this worker.
     pub fn partitions(&self) -> impl Iterator<Item = i32> {
         self.partitions.keys().copied()
     }
@@ -159,7 +159,7 @@ impl Ledger {
         self.partitions.get(&partition).is_some_and(|state| state.generation == generation)
     }
 
-    /// Takes in a record. `None`: the partition is not ours, and the record must not be touched.
+    /// Records the receipt of a record. `None`: the partition is not assigned to this worker, so the record must be ignored.
     pub fn receive(&mut self, partition: i32, offset: i64) -> Option<Received> {
         let state = self.partitions.get_mut(&partition)?;
         let expected = state.next.replace(offset + 1);
@@ -174,12 +174,12 @@ impl Ledger {
         }
     }
 
-    /// What was lost in all of our partitions and not acknowledged.
+    /// The unacknowledged losses of all assigned partitions.
     pub fn lost(&self) -> Loss {
         self.partitions.values().map(|state| state.loss_below(i64::MAX)).fold(Loss::default(), Loss::and)
     }
 
-    /// An operator knows of everything that was lost so far. The next commit says so.
+    /// Records that an operator acknowledges all losses so far. The next commit carries none of them.
     pub fn acknowledge_losses(&mut self) {
         for state in self.partitions.values_mut() {
             state.loss = Loss::default();
@@ -187,14 +187,14 @@ impl Ledger {
         }
     }
 
-    /// A record was polled, and is left to whoever has the partition next: nothing at or above it may be committed.
+    /// Records that a polled record is left to the partition's next owner: nothing at or above it may be committed.
     pub fn drop_record(&mut self, partition: i32) {
         if let Some(state) = self.partitions.get_mut(&partition) {
             state.dropped = true;
         }
     }
 
-    /// Polling has come so far: what lies between the last record and `position` is no record.
+    /// Records how far polling has come: the offsets between the last record and `position` are no records.
     pub fn advance(&mut self, partition: i32, position: i64) {
         if let Some(state) = self.partitions.get_mut(&partition)
             && !state.dropped
@@ -211,7 +211,7 @@ impl Ledger {
         }
     }
 
-    /// A record is stored or dead-lettered.
+    /// Marks a record as done: it is stored or dead-lettered.
     pub fn done(&mut self, partition: i32, generation: Generation, offset: i64) {
         let Some(state) = self.partitions.get_mut(&partition).filter(|state| state.generation == generation) else {
             return;
@@ -224,7 +224,7 @@ impl Ledger {
         }
     }
 
-    /// The points that the broker does not have yet.
+    /// The commit points that the broker has not confirmed yet.
     pub fn due(&self) -> Vec<Point> {
         let due = |(partition, state): (&i32, &Partition)| {
             let offset = state.point()?;
@@ -235,7 +235,7 @@ impl Ledger {
         self.partitions.iter().filter_map(due).collect()
     }
 
-    /// The broker has taken a point.
+    /// Records that the broker has confirmed a commit point.
     pub fn committed(&mut self, point: &Point) {
         let state = self.partitions.get_mut(&point.partition);
         if let Some(state) = state.filter(|state| state.generation == point.generation) {
@@ -244,7 +244,7 @@ impl Ledger {
         }
     }
 
-    /// What the broker has, as far as we know.
+    /// The offset that the broker has confirmed, as far as is known.
     pub fn committed_offset(&self, partition: i32) -> Option<i64> {
         self.partitions.get(&partition).and_then(|state| state.committed)
     }

@@ -5,23 +5,26 @@
 //! 1. [`consume`]: one loop takes it from the group's consumer. The loop owns everything below and never stops polling.
 //! 2. [`decode`]: it is a message, or undecodable, or of a newer schema. The last kind stops its partition until a newer worker
 //!    has it.
-//! 3. [`buffer`]: the message waits with others. [`pause`] stops fetching while too many wait.
+//! 3. [`buffer`]: the message waits with others. [`backpressure`] stops fetching while too many wait.
 //! 4. [`flush`]: a batch is stored while consuming goes on. A message ends as stored, as stored before, or as a dead letter; any
 //!    other outcome is tried again for ever.
 //! 5. [`ledger`]: says how far each partition is done, and for which assignment. [`gaps`] says which missing offsets were messages.
-//! 6. [`commit`]: tells the broker, one commit at a time, and believes only its answer.
-//! 7. [`dead_letter`]: what can't be decoded or stored is kept, with the reason, before it counts as done.
-//! 8. [`heal`]: beside all this, messages that the recent lists may lack are added to them; and [`conversations`] learns of what
-//!    was stored. Nothing waits for either, but the end for the latter; each has a [`side_queue`].
+//! 6. [`commit`]: commits that to the broker, one commit at a time, and counts only what the broker confirms.
+//! 7. [`dead_letter`]: publishes what can't be decoded or stored to the dead-letter topic, with the reason, before it counts as done.
+//! 8. [`heal`]: in the background, adds messages that the recent lists may lack; [`conversations`] updates the view of chats by last
+//!    message. No record waits for either; each has a [`bounded_queue`], and only the shutdown waits for the latter to empty.
 //! 9. [`cleanup`]: where it is switched on, records that every group has read are deleted.
 //!
-//! [`consume::assignment`] says what happens when partitions come and go, [`refusals`] what may not be read, [`health`] and [`metrics`] what
-//! others see.
+//! [`consume::assignment`] handles the assignment and revocation of partitions, [`authorization`] watches whether Kafka lets this worker
+//! read, and [`health`] and [`metrics`] report the state to others.
 //!
 //! What a commit does *not* promise: that a record was stored once only. A worker that dies between storing and committing
 //! leaves records to be stored again; the primary key absorbs them.
 
+pub mod authorization;
 pub mod backoff;
+pub mod backpressure;
+pub mod bounded_queue;
 pub mod buffer;
 pub mod cleanup;
 pub mod commit;
@@ -36,10 +39,7 @@ pub mod heal;
 pub mod health;
 pub mod ledger;
 pub mod metrics;
-pub mod pause;
-pub mod refusals;
 pub mod report;
-pub mod side_queue;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -68,13 +68,13 @@ use crate::health::State;
 use crate::metrics::Metrics;
 use crate::report::Waker;
 
-/// Why a worker ended otherwise than by being asked to.
+/// Why a worker ended without being asked to.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Failure {
     /// It can't be built from its settings.
     #[error("{0}")]
     Setup(String),
-    /// A Kafka client is dead, and only another process has a living one.
+    /// A Kafka client has failed for good, and only a new process can build another.
     #[error("a kafka client is dead: {0}")]
     Client(String),
     /// The loop panicked.
@@ -88,13 +88,13 @@ fn setup(error: impl std::fmt::Display) -> Failure {
 
 /// Runs a worker until `stop` is cancelled and everything received is stored, or until the grace has passed.
 ///
-/// Servers that are not there yet are waited for. Ends within `SHUTDOWN_GRACE_MS` of the cancellation, although a thread may then
+/// Waits for servers that are not available yet. Ends within `SHUTDOWN_GRACE_MS` of the cancellation, although a thread may then
 /// still be leaving the group: the caller should end the process.
 pub async fn run(config: Config, listener: TcpListener, stop: CancellationToken) -> Result<(), Failure> {
     let registry = ops::registry("worker").map_err(setup)?;
     let metrics = Metrics::register(&registry).map_err(setup)?;
     let state = Arc::new(State::default());
-    // Health is answered until the very end.
+    // The health endpoint answers until the very end.
     let ended = CancellationToken::new();
     let _ends = ended.clone().drop_guard();
     let served = (config.connections.operators(), metrics.connections.clone());
@@ -210,13 +210,13 @@ async fn start(
     Ok(Running { waker, ending, left, viewed })
 }
 
-/// Runs a loop on a thread of its own: says how it ended, and then when it has left the group.
+/// Runs a loop on a thread of its own: reports how it ended, and then that it has left the group.
 pub fn spawn<S: flush::Sink>(worker: Loop<S>) -> std::io::Result<(oneshot::Receiver<Ending>, oneshot::Receiver<()>)> {
     let (tell_ending, ending) = oneshot::channel();
     let (tell_left, left) = oneshot::channel();
     std::thread::Builder::new().name("consume".into()).spawn(move || {
         let (how, consumer) = worker.run();
-        // Nobody may be waiting any more, which changes nothing here.
+        // The receiver may be gone, which changes nothing here.
         let _ = tell_ending.send(how);
         drop(consumer);
         let _ = tell_left.send(());
@@ -261,7 +261,7 @@ fn healer(
     Ok(Healer::start(Arc::new(recent), Arc::clone(state), metrics.clone(), ended.clone()))
 }
 
-/// Makes the indexes, which only readers need, and then looks now and then whether MongoDB is there while nothing is to be stored.
+/// Creates the indexes, which only readers need, and then pings MongoDB from time to time while there is nothing to store.
 async fn tend_store(store: Arc<Store>, state: Arc<State>) {
     let mut failures = 0_u32;
     while let Err(error) = store.ensure_indexes().await {
@@ -278,7 +278,7 @@ async fn tend_store(store: Arc<Store>, state: Arc<State>) {
     }
 }
 
-/// Waits until both topics are there, making them if need be, and says what weakens the promise.
+/// Waits until both topics exist, creating them if they are missing, and logs what weakens the delivery promise.
 async fn topics(admin: &Admin) {
     let mut failures = 0_u32;
     let report = loop {

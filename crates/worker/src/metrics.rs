@@ -27,7 +27,7 @@ pub const CONSUMER_LAG: &str = "holdfast_worker_consumer_lag";
 pub const PAUSED: &str = "holdfast_worker_paused";
 /// Commits, by `result`: what the broker answered.
 pub const COMMITS: &str = "holdfast_worker_commits_total";
-/// Errors that the consumer told and went on trying after, by `code`.
+/// Errors that the consumer reported and retried after, by `code`.
 pub const CONSUMER_ERRORS: &str = "holdfast_worker_consumer_errors_total";
 /// For how long the broker has taken no commit although there was something to commit.
 pub const COMMIT_BEHIND: &str = "holdfast_worker_commit_behind_seconds";
@@ -35,7 +35,7 @@ pub const COMMIT_BEHIND: &str = "holdfast_worker_commit_behind_seconds";
 pub const RECORDS_SKIPPED: &str = "holdfast_worker_records_skipped_total";
 /// Lost records of the partitions that this worker has, until an operator acknowledges the loss: `sum` over the workers.
 pub const LOSS_UNACKNOWLEDGED: &str = "holdfast_worker_loss_unacknowledged";
-/// Records kept as dead letters (or skipped, where those are switched off), by `reason`.
+/// Records written to the dead-letter topic (or skipped, where that is switched off), by `reason`.
 pub const DLQ_MESSAGES: &str = "holdfast_dlq_messages_total";
 /// Times that the dead letters' producer failed for good and another took its place.
 pub const PRODUCER_REBUILDS: &str = "holdfast_worker_producer_rebuilds_total";
@@ -142,7 +142,10 @@ impl Metrics {
             paused: add(registry, IntGauge::new(PAUSED, "1 while fetching is paused as the buffer is full."))?,
             commits_ok: commits.with_label_values(&["ok"]),
             commits_failed: commits.with_label_values(&["failed"]),
-            consumer_errors: add(registry, counters(CONSUMER_ERRORS, "Errors that the Kafka consumer told.", "code"))?,
+            consumer_errors: add(
+                registry,
+                counters(CONSUMER_ERRORS, "Errors that the Kafka consumer reported.", "code"),
+            )?,
             commit_behind: add(
                 registry,
                 Gauge::new(
@@ -162,7 +165,7 @@ impl Metrics {
                     "Lost records of this worker's partitions, until an operator acknowledges the loss. Take sum.",
                 ),
             )?,
-            dlq: add(registry, counters(DLQ_MESSAGES, "Records kept as dead letters.", "reason"))?,
+            dlq: add(registry, counters(DLQ_MESSAGES, "Records written to the dead-letter topic.", "reason"))?,
             producer_rebuilds: add(
                 registry,
                 IntCounter::new(

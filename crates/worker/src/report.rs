@@ -1,4 +1,4 @@
-//! How what runs elsewhere tells the loop that it has ended, and ends its sleep.
+//! Reports from work that runs on the runtime: each carries the outcome back to the loop and wakes its thread.
 
 use std::sync::mpsc;
 use std::sync::{Arc, OnceLock};
@@ -9,14 +9,14 @@ use tokio::runtime::Handle;
 use crate::dead_letter::Posted;
 use crate::flush::Flushed;
 
-/// Something that ran elsewhere has ended.
+/// The end of work that ran outside of the loop.
 #[derive(Debug)]
 pub enum Report {
-    /// A flush.
+    /// A flush ended.
     Flushed(Flushed),
-    /// A batch of dead letters.
+    /// A batch of dead letters was published, or failed.
     Posted(Posted),
-    /// One of these panicked, and its records with it. Only a new start reads them again.
+    /// The work panicked and its records are lost to this process. Only a restart reads them again.
     Died,
 }
 
@@ -25,12 +25,12 @@ pub enum Report {
 pub struct Waker(Arc<OnceLock<Thread>>);
 
 impl Waker {
-    /// This thread is the one to be woken. Said once; a second loop on the same waker would only tick.
+    /// Registers the calling thread as the one to wake. The first call counts; a second loop on the same waker would only tick.
     pub(crate) fn is_here(&self) {
         let _ = self.0.set(std::thread::current());
     }
 
-    /// Ends the loop's sleep, or its next one.
+    /// Wakes the loop, or makes its next sleep end at once.
     pub fn wake(&self) {
         if let Some(thread) = self.0.get() {
             thread.unpark();
@@ -38,8 +38,8 @@ impl Waker {
     }
 }
 
-/// The way back to the loop, for what runs on the runtime. Its channel needs no bound: at most one flush and one batch of letters
-/// are on their way.
+/// Runs work on the runtime and sends its reports to the loop. The channel needs no bound: at most one flush and one batch of dead
+/// letters are in progress.
 #[derive(Debug, Clone)]
 pub struct Reports {
     sender: mpsc::Sender<Report>,
@@ -48,7 +48,7 @@ pub struct Reports {
 }
 
 impl Reports {
-    /// Work runs on the runtime, and its reports come out of the receiver.
+    /// Makes the channel: work runs on `runtime`, and its reports arrive at the receiver.
     pub(crate) fn channel(runtime: Handle, waker: Waker) -> (Self, mpsc::Receiver<Report>) {
         let (sender, receiver) = mpsc::channel();
         (Self { sender, runtime, waker }, receiver)
@@ -58,7 +58,7 @@ impl Reports {
         &self.waker
     }
 
-    /// Runs work whose report the loop waits for. There is a report in any case.
+    /// Runs work whose report the loop waits for. A report is sent even if the work panics.
     pub fn run(&self, work: impl Future<Output = Report> + Send + 'static) {
         let reporter = Reporter { reports: self.clone(), report: Report::Died };
         self.runtime.spawn(async move { reporter.end(work.await) });

@@ -1,4 +1,6 @@
-//! Notices that servers have lost their data, by the epochs of lists that nobody writes to.
+//! Detects that a server has lost its data, by the epoch of a list without messages on each server.
+//!
+//! See `docs/decisions/cache-restarts.md` and `docs/decisions/moved-slots.md`.
 
 use std::time::Duration;
 

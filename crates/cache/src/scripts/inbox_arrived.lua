@@ -1,4 +1,4 @@
--- Messages have been listed that a user sees: counts what is unread, moves chats up; where either is known at all.
+-- Applies listed messages to a user's inbox: raises the unread counts and moves chats up, as far as counts and list are cached.
 -- ARGV: chat, timestamp, epoch, seq of each; of the user's own the epoch is ''.
 local MAX_WAITING = 2000 -- arrivals while the counting goes on; with more it begins anew
 local KNOWN_AFTER = 10000 -- milliseconds after which the store knows a new chat
@@ -20,7 +20,7 @@ for i = 1, #ARGV, 4 do
     end
   end
   if state ~= 'ready' and epoch ~= '' and (state or seq == '1') then
-    -- Nothing else may know yet that there is such a chat: whoever counts next finds it here.
+    -- The chat may not be stored yet: the next count finds it here.
     redis.call('HSET', UNREAD, '+' .. chat .. ' ' .. epoch .. ' ' .. seq, '')
     if not state then redis.call('PEXPIRE', UNREAD, KNOWN_AFTER) end
   end

@@ -1,5 +1,5 @@
--- From now on arrivals are kept for whoever counts. ARGV: a token, milliseconds that the counting may take.
--- Answers the token of the counting that has begun, or nothing: somebody has finished one.
+-- Begins a count: from now on arrivals are recorded for it. ARGV: a token, milliseconds that the count may take.
+-- Answers the token of the count in progress, or nothing if a count has been finished.
 local state = redis.call('HGET', UNREAD, 'state')
 local listed = redis.call('EXISTS', LIST) == 1
 if state and listed then

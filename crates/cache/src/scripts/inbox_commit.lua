@@ -1,7 +1,7 @@
--- What was counted, together with what has arrived since the counting began.
--- ARGV: 1 token, 2 and 3 the lives of counts and list in milliseconds, 4 the score of '=', 5 how many counts;
--- then of each: chat, count, epoch, seq, '1' if its position is to be kept although nothing is unread; then chat, timestamp of each chat.
--- Answers {'done'}, {'overtaken'}, or {'unknown', chats…}: these have to be counted too, or again because they have a list now.
+-- Stores the result of a count, together with the messages that arrived since it began.
+-- ARGV: 1 token, 2 and 3 the times to live of counts and list in milliseconds, 4 the score of '=', 5 how many counts;
+-- then of each: chat, count, epoch, seq, '1' if its position is to be stored although nothing is unread; then chat, timestamp of each chat.
+-- Answers {'done'}, {'overtaken'}, or {'unknown', chats…}: these chats have to be counted too, or again because they have a list now.
 if redis.call('HGET', UNREAD, 'state') ~= ARGV[1] then return { 'overtaken' } end
 local chats, rest = {}, 6 + tonumber(ARGV[5]) * 5
 for i = 6, rest - 1, 5 do

@@ -1,4 +1,4 @@
--- A part of the list, newest first. ARGV: 1 how many, 2 and 3 the place that they come before: timestamp, chat; '' for the newest.
+-- A part of the list, newest first. ARGV: 1 how many, 2 and 3 the cursor (timestamp, chat) that they come before; '' for the newest.
 -- Answers {the score of '=', chat, timestamp, …}, or nothing if the list is not ready.
 local ready = redis.call('ZSCORE', LIST, '=')
 if not ready then return false end

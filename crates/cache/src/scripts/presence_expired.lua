@@ -1,5 +1,5 @@
 #!lua
--- Devices that count as connected no more, oldest first; then such as would for longer than any may, from before the clock went back.
+-- Expired devices, oldest first; then devices whose expiry lies further ahead than any may, from before the clock stepped back.
 -- KEYS: 1 every device by expiry, 2 those of one user, if one is asked for. ARGV: 1 ms that a device counts as connected, 2 how many at
 -- most, 3 a device of that user. Answers {0 if that one is in either no more, else 1, devices}.
 local clock = redis.call('TIME')

@@ -1,9 +1,9 @@
 #!lua
--- Notes that devices are connected, for so long.
+-- Records that devices are connected, for a lifetime.
 -- KEYS: 1 every device by expiry, then for each device its user's. ARGV: 1 ms that a device counts as connected, 2 ms that a user is
 -- remembered, 3 '1' if the devices have just connected, then each device. Answers {now, index of each user who came online}.
--- Who was gone is shown as coming online; but a connection that only goes on has others told of it only if they were told before that
--- the user had gone, which 'seen' remembers. So nobody is told anything when the server has lost its data.
+-- A user who was offline comes online. For a connection that merely continues, that is announced only if the user was announced as offline
+-- before, which 'seen' records. So nothing is announced when the server has lost its data.
 local life, remember, fresh = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3] == '1'
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)

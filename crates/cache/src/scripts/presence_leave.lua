@@ -1,7 +1,8 @@
 #!lua
--- Notes that a device has gone. It counts as connected for a while yet, within which its user may come back unnoticed.
--- KEYS: 1 every device by expiry, 2 its user's. ARGV: 1 device, 2 ms of that while, 3 ms that a user is remembered.
--- A device that is not known has been swept, and others told; unless nothing of its user is known, for the server has lost its data.
+-- Records that a device has disconnected. It counts as connected for a grace period, within which its user may reconnect unnoticed.
+-- KEYS: 1 every device by expiry, 2 its user's. ARGV: 1 device, 2 ms of the grace period, 3 ms that a user is remembered.
+-- An unknown device has been swept already, and its user announced as offline; unless the user is unknown too: then the server has lost its
+-- data.
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local expiry = redis.call('ZSCORE', KEYS[1], ARGV[1])

@@ -1,5 +1,5 @@
 #!lua
--- Who is online, and when the others were last seen.
+-- Which users are online, and when the others were last seen.
 -- KEYS: the devices of each user. ARGV: ms that a device counts as connected. Answers {1 or 0, last seen or 0} of each, flat.
 local life = tonumber(ARGV[1])
 local clock = redis.call('TIME')

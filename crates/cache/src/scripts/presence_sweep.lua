@@ -1,9 +1,9 @@
 #!lua
--- Forgets devices that count as connected no more. Whoever removes a user's last one learns that the user has gone.
+-- Removes expired devices. A user whose last device is removed goes offline.
 -- KEYS: 1 every device by expiry, then for each device its user's. ARGV: 1 ms that a device counts as connected, 2 ms that a user is
--- remembered, then each device. Answers {index, last seen} of each user who has gone, flat.
--- A device that vanished was last heard of a life before its expiry; of one that left, 'seen' says when. Times are negative there, so
--- that a user's devices lie above.
+-- remembered, then each device. Answers {index, last seen} of each user who went offline, flat.
+-- A device that vanished was last seen one lifetime before its expiry; for one that disconnected, 'seen' has the time. Times in 'seen' are
+-- negative, so that a user's devices sort above it.
 local life, remember = tonumber(ARGV[1]), ARGV[2]
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)

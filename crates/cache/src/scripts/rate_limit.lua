@@ -1,10 +1,12 @@
 #!lua
--- Lets one user's events through, all of them, if no more than a limit are let through within a window.
--- KEYS: the user's counts. ARGV: 1 limit, 2 window in ms, 3 the least life of the counts in ms, 4 how many events, no more than the limit. Answers {1 or 0, ms until asking again may help}.
+-- Counts one user's events and allows all of them, if no more than the limit are allowed within a window; otherwise none.
+-- KEYS: the user's counts. ARGV: 1 limit, 2 window in ms, 3 the least time to live of the counts in ms, 4 how many events, no more than
+-- the limit.
+-- Answers {1 or 0, ms until a retry may succeed}.
 -- The value is the width of a cell in ms, then cell:count for each cell of the window with a count.
 -- A cell that lies only partly in the window counts as a whole, so no window ever sees more than the limit.
--- A cell of the future was counted before the clock went back. One that lies a window ahead or more is dropped: a step back keeps
--- nobody waiting for longer than two windows.
+-- A cell of the future was counted before the clock stepped back. One that lies a window ahead or more is dropped: a step back delays no
+-- user for longer than two windows.
 local limit, window, amount = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[4])
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)

@@ -1,6 +1,6 @@
--- Adds a message if absent, as the next of the stream, and announces it. One that is known to be durable is kept from being taken
--- back, whether or not it was absent; and announced now if a repair had put it in below what is announced: whoever read history
--- before that repair has yet to learn of it.
+-- Adds a message if absent, as the next of the stream, and announces it. A message that is known to be durable is no longer subject to
+-- retraction, whether or not it was absent; and it is announced now if a repair had inserted it below what was announced: clients that read
+-- history before that repair have not seen it.
 -- ARGV: 3 list max, 4 ids max, 5 id, 6 its bytes, 7 attempt, 8 timestamp, 9 rest, 10 publication prefix, 11… channels.
 -- Answers {'new' | 'own' | 'repeat', epoch, seq or nil, original timestamp}.
 local id, attempt, ts, rest = ARGV[5], tonumber(ARGV[7]), ARGV[8], ARGV[9]
@@ -23,7 +23,7 @@ if original then
   end
   return { verdict, head.epoch, entry and entry[2] or false, original }
 end
--- It comes from a connection that was given up; nobody waits for the answer.
+-- The attempt was retracted before this addition arrived (its connection was closed meanwhile): no caller waits for the answer.
 if head.void ~= '' and string.find(head.void, mark(ARGV[6], attempt), 1, true) then
   return { 'repeat', head.epoch, false, ts }
 end

@@ -1,4 +1,4 @@
--- The message of the list that is newest in history. Answers its entry, or nothing.
+-- Answers the entry of the message that is newest in history, or nothing.
 local newest, newest_ts, newest_id
 for i = head.n - 1, 0, -1 do
   local bytes = redis.call('LINDEX', LIST, i)

@@ -1,5 +1,5 @@
--- Adds what the store has and the list lacks, gives what is listed as of another time than stored its stored form, and notes how far
--- down the list is now complete, as of when.
+-- Adds messages that the store has and the list lacks, replaces entries whose timestamp differs from the stored one by the stored form, and
+-- lowers the floor to where the list is now complete, with the time of that read.
 -- ARGV: 3 list max, 4 ids max, 5 the epoch that was read, 6 the server's time then, 7 and 8 the key down to which the store was
 -- read, 9 publication prefix, 10 how many channels, then these, then for each item, oldest first: id, its bytes, timestamp, rest.
 -- Answers {late arrivals, inserted below, corrected}, or nothing if the epoch is another.
@@ -7,13 +7,13 @@ if head.epoch ~= ARGV[5] then return false end
 local max, as_of = tonumber(ARGV[3]), tonumber(ARGV[6])
 local first_item = 11 + tonumber(ARGV[10])
 local late, below, inserted, corrected = 0, {}, 0, 0
-trim_list(max) -- it may have been kept by a gateway whose lists are longer
+trim_list(max) -- a gateway with a larger limit may have filled it
 
--- The entries with their places in history, the oldest first; none if one of them can't be read.
+-- The entries with their history keys, the oldest first; none if one of them can't be decoded.
 local function by_age()
   local entries = {}
   for i, bytes in ipairs(redis.call('LRANGE', LIST, 0, -1)) do
-    local ts, id = place(bytes)
+    local ts, id = history_key(bytes)
     if not ts then return {} end
     entries[i] = { ts, id, bytes }
   end
@@ -21,7 +21,7 @@ local function by_age()
   return entries
 end
 
--- A message above this that the list lacks was sent while the list was kept: it arrives late. Without a floor that is the oldest entry.
+-- A message above this key that the list lacks was sent while the list existed: it arrives late. Without a floor the key is the oldest entry's.
 local oldest = not head.floor_ts and by_age()[1]
 local function arrives_late(ts, id)
   if head.floor_ts then return above(ts, id, head.floor_ts, head.floor_id) end
@@ -41,7 +41,7 @@ for i = first_item, #ARGV, 4 do
     head.top_ts = nil
     corrected = corrected + 1
   elseif not known or above(tonumber(ts), bytes, head.trimmed_ts, head.trimmed_id) then
-    -- Absent; or trimmed as of an earlier time than it is stored as of, so that its stored place may be claimed.
+    -- Absent; or trimmed with an earlier timestamp than the stored one, so that its stored history key may be claimed.
     if arrives_late(tonumber(ts), bytes) then
       append(id, bytes, ts, rest)
       trim_list(max)

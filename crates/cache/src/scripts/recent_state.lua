@@ -1,17 +1,17 @@
--- The recent list of one chat: what every script on it begins with.
--- KEYS: list, ids, head. ARGV[1]: the epoch to begin if one has to begin, ARGV[2]: life in seconds.
+-- The recent list of one chat: the state that every script on it loads first.
+-- KEYS: list, ids, head. ARGV[1]: the epoch to begin if one has to begin, ARGV[2]: time to live in seconds.
 --
--- Invariants that every script keeps:
+-- Invariants that every script preserves:
 --   list      entries by arrival, newest at the tail; their seqs rise, and are consecutive but for what was trimmed between them
---   attempt   of an entry that a caller knew to be durable: none, whoever had listed it; no attempt can take it back
+--   attempt   of an entry that a caller knew to be durable: none, whichever attempt had listed it; it is not subject to retraction
 --   ids       holds the id of every live entry of the list, scored by timestamp
 --   floor     the list holds everything strictly above this (timestamp, id) that was added in this epoch or seen by a repair;
 --             absent: nothing is known to be complete; (0, ''): the list is the whole chat
 --   trimmed   the greatest (timestamp, id) that left the list, or found no room in it, in this epoch; floor is never below it
 --   n, m      the lengths of list and ids, so that the loss of one key is noticed
 --   top       the greatest (timestamp, id) of the list, while it lies in history's order; absent: it may not
---   alive     when the three keys were last given their whole life
---   void      the attempts, each with its message's id, that were taken back before they had added anything: they never will
+--   alive     when the time to live of the three keys was last renewed
+--   void      the attempts, each with its message's id, that were retracted before they added anything: their additions are ignored
 --   low       no live entry of the list has a lower timestamp; absent: not known
 local LIST, IDS, HEAD = KEYS[1], KEYS[2], KEYS[3]
 local ENTRY, NIL = '\154\1', '\192' -- array of ten, version 1
@@ -57,7 +57,7 @@ local head = {
   void = stored[15] or '',
 }
 
--- Writes what has changed. Whole numbers below 2^53 are written without a loss.
+-- Writes the changed fields. Whole numbers below 2^53 are written without a loss.
 local function save()
   local changed = {}
   for i, field in ipairs(FIELDS) do
@@ -73,12 +73,12 @@ end
 
 if not head.epoch or not head.seq or stored[2] ~= run
   or redis.pcall('LLEN', LIST) ~= head.n or redis.pcall('ZCARD', IDS) ~= head.m then
-  -- Something may be missing, and nobody knows what: begin anew, with nothing verified.
+  -- An unknown part of the list may be missing: begin a new epoch, with nothing verified.
   redis.call('DEL', LIST, IDS, HEAD)
   stored = {}
   head = { epoch = ARGV[1], run = run, seq = 0, floor_id = '', trimmed_ts = 0, trimmed_id = '', verified_at = 0, n = 0,
     m = 0, alive = 0, top_id = '', void = '' }
   save()
-  -- Whoever asks after chats that hold nothing fills the cache for minutes only; what is added gives the whole life.
+  -- A read of an empty chat creates its keys for minutes only; an addition sets the whole time to live.
   redis.call('EXPIRE', HEAD, math.min(tonumber(ARGV[2]), 600))
 end

@@ -1,9 +1,9 @@
--- Turns the entry that one attempt made into a tombstone, and announces that. One that was trimmed meanwhile may have become durable
--- before, so nothing is announced; but its id is forgotten, so that whoever makes it durable later lists it anew. An attempt without
--- an entry makes none any more: its addition may yet arrive.
+-- Retracts a message: turns the entry of one attempt into a tombstone, and announces that. A trimmed entry may have become durable before,
+-- so nothing is announced; but its id is removed, so that a later durable attempt lists the message again. If the attempt has no entry, its
+-- addition may still arrive, and will be ignored.
 -- ARGV: 3 id, 4 its bytes, 5 attempt, 6 how many such attempts are known, 7 the tombstone's rest, 8 publication, 9… channels.
--- Answers {'done' | 'kept' | 'absent', epoch, seq or nil, timestamp or nil}; the latter of what is kept because it is durable. What
--- another attempt listed, nobody knows to be so: as good as absent.
+-- Answers {'done' | 'durable' | 'absent', epoch, seq or nil, timestamp or nil}; seq and timestamp are of the durable entry, which is not
+-- subject to retraction. An entry of another attempt is not known to be durable: that counts as absent.
 local attempt = tonumber(ARGV[5])
 local entry, index = find(ARGV[4])
 local own = entry and entry[4] == attempt
@@ -16,5 +16,5 @@ end
 save()
 if own then publish(ARGV[8], 9, #ARGV) end
 if own then return { 'done', head.epoch, false, false } end
-local kept = entry and entry[4] == DURABLE
-return { kept and 'kept' or 'absent', head.epoch, kept and entry[2] or false, kept and entry[5] or false }
+local durable = entry and entry[4] == DURABLE
+return { durable and 'durable' or 'absent', head.epoch, durable and entry[2] or false, durable and entry[5] or false }

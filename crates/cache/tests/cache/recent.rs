@@ -88,7 +88,7 @@ async fn a_tombstone_keeps_its_place_and_its_message_may_come_again() {
     assert_eq!(list.tombstone(&sent[1], Attempt(2), BUDGET).await, Ok(Retraction::Absent), "another attempt's");
     list.add(&sent[2], Attempt::DURABLE, BUDGET).await.unwrap();
     let kept = list.tombstone(&sent[2], Attempt(2), BUDGET).await.unwrap();
-    let Retraction::Kept { position: Some(position), timestamp } = kept else { panic!("{kept:?}") };
+    let Retraction::Durable { position: Some(position), timestamp } = kept else { panic!("{kept:?}") };
     assert_eq!((position.seq, timestamp), (3, sent[2].timestamp), "durable");
     assert_eq!(list.tombstone(&message(&chat, 9, 9), attempt, BUDGET).await, Ok(Retraction::Absent), "not there");
     assert_eq!(list.tombstone(&sent[1], attempt, BUDGET).await, Ok(Retraction::Done));

@@ -10,7 +10,7 @@ use crate::exit::Verdict;
 use crate::output::Output;
 use crate::time;
 
-/// Without `--limit`.
+/// The limit when `--limit` is not given.
 const LIMIT: usize = 1000;
 
 #[derive(Serialize)]
@@ -26,7 +26,7 @@ struct Row {
     bytes: usize,
 }
 
-/// Lists them.
+/// Prints one line for each dead letter.
 pub async fn run(admin: &Admin, kafka: &KafkaSettings, filter: &DlqFilter, output: &mut Output<'_>) -> Result<Verdict> {
     let mut letters = Letters::open(admin, kafka, filter, LIMIT).await?;
     let mut rows = Vec::new();

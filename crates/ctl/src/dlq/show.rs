@@ -12,10 +12,10 @@ use crate::exit::Verdict;
 use crate::output::Output;
 use crate::time;
 
-/// Without `--limit`.
+/// The limit when `--limit` is not given.
 const LIMIT: usize = 20;
 
-/// Shows them.
+/// Prints all fields of each dead letter.
 pub async fn run(admin: &Admin, kafka: &KafkaSettings, args: &DlqShow, output: &mut Output<'_>) -> Result<Verdict> {
     let mut letters = Letters::open(admin, kafka, &args.filter, LIMIT).await?;
     while let Some(letter) = letters.next().await? {

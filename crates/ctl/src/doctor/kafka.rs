@@ -6,10 +6,10 @@ use super::unreachable;
 use crate::check::{Check, Status, known};
 use crate::topics;
 
-/// As long as records are kept.
-const OFFSETS_KEPT_MINUTES: i64 = 7 * 24 * 60;
+/// A group's offsets must outlive its records: seven days, in minutes.
+const OFFSETS_RETENTION_MINUTES: i64 = 7 * 24 * 60;
 
-/// Looks at the brokers, then at the topics.
+/// Checks the brokers, then the topics.
 pub async fn check(admin: &Admin, kafka: &KafkaSettings) -> Vec<Check> {
     let mut checks = Vec::new();
     match admin.brokers().await {
@@ -50,7 +50,7 @@ fn judge(broker: &BrokerReport) -> [Check; 2] {
             "10080 or more",
             |minutes, check| {
                 let mend = "raise it: after a longer outage the workers would read everything again";
-                check.unless(minutes >= OFFSETS_KEPT_MINUTES, Status::Warning, mend)
+                check.unless(minutes >= OFFSETS_RETENTION_MINUTES, Status::Warning, mend)
             },
         ),
     ]

@@ -14,7 +14,7 @@ const SHOWN: usize = 10;
 /// How long the search for them may take.
 const LOOK_THROUGH: Duration = Duration::from_secs(10);
 
-/// Looks at it.
+/// Checks the replica set, the indexes, unreadable documents and the clock.
 pub async fn check(store: &Store) -> Vec<Check> {
     // Connected first, so that it is not part of what the clock's reading takes.
     if let Err(error) = store.ping(BUDGET).await {

@@ -18,7 +18,7 @@ struct Asked {
     after: i64,
 }
 
-/// Looks at both. `rule` is what gateways take messages by.
+/// Checks both roles. `rule` is the gateways' condition for accepting messages.
 pub async fn check(cache: &Connection, queue: &Connection, rule: FailedQueueSettings) -> Vec<Check> {
     let (cache, queue) = tokio::join!(ask(cache, "redis cache"), ask(queue, "redis queue"));
     let mut checks = Vec::new();
@@ -55,7 +55,7 @@ pub async fn check(cache: &Connection, queue: &Connection, rule: FailedQueueSett
     checks
 }
 
-/// What a role's servers said.
+/// The facts reported by a role's servers.
 struct Role {
     name: &'static str,
     servers: Vec<Result<Asked, (String, RedisError)>>,
@@ -192,18 +192,18 @@ fn judge_append_only(append_only: &AppendOnly, facts: &ServerFacts, mut check: C
         )
 }
 
-/// Whether its settings are those that it will have after a restart. What is in its file no server tells; how often settings were changed
-/// and written to the file, those from 7.0 on do.
+/// Whether the settings in effect are those that the server will have after a restart. No server reports the contents of its configuration
+/// file; servers from 7.0 on report how often settings were changed and written to the file.
 fn judge_config(name: String, facts: &ServerFacts) -> Check {
     let file = match facts.config_file.as_deref() {
-        None => "a file that it does not tell",
+        None => "a file that it does not report",
         Some("") => "no file",
         Some(file) => file,
     };
     let wanted = "as it was started";
     let Some(ConfigCalls { set, rewrite, reset }) = facts.config_calls else {
         let mend = format!("look yourself whether `appendonly yes` is where it is started from ({file})");
-        return Check::ok(name, "the server does not tell", wanted).with(Status::Unknown, mend);
+        return Check::ok(name, "the server does not report it", wanted).with(Status::Unknown, mend);
     };
     let found = format!("CONFIG SET {set} times, CONFIG REWRITE {rewrite} times; started with {file}");
     let lost = if reset > 0 { ", and counts were reset" } else { "" };

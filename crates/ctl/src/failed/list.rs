@@ -9,7 +9,7 @@ use crate::exit::Verdict;
 use crate::output::Output;
 use crate::{BUDGET, time};
 
-/// Chats that are asked for at once.
+/// Chats requested in one call.
 const CHUNK: usize = 250;
 
 #[derive(Serialize)]
@@ -24,7 +24,7 @@ struct Row {
     indexed: bool,
 }
 
-/// Lists them.
+/// Prints one line for each chat.
 pub async fn run(queue: &FailedQueue, output: &mut Output<'_>) -> Result<Verdict> {
     let chats = super::all_chats(queue).await?;
     let mut rows = Vec::with_capacity(chats.len());

@@ -82,7 +82,7 @@ pub async fn run(
     drop(progress);
     let chats: Vec<_> = rows.iter().map(|(chat, _)| chat.clone()).collect();
     for (chunk, rows) in chats.chunks(PAGE).zip(rows.chunks_mut(PAGE)) {
-        // What was done is told even where the server is away now.
+        // The report still shows what was replayed if the server is away now.
         let Ok(found) = queue.overview(chunk, BUDGET).await else { break };
         for (found, (_, row)) in found.into_iter().zip(rows) {
             row.left = if args.dead { found.dead } else { found.waiting };
@@ -150,10 +150,10 @@ async fn replay_dead(
     row: &mut Row,
     progress: &mut Progress,
 ) -> Result<()> {
-    // Those that stay are passed over.
-    let mut kept = 0;
+    // The number of entries that stay in the list: the next page begins after them.
+    let mut skipped = 0;
     loop {
-        let page = queue.buried(chat, kept, PAGE, BUDGET).await?;
+        let page = queue.buried(chat, skipped, PAGE, BUDGET).await?;
         if page.is_empty() {
             return Ok(());
         }
@@ -162,7 +162,7 @@ async fn replay_dead(
             let entry = match buried.entry.and_then(|dead| QueueEntry::decode(&dead.entry)) {
                 Ok(entry) => entry,
                 Err(error) => {
-                    kept += 1;
+                    skipped += 1;
                     row.problems.push(format!("an entry stays: {error}"));
                     continue;
                 }
@@ -174,7 +174,7 @@ async fn replay_dead(
                     queue.unbury_published(chat, &buried.bytes, BUDGET).await?;
                 }
                 Err(PublishError::TooLarge(reason)) => {
-                    kept += 1;
+                    skipped += 1;
                     row.problems.push(format!("an entry stays, too large for the topic: {reason}"));
                 }
                 Err(error) => {

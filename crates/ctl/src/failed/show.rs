@@ -42,7 +42,7 @@ impl Row {
     }
 }
 
-/// Shows them, oldest first.
+/// Prints a chat's entries, oldest first.
 pub async fn run(queue: &FailedQueue, args: &FailedShow, output: &mut Output<'_>) -> Result<Verdict> {
     let mut rows = Vec::new();
     while rows.len() < args.limit {

@@ -1,4 +1,4 @@
-//! Where a message may be that MongoDB does not have.
+//! Finds messages that MongoDB does not have: in the dead-letter topic, the failed queue, its dead lists, or not committed yet.
 
 use std::collections::HashSet;
 
@@ -10,16 +10,16 @@ use super::{Finding, Sources};
 use crate::args::DlqFilter;
 use crate::dlq::Letters;
 use crate::failed;
-use crate::log_range::{LogRange, Place, Span};
+use crate::log_range::{LogRange, PartitionOffset, Span};
 
-/// Entries of a list that are read at once.
+/// Entries of a list that are read in one call.
 const PAGE: usize = 200;
 
-/// What lies elsewhere.
+/// The messages that the topics and the failed queue hold.
 #[derive(Debug, Default)]
 pub struct Elsewhere {
     /// Partitions and offsets of the messages' topic whose records are dead-lettered.
-    letters: HashSet<Place>,
+    letters: HashSet<PartitionOffset>,
     /// Messages in the dead-letter topic.
     dead_letters: HashSet<MessageId>,
     /// Messages in dead lists.
@@ -31,7 +31,7 @@ pub struct Elsewhere {
 }
 
 impl Elsewhere {
-    /// Looks for what is dead-lettered.
+    /// Reads the dead letters.
     pub async fn of_the_dead(sources: &Sources) -> Result<Self> {
         let mut found = Self::default();
         found.read_lists(sources, true).await?;
@@ -50,8 +50,8 @@ impl Elsewhere {
         Ok(found)
     }
 
-    /// Looks for what is on its way, too. In the order of the journey, so that nothing slips by: what has left one place when it is
-    /// looked at is found in the next, and in MongoDB at last, which must be asked again after this.
+    /// Reads messages on their way, too, in the order of the journey, so that none is missed: a message that has left one stage when that is
+    /// read is found in the next, and at last in MongoDB, which must be queried again after this.
     pub async fn of_all(sources: &Sources) -> Result<Self> {
         let mut waiting = Self::default();
         waiting.read_lists(sources, false).await?;
@@ -59,10 +59,10 @@ impl Elsewhere {
         Ok(Self { failed: waiting.failed, not_committed: waiting.not_committed, ..Self::of_the_dead(sources).await? })
     }
 
-    /// What is to be said of a message that MongoDB does not have, by its id and the places of its records.
-    pub fn finding(&self, id: Option<MessageId>, records: &[Place]) -> Option<Finding> {
+    /// The finding about a message that MongoDB does not have, by its id and the positions of its records.
+    pub fn finding(&self, id: Option<MessageId>, records: &[PartitionOffset]) -> Option<Finding> {
         let among = |ids: &HashSet<MessageId>| id.is_some_and(|id| ids.contains(&id));
-        if records.iter().any(|place| self.letters.contains(place)) || among(&self.dead_letters) {
+        if records.iter().any(|position| self.letters.contains(position)) || among(&self.dead_letters) {
             return Some(Finding::DeadLettered { place: "dead-letter topic" });
         }
         if among(&self.failed) {

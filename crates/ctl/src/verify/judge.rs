@@ -1,4 +1,4 @@
-//! What is stored of a message against what was sent.
+//! Compares the stored message with the records of it.
 
 use anyhow::Result;
 use holdfast_message::{Message, MessageId};
@@ -14,7 +14,7 @@ const CLOCKS: i64 = 60_000;
 pub enum Judged {
     /// It is as it should be.
     Fine,
-    /// It is not.
+    /// It differs, in this way.
     Found(Finding),
     /// All but its time, which is that of none of these records.
     OtherTime(Suspect),

@@ -14,7 +14,7 @@ use super::judge::{Judged, Suspect, judge};
 use super::{BATCH, Finding, Findings, Sources};
 use crate::args::VerifyArgs;
 use crate::exit::{Usage, Verdict};
-use crate::log_range::{LogRange, Place, Span};
+use crate::log_range::{LogRange, PartitionOffset, Span};
 use crate::output::{Output, Progress};
 
 /// Messages whose time is doubtful; with more, the range is read once more before it goes on.
@@ -35,14 +35,14 @@ struct Plan {
     notes: Vec<String>,
 }
 
-/// A message's records, and where they lie.
-type Copies = Vec<(Message, Place)>;
+/// The copies of one message in the topic, and the position of each.
+type Copies = Vec<(Message, PartitionOffset)>;
 
-/// A batch of records: the messages in them with their places, and those that are none.
+/// A batch of records: the decoded messages with their positions, and the records that can't be decoded.
 #[derive(Default)]
 struct Batch {
     messages: HashMap<MessageId, Copies>,
-    undecodable: Vec<(Place, String)>,
+    undecodable: Vec<(PartitionOffset, String)>,
     records: usize,
     gaps: Vec<Span>,
 }
@@ -71,13 +71,13 @@ pub async fn run(sources: &Sources, args: &VerifyArgs, output: &mut Output<'_>) 
                 Some(known) => known,
                 unknown => unknown.insert(Elsewhere::of_the_dead(sources).await?),
             };
-            for (id, places) in missed {
-                let finding = elsewhere.finding(Some(id), &places).unwrap_or(Finding::Missing);
-                findings.name(Some(id), places.first().copied(), &finding)?;
+            for (id, positions) in missed {
+                let finding = elsewhere.finding(Some(id), &positions).unwrap_or(Finding::Missing);
+                findings.name(Some(id), positions.first().copied(), &finding)?;
             }
-            for (place, problem) in batch.undecodable {
-                let kept = elsewhere.finding(None, &[place]);
-                findings.name(None, Some(place), &kept.unwrap_or(Finding::Undecodable { problem }))?;
+            for (position, problem) in batch.undecodable {
+                let found = elsewhere.finding(None, &[position]);
+                findings.name(None, Some(position), &found.unwrap_or(Finding::Undecodable { problem }))?;
             }
         }
         progress.add(batch.records as u64);
@@ -201,25 +201,25 @@ async fn next_batch(records: &mut LogRange, next: &mut HashMap<i32, i64>) -> Res
         && let Some(found) = records.next().await?
     {
         batch.records += 1;
-        let place = (found.partition(), found.offset());
-        if let Some(expected) = next.insert(place.0, place.1 + 1).filter(|expected| *expected < place.1) {
-            batch.gaps.push(Span { partition: place.0, from: expected, to: place.1 });
+        let position = (found.partition(), found.offset());
+        if let Some(expected) = next.insert(position.0, position.1 + 1).filter(|expected| *expected < position.1) {
+            batch.gaps.push(Span { partition: position.0, from: expected, to: position.1 });
         }
         match record::decode(found.payload().unwrap_or_default()) {
-            Ok(message) => batch.messages.entry(message.id).or_default().push((message, place)),
-            Err(error) => batch.undecodable.push((place, error.to_string())),
+            Ok(message) => batch.messages.entry(message.id).or_default().push((message, position)),
+            Err(error) => batch.undecodable.push((position, error.to_string())),
         }
     }
     Ok(batch)
 }
 
-/// Names what is stored wrongly, and returns what is not stored, with the places of its records.
+/// Reports messages that are stored wrongly, and returns those that are not stored, with the positions of their records.
 async fn compare(
     sources: &Sources,
     batch: &Batch,
     findings: &mut Findings<'_, '_>,
-    suspects: &mut HashMap<MessageId, (Suspect, Place)>,
-) -> Result<Vec<(MessageId, Vec<Place>)>> {
+    suspects: &mut HashMap<MessageId, (Suspect, PartitionOffset)>,
+) -> Result<Vec<(MessageId, Vec<PartitionOffset>)>> {
     let ids: Vec<_> = batch.messages.keys().copied().collect();
     let mut copies: HashMap<_, Vec<_>> = HashMap::new();
     let found = sources.store.copies(&ids).await.context("looking up messages")?;
@@ -229,13 +229,15 @@ async fn compare(
     let mut missed = Vec::new();
     for (id, records) in &batch.messages {
         let messages: Vec<_> = records.iter().map(|(message, _)| message).collect();
-        let place = records[0].1;
+        let position = records[0].1;
         match judge(&messages, copies.get(id).map(Vec::as_slice).unwrap_or_default())? {
             Judged::Fine => {}
-            Judged::Found(Finding::Missing) => missed.push((*id, records.iter().map(|(_, place)| *place).collect())),
-            Judged::Found(finding) => findings.name(Some(*id), Some(place), &finding)?,
+            Judged::Found(Finding::Missing) => {
+                missed.push((*id, records.iter().map(|(_, position)| *position).collect()))
+            }
+            Judged::Found(finding) => findings.name(Some(*id), Some(position), &finding)?,
             Judged::OtherTime(suspect) => {
-                suspects.insert(*id, (suspect, place));
+                suspects.insert(*id, (suspect, position));
             }
         }
     }
@@ -246,7 +248,7 @@ async fn compare(
 async fn settle(
     sources: &Sources,
     spans: &[Span],
-    suspects: &mut HashMap<MessageId, (Suspect, Place)>,
+    suspects: &mut HashMap<MessageId, (Suspect, PartitionOffset)>,
     findings: &mut Findings<'_, '_>,
 ) -> Result<()> {
     if suspects.is_empty() {
@@ -265,9 +267,9 @@ async fn settle(
         }
     }
     drop(progress);
-    for (id, (suspect, place)) in suspects.drain() {
-        let from_the_beginning = spans.iter().any(|span| span.partition == place.0 && span.from == 0);
-        findings.name(Some(id), Some(place), &suspect.finding(from_the_beginning))?;
+    for (id, (suspect, position)) in suspects.drain() {
+        let from_the_beginning = spans.iter().any(|span| span.partition == position.0 && span.from == 0);
+        findings.name(Some(id), Some(position), &suspect.finding(from_the_beginning))?;
     }
     Ok(())
 }

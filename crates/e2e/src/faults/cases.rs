@@ -1,4 +1,4 @@
-//! What breaks, case by case. Each also makes sure that it did what it is named after: a fault that nobody felt proves nothing.
+//! The fault cases. Each also checks that its fault took effect: one without an effect proves nothing.
 
 mod cache;
 mod clients;
@@ -19,7 +19,7 @@ use crate::eventually;
 /// What a case does, between the load's beginning and the healing of whatever it leaves broken.
 pub type Act = for<'a> fn(&'a mut Scene) -> Pin<Box<dyn Future<Output = Result<()>> + Send + 'a>>;
 
-/// One fault.
+/// One fault case.
 pub struct Case {
     /// Its name, as `--case` takes it.
     pub name: &'static str,
@@ -29,9 +29,9 @@ pub struct Case {
     pub quick: bool,
     /// Whether it can be part of a soak: it wants no settings of its own, and can happen again and again.
     pub soak: bool,
-    /// What it wants to be different.
+    /// Changes the system's options before the start.
     pub options: fn(&mut RigOptions),
-    /// What it does.
+    /// Causes the fault.
     pub act: Act,
 }
 
@@ -64,7 +64,7 @@ const fn has(flags: &str, flag: u8) -> bool {
     false
 }
 
-/// All cases.
+/// All fault cases.
 pub const CASES: &[Case] = &[
     case!(
         "qs",
@@ -217,7 +217,7 @@ pub const CASES: &[Case] = &[
         clients::heavy,
         clients::silent_reader
     ),
-    case!("s", "limits", "users send more than they may, and wait as they are told", clients::beyond_limits),
+    case!("s", "limits", "users send more than they may, and wait as the refusals say", clients::beyond_limits),
     case!(
         "",
         "two-hundred-chats",

@@ -1,4 +1,4 @@
-//! A disk that is soon full.
+//! A file system of a few megabytes, for servers whose disk fills up.
 
 use std::path::Path;
 use std::process::Command;
@@ -6,12 +6,12 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use holdfast_testkit::Folder;
 
-/// A few megabytes of their own, for as long as this lives.
+/// A mounted file system of a few megabytes; dropping it unmounts it.
 #[derive(Debug)]
 pub(super) struct SmallDisk(Folder);
 
 impl SmallDisk {
-    /// Mounts one.
+    /// Mounts a small file system.
     ///
     /// # Errors
     /// The right to mount is missing.
@@ -23,7 +23,7 @@ impl SmallDisk {
         Ok(Self(folder))
     }
 
-    /// Where it is.
+    /// The path that it is mounted at.
     pub(super) fn path(&self) -> &Path {
         self.0.path()
     }
@@ -31,7 +31,7 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        // A server that is just ending may still hold it. What can't be undone is the system's to tell.
+        // A server that is just ending may still use it: a lazy unmount. If it fails, the system reports it.
         let _ = Command::new("umount").arg("-l").arg(self.path()).status();
     }
 }

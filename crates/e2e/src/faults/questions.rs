@@ -118,7 +118,7 @@ impl Rig {
     /// Each chat's whole history, as one of its users reads it.
     ///
     /// # Errors
-    /// A gateway does not answer, or can't tell all of it.
+    /// A gateway does not answer, or answers incompletely.
     pub async fn histories(&self, chats: &[Chat]) -> Result<Vec<Reading>> {
         let readers = self.readers(chats).await?;
         let mut all = Vec::new();

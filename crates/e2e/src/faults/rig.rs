@@ -15,18 +15,18 @@ use super::lines::Lines;
 use crate::ledger::{Circumstances, Kill, now_ms};
 use crate::{Backends, Service, Stack, StackOptions};
 
-/// How long a server of ours has to answer an operator's question.
+/// How long a service has to answer a request to its operators' port.
 pub(super) const ASK: Duration = Duration::from_secs(30);
-/// How long a service has to end when told to.
+/// How long a service has to end after SIGTERM.
 pub const GRACE: Duration = Duration::from_secs(30);
 
 /// How many gateways there are.
 pub const GATEWAYS: usize = 2;
 
-/// How a case wants its system.
+/// The options of a case's system.
 #[derive(Debug, Clone)]
 pub struct RigOptions {
-    /// How many workers; gateways are [`GATEWAYS`].
+    /// The number of workers; there are [`GATEWAYS`] gateways.
     pub workers: usize,
     /// Settings of all services.
     pub settings: Vec<(&'static str, String)>,
@@ -44,7 +44,7 @@ pub struct RigOptions {
     pub load: Pace,
 }
 
-/// How much load.
+/// The parameters of the load.
 #[derive(Debug, Clone)]
 pub struct Pace {
     /// Pairs of friends.
@@ -107,7 +107,7 @@ pub enum Store {
     Set(MongoSet),
 }
 
-/// The system.
+/// The services, their servers and the lines between them.
 pub struct Rig {
     /// The services. First, as they go before their servers.
     pub stack: Stack,
@@ -155,7 +155,7 @@ impl Rig {
             tokio::try_join!(Kafka::start_with_behind::<3>(kafka), mongo, Redis::cache(), Redis::start(queue))?;
         let mongo_port = match &mongo {
             Store::One(mongo) => mongo.port(),
-            // Nobody uses these lines then.
+            // These lines are unused then.
             Store::Set(set) => set.members()[0].port(),
         };
         let mut lines = Lines {
@@ -246,12 +246,12 @@ impl Rig {
         &self.mongo_url
     }
 
-    /// What may be excused.
+    /// The circumstances that excuse some faults.
     pub fn circumstances(&self) -> Circumstances {
         self.circumstances.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Takes note of what may be excused.
+    /// Records circumstances that excuse some faults.
     pub fn note(&self, change: impl FnOnce(&mut Circumstances)) {
         change(&mut self.circumstances.lock().unwrap_or_else(PoisonError::into_inner));
     }
@@ -296,7 +296,7 @@ impl Rig {
         service.ready().await
     }
 
-    /// Everything back as it was: lines, frozen processes, ended processes.
+    /// Heals everything: lines, frozen processes, ended processes.
     ///
     /// # Errors
     /// Something can't be started again.

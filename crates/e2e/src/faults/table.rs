@@ -1,4 +1,4 @@
-//! What is printed of the cases.
+//! The table of the cases' outcomes.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,9 +12,9 @@ pub const MEMORY_LIMIT: u64 = 256 << 20;
 /// A case's outcome.
 #[derive(Debug, Clone)]
 pub struct Row {
-    /// The case.
+    /// The case's name.
     pub case: String,
-    /// The judgement.
+    /// The verdict.
     pub verdict: Verdict,
     /// From the end of the fault until everything that had waited was stored.
     pub healing: Duration,
@@ -36,7 +36,7 @@ impl Row {
         format!("| {} |\n|{}", names.join(" | "), " --- |".repeat(names.len()))
     }
 
-    /// Its line.
+    /// The table's line of this outcome.
     pub fn line(&self) -> String {
         let verdict = &self.verdict;
         let accepted = |way: &str| verdict.accepted.get(way).copied().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! What MongoDB holds.
+//! The messages that MongoDB holds at the end of a run.
 
 use std::collections::BTreeMap;
 

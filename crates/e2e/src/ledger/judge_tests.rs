@@ -154,7 +154,7 @@ fn messages_stored_in_another_order_than_sent_are_swapped() {
     let (early, late) = (run.held.0[2].timestamp, run.held.0[5].timestamp);
     run.held.0[2].timestamp = late;
     run.held.0[5].timestamp = early;
-    // The times as answered would tell, too: make each of them one that only the order contradicts.
+    // The answered timestamps would reveal it, too: change them so that only the order is wrong.
     for (number, timestamp) in [(2, late), (5, early)] {
         if let Outcome::Accepted { timestamp: answered, .. } = &mut run.history.sent[number].attempts[0].outcome {
             *answered = timestamp;
@@ -244,7 +244,7 @@ fn a_device_must_see_every_acknowledged_message_in_some_way_and_none_twice_on_a_
     assert_eq!(run.faults(), []);
     show(&mut run.history.seen[0], &id, 8, 61);
     assert_eq!(run.faults(), [(Fault::SeenTwice, 1)]);
-    run.history.seen[0].take_back(&id);
+    run.history.seen[0].retract(&id);
     assert_eq!(run.faults(), [(Fault::Unseen, 1)], "it was taken off the screen");
     show(&mut run.history.seen[0], &id, 8, 70);
     assert_eq!(run.faults(), [], "announced anew after `messageFailed`");
@@ -297,7 +297,7 @@ fn nothing_excuses_a_message_that_one_connection_is_given_twice() {
             show_at(&mut run.history.seen[0], &id, 8, position);
         }
         assert_eq!(run.faults(), [(Fault::SeenTwice, 1)], "{case}");
-        // What another device was told of it changes nothing.
+        // The events of another device change nothing.
         let mut other = Seen { device: "other".to_owned(), ..run.history.seen[0].clone() };
         other.live.insert(id.clone(), Vec::new());
         show_at(&mut other, &id, 9, None);
@@ -315,7 +315,7 @@ fn what_a_device_has_and_nobody_stored_or_refused_is_a_ghost() {
     let id = run.id(4);
     run.shown[0].ids.retain(|shown| *shown != id);
     assert_eq!(run.faults(), [(Fault::Unanswered, 1), (Fault::Ghost, 1)]);
-    run.history.seen[0].take_back(&id);
+    run.history.seen[0].retract(&id);
     assert_eq!(run.faults(), [(Fault::Unanswered, 1)]);
 }
 

@@ -1,4 +1,4 @@
-//! What history shows.
+//! Reads chats' history as a client does.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep};
 
 use super::is_genuine;
 
-/// How long a gateway may fail to tell all of it: a breaker may still be open.
+/// How long a gateway may answer incompletely: a breaker may still be open.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// The largest page.
 const PAGE: usize = 100;
@@ -19,7 +19,7 @@ const PAGE: usize = 100;
 pub struct Reading {
     /// The chat.
     pub chat: String,
-    /// Newest first.
+    /// The ids of the messages, newest first.
     pub ids: Vec<String>,
     /// Whether this is all of it; else the newest page.
     pub whole: bool,
@@ -27,10 +27,10 @@ pub struct Reading {
     pub cached: bool,
 }
 
-/// A chat's whole history, as a member reads it. What is incomplete for a moment is asked for again.
+/// Reads a chat's whole history, as a member does. Incomplete answers are requested again.
 ///
 /// # Errors
-/// The gateway does not answer, can't tell all of it for twenty seconds, or shows a message that is not what its id says.
+/// The gateway does not answer, answers incompletely for twenty seconds, or shows a message that does not match its id.
 pub async fn whole_history(client: &Client, chat: &str) -> Result<Reading> {
     let mut reading = newest_page(client, chat, PAGE / 2).await?;
     while let Some(cursor) = reading.1.take() {
@@ -58,7 +58,7 @@ async fn page(client: &Client, request: Value) -> Result<(Reading, Option<String
             break page;
         }
         ensure!(Instant::now() < until, "history of {chat}: {page}");
-        // Whoever asks too often is told for how long to wait, and waits.
+        // A refusal by the rate limit says how long to wait.
         let wait = page["error"]["retryAfterMs"].as_u64().map(Duration::from_millis);
         until += wait.unwrap_or_default();
         sleep(wait.unwrap_or(Duration::from_millis(200))).await;

@@ -11,20 +11,20 @@ use serde_json::json;
 use super::LoadOptions;
 use crate::insist;
 
-/// Where a user writes to.
+/// A chat that a user writes to.
 #[derive(Debug, Clone)]
 pub(super) enum Target {
-    /// A friend.
+    /// The direct chat with this user.
     Friend(String),
-    /// A group.
+    /// The group with this chat id.
     Group(String),
 }
 
 /// Who writes to whom.
 pub(super) struct Company {
-    /// The users.
+    /// The user ids.
     pub(super) users: Vec<String>,
-    /// By user.
+    /// The chats that each user writes to, in the order of `users`.
     pub(super) targets: Vec<Vec<Target>>,
 }
 

@@ -1,6 +1,8 @@
 //! Records in which groups users act. A group in which its member acted does not give way to others ([`crate::groups::allowance`]).
 //!
 //! One record an hour for each user and group is enough. Best effort: an act that could not be recorded is recorded with the next one.
+//!
+//! See `docs/decisions/group-allowance.md`.
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};

@@ -2,6 +2,8 @@
 //!
 //! A direct chat's id names its two users. A group's members are stored in MongoDB; what was read of them is cached for all gateways
 //! ([`holdfast_redis::aside`]), and every gateway forgets it when they change. While the store is away, cached members count for some minutes.
+//!
+//! See `docs/decisions/cached-permissions.md` and `docs/decisions/slow-store.md`.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -45,7 +47,7 @@ pub(crate) const fn decisions(memory_bytes: u64) -> Policy {
         jitter: 0.1,
         memory_bytes,
         patience: Duration::from_millis(10),
-        unheard: BOUND,
+        unsubscribed_ttl: BOUND,
     }
 }
 

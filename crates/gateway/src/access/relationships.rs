@@ -7,6 +7,8 @@
 //!
 //! While the store is away, or slower than a send may wait, and nothing is known of two users, `PERMISSIONS=open` lets them write and counts it;
 //! `friends` does not.
+//!
+//! See `docs/decisions/blocks.md` and `docs/decisions/cached-permissions.md`.
 
 use std::collections::{HashMap, HashSet};
 

@@ -3,6 +3,8 @@
 //! A browser names the origin of the page that makes a request (RFC 6454). For REST it asks first and withholds the answer from a page that
 //! may not have it (CORS); a WebSocket it just opens, and what a page sends by long polling is sent before the answer is withheld. So Socket.IO's
 //! requests are checked by the server. Programs that are no browsers name no origin, and pass: the token says who they are.
+//!
+//! See `docs/decisions/origins-of-pages.md`.
 
 use axum::http::{HeaderMap, HeaderValue, header};
 use holdfast_service::settings::Value;

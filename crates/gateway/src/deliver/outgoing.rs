@@ -6,6 +6,8 @@
 //!
 //! The total of all accounts is bounded, too. Its last quarter is for connections for which little waits: clients that read what they
 //! get are served while others fill the rest.
+//!
+//! See `docs/decisions/closing-stalled-connections.md`.
 
 pub(crate) mod response;
 

@@ -5,6 +5,8 @@
 //! discarded, so an old read never overrules a newer change.
 //!
 //! Locks are taken in one order: a user's, then a room's.
+//!
+//! See `docs/decisions/group-subscriptions.md`.
 
 use std::collections::HashSet;
 use std::sync::Arc;

@@ -3,6 +3,8 @@
 //! A user's groups are read from the store when their first socket connects, when another gateway or a request here announces a change, after a gap in
 //! the subscriptions, and every five minutes. While the store is away the reading is repeated, and then the user's clients get `resync`. A user who
 //! is removed from a group stops getting its events at once, whatever the store returns later.
+//!
+//! See `docs/decisions/group-subscriptions.md`.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};

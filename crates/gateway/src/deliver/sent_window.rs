@@ -12,6 +12,8 @@
 //!
 //! Memory: about 160 bytes for a message with up to 4 receipts (96 in a table of powers of two, 20 in the queue), and with more of them
 //! 8 to 16 bytes for each. At the bounds that is 16 MB for messages and at most 32 MB for receipts.
+//!
+//! See `docs/decisions/one-delivery-per-connection.md`.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};

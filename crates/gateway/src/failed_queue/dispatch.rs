@@ -1,6 +1,8 @@
 //! Which chats are replayed when: as many at once as Kafka takes, as fast as the rate allows.
 //!
 //! The only clock is tokio's, so that the tests have one of their own.
+//!
+//! See `docs/decisions/replay-rate.md`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -3,6 +3,8 @@
 //! A user belongs to at most [`MAX_GROUPS`], whoever added them, so what their subscriptions cost is bounded. Anybody who may add a user can fill that
 //! up. So a group counts for its member only once they have *acted* there: created it, written, marked messages as read, changed it. One in which
 //! they never acted gives way when another needs its place: they leave it.
+//!
+//! See `docs/decisions/group-allowance.md`.
 
 use std::collections::HashMap;
 

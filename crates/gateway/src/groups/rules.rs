@@ -3,6 +3,8 @@
 //! A group has exactly one owner as long as it exists. The owner does everything; admins rename it, add members and remove them;
 //! everybody may leave. An owner who leaves is followed by the admin who has been there longest, or else by the member who has; the
 //! last one to leave ends the group. Ownership can also be given to another member, and its giver then stays as an admin.
+//!
+//! See `docs/decisions/group-ownership.md`.
 
 use holdfast_message::{UserId, is_visible};
 use holdfast_store::{Group, Member, Role};

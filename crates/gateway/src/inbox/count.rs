@@ -5,6 +5,8 @@
 //! counted again: a message that was listed after its list was read, and is stored already, would be counted here and once more as an arrival. In a chat
 //! that never rests the store finally counts only what was sent before the newest listed message: a later message counts as an arrival, and one
 //! that never was an arrival is counted the next time.
+//!
+//! See `docs/decisions/unread-counts.md`.
 
 use std::collections::{HashMap, HashSet};
 

@@ -3,6 +3,8 @@
 //! The cached list says which chats there are and in which order; the recent lists, which are ahead of the store, say their last
 //! messages, or the store where a list does not know. What the list's order missed is repaired by the way. While the store is away a page
 //! is what the caches have, and says that it is not complete.
+//!
+//! See `docs/decisions/conversation-lists.md` and `docs/decisions/messages-ahead.md`.
 
 use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};

@@ -5,6 +5,8 @@
 //! [`MAX_MEMBERS`] no receipts are sent, for each message would make one from each member to all others.
 //!
 //! Readers are remembered for a second or two. The memory is bounded: a receipt that finds it full is dropped and counted.
+//!
+//! See `docs/decisions/read-receipts.md`.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

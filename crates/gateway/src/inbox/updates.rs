@@ -7,6 +7,8 @@
 //! Batches go to the cache in order. The queue is bounded: an update that finds it full is dropped and counted, and counts and lists are
 //! wrong until they expire. If the cache does not take a batch, for all users or those on one node, what is cached of these users is dropped once
 //! it answers again.
+//!
+//! See `docs/decisions/unread-counts.md`.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;

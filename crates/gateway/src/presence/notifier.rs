@@ -2,6 +2,8 @@
 //!
 //! Takes users from the [`PresenceWriter`](super::writer::PresenceWriter); sends what the cache says of them at that moment to the users who share a chat with them. While
 //! store or cache are away, users wait to be notified of later; a user who finds no room is dropped and counted.
+//!
+//! See `docs/decisions/presence-events.md`.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -48,11 +50,11 @@ impl PresenceNotifier {
     /// events for others.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         let notify = async {
-            let mut owed = VecDeque::new();
+            let mut pending = VecDeque::new();
             let mut again = interval(AGAIN);
             loop {
                 let user = tokio::select! {
-                    _ = again.tick(), if !owed.is_empty() => owed.pop_front(),
+                    _ = again.tick(), if !pending.is_empty() => pending.pop_front(),
                     user = self.changes.recv() => user,
                 };
                 let Some(user) = user else { return };
@@ -61,9 +63,9 @@ impl PresenceNotifier {
                         self.metrics.presence_waiting.dec();
                         again.reset_immediately();
                     }
-                    Err(refusal) if owed.len() < CAPACITY => {
+                    Err(refusal) if pending.len() < CAPACITY => {
                         tracing::debug!(%user, reason = refusal.message, "a user's presence can't be sent yet");
-                        owed.push_back(user);
+                        pending.push_back(user);
                         again.reset();
                     }
                     Err(_) => {

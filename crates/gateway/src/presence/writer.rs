@@ -1,4 +1,6 @@
 //! Writes this gateway's connections to the cache, in order, and removes those that have expired.
+//!
+//! See `docs/decisions/presence-storage.md`.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -44,24 +46,24 @@ impl PresenceWriter {
         sweeps.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // Not applied yet: the cache is away.
         let mut steps = Vec::with_capacity(BATCH);
-        let mut owed = false;
+        let mut unwritten = false;
         loop {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                _ = beats.tick() => owed = !self.beat().await,
-                () = self.renew.notified() => owed = !self.beat().await,
+                _ = beats.tick() => unwritten = !self.beat().await,
+                () = self.renew.notified() => unwritten = !self.beat().await,
                 _ = sweeps.tick() => {
                     self.apply(&mut steps).await;
-                    if owed {
-                        owed = !self.beat().await;
+                    if unwritten {
+                        unwritten = !self.beat().await;
                     }
                     // A device that still waits in the queue is not known yet.
-                    let all_written = steps.is_empty() && self.steps.is_empty() && !owed;
+                    let all_written = steps.is_empty() && self.steps.is_empty() && !unwritten;
                     let connected = if all_written { self.sockets.any() } else { None };
                     if !self.sweep(connected).await {
                         tracing::info!("the cache has lost who is online; writing the devices of this gateway again");
-                        owed = !self.beat().await;
+                        unwritten = !self.beat().await;
                     }
                 }
                 _ = self.steps.recv_many(&mut steps, BATCH), if steps.is_empty() => self.apply(&mut steps).await,

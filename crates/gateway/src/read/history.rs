@@ -6,6 +6,8 @@
 //! Otherwise the page is merged, by message id, from the chat's failed queue, the list and MongoDB, *read in that order*: a message
 //! moves from the failed queue through Kafka into MongoDB, never back, and while Kafka alone has it the list does; unless the worker is
 //! so far behind that the list had to let it go. A page that this may concern says that it is not complete.
+//!
+//! See `docs/decisions/recent-list-floor.md` and `docs/decisions/listed-and-stored-times.md`.
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};

@@ -7,6 +7,8 @@
 //! but not stored yet lies in its chat's recent list or failed queue, and the id alone does not say which chat that is; so it is found
 //! only for those who name the chat. Without it, a message is found once the worker has stored it. It is not found either, with
 //! the chat or without, while Kafka alone has it and the list had to let it go, or never had it.
+//!
+//! See `docs/decisions/message-lookup.md`.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -74,7 +76,7 @@ impl Lookup {
             jitter: 0.0,
             memory_bytes: MEMORY,
             patience: PATIENCE,
-            unheard: Duration::ZERO,
+            unsubscribed_ttl: Duration::ZERO,
         };
         Self { stored: Aside::new(backend, StoredMessages(stored), policy), history, admission }
     }

@@ -1,5 +1,7 @@
 //! The messages that this process has made durable lately, so that a repeat keeps its timestamp without the cache too, and need not be published again
 //! if Kafka has it.
+//!
+//! See `docs/decisions/listed-and-stored-times.md`.
 
 use holdfast_message::MessageId;
 use moka::policy::EvictionPolicy;

@@ -8,6 +8,8 @@
 //! still count against the sender's limit, or they could make the gateway read the store without end. A batch that has waited too long behind
 //! others for which the cache was slow goes on without the cache ([`super::pace`]). Waiting for durability happens in a task per send, which no
 //! disconnect ends.
+//!
+//! See `docs/decisions/slow-store.md`.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -7,6 +7,8 @@
 //!
 //! The queue is bounded: when it is full the oldest addition is dropped and counted, and the worker or the next verification repairs the list instead. What
 //! still waits when the gateway has to end is counted as dropped too; a message that was not retracted by then stays listed, and is logged.
+//!
+//! See `docs/decisions/retraction.md` and `docs/decisions/breakers.md`.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -216,7 +218,7 @@ impl RecentRetryQueue {
             for ((message, _), taken_back) in attempts.iter().zip(results.iter().flatten()) {
                 match taken_back {
                     Retraction::Done => lists.updates.changed(&message.chat),
-                    Retraction::Kept { position, timestamp } => {
+                    Retraction::Durable { position, timestamp } => {
                         lists.reinstater.listed(message, position.as_ref(), *timestamp);
                     }
                     Retraction::Absent => absent.push(message.id),

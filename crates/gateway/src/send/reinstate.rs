@@ -5,6 +5,8 @@
 //!
 //! A message that the list knows to be durable is shown at once. One that was trimmed meanwhile, or is another attempt's, may be stored or not: MongoDB is
 //! read a few times, while the message may be on its way there. The number of such reads is bounded; beyond it, clients find the message in history.
+//!
+//! See `docs/decisions/retraction.md`.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,6 +1,8 @@
 //! The stages of a send: limit, permission, recent list and fan-out, local delivery, durability, answer.
 //!
 //! [`super::pipeline`] calls them in this order, a batch at a time up to durability.
+//!
+//! See `docs/decisions/refused-resends.md` and `docs/decisions/slow-cache.md`.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -12,6 +12,8 @@
 //!
 //! Senders and chats are forgotten once their last timestamp lies further in the past than that, and so matters only if the clock is set back
 //! by more: those of a whole period at once, in constant time.
+//!
+//! See `docs/decisions/timestamps.md`.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, RandomState};

@@ -1,4 +1,6 @@
 //! Refuses Socket.IO requests of pages that may not connect ([`Origins`]).
+//!
+//! See `docs/decisions/origins-of-pages.md`.
 
 use std::sync::Arc;
 

@@ -1,16 +1,17 @@
-//! What brokers tell of themselves.
+//! Reads brokers' own settings.
 
 use std::sync::Arc;
 
 use rdkafka::admin::ResourceSpecifier;
 
-use super::{Admin, AdminError, blocking, setting};
+use super::report::setting;
+use super::{Admin, AdminError, blocking};
 use crate::ClientError;
 
-/// A broker's settings, as far as the promise rests on them. `None`: it did not tell.
+/// The settings of a broker that the delivery promise rests on. `None`: the broker does not report it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct BrokerReport {
-    /// The broker.
+    /// The broker's id.
     pub id: i32,
     /// `auto.create.topics.enable`.
     pub auto_create_topics: Option<bool>,
@@ -33,7 +34,9 @@ impl Admin {
                     report.auto_create_topics = setting(&resource, "auto.create.topics.enable");
                     report.offsets_retention_minutes = setting(&resource, "offsets.retention.minutes");
                 }
-                Some(Err(code)) => tracing::debug!(broker = report.id, %code, "the broker does not tell its settings"),
+                Some(Err(code)) => {
+                    tracing::debug!(broker = report.id, %code, "the broker does not report its settings")
+                }
                 None => {}
             }
             reports.push(report);

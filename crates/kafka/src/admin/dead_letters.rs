@@ -1,20 +1,21 @@
-//! Dead letters are kept for ever: nobody but an operator may decide that one is no longer needed.
+//! Sets the dead-letter topic's retention to unlimited: only an operator may decide that a dead letter is no longer needed.
 
 use std::time::Duration;
 
 use rdkafka::admin::{AlterConfig, ConfigResource, ConfigSource, ResourceSpecifier};
 
-use super::{Admin, AdminError, setting};
+use super::report::setting;
+use super::{Admin, AdminError};
 use crate::ClientError;
 
-/// What keeps a topic's records for ever.
+/// The settings of a topic with unlimited retention.
 const FOR_EVER: [(&str, &str); 2] = [("retention.ms", "-1"), ("retention.bytes", "-1")];
-/// How often the settings are read back: a broker may tell the old ones for a moment.
+/// How many times the settings are read back: a broker may report the old ones for a moment.
 const READ_BACK: u32 = 50;
 
 impl Admin {
-    /// Tells an existing dead-letter topic to keep its records for ever. A broker that does not let us is warned about and no
-    /// reason to wait: the topic takes dead letters all the same.
+    /// Sets an existing dead-letter topic's retention to unlimited. If the broker refuses, this logs a warning and succeeds: the topic takes
+    /// dead letters all the same.
     ///
     /// librdkafka's `AlterConfigs`, the only one that rust-rdkafka has, replaces all of a topic's own settings, so they are read
     /// first and sent again. A setting that somebody else changes in between, within milliseconds and once in a topic's life, is
@@ -22,10 +23,10 @@ impl Admin {
     pub(super) async fn keep_dead_letters(&self) -> Result<(), AdminError> {
         let topic = self.settings.dlq_topic.as_str();
         let Some(found) = self.own_settings(topic).await? else { return Ok(()) };
-        let kept = found.entries.iter().filter(|entry| entry.source == ConfigSource::DynamicTopic);
+        let own = found.entries.iter().filter(|entry| entry.source == ConfigSource::DynamicTopic);
         let mut changed = AlterConfig::new(ResourceSpecifier::Topic(topic));
         for (name, value) in
-            kept.filter_map(|entry| Some((entry.name.as_str(), entry.value.as_deref()?))).chain(FOR_EVER)
+            own.filter_map(|entry| Some((entry.name.as_str(), entry.value.as_deref()?))).chain(FOR_EVER)
         {
             changed = changed.set(name, value);
         }
@@ -37,8 +38,8 @@ impl Admin {
             if attempt > 0 {
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
-            let told = self.own_settings(topic).await?;
-            if told.is_some_and(|told| FOR_EVER.iter().all(|(name, _)| setting(&told, name) == Some(-1_i64))) {
+            let settings = self.own_settings(topic).await?;
+            if settings.is_some_and(|own| FOR_EVER.iter().all(|(name, _)| setting(&own, name) == Some(-1_i64))) {
                 tracing::info!(topic, "the dead-letter topic keeps its records for ever from now on");
                 return Ok(());
             }
@@ -50,7 +51,7 @@ impl Admin {
         Ok(())
     }
 
-    /// `None`: the broker does not tell.
+    /// Reads a topic's settings; `None`: the broker does not report them.
     async fn own_settings(&self, topic: &str) -> Result<Option<ConfigResource>, AdminError> {
         let described = self.client.describe_configs([&ResourceSpecifier::Topic(topic)], &self.options()).await;
         let described = described.map_err(ClientError::new("reading a topic's settings"))?;

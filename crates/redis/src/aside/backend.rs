@@ -12,7 +12,7 @@ use super::names::Names;
 use crate::metrics::AsideMetrics;
 use crate::{Client, RedisError, RedisMetrics};
 
-/// The length of a lease unless told otherwise: the time for a load and the calls around it.
+/// The default length of a lease: the time for a load and the calls around it.
 pub const LEASE: Duration = Duration::from_secs(5);
 
 /// What the aside caches of one process share. Cheap to clone; dropping the last clone ends the subscription to invalidations.
@@ -86,7 +86,7 @@ impl<N: Names> Backend<N> {
         answers(self.shared.entries.fill(fills).await).map(|filled| filled == Some(true)).collect()
     }
 
-    /// Gives leases back; a lease that Redis does not take back expires.
+    /// Releases leases; a lease whose release fails expires.
     pub(super) async fn release(&self, leases: &[(&str, Token)], rest: Duration) {
         self.shared.entries.release(leases, rest).await;
     }

@@ -2,7 +2,7 @@
 //!
 //! A flight answers with a stale value as soon as it finds one, and then refreshes it if it has the lease: the second outcome is the one
 //! that is waited for here. If another process has the lease, Redis is read again until that process has filled the value. The stale value
-//! is kept meanwhile, in case nothing better arrives.
+//! is the answer if no newer one arrives in time.
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -10,6 +10,8 @@
 //!
 //! In a cluster the same holds for each master, which sends what it takes to the other nodes in order: the beacon goes through all
 //! masters, and the oldest of the last beacons received counts.
+//!
+//! See `docs/decisions/memory-beacon.md`.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -49,7 +51,7 @@ pub(super) struct Shared<N> {
     pending_invalidations: Mutex<PendingInvalidations>,
 }
 
-/// Keys whose invalidation Redis has not taken yet. The number tells an invalidation of a key from a later one.
+/// Keys whose invalidation Redis has not taken yet. The number distinguishes an invalidation of a key from a later one.
 #[derive(Default)]
 pub(super) struct PendingInvalidations {
     pub(super) names: HashMap<Arc<str>, u64>,

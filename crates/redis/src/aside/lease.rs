@@ -5,6 +5,8 @@
 //! it; neither can a value that took so long to load that its lease has expired. Lua scripts decide all of this, in one cluster slot.
 //!
 //! A lease is an optimisation that also keeps fills in order. A reader that gets none may still load by itself, but does not fill.
+//!
+//! See `docs/decisions/cache-leases.md`.
 
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -56,7 +58,7 @@ pub struct Held {
     /// The time until it is stale; zero if it is stale already.
     pub fresh_for: Duration,
     /// The time until it expires.
-    pub kept_for: Duration,
+    pub expires_in: Duration,
     /// The time since it was filled.
     pub age: Duration,
 }
@@ -72,8 +74,8 @@ pub struct Fill {
     pub payload: Option<Bytes>,
     /// How long it is fresh, from now.
     pub fresh: Duration,
-    /// How long it is kept, from now.
-    pub kept: Duration,
+    /// How long until it expires, from now.
+    pub ttl: Duration,
 }
 
 /// The entries on one server or cluster. Cheap to clone.
@@ -119,7 +121,7 @@ impl<N: Names> Entries<N> {
             let call = call.arg(if fill.payload.is_some() { "V" } else { "A" });
             let call = call.arg(fill.payload.as_deref().unwrap_or_default());
             // Zero is allowed here: such an entry is stale from the start.
-            call.arg(fill.fresh.as_millis() as u64).arg(millis(fill.kept))
+            call.arg(fill.fresh.as_millis() as u64).arg(millis(fill.ttl))
         };
         self.client.each("aside_fill", fills.iter().map(call).collect()).await
     }
@@ -130,7 +132,7 @@ impl<N: Names> Entries<N> {
         self.client.each("exists", calls).await
     }
 
-    /// Gives leases back without a fill; nobody gets them for the time `rest`. `false`: the caller no longer held the lease.
+    /// Releases leases without a fill; no process gets them for the time `rest`. `false`: the caller no longer held the lease.
     pub async fn release(&self, leases: &[(&str, Token)], rest: Duration) -> Vec<Result<bool, RedisError>> {
         let call = |(name, token): &(&str, Token)| {
             RELEASE.call(&[name, &self.names.lease(name)]).arg(token.text()).arg(rest.as_millis() as u64)
@@ -160,12 +162,12 @@ impl Token {
 }
 
 impl Read {
-    fn of((kind, fresh, kept, age, payload, leased): Answer, token: Token) -> Self {
+    fn of((kind, fresh, ttl, age, payload, leased): Answer, token: Token) -> Self {
         let length = |millis| Duration::from_millis(u64::try_from(millis).unwrap_or_default());
         let held = (!kind.is_empty()).then(|| Held {
             payload: (kind == "V").then(|| payload.into()),
             fresh_for: length(fresh),
-            kept_for: length(kept),
+            expires_in: length(ttl),
             age: length(age),
         });
         Self { held, lease: (leased > 0).then_some(token) }

@@ -38,7 +38,7 @@ pub(super) struct Known<V> {
     /// Until when it is fresh.
     pub(super) fresh_until: Instant,
     /// Until when it may be used at all.
-    pub(super) kept_until: Instant,
+    pub(super) expires_at: Instant,
 }
 
 struct Entry<V> {
@@ -58,15 +58,15 @@ pub(super) struct Hit<V> {
 }
 
 impl<V: Send + Sync + 'static> Memory<V> {
-    /// A memory of about this many bytes, which keeps an entry for at most `kept`; 0: it keeps nothing.
-    pub(super) fn new(bytes: u64, kept: Duration) -> Self {
+    /// A memory of about this many bytes, which keeps an entry for at most `ttl`; 0: it keeps nothing.
+    pub(super) fn new(bytes: u64, ttl: Duration) -> Self {
         let entries = (bytes > 0).then(|| {
             moka::sync::Cache::builder()
                 .max_capacity(bytes)
                 .weigher(|name: &Arc<str>, entry: &Arc<Entry<V>>| {
                     u32::try_from(name.len() + entry.known.bytes + OVERHEAD).unwrap_or(u32::MAX)
                 })
-                .time_to_live(kept)
+                .time_to_live(ttl)
                 .build()
         });
         let generations = (0..STRIPES).map(|_| AtomicU64::new(0)).collect();
@@ -81,7 +81,7 @@ impl<V: Send + Sync + 'static> Memory<V> {
     pub(super) fn get(&self, name: &str, now: Instant) -> Option<Hit<V>> {
         let entry = self.entries.as_ref()?.get(name)?;
         let known = &entry.known;
-        if entry.generation != self.generation(name) || now >= known.kept_until {
+        if entry.generation != self.generation(name) || now >= known.expires_at {
             return None;
         }
         let (fresh, at) = (now < known.fresh_until, self.millis(now));
@@ -157,7 +157,7 @@ mod tests {
             bytes: 4,
             filled: now,
             fresh_until: now + second,
-            kept_until: now + 3 * second,
+            expires_at: now + 3 * second,
         }
     }
 

@@ -4,17 +4,20 @@
 //! call for others. Flights that begin together form one batch: one round trip to Redis, one load. A flight stays in flight until Redis
 //! has taken or refused its value, so that later readers join it. An invalidation removes it: readers that come afterwards begin another.
 
+mod ask;
+
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio::time::{sleep, timeout, timeout_at};
+use tokio::time::{sleep, timeout};
 
+use self::ask::Asked;
 use super::backend::Backend;
 use super::invalidation::Listener;
-use super::lease::{Fill, FillIntent, Held, Read, Token};
+use super::lease::{Fill, Token};
 use super::memory::{Hit, Known, Memory};
 use super::source::{Answer, AsideError, Found, Freshness, LOAD, LOADS, Policy, REFRESHES, RETRY, Source, Warmed};
 use crate::codec::Codec;
@@ -23,7 +26,7 @@ use crate::metrics::{AnsweredBy, KindMetrics};
 /// The shortest and the longest pause between reads while another process loads.
 pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(5);
 pub(super) const LONGEST_PAUSE: Duration = Duration::from_millis(50);
-/// How many failed keys are remembered. Beyond it, the source is asked again earlier for some of them.
+/// The most failed keys that are remembered. Above it, some of them are requested from the source again earlier.
 const MAX_FAILURES: u64 = 10_000;
 
 /// Waits for the outcome of a flight.
@@ -92,7 +95,7 @@ impl<S: Source> SingleFlight<S> {
     /// The value in memory. A stale value is an answer, too; one of many readers then looks for a newer one.
     pub(super) fn remembered(self: &Arc<Self>, key: &S::Key) -> Option<Found<S::Value>> {
         let now = Instant::now();
-        if self.policy.unheard.is_zero() && !self.backend.is_live_at(now) {
+        if self.policy.unsubscribed_ttl.is_zero() && !self.backend.is_live_at(now) {
             return None;
         }
         let name = self.backend.name(&self.source.cached(key));
@@ -104,9 +107,9 @@ impl<S: Source> SingleFlight<S> {
         Some(hit.found)
     }
 
-    /// Whether a value in memory may be used: this process receives invalidations, or the value is younger than [`Policy::unheard`].
+    /// Whether a value in memory may be used: this process receives invalidations, or the value is younger than [`Policy::unsubscribed_ttl`].
     pub(super) fn may_use(&self, hit: &Hit<S::Value>, now: Instant) -> bool {
-        hit.age < self.policy.unheard || self.backend.is_live_at(now)
+        hit.age < self.policy.unsubscribed_ttl || self.backend.is_live_at(now)
     }
 
     pub(super) fn memory(&self) -> &Memory<S::Value> {
@@ -222,65 +225,13 @@ impl<S: Source> SingleFlight<S> {
         }
     }
 
-    /// Refreshes stale values in the background. If that fails, nobody gets their leases for [`RETRY`].
+    /// Refreshes stale values in the background. If that fails, no process gets their leases for [`RETRY`].
     async fn refresh(self: Arc<Self>, stale: Vec<Loading<S>>, slot: OwnedSemaphorePermit) {
         self.load(stale, RETRY).await;
         drop(slot);
     }
 
-    /// Asks Redis for each key, and decides what to do about it.
-    async fn ask(&self, flights: Vec<Flight<S>>, refresh: bool, until: Instant) -> Vec<(Flight<S>, Asked<S>)> {
-        let intent = |flight: &Flight<S>| match (self.failures.contains_key(&flight.name), refresh) {
-            (true, _) => FillIntent::ReadOnly,
-            (false, true) => FillIntent::IfStale,
-            (false, false) => FillIntent::IfMissing,
-        };
-        let reads: Vec<_> = flights.iter().map(|flight| (&*flight.name, intent(flight))).collect();
-        let mut asked = self.read(&reads, until).await;
-        // An entry that another version wrote is loaded as if it were missing.
-        let undecodable: Vec<_> =
-            (0..asked.len()).filter(|&index| matches!(asked[index], Asked::Undecodable)).collect();
-        if !undecodable.is_empty() {
-            let anew: Vec<_> = undecodable.iter().map(|&index| (reads[index].0, FillIntent::Always)).collect();
-            for (index, again) in undecodable.into_iter().zip(self.read(&anew, until).await) {
-                asked[index] = again;
-            }
-        }
-        flights.into_iter().zip(asked).collect()
-    }
-
-    async fn read(&self, reads: &[(&str, FillIntent)], until: Instant) -> Vec<Asked<S>> {
-        let answers = timeout_at(until.into(), self.backend.read(reads)).await;
-        // A server that is too slow is treated as away.
-        let answers = answers.unwrap_or_else(|_| reads.iter().map(|_| None).collect());
-        let now = Instant::now();
-        answers.into_iter().zip(reads).map(|(read, (_, intent))| self.judge(read, *intent, now)).collect()
-    }
-
-    fn judge(&self, read: Option<Read>, intent: FillIntent, now: Instant) -> Asked<S> {
-        let Some(Read { held, lease }) = read else { return Asked::NoLease };
-        match (held.map(|held| self.known(held, now)), lease) {
-            (Some(Some(known)), lease) => Asked::Held { known, lease },
-            (Some(None) | None, Some(lease)) => Asked::Leased(lease),
-            (Some(None), None) => Asked::Undecodable,
-            (None, None) if intent == FillIntent::ReadOnly => Asked::NoLease,
-            (None, None) => Asked::LeasedElsewhere,
-        }
-    }
-
-    /// An entry in the form that memory keeps; `None` if it can't be decoded.
-    fn known(&self, held: Held, now: Instant) -> Option<Known<S::Value>> {
-        let (value, bytes) = match held.payload {
-            Some(payload) => (Some(Arc::new(self.codec.decode(&payload)?)), payload.len()),
-            None => (None, 0),
-        };
-        let filled = now.checked_sub(held.age).unwrap_or(now);
-        // Stale since some time before now: a reader that took the time a moment ago must not find it fresh.
-        let fresh_until = if held.fresh_for.is_zero() { filled } else { now + held.fresh_for };
-        Some(Known { value, bytes, filled, fresh_until, kept_until: now + held.kept_for })
-    }
-
-    /// Loads values, all in one call. If that fails, nobody gets the leases for the time `rest`.
+    /// Loads values, all in one call. If that fails, no process gets the leases for the time `rest`.
     async fn load(&self, loading: Vec<Loading<S>>, rest: Duration) {
         let (failed, loading): (Vec<_>, Vec<_>) = loading
             .into_iter()
@@ -305,8 +256,8 @@ impl<S: Source> SingleFlight<S> {
             match loaded {
                 Ok(values) => {
                     self.metrics.loaded.inc();
-                    let unkept = self.fill(&loading, values, began).await;
-                    given_back.extend(unkept);
+                    let uncached = self.fill(&loading, values, began).await;
+                    given_back.extend(uncached);
                 }
                 Err(error) => {
                     self.metrics.load_failed.inc();
@@ -329,23 +280,23 @@ impl<S: Source> SingleFlight<S> {
         mut values: HashMap<S::Key, S::Value>,
         began: Instant,
     ) -> Vec<(&'a str, Token)> {
-        let (mut fills, mut filling, mut unkept) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut fills, mut filling, mut uncached) = (Vec::new(), Vec::new(), Vec::new());
         // Times to live count from before the source was asked.
         let (now, took) = (Instant::now(), began.elapsed());
         for (flight, lease) in loaded {
             let value = values.remove(&flight.key).map(Arc::new);
             let payload = value.as_ref().map(|value| self.codec.encode(value)).transpose();
             flight.complete(AnsweredBy::Source, Ok(Found { value: value.clone(), freshness: Freshness::Fresh }));
-            let (Ok(payload), Some((fresh, kept))) = (payload, self.policy.life(value.is_none())) else {
+            let (Ok(payload), Some((fresh, ttl))) = (payload, self.policy.life(value.is_none())) else {
                 // Too large, or the policy does not cache it.
-                unkept.extend(lease.map(|lease| (&*flight.name, lease)));
+                uncached.extend(lease.map(|lease| (&*flight.name, lease)));
                 if value.is_some() {
                     flight.unfilled();
                 }
                 continue;
             };
             let bytes = payload.as_ref().map_or(0, Vec::len);
-            let known = Known { value, bytes, filled: began, fresh_until: began + fresh, kept_until: began + kept };
+            let known = Known { value, bytes, filled: began, fresh_until: began + fresh, expires_at: began + ttl };
             self.memory.put(&flight.name, flight.generation, known, now);
             match *lease {
                 Some(token) => {
@@ -355,7 +306,7 @@ impl<S: Source> SingleFlight<S> {
                         token,
                         payload: payload.map(Into::into),
                         fresh: fresh.saturating_sub(took),
-                        kept: kept.saturating_sub(took),
+                        ttl: ttl.saturating_sub(took),
                     });
                 }
                 None => self.unfilled(flight),
@@ -364,7 +315,7 @@ impl<S: Source> SingleFlight<S> {
         let filled = self.backend.fill(&fills).await;
         let refused = filling.into_iter().zip(filled).filter(|(_, filled)| !filled);
         refused.for_each(|(flight, _)| self.unfilled(flight));
-        unkept
+        uncached
     }
 
     fn unfilled(&self, flight: &Flight<S>) {
@@ -375,20 +326,6 @@ impl<S: Source> SingleFlight<S> {
     fn in_flight(&self) -> MutexGuard<'_, HashMap<Arc<str>, Waiter<S>>> {
         self.in_flight.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// What to do about a key.
-enum Asked<S: Source> {
-    /// Redis has a value. With the lease, refresh it.
-    Held { known: Known<S::Value>, lease: Option<Token> },
-    /// This flight has the lease: load the value.
-    Leased(Token),
-    /// Another reader has the lease.
-    LeasedElsewhere,
-    /// There is no lease: Redis did not answer, or the source failed less than [`RETRY`] ago.
-    NoLease,
-    /// The entry can't be decoded, and another reader has the lease or none was wanted.
-    Undecodable,
 }
 
 impl<S: Source> Flight<S> {

@@ -57,7 +57,7 @@ pub struct Policy {
     /// How long a value is fresh, that is, answered without a refresh. A change that bypasses [`Aside::invalidate`](super::Aside::invalidate) is seen after
     /// this time.
     pub fresh: Duration,
-    /// How long a value is kept: after `fresh` it is stale, and better than nothing. A value whose invalidation was given up, or was
+    /// The time to live of a value: after `fresh` it is stale, and answered only until a newer one is loaded. A value whose invalidation was given up, or was
     /// pending in a process that ended, may be wrong for this long.
     pub ttl: Duration,
     /// How long it is cached that the source has no value; zero: not at all.
@@ -72,7 +72,7 @@ pub struct Policy {
     pub patience: Duration,
     /// How long after its load a value in memory is used even while this process may miss invalidations. Up to [`BOUND`](super::BOUND) this
     /// does not lengthen the time for which an invalidated value is served.
-    pub unheard: Duration,
+    pub unsubscribed_ttl: Duration,
 }
 
 /// How long a caller waits for a fresh value.
@@ -158,15 +158,15 @@ impl<E> Clone for AsideError<E> {
 }
 
 impl Policy {
-    /// How long an entry that is filled now is fresh, and how long it is kept; `None`: it is not cached.
+    /// How long an entry that is filled now is fresh, and its time to live; `None`: it is not cached.
     pub(super) fn life(&self, absent: bool) -> Option<(Duration, Duration)> {
         let shorter = |length: Duration| length.mul_f64(1.0 - self.jitter.clamp(0.0, 1.0) * fastrand::f64());
-        let (fresh, kept) = if absent {
+        let (fresh, ttl) = if absent {
             let negative = shorter(self.negative);
             (negative, negative)
         } else {
             (shorter(self.fresh), shorter(self.ttl))
         };
-        (!kept.is_zero()).then_some((fresh.min(kept), kept))
+        (!ttl.is_zero()).then_some((fresh.min(ttl), ttl))
     }
 }

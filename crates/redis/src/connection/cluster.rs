@@ -8,10 +8,14 @@
 //! The *map* says which node has which slot. It is read from any node that answers: at the first call, when a node says that a slot has
 //! moved, when a node does not answer, and every ten seconds. Many reasons at once cause one reading. While a slot is moving, calls
 //! follow it (`ASK`); a call whose keys are on both nodes meanwhile (`TRYAGAIN`) is repeated until its deadline.
+//!
+//! See `docs/decisions/cluster-client.md`.
+
+mod refresh;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -20,15 +24,11 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
 use super::map::Map;
-use super::node::{Live, Node, Sent, answered, connect_backoff, settings};
-use super::slot::{Address, Detour, ranges};
+use super::node::{Live, Node, Sent, answered, settings};
+use super::slot::{Address, Detour};
 use crate::RedisError;
 use crate::script::Call;
 
-/// How long one node has to answer with the map.
-const ASK_TIMEOUT: Duration = Duration::from_millis(500);
-/// The shortest time between two readings of the map.
-const REST: Duration = Duration::from_millis(200);
 /// The age at which the map is read again.
 const STALE: Duration = Duration::from_secs(10);
 /// The first and the longest wait before a call whose slot is moving is repeated.
@@ -316,95 +316,6 @@ impl Shared {
         let node = Node::open(&format!("{} {address}", self.name), self.template.clone().set_addr(at))?;
         nodes.insert(address.clone(), node.clone());
         Ok(node)
-    }
-
-    fn failure(&self) -> MutexGuard<'_, Option<String>> {
-        self.failure.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Why there is no map.
-    fn why_no_map(&self) -> String {
-        let said = "no node of the cluster tells who has what";
-        self.failure().as_ref().map_or_else(|| said.into(), |reason| format!("{said}: {reason}"))
-    }
-
-    async fn keep_reading(shared: Weak<Self>) {
-        for attempt in 0_u32.. {
-            let Some(this) = shared.upgrade() else { return };
-            let rested = this.map.borrow().as_ref().map(|map| map.read_at() + REST);
-            drop(this);
-            tokio::time::sleep_until(rested.unwrap_or_else(Instant::now)).await;
-            let Some(this) = shared.upgrade() else { return };
-            let read = this.read().await;
-            *this.failure() = read.as_ref().err().map(ToString::to_string);
-            match read {
-                Ok(()) => {
-                    this.refreshing.store(false, Ordering::Release);
-                    return;
-                }
-                Err(reason) if attempt == 0 => {
-                    tracing::warn!(cluster = this.name, %reason, "no node tells who has what, trying on");
-                }
-                Err(_) => {}
-            }
-            drop(this);
-            tokio::time::sleep(connect_backoff(attempt)).await;
-        }
-    }
-
-    /// Asks one node after the other for the map, connected nodes first.
-    async fn read(&self) -> Result<(), RedisError> {
-        let known = self.map.borrow().clone();
-        let mut candidates: Vec<Node> = known.iter().flat_map(|map| map.masters().to_vec()).collect();
-        fastrand::shuffle(&mut candidates);
-        candidates.sort_by_cached_key(|node| !node.is_connected());
-        let seeds = self.seeds.iter().chain(known.iter().flat_map(|map| map.replicas()));
-        candidates.extend(seeds.filter_map(|address| self.node(address).ok()));
-        let mut failure = unserved();
-        for node in candidates {
-            match self.read_from(&node).await {
-                Ok(map) => {
-                    self.install(map);
-                    return Ok(());
-                }
-                Err(error) => failure = error,
-            }
-        }
-        Err(failure)
-    }
-
-    async fn read_from(&self, node: &Node) -> Result<Map, RedisError> {
-        let read_at = Instant::now();
-        let deadline = read_at + ASK_TIMEOUT;
-        let asked = node.address().ok_or_else(unserved)?;
-        let live = node.live_or_away(deadline).await?;
-        let slots = [Call::new("CLUSTER").arg("SLOTS")];
-        let answer = live.run(&slots, deadline).await?.pop().ok_or_else(unserved)??;
-        let ranges = ranges(&answer, asked).ok_or_else(|| RedisError::unexpected("no map of a cluster's slots"))?;
-        if ranges.is_empty() {
-            return Err(RedisError::Refused(format!("{asked} knows of no slots")));
-        }
-        Map::new(ranges, read_at, |address| self.node(address))
-    }
-
-    fn install(&self, map: Map) {
-        let mut nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
-        nodes.retain(|address, _| map.masters().iter().any(|node| node.address() == Some(address)));
-        drop(nodes);
-        map.masters().iter().for_each(Node::wake);
-        self.map.send_replace(Some(Arc::new(map)));
-    }
-
-    /// Notes that a slot has moved to a node, without reading the whole map.
-    fn moved(&self, slot: u16, node: &Node) {
-        self.map.send_if_modified(|map| {
-            let Some(known) = map.as_mut() else { return false };
-            if known.owner(slot).is_some_and(|owner| owner.address() == node.address()) {
-                return false;
-            }
-            Arc::make_mut(known).set(slot, node);
-            true
-        });
     }
 }
 

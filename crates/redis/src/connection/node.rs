@@ -224,10 +224,10 @@ impl Shared {
             let generation = GENERATIONS.fetch_add(1, Ordering::Relaxed);
             let (name, client) = (this.name.clone(), this.client.clone());
             drop(this);
-            let told = shared.clone();
+            let weak = shared.clone();
             let config = connection_config().set_push_sender(move |info: PushInfo| {
                 if info.kind == PushKind::Disconnection
-                    && let Some(shared) = told.upgrade()
+                    && let Some(shared) = weak.upgrade()
                 {
                     Self::lost(&shared, generation);
                 }

@@ -126,7 +126,7 @@ impl Believers {
         self.0.lock().unwrap().retain(|(_, owner)| owner.token != guard.claim.owner().token);
     }
 
-    /// Whoever believes is right: so no two believe in one lock.
+    /// A task that believes to hold a lock does hold it: so no two believe to hold the same one.
     fn check(&self, server: &Mutex<Server>) {
         for (_, owner) in self.0.lock().unwrap().iter().filter(|(belief, _)| belief.is_held()) {
             for key in &owner.keys {
@@ -161,8 +161,8 @@ fn turn() -> impl Strategy<Value = Turn> {
         .prop_map(|(wait, wanted, hold, end)| Turn { wait, wanted, hold, end })
 }
 
-fn names(places: &[usize]) -> Vec<String> {
-    places.iter().map(|place| NAMES[*place].to_owned()).collect()
+fn names(indices: &[usize]) -> Vec<String> {
+    indices.iter().map(|index| NAMES[*index].to_owned()).collect()
 }
 
 fn in_virtual_time<T>(test: impl Future<Output = T>) -> T {

@@ -1,6 +1,6 @@
--- Invalidates an entry: drops it and the lease of whoever loads it now, and tells every process, in one step.
+-- Invalidates an entry: deletes it and the lease of the process that loads it now, and announces that to every process, in one step.
 --
--- KEYS: the entry, its lease. ARGV: the channel, what to say there. Answers 1 if there was an entry.
+-- KEYS: the entry, its lease. ARGV: the channel, the announcement. Answers 1 if there was an entry.
 
 local dropped = redis.call('UNLINK', KEYS[1])
 redis.call('DEL', KEYS[2])

@@ -1,6 +1,6 @@
--- Fills an entry, if the lease on it is still the caller's: neither expired nor taken away by an invalidation since.
+-- Fills an entry, if the lease on it is still the caller's: neither expired nor deleted by an invalidation.
 --
--- KEYS: the entry, its lease. ARGV: token, kind, payload, ms that it is fresh for, ms that it is kept for. Answers 1 if filled.
+-- KEYS: the entry, its lease. ARGV: token, kind, payload, ms until it is stale, ms until it expires. Answers 1 if filled.
 
 if redis.call('GET', KEYS[2]) ~= ARGV[1] then
   return 0

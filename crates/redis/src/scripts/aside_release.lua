@@ -1,6 +1,6 @@
--- Gives a lease back without a fill.
+-- Releases a lease without a fill.
 --
--- KEYS: the entry, its lease. ARGV: token, ms that nobody is to be given the lease for (0: the next to ask gets it). Answers 1 if it
+-- KEYS: the entry, its lease. ARGV: token, ms for which no caller gets the lease (0: the next caller gets it). Answers 1 if it
 -- was the caller's.
 
 if redis.call('GET', KEYS[2]) ~= ARGV[1] then

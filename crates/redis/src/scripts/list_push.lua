@@ -1,5 +1,5 @@
--- Pushes to a list, lets go what is beyond its length at the other end, and gives it a life.
--- KEYS[1]; ARGV: life in milliseconds, 1 to begin it anew or 0 to keep one that it has, LPUSH or RPUSH, the length, the values.
+-- Pushes to a list, trims it to a length at the other end, and sets its time to live.
+-- KEYS[1]; ARGV: time to live in milliseconds, 1 to renew it or 0 to leave an existing one, LPUSH or RPUSH, the length, the values.
 for first = 5, #ARGV, 1000 do
   redis.call(ARGV[3], KEYS[1], unpack(ARGV, first, math.min(first + 999, #ARGV)))
 end

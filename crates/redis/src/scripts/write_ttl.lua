@@ -1,6 +1,6 @@
--- Writes to a key and gives it a life, in one step: no key that was to expire stays because its writer died in between.
--- KEYS[1]; ARGV: life in milliseconds, 1 to begin it anew or 0 to keep one that it has, the command, its arguments behind the key.
--- Arguments go in portions, for Lua's stack holds 8000; an even number of them, for pairs stay together.
+-- Writes to a key and sets its time to live, in one step: a writer that dies in between can't leave a key that never expires.
+-- KEYS[1]; ARGV: time to live in milliseconds, 1 to renew it or 0 to leave an existing one, the command, its arguments behind the key.
+-- Arguments are sent in portions, as Lua's stack holds 8000; of an even number, so that pairs stay together.
 local answer = 0
 for first = 4, #ARGV, 1000 do
   answer = answer + redis.call(ARGV[3], KEYS[1], unpack(ARGV, first, math.min(first + 999, #ARGV)))

@@ -27,7 +27,7 @@ const POLICY: Policy = Policy {
     memory_bytes: 1 << 20,
     // On a busy machine a call may take its time.
     patience: BUDGET,
-    unheard: Duration::ZERO,
+    unsubscribed_ttl: Duration::ZERO,
 };
 
 /// A source whose values, gates and failures lie in a Redis of its own. `batches` counts its loads, `loads:{key}` those of a key.

@@ -173,7 +173,7 @@ impl World {
         let life = if fresh { LONG } else { Duration::ZERO };
         // The source's first number stands for nothing at all.
         let payload = (loaded > 1).then(|| loaded.to_string().into());
-        let fill = Fill { name: self.name.clone(), token, payload, fresh: life, kept: LONG };
+        let fill = Fill { name: self.name.clone(), token, payload, fresh: life, ttl: LONG };
         let filled = self.entries.fill(&[fill]).await[0].clone().unwrap();
         prop_assert_eq!(filled, self.holder == Some(reader), "only who holds the lease fills");
         if filled {

@@ -39,7 +39,7 @@ impl HttpBody for TimedBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.get_mut();
-        // The time is up for whoever sends a byte each time, too.
+        // The limit is for the whole body, so a client that sends one byte at a time exceeds it, too.
         let timeout = this.timeout;
         if this.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout))).as_mut().poll(cx).is_ready() {
             this.connection.timed_out_body();

@@ -117,7 +117,7 @@ impl Connection {
         }
     }
 
-    /// The stream is gone, and whoever observed it with it.
+    /// The stream has ended: drops its observer.
     pub(super) fn ended(&self) {
         self.closed.cancel();
         self.observer.write().unwrap_or_else(PoisonError::into_inner).take();

@@ -122,9 +122,9 @@ async fn a_connection_closed_from_outside_ends_whatever_it_does() {
 #[tokio::test]
 async fn stopping_ends_idle_connections_and_answers_the_others() {
     let (asked, answer) = (CancellationToken::new(), CancellationToken::new());
-    let (told, waits) = (asked.clone(), answer.clone());
+    let (reached, waits) = (asked.clone(), answer.clone());
     let handler = async move || {
-        told.cancel();
+        reached.cancel();
         waits.cancelled().await;
         "answered"
     };

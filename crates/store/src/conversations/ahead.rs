@@ -1,7 +1,7 @@
 //! Conversations whose `lastTimestamp` lies far ahead of the clock: a gateway's or a worker's clock was wrong, or another tool wrote it.
 //!
-//! Nothing newer would come above them until that time. Whoever reads one gives it the time of its newest message that does not lie
-//! ahead, in the store too; or, if there is none, the present, once.
+//! No newer conversation would be listed above them until that time. A reader that finds one replaces its time, in the store too, by that of
+//! its newest message that does not lie ahead; or, if there is none, once by the present.
 
 use std::collections::HashMap;
 use std::time::{SystemTime, UNIX_EPOCH};

@@ -19,7 +19,7 @@ pub(crate) fn write(data: &Path, settings: &[(String, String)]) -> Result<PathBu
     let path = data.join("env");
     let new = data.join("env.new");
     let put = || -> std::io::Result<()> {
-        // A file that is there already would keep its mode.
+        // An existing file would keep its mode.
         match std::fs::remove_file(&new) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
             _ => {}

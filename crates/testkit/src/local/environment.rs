@@ -1,4 +1,4 @@
-//! What the gateways and workers are told.
+//! The environment variables of the gateways and workers.
 
 /// Where the servers are.
 #[derive(Debug, Clone)]

@@ -33,7 +33,7 @@ struct Options {
     /// The first gateway's port; further ones follow it.
     #[arg(long, env = "PORT", default_value_t = 3000)]
     port: u16,
-    /// Where data and logs are kept.
+    /// The folder for data and logs.
     #[arg(long, env = "HOLDFAST_DATA", default_value = ".data", value_name = "DIR")]
     data: PathBuf,
     /// How many gateways.

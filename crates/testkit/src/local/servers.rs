@@ -27,7 +27,7 @@ pub(crate) async fn run() -> Result<()> {
             }
         }
     };
-    // What leaves this scope is killed: nobody needs the data.
+    // Servers are killed when they leave this scope: their data is not needed.
     tokio::select! {
         done = serve => done,
         _ = end_of_input => Ok(()),

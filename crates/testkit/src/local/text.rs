@@ -1,4 +1,4 @@
-//! What a person is told once everything is up.
+//! The text that is printed once everything is up.
 
 use std::path::Path;
 use std::time::Duration;

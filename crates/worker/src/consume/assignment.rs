@@ -1,14 +1,15 @@
-//! Partitions come and go. Takes what the group asks for; answers when everything that must happen before has happened.
+//! Handles the assignment and revocation of partitions. Takes the coordinator's request; answers it once everything that must happen first
+//! is done.
 //!
 //! librdkafka waits for the answer (see [`holdfast_kafka::consumer`]), so the loop goes on polling in between.
 //!
-//! *Given to us*: the committed offsets are read first, and fetching starts exactly there. The position that librdkafka might
+//! *Assigned*: the committed offsets are read first, and fetching starts exactly there. The position that librdkafka might
 //! remember from an earlier assignment may be ahead of what was committed. Where nothing is committed, fetching starts where the log
 //! begins, and that is committed at once. A log that begins above what is committed has lost records, which is noticed here even if
 //! no record is left to be read.
 //!
-//! *Taken from us*: what is held is flushed and committed first, within a deadline. Past it, or when the assignment was lost, the
-//! records are forgotten uncommitted; their next owner reads them again, and the primary key absorbs what was stored already.
+//! *Revoked*: buffered messages are flushed and committed first, within a deadline. Past it, or when the assignment was lost, the records
+//! are dropped uncommitted; their next owner reads them again, and the primary key absorbs what was stored already.
 
 use std::time::{Duration, Instant};
 
@@ -22,7 +23,7 @@ use crate::ledger::Start;
 /// Bounds each of the two calls for which the loop does not poll.
 const COMMITTED_WITHIN: Duration = Duration::from_secs(1);
 
-/// What the group asked for and was not yet answered.
+/// A rebalance that the coordinator asked for and that is not answered yet.
 #[derive(Debug)]
 pub struct Rebalance {
     partitions: Vec<i32>,
@@ -36,26 +37,26 @@ enum Kind {
 }
 
 impl Rebalance {
-    /// Partitions are given to us.
+    /// An assignment of partitions.
     pub fn assign(partitions: Vec<i32>) -> Self {
         let attempts = Backoff::new(Duration::from_millis(200), Duration::from_secs(2));
         Self { partitions, kind: Kind::Assign { attempts } }
     }
 
-    /// Partitions are taken from us, and may be flushed until then.
+    /// A revocation of partitions, which may be flushed until the deadline.
     pub fn revoke(partitions: Vec<i32>, lost: bool, until: Instant) -> Self {
         Self { partitions, kind: Kind::Revoke { lost, until } }
     }
 }
 
 impl<S: Sink> Loop<S> {
-    /// Whether partitions are being flushed before they go.
+    /// Whether revoked partitions are being flushed.
     pub(crate) fn is_revoking(&self) -> bool {
         matches!(&self.rebalance, Some(Rebalance { kind: Kind::Revoke { .. }, .. }))
     }
 
-    /// Answers the group if everything is ready for it. An answer that fails is the end: the group would go on believing that the
-    /// partitions are read, or wait for them, while nobody does either.
+    /// Answers the rebalance if everything is ready for it. If the answer fails the process must end: otherwise the group would count on this
+    /// worker for partitions that it does not read.
     pub(crate) fn advance_rebalance(&mut self, now: Instant) -> Result<(), String> {
         let Some(mut rebalance) = self.rebalance.take() else { return Ok(()) };
         let answered = match &mut rebalance.kind {
@@ -101,13 +102,13 @@ impl<S: Sink> Loop<S> {
             })
             .collect();
         self.consumer.assign(&starts).map_err(|error| error.to_string())?;
-        self.refusals.assigned(partitions);
+        self.authorization.assigned(partitions);
         tracing::info!(from = ?starts, "partitions assigned");
         self.state.joined(true);
         Ok(true)
     }
 
-    /// Makes a partition ours, and returns where it is to be read from.
+    /// Takes over an assigned partition, and returns the offset from which to read it.
     fn begin(&mut self, committed: &Committed, log_start: Option<i64>) -> (i32, Option<i64>) {
         let partition = committed.partition;
         let start = Start { committed: committed.offset, loss: committed.loss, log_start };
@@ -117,7 +118,7 @@ impl<S: Sink> Loop<S> {
             (Some(committed), Some(offset)) if start.lost() > 0 => {
                 self.lose(partition, committed, offset, start.lost())
             }
-            // Whether it was ours once, and its offsets expired, nobody knows any more.
+            // Whether the group once read it and its offsets expired is unknown.
             (None, Some(offset @ 1..)) => tracing::warn!(
                 partition,
                 offset,
@@ -155,14 +156,14 @@ impl<S: Sink> Loop<S> {
         Ok(true)
     }
 
-    /// What is known of a partition belongs to an assignment that is over.
+    /// Discards what is known of a revoked partition.
     fn forget(&mut self, partition: i32) {
         self.ledger.revoke(partition);
         self.buffer.forget(partition);
         self.letters.forget(partition);
         self.gaps.forget(partition);
-        self.pauses.forget(partition);
-        self.refusals.forget(partition);
+        self.backpressure.forget(partition);
+        self.authorization.forget(partition);
         self.high_watermarks.remove(&partition);
         self.metrics.forget_lag(partition);
     }

@@ -9,6 +9,7 @@ use holdfast_kafka::{Admin, ConsumerSettings, GroupConsumer, KafkaSettings, Publ
 use holdfast_message::{ChatId, Message, MessageId, UserId, record};
 use holdfast_service::ops::Health;
 use holdfast_store::{BatchFailed, StoreError, Touched, Written};
+use holdfast_worker::backpressure::Capacity;
 use holdfast_worker::consume::{Ending, Loop, LoopSettings, Wiring};
 use holdfast_worker::conversations::Conversations;
 use holdfast_worker::dead_letter::{DeadLetterTopic, DeadLetters};
@@ -16,7 +17,6 @@ use holdfast_worker::flush::{Flusher, LONE_REFUSAL, Sink};
 use holdfast_worker::heal::{Healer, Recent};
 use holdfast_worker::health::State;
 use holdfast_worker::metrics::Metrics;
-use holdfast_worker::pause::Capacity;
 use holdfast_worker::report::Waker;
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;

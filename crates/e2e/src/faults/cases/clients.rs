@@ -30,7 +30,7 @@ pub(super) fn heavy(options: &mut RigOptions) {
     options.load = Pace { pairs: 1, groups: 0, mesh: false, rate: 500.0, length: 3500..4000 };
 }
 
-/// The socket's buffers and those of the kernel fill; others must not notice, and the device must find what it missed.
+/// The buffers of the socket and of the kernel fill; other devices must not be affected, and this device must recover what it missed.
 pub(super) async fn slow_reader(scene: &mut Scene) -> Result<()> {
     let device = &scene.load.devices()[1];
     let connection = device.connection().context("not connected")?;
@@ -49,7 +49,7 @@ pub(super) async fn slow_reader(scene: &mut Scene) -> Result<()> {
     }
     ensure!(lagging > 0.0, "its buffer never filled");
     scene.rest(2.0).await;
-    // It may have been given up meanwhile, which is no less a way to tell it.
+    // The gateway may have closed the connection meanwhile, which also makes the device catch up.
     let _ = connection.client.read(true).await;
     Ok(())
 }
@@ -121,7 +121,7 @@ pub(super) fn short_resend_window(options: &mut RigOptions) {
     options.load = Pace { pairs: 1, groups: 0, mesh: false, rate: 10.0, length: 1..300 };
 }
 
-/// What is repeated is durable, and says so; its receiver, who has blocked the sender, hears nothing of it.
+/// Repeats of durable messages are answered as duplicates; their receiver, who has blocked the sender, gets no event.
 pub(super) async fn blocked_sender(scene: &mut Scene) -> Result<()> {
     scene.rest(6.0).await;
     let (blocked, by) = {

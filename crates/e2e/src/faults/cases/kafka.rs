@@ -51,7 +51,7 @@ const CLUSTER: &str = "kafka-cluster";
 
 pub(super) async fn right_withdrawn(scene: &mut Scene) -> Result<()> {
     let kafka = &scene.rig.kafka;
-    // Of all topics: whoever may write to any may have a producer id.
+    // For all topics: the right to write to any of them includes a producer id.
     kafka.deny(Resource::Topic, "*", Operation::Write).await?;
     kafka.deny(Resource::Cluster, CLUSTER, Operation::IdempotentWrite).await?;
     felt(scene, 3.0).await?;

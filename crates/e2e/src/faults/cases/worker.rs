@@ -1,4 +1,4 @@
-//! Workers that die, leave, hang and come; and records that nobody can store.
+//! Workers that die, leave, hang and join; and records that can't be stored.
 
 use std::time::Duration;
 

@@ -5,6 +5,8 @@
 //! that was given `messageFailed` may be given the message again.
 //!
 //! An answer to `resume` counts, too: what it contains is not delivered again by the live events that wait behind it, nor later.
+//!
+//! See `docs/decisions/one-delivery-per-connection.md`.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Instant;

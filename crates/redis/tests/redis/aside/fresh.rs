@@ -176,7 +176,7 @@ async fn without_redis_memory_is_used_for_as_long_as_the_policy_says_and_without
     source.set(&key, "old").await;
     let proxy = Proxy::start(servers.cache.port()).await.unwrap();
     let process = Process::new(&servers.cache.url_at(proxy.port())).hearing().await;
-    let aside = process.aside(&source, Policy { unheard: LONG, ..POLICY });
+    let aside = process.aside(&source, Policy { unsubscribed_ttl: LONG, ..POLICY });
     let strict = process.aside(&source, POLICY);
     for aside in [&aside, &strict] {
         assert_eq!(seen(&aside.get(&key).await), (Some("old"), false));

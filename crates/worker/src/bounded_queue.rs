@@ -1,18 +1,18 @@
-//! A queue beside the loop, for work that nothing waits for: bounded in items and in bytes. What does not fit is refused at once, and
-//! is the caller's to count.
+//! A queue for background work that the loop does not wait for, bounded in items and in bytes. An item that does not fit is refused at
+//! once; the caller counts it.
 
 use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
-/// The way in. Cheap to clone.
+/// The sending half. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Offers<T> {
     sender: mpsc::Sender<Offered<T>>,
     bytes: Arc<Semaphore>,
 }
 
-/// An item, and the room that it takes until this is dropped.
+/// An item, with the bytes of the queue's capacity that it occupies until this is dropped.
 #[derive(Debug)]
 pub struct Offered<T> {
     /// The item.
@@ -20,17 +20,17 @@ pub struct Offered<T> {
     room: OwnedSemaphorePermit,
 }
 
-/// The way out.
+/// The receiving half.
 pub type Taken<T> = mpsc::Receiver<Offered<T>>;
 
-/// A queue of at most so many items and bytes, those included that were taken out and are still worked on.
+/// Makes a queue of at most this many items and bytes. The bytes include items that were received and are still in use.
 pub fn channel<T>(items: usize, bytes: usize) -> (Offers<T>, Taken<T>) {
     let (sender, receiver) = mpsc::channel(items);
     (Offers { sender, bytes: Arc::new(Semaphore::new(bytes)) }, receiver)
 }
 
 impl<T> Offers<T> {
-    /// Puts an item of about so many bytes into the queue; false if it does not fit. Never waits.
+    /// Adds an item of about this many bytes; `false` if it does not fit. Never waits.
     pub fn offer(&self, item: T, bytes: usize) -> bool {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         let Ok(room) = Arc::clone(&self.bytes).try_acquire_many_owned(bytes) else { return false };
@@ -39,7 +39,7 @@ impl<T> Offers<T> {
 }
 
 impl<T> Offered<T> {
-    /// The item, and apart from it what keeps its room taken.
+    /// Separates the item from the permit that occupies its bytes.
     pub fn into_parts(self) -> (T, OwnedSemaphorePermit) {
         (self.item, self.room)
     }
@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_taken_out_keeps_its_room_until_it_is_done() {
+    fn a_received_item_occupies_its_bytes_until_it_is_dropped() {
         let (offers, mut taken) = channel(10, 100);
         assert!(offers.offer("first", 60) && !offers.offer("second", 60) && offers.offer("third", 40));
         let first = taken.try_recv().unwrap();
@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_without_places_takes_no_room() {
+    fn an_item_that_is_refused_occupies_no_bytes() {
         let (offers, mut taken) = channel(1, 100);
         assert!(offers.offer(1, 1) && !offers.offer(2, 99));
         drop(taken.try_recv().unwrap());

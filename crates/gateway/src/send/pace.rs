@@ -7,11 +7,6 @@
 
 use std::time::{Duration, Instant};
 
-/// Whether a call of the cache took more than half of its budget.
-pub(crate) fn is_slow(took: Duration, budget: Duration) -> bool {
-    took > budget / 2
-}
-
 /// What is known of the cache's speed, and how much time sends have for it. Takes the time as an argument.
 #[derive(Debug)]
 pub(super) struct Pace {
@@ -31,9 +26,9 @@ impl Pace {
         Self::new(Duration::MAX, budget)
     }
 
-    /// The cache has answered, or failed to, within this time.
+    /// The cache has answered, or failed to, within this time. Beyond half the budget it is slow.
     pub(super) fn answered_within(&mut self, took: Duration) {
-        self.slow = is_slow(took, self.budget);
+        self.slow = took > self.budget / 2;
     }
 
     /// Whether a batch of sends that have waited since these times has too little time left for so many calls.

@@ -26,7 +26,6 @@ use tokio_util::sync::CancellationToken;
 use crate::deliver::sockets::Sockets;
 use crate::inbox::updates::InboxUpdates;
 use crate::metrics::Metrics;
-use crate::send::pace::is_slow;
 use crate::send::reinstate::Reinstater;
 
 /// Calls that may wait.
@@ -139,23 +138,14 @@ impl RecentRetryQueue {
         self.push(Call { message, retract: Some(attempt), counted: true, failed_at: None });
     }
 
-    /// Works the queue off until the token is cancelled. `breaker` and `budget` are those of live sends.
-    pub async fn run(
-        self,
-        lists: RecentLists,
-        cache: Connection,
-        breaker: Breaker,
-        budget: Duration,
-        stop: CancellationToken,
-    ) {
+    /// Works the queue off until the token is cancelled.
+    pub async fn run(self, lists: RecentLists, cache: Connection, breaker: Breaker, stop: CancellationToken) {
         let work = async {
             let mut failure = None;
             loop {
-                let begun = Instant::now();
                 match self.pass(&lists).await {
-                    // Live sends need not wait for the breaker's minute either, unless the cache is too slow for them.
-                    Ok(Pass::Done) if !is_slow(begun.elapsed(), budget) => breaker.answered(),
-                    Ok(Pass::Done) => {}
+                    // The cache answers: live sends need not wait for the breaker either.
+                    Ok(Pass::Done) => breaker.answered(),
                     Ok(Pass::Idle) => self.arrived.notified().await,
                     Ok(Pass::Resting(until)) => {
                         if let Some(error) = failure.take() {

@@ -91,8 +91,7 @@ pub(super) fn spawn(
     supervisor.run("typing", gateway.typing.clone().run(supervisor.ended()));
     let reinstater = Reinstater::new(sockets.clone(), stored);
     let lists = RecentLists { retract: lists.own, add: lists.healing, reinstater, updates, sockets };
-    let retrying = recent_retry.run(lists, cache.clone(), cache_breaker, config.own.redis_budget.0, supervisor.ended());
-    supervisor.run("recent retry", retrying);
+    supervisor.run("recent retry", recent_retry.run(lists, cache.clone(), cache_breaker, supervisor.ended()));
     supervisor.run("producer", {
         let (publisher, rebuilds) = (publisher.clone(), metrics.producer_rebuilds.clone());
         let keep_alive = async move { publisher.keep_alive(|| rebuilds.inc()).await };

@@ -59,7 +59,7 @@ async fn work_off(recent_retry: &RecentRetryQueue, recent: &RecentList, cache: C
     let reinstater = Reinstater::new(sockets.clone(), stored);
     let (updates, _) = InboxUpdates::new(metrics.clone());
     let lists = RecentLists { retract: recent.clone(), add: recent.clone(), updates, reinstater, sockets };
-    tokio::spawn(recent_retry.clone().run(lists, cache, breaker, BUDGET, CancellationToken::new()));
+    tokio::spawn(recent_retry.clone().run(lists, cache, breaker, CancellationToken::new()));
 }
 
 /// A list that holds a refused message, the line to its server, which is cut, and the queue in which its taking back waits.

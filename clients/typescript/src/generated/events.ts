@@ -1,6 +1,6 @@
 // Made from docs/asyncapi.json by `npm run generate`. Do not edit.
 /**
- * What has a message.
+ * What made a message durable.
  */
 export type Durability = ("kafka" | "failed-queue")
 /**
@@ -76,7 +76,7 @@ epoch?: (string | null)
  */
 imageUrl?: string
 /**
- * The message, everywhere and for ever. Clients drop a `messageId` that they have.
+ * The id of the message, everywhere. Clients drop a `messageId` that they have.
  */
 messageId: string
 /**
@@ -88,7 +88,7 @@ publicId?: string
  */
 receiverId?: string
 /**
- * Who sent it.
+ * The user who sent it.
  */
 senderId: string
 /**
@@ -125,7 +125,7 @@ epoch?: (string | null)
  */
 imageUrl?: string
 /**
- * The message, everywhere and for ever. Clients drop a `messageId` that they have.
+ * The id of the message, everywhere. Clients drop a `messageId` that they have.
  */
 messageId: string
 /**
@@ -137,7 +137,7 @@ publicId?: string
  */
 receiverId?: string
 /**
- * Who sent it.
+ * The user who sent it.
  */
 senderId: string
 /**
@@ -175,7 +175,7 @@ friendId?: (string | null)
 limit?: (number | null)
 }
 /**
- * A part of a chat's history.
+ * A page of a chat's history.
  */
 export interface HistoryPage {
 /**
@@ -243,7 +243,7 @@ chats: {
  */
 export interface MissedOfChat {
 /**
- * The stream's epoch now; null when it can't be told.
+ * The stream's epoch now; null when it is not known.
  */
 epoch: (string | null)
 /**
@@ -272,18 +272,18 @@ chatId?: (string | null)
  */
 friendId?: (string | null)
 /**
- * Whether they do. True again every few seconds while it lasts.
+ * Whether the user types. True again every few seconds while it lasts.
  */
 typing: boolean
 }
 /**
- * The answer to what is done once it is answered.
+ * The answer to a request that returns nothing.
  */
 export interface Done {
 
 }
 /**
- * Whose presence is asked for.
+ * The users whose presence is asked for.
  */
 export interface PresenceRequest {
 /**
@@ -333,7 +333,7 @@ upTo: string
  */
 export interface Read {
 /**
- * How much of the chat is unread now, 999 at most.
+ * Unread messages of the chat now, 999 at most.
  */
 unread: number
 }
@@ -344,17 +344,17 @@ export interface Nothing {
 
 }
 /**
- * How much is unread.
+ * Unread messages.
  */
 export interface UnreadMessages {
 /**
- * By chat, where there are any; each 999 at most.
+ * By chat, where there are any; each count is 999 at most.
  */
 counts: {
 [k: string]: number
 }
 /**
- * Of all chats, 999 at most.
+ * The sum over all chats, 999 at most.
  */
 total: number
 }
@@ -363,7 +363,7 @@ total: number
  */
 export interface ConversationsRequest {
 /**
- * A `nextCursor`.
+ * The `nextCursor` of a page: the page after it.
  */
 before?: (string | null)
 /**
@@ -372,7 +372,7 @@ before?: (string | null)
 limit?: (number | null)
 }
 /**
- * A part of one's chats.
+ * A page of the user's chats.
  */
 export interface Conversations {
 /**
@@ -389,7 +389,7 @@ conversations: Conversation[]
 nextCursor?: string
 }
 /**
- * One of one's chats.
+ * A chat of the user.
  */
 export interface Conversation {
 /**
@@ -398,15 +398,15 @@ export interface Conversation {
 chatId: string
 lastMessage: (Message2 | null)
 /**
- * Who belongs to it; of a group, 100 at most.
+ * Its members; of a group, 100 at most.
  */
 members: string[]
 /**
- * Who of the other members is online; null if that can't be told now.
+ * The other members who are online; null if that is not known now.
  */
 online: (string[] | null)
 /**
- * How much of it is unread, 999 at most; null if that can't be told now.
+ * Unread messages of the chat, 999 at most; null if that is not known now.
  */
 unread: (number | null)
 }
@@ -431,7 +431,7 @@ epoch?: (string | null)
  */
 imageUrl?: string
 /**
- * The message, everywhere and for ever. Clients drop a `messageId` that they have.
+ * The id of the message, everywhere. Clients drop a `messageId` that they have.
  */
 messageId: string
 /**
@@ -443,7 +443,7 @@ publicId?: string
  */
 receiverId?: string
 /**
- * Who sent it.
+ * The user who sent it.
  */
 senderId: string
 /**
@@ -490,7 +490,7 @@ export interface MessageFailed {
  */
 chatId: string
 /**
- * The message.
+ * The id of the message.
  */
 messageId: string
 /**
@@ -499,7 +499,7 @@ messageId: string
 tempId: (string | null)
 }
 /**
- * Of which chat.
+ * The chat that an event is about.
  */
 export interface OfChat {
 /**
@@ -512,7 +512,7 @@ chatId: string
  */
 export interface TypingTold {
 /**
- * Where.
+ * The chat.
  */
 chatId: string
 /**
@@ -520,7 +520,7 @@ chatId: string
  */
 typing: boolean
 /**
- * Who.
+ * The member who types.
  */
 userId: string
 }
@@ -537,7 +537,7 @@ lastSeen: number
  */
 online: boolean
 /**
- * Who.
+ * The user.
  */
 userId: string
 }
@@ -546,7 +546,7 @@ userId: string
  */
 export interface MessagesRead {
 /**
- * Which.
+ * The chat that was read.
  */
 chatId: string
 /**
@@ -554,7 +554,7 @@ chatId: string
  */
 upTo: string
 /**
- * Who.
+ * The member who read it.
  */
 userId: string
 }
@@ -563,15 +563,15 @@ userId: string
  */
 export interface UnreadCount {
 /**
- * Of which chat.
+ * The chat.
  */
 chatId: string
 /**
- * In it.
+ * Unread messages of the chat.
  */
 count: number
 /**
- * In all chats.
+ * Unread messages of all chats.
  */
 total: number
 }
@@ -597,7 +597,7 @@ retryAfterMs?: number
 retryable: boolean
 }
 /**
- * What clients say in the handshake's `auth`. Unknown fields are ignored everywhere.
+ * The handshake's `auth`.
  */
 export interface Handshake {
 /**
@@ -640,7 +640,7 @@ export interface ServerEvents {
   messageFailed: MessageFailed;
   /** The position of a message that this connection has received already, once the position is known. */
   messagePositioned: MessagePositioned;
-  /** Another member has read the chat: at once, and then at most once a second. Not told in groups of more than 100 members. */
+  /** Another member has read the chat: at once, and then at most once a second. Not sent in groups of more than 100 members. */
   messagesRead: MessagesRead;
   /** A new message, to every device of sender and receivers. One connection receives a `messageId` once, as far as the gateway remembers (10 minutes, 100,000 messages). Clients still drop a `messageId` that they have. */
   newMessage: Message;

@@ -48,8 +48,8 @@ export interface paths {
         };
         /**
          * A message.
-         * @description Whoever does not belong to its chat is told that there is no such message. A message that was sent moments ago may not be stored
-         *     yet; it is found at once by those who name its chat.
+         * @description To whoever does not belong to its chat there is no such message. A message that was sent moments ago may not be stored yet; it is found
+         *     at once by those who name its chat.
          */
         get: operations["readMessage"];
         put?: never;
@@ -167,7 +167,7 @@ export interface paths {
         put?: never;
         /**
          * Leave many groups at once.
-         * @description Each is left as by a request of its own, independently of the others, and counts as one, beside the request itself. Repeat those in `remaining` whose error is
+         * @description Each is left as by a request of its own, independently of the others, and counts as one, in addition to the request itself. Repeat those in `remaining` whose error is
          *     retryable.
          */
         post: operations["leaveGroups"];
@@ -188,7 +188,7 @@ export interface paths {
         get: operations["readGroup"];
         put?: never;
         post?: never;
-        /** End a group. For its owner. Its messages are kept, and nobody reads them any more. */
+        /** End a group. For its owner. Its messages stay stored, and nobody reads them any more. */
         delete: operations["endGroup"];
         options?: never;
         head?: never;
@@ -383,19 +383,19 @@ export interface components {
          * @enum {string}
          */
         Code: "VALIDATION" | "UNAUTHENTICATED" | "FORBIDDEN" | "NOT_FOUND" | "RATE_LIMITED" | "TOO_LARGE" | "UNAVAILABLE" | "INTERNAL";
-        /** @description One of one's chats. */
+        /** @description A chat of the user. */
         Conversation: {
             /** @description The chat: two user ids in byte order joined by `:`, or `g_` and a UUID. */
             chatId: string;
             lastMessage: components["schemas"]["Message"] | null;
-            /** @description Who belongs to it; of a group, 100 at most. */
+            /** @description Its members; of a group, 100 at most. */
             members: string[];
-            /** @description Who of the other members is online; null if that can't be told now. */
+            /** @description The other members who are online; null if that is not known now. */
             online: string[] | null;
-            /** @description How much of it is unread, 999 at most; null if that can't be told now. */
+            /** @description Unread messages of the chat, 999 at most; null if that is not known now. */
             unread: number | null;
         };
-        /** @description A part of one's chats. */
+        /** @description A page of the user's chats. */
         Conversations: {
             /** @description False: something may be absent because the store could not be asked; ask again. */
             complete: boolean;
@@ -405,11 +405,11 @@ export interface components {
             nextCursor?: string;
         };
         /**
-         * @description What has a message.
+         * @description What made a message durable.
          * @enum {string}
          */
         Durability: "kafka" | "failed-queue";
-        /** @description How two users stand with each other. */
+        /** @description The friendship of two users. */
         Friendship: {
             /** @description `requested`: you have asked; `incoming`: the other has. */
             status: components["schemas"]["FriendshipStatus"];
@@ -417,7 +417,7 @@ export interface components {
             userId: string;
         };
         /**
-         * @description How a user stands with another, as the user may know it.
+         * @description The friendship of a user with another, as the user may know it.
          * @enum {string}
          */
         FriendshipStatus: "none" | "requested" | "incoming" | "friends";
@@ -427,12 +427,12 @@ export interface components {
             chatId: string;
             /**
              * Format: int64
-             * @description When, in Unix epoch milliseconds.
+             * @description When it was created, in Unix epoch milliseconds.
              */
             createdAt: number;
-            /** @description Who made it. */
+            /** @description The user who created it. */
             createdBy: string;
-            /** @description Who belongs to it, in the order in which they joined. */
+            /** @description Its members, in the order in which they joined. */
             members: components["schemas"]["GroupMember"][];
             /** @description What it is called. */
             name: string;
@@ -441,12 +441,12 @@ export interface components {
         GroupMember: {
             /**
              * Format: int64
-             * @description Since when, in Unix epoch milliseconds.
+             * @description When the member joined, in Unix epoch milliseconds.
              */
             joinedAt: number;
-            /** @description As what. */
+            /** @description The member's role. */
             role: components["schemas"]["GroupMemberRole"];
-            /** @description Who. */
+            /** @description The member. */
             userId: string;
         };
         /**
@@ -457,9 +457,9 @@ export interface components {
         GroupMemberRole: "owner" | "admin" | "member";
         /** @description A group that could not be left. */
         GroupNotLeft: {
-            /** @description Its id. */
+            /** @description The group's id. */
             chatId: string;
-            /** @description Why. */
+            /** @description Why it could not be left. */
             error: components["schemas"]["Refusal"];
         };
         /** @description What changes of a group. */
@@ -467,19 +467,19 @@ export interface components {
             /** @description What it is called from now on. */
             name: string;
         };
-        /** @description What became of them. */
+        /** @description Which groups were left, and which not. */
         GroupsLeft: {
             /** @description Those that you do not belong to now, whether or not you did. */
             left: string[];
             /** @description Those that you still belong to. */
             remaining: components["schemas"]["GroupNotLeft"][];
         };
-        /** @description Groups to be left. */
+        /** @description Groups to leave. */
         GroupsToLeave: {
-            /** @description Their ids. */
+            /** @description The ids of the groups. */
             chatIds: string[];
         };
-        /** @description A part of a chat's history. */
+        /** @description A page of a chat's history. */
         HistoryPage: {
             /** @description False: older or missed messages may be absent because the store could not be asked; ask again. */
             complete: boolean;
@@ -497,7 +497,7 @@ export interface components {
             /** @description Where the page came from. */
             source: components["schemas"]["Source"];
         };
-        /** @description As what a user belongs to a group. */
+        /** @description The role of a member. */
         MemberBody: {
             /** @default null */
             role: components["schemas"]["GroupMemberRole"] | null;
@@ -514,14 +514,14 @@ export interface components {
             imageUrl?: string;
             /**
              * Format: uuid
-             * @description The message, everywhere and for ever. Clients drop a `messageId` that they have.
+             * @description The id of the message, everywhere. Clients drop a `messageId` that they have.
              */
             messageId: string;
             /** @description The image's id at its host. */
             publicId?: string;
             /** @description The other user of a direct chat. */
             receiverId?: string;
-            /** @description Who sent it. */
+            /** @description The user who sent it. */
             senderId: string;
             /**
              * Format: int64
@@ -582,7 +582,7 @@ export interface components {
         };
         /** @description A user's profile, as clients write and read it. */
         Profile: {
-            /** @description Some words: at most 500 characters. */
+            /** @description A text about the user: at most 500 characters. */
             about?: string | null;
             /** @description An https address of a picture, never fetched by the server. */
             avatarUrl?: string | null;
@@ -591,7 +591,7 @@ export interface components {
         };
         /** @description The answer to `markRead`. */
         Read: {
-            /** @description How much of the chat is unread now, 999 at most. */
+            /** @description Unread messages of the chat now, 999 at most. */
             unread: number;
         };
         /** @description How far one has read. */
@@ -650,13 +650,13 @@ export interface components {
          * @enum {string}
          */
         Source: "cache" | "store" | "merged";
-        /** @description How much is unread. */
+        /** @description Unread messages. */
         UnreadMessages: {
-            /** @description By chat, where there are any; each 999 at most. */
+            /** @description By chat, where there are any; each count is 999 at most. */
             counts: {
                 [key: string]: number;
             };
-            /** @description Of all chats, 999 at most. */
+            /** @description The sum over all chats, 999 at most. */
             total: number;
         };
     };
@@ -673,7 +673,7 @@ export interface operations {
             query?: never;
             header?: never;
             path: {
-                /** @description The other user */
+                /** @description The user */
                 userId: string;
             };
             cookie?: never;
@@ -757,7 +757,7 @@ export interface operations {
             query?: never;
             header?: never;
             path: {
-                /** @description The other user */
+                /** @description The user */
                 userId: string;
             };
             cookie?: never;
@@ -2438,7 +2438,7 @@ export interface operations {
             query?: never;
             header?: never;
             path: {
-                /** @description The other user */
+                /** @description The user */
                 userId: string;
             };
             cookie?: never;
@@ -2524,7 +2524,7 @@ export interface operations {
             query?: never;
             header?: never;
             path: {
-                /** @description The other user */
+                /** @description The user */
                 userId: string;
             };
             cookie?: never;
@@ -2610,7 +2610,7 @@ export interface operations {
             query?: never;
             header?: never;
             path: {
-                /** @description The other user */
+                /** @description The user */
                 userId: string;
             };
             cookie?: never;
@@ -3066,7 +3066,7 @@ export interface operations {
             query?: never;
             header?: never;
             path: {
-                /** @description Yourself */
+                /** @description The user */
                 userId: string;
             };
             cookie?: never;

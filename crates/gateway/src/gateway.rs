@@ -124,7 +124,11 @@ impl Gateway {
         let (chat, before, limit) = request.read(user, self.history_default_limit)?;
         self.admission.permit(user, &chat, Act::Read).await?;
         self.rooms.belongs(user, &chat);
-        self.history.page(&chat, before, limit).await
+        if before.is_some() {
+            return self.history.page(&chat, before, limit).await;
+        }
+        let (page, typing) = tokio::join!(self.history.page(&chat, None, limit), self.typing.who(user, &chat));
+        Ok(Page { typing, ..page? })
     }
 
     /// Moves how far a member has read a chat.

@@ -5,9 +5,9 @@
 //!
 //! See `docs/decisions/mongodb-breaker.md`.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use holdfast_breaker::Breaker;
+use holdfast_breaker::{Breaker, CallError, Outage};
 use holdfast_store::{Store, StoreError};
 use tokio::time::timeout;
 
@@ -40,18 +40,19 @@ impl GuardedStore {
         within: Duration,
         call: impl AsyncFnOnce(&Store) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        let permit = self.breaker.acquire(Instant::now()).map_err(|open| StoreError::Unavailable(open.to_string()))?;
-        let answer = timeout(within, call(&self.store)).await;
-        let answer = answer.unwrap_or_else(|_| Err(StoreError::Unavailable("no answer in time".to_owned())));
-        match &answer {
-            Err(error @ StoreError::Unavailable(_)) => {
-                tracing::warn!(%error, "the store does not answer a request");
-                permit.failure(Instant::now());
+        let call = async {
+            let answer = timeout(within, call(&self.store)).await;
+            answer.unwrap_or_else(|_| Err(StoreError::Unavailable("no answer in time".to_owned())))
+        };
+        self.breaker.call(call).await.map_err(|error| match error {
+            CallError::Rejected(open) => StoreError::Unavailable(open.to_string()),
+            CallError::Failed(error) => {
+                if error.is_outage() {
+                    tracing::warn!(%error, "the store does not answer a request");
+                }
+                error
             }
-            // A rejection is an answer.
-            Ok(_) | Err(StoreError::Rejected { .. }) => permit.success(),
-        }
-        answer
+        })
     }
 }
 

@@ -17,7 +17,7 @@ pub(crate) mod watermark;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use holdfast_breaker::Breaker;
 use holdfast_cache::RecentList;
@@ -197,13 +197,7 @@ impl Inbox {
 
     /// Makes several calls to the cache at once, unless its breaker is open: then there are no answers.
     async fn cache_batch<T>(&self, call: impl Future<Output = Vec<Result<T, RedisError>>>) -> Vec<Option<T>> {
-        let Ok(permit) = self.parts.cache_breaker.acquire(Instant::now()) else { return Vec::new() };
-        let answers = call.await;
-        if answers.iter().any(|answer| matches!(answer, Err(error) if error.is_unavailable())) {
-            permit.failure(Instant::now());
-        } else {
-            permit.success();
-        }
+        let Ok(answers) = self.parts.cache_breaker.call_batch(call).await else { return Vec::new() };
         if let Some(error) = answers.iter().find_map(|answer| answer.as_ref().err()) {
             tracing::debug!(%error, "going on without what is cached of a user's chats");
         }

@@ -22,7 +22,7 @@ pub(crate) mod writer;
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use holdfast_breaker::Breaker;
 use holdfast_cache::Origin;
@@ -138,21 +138,10 @@ impl Presence {
     }
 
     async fn look(&self, users: &[UserId]) -> Result<Vec<Seen>, Refusal> {
-        let away = || Refusal::unavailable("who is online can't be read now");
-        let permit = self.breaker.acquire(Instant::now()).map_err(|_| away())?;
-        match self.online.look(users, self.budget).await {
-            Ok(seen) => {
-                permit.success();
-                Ok(seen)
-            }
-            Err(error) => {
-                if error.is_unavailable() {
-                    permit.failure(Instant::now());
-                }
-                tracing::debug!(%error, "presence can't be read");
-                Err(away())
-            }
-        }
+        self.breaker.call(self.online.look(users, self.budget)).await.map_err(|error| {
+            tracing::debug!(%error, "presence can't be read");
+            Refusal::unavailable("who is online can't be read now")
+        })
     }
 
     fn queue(&self, step: Step) {

@@ -7,7 +7,7 @@
 //! * [`ops`]: the operators' port: metrics and health.
 //! * [`serve`]: connections over HTTP/1.1, within limits that hold whatever the peer does.
 //! * [`lifecycle`]: from a signal to a token that everything watches.
-//! * [`sabotage`]: ways to break the promise on purpose, in debug builds alone.
+//! * [`sabotage`]: ways to break the promise on purpose, in debug builds with the feature `sabotage` alone.
 //! * [`clock`]: wall-clock milliseconds.
 
 pub mod clock;

@@ -1,5 +1,6 @@
 //! Errors by what the caller must do.
 
+use holdfast_breaker::Outage;
 use mongodb::error::{Error, ErrorKind, WriteFailure};
 
 /// Why a call has no answer.
@@ -30,6 +31,13 @@ const STEPPING_DOWN: [i32; 8] = [89, 91, 189, 10107, 11600, 11602, 13435, 13436]
 /// Whether an error with this code passes by itself: it says nothing of the document that it names.
 pub fn is_passing(code: i32) -> bool {
     PASSING.contains(&code) || STEPPING_DOWN.contains(&code)
+}
+
+/// A rejection is an answer.
+impl Outage for StoreError {
+    fn is_outage(&self) -> bool {
+        matches!(self, Self::Unavailable(_))
+    }
 }
 
 impl StoreError {

@@ -202,6 +202,10 @@ seq: (number | null)
  * Where the page came from.
  */
 source: ("cache" | "store" | "merged")
+/**
+ * The other members who are typing now. On the first page only; absent while the cache is unavailable.
+ */
+typing?: string[]
 }
 /**
  * What a client has of the live streams. At most 1,000 chats are recovered.

@@ -496,6 +496,8 @@ export interface components {
             seq: number | null;
             /** @description Where the page came from. */
             source: components["schemas"]["Source"];
+            /** @description The other members who are typing now. On the first page only; absent while the cache is unavailable. */
+            typing?: string[];
         };
         /** @description The role of a member. */
         MemberBody: {

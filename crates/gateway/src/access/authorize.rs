@@ -94,6 +94,11 @@ impl Admission {
         AccessFacts::Direct(self.relations.between(chat).await)
     }
 
+    /// The members of a chat.
+    pub(crate) async fn members(&self, chat: &ChatId) -> Result<Arc<[UserId]>, Refusal> {
+        self.membership.of(chat).await
+    }
+
     /// Whether a user may write in a chat of which this is known. A user who does not belong to a group does not learn that it exists.
     pub(crate) fn verdict(&self, facts: &AccessFacts, user: &UserId, chat: &ChatId) -> Result<(), Refusal> {
         match facts {

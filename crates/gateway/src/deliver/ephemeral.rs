@@ -4,7 +4,7 @@
 //! wait in a bounded queue and go out in batches, in order, behind the cache's breaker. An event that finds the queue full, or the cache away, is
 //! dropped and counted: a client that missed it learns the state when it asks for it.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use holdfast_breaker::Breaker;
 use holdfast_cache::announce::{Announcement, Announcer};
@@ -99,16 +99,9 @@ impl EphemeralPublisher {
 
     /// Returns how many were lost.
     async fn publish(&self, batch: &[(Channel, Announcement)], breaker: &Breaker, budget: Duration) -> usize {
-        let Ok(permit) = breaker.acquire(Instant::now()) else { return batch.len() };
-        match self.announcer.publish(batch, budget).await {
-            Ok(refused) => {
-                permit.success();
-                refused
-            }
+        match breaker.call(self.announcer.publish(batch, budget)).await {
+            Ok(refused) => refused,
             Err(error) => {
-                if error.is_unavailable() {
-                    permit.failure(Instant::now());
-                }
                 tracing::debug!(%error, "ephemeral events did not reach other gateways");
                 batch.len()
             }

@@ -12,7 +12,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use holdfast_breaker::Breaker;
 use holdfast_cache::event::Position;
@@ -202,17 +202,12 @@ impl UpdaterParts {
 
     /// Whether the cache applied a call, for each of several users; `None`: it is away as a whole.
     async fn asked(&self, call: impl Future<Output = Vec<Result<(), RedisError>>>) -> Option<Vec<bool>> {
-        let permit = self.breaker.acquire(Instant::now()).ok()?;
-        let results = call.await;
+        let results = self.breaker.call_batch(call).await.ok()?;
         if let Some(error) = results.iter().find_map(|result| result.as_ref().err()) {
             tracing::debug!(%error, "cached unread counts and lists of conversations were not updated");
         }
-        if results.iter().any(|result| matches!(result, Err(error) if error.is_unavailable())) {
-            permit.failure(Instant::now());
-            return None;
-        }
-        permit.success();
-        Some(results.iter().map(Result::is_ok).collect())
+        let away = results.iter().any(|result| matches!(result, Err(error) if error.is_unavailable()));
+        (!away).then(|| results.iter().map(Result::is_ok).collect())
     }
 }
 

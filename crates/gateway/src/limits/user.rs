@@ -34,13 +34,8 @@ impl UserLimit {
             return Vec::new();
         }
         let local = |user: &&UserId| self.decide_here(kind, count, user);
-        let Ok(permit) = self.breaker.acquire(Instant::now()) else { return users.iter().map(local).collect() };
-        let decisions = self.shared.check_many(kind, count, users, self.budget).await;
-        if decisions.iter().any(|decision| matches!(decision, Err(error) if error.is_unavailable())) {
-            permit.failure(Instant::now());
-        } else {
-            permit.success();
-        }
+        let decisions = self.breaker.call_batch(self.shared.check_many(kind, count, users, self.budget)).await;
+        let Ok(decisions) = decisions else { return users.iter().map(local).collect() };
         users.iter().zip(decisions).map(|(user, decision)| decision.unwrap_or_else(|_| local(user))).collect()
     }
 

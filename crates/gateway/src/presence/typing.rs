@@ -6,12 +6,14 @@
 //!
 //! A chat may have a thousand members, so for one socket and chat an event is sent at most twice a second: what comes sooner waits, and the state at the
 //! end of that time is sent. `MAX_CHATS` chats are remembered for each socket: one more displaces the oldest, without an event, unless an event of
-//! that one was sent within this half second, too; then the new one is ignored. The cache holds a marker for others to read; nothing waits for it.
+//! that one was sent within this half second, too; then the new one is ignored. The cache holds a marker for each typing user: the first page of a chat's
+//! history says who types now. No event waits for it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use futures_util::{StreamExt, stream};
 use holdfast_keys::{Channel, Keys};
 use holdfast_message::draft::target;
 use holdfast_message::{ChatId, UserId};
@@ -29,6 +31,9 @@ use crate::wire::requests::TypingRequest;
 const MAX_CHATS: usize = 8;
 /// The shortest time between two events of one socket and chat, and between two looks for silence.
 const TICK: Duration = Duration::from_millis(500);
+
+/// Markers that are written at once.
+const MARKS_AT_ONCE: usize = 64;
 
 /// Sends who types. Cheap to clone.
 #[derive(Clone)]
@@ -89,13 +94,28 @@ impl Typing {
         }
     }
 
+    /// The other members who type in a chat now, in order; `None` if the cache or the store can't say.
+    pub(crate) async fn who(&self, reader: &UserId, chat: &ChatId) -> Option<Vec<UserId>> {
+        let members = self.admission.members(chat).await.ok()?;
+        let others: Vec<_> = members.iter().filter(|member| *member != reader).collect();
+        let markers: Vec<_> = others.iter().map(|member| self.keys.typing(chat, member)).collect();
+        let marked: Result<Vec<_>, _> = self.cache.get_many(&markers).await.into_iter().collect();
+        let marked = marked.inspect_err(|error| tracing::debug!(chat_id = %chat, %error, "who types can't be read"));
+        let typing = others.into_iter().zip(marked.ok()?).filter(|(_, marker)| marker.is_some());
+        Some(typing.map(|(member, _)| member.clone()).collect())
+    }
+
     /// Sends the end of users who fell silent, and what had to wait, until the token is cancelled.
     pub(crate) async fn run(self, stop: CancellationToken) {
         let mut tick = tokio::time::interval(TICK);
         while stop.run_until_cancelled(tick.tick()).await.is_some() {
             let due = self.writers().due(Instant::now());
-            // The markers expire by themselves, and the next event sets them.
             due.iter().for_each(|(user, chat, typing)| self.send(user, chat, *typing));
+            let mark = |(user, chat, typing)| {
+                let this = &self;
+                async move { this.mark(&chat, &user, typing).await }
+            };
+            stream::iter(due).for_each_concurrent(MARKS_AT_ONCE, mark).await;
         }
     }
 

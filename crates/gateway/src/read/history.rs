@@ -18,7 +18,7 @@ use holdfast_cache::RecentList;
 use holdfast_cache::recent::{RecentPage, Repair, Repaired};
 use holdfast_failed_queue::FailedQueue;
 use holdfast_message::json::{MessageJson, Position};
-use holdfast_message::{ChatId, HistoryKey, Message, MessageId};
+use holdfast_message::{ChatId, HistoryKey, Message, MessageId, UserId};
 use holdfast_redis::RedisError;
 use tokio::sync::Semaphore;
 
@@ -52,6 +52,8 @@ pub(crate) struct Page {
     pub(crate) complete: bool,
     /// The live stream's position, read before the messages; `None` without the cache.
     pub(crate) position: Option<holdfast_cache::event::Position>,
+    /// Who types now; `None` without the cache, and on later pages.
+    pub(crate) typing: Option<Vec<UserId>>,
 }
 
 /// Reads history. Cheap to clone.
@@ -162,7 +164,7 @@ impl History {
                 // Messages are stored in about their order: what is missing lies between the newest stored and what was let go.
                 let behind =
                     let_go.is_some_and(|key| newest < Some(key)) && before.is_none_or(|key| Some(key) > newest);
-                Ok(Page { messages, next, source, complete: failed.whole && !behind, position })
+                Ok(Page { messages, next, source, complete: failed.whole && !behind, position, typing: None })
             }
             Err(error) => {
                 tracing::debug!(chat_id = %chat, %error, "a page of history without the store");
@@ -171,7 +173,7 @@ impl History {
                 }
                 let (messages, _) = merge.newest(None, limit);
                 let next = messages.last().map(|shown| shown.message.key());
-                Ok(Page { messages, next, source: Source::Cache, complete: false, position })
+                Ok(Page { messages, next, source: Source::Cache, complete: false, position, typing: None })
             }
         }
     }
@@ -239,6 +241,7 @@ impl<'a> From<&'a Page> for HistoryPage<'a> {
             complete: page.complete,
             epoch,
             seq: page.position.as_ref().map(|position| position.seq),
+            typing: page.typing.as_ref().map(|users| users.iter().map(UserId::as_str).collect()),
         }
     }
 }
@@ -254,20 +257,8 @@ pub(super) struct Failed {
 
 impl Sources {
     async fn listed(&self, chat: &ChatId) -> Option<RecentPage> {
-        let permit = self.cache_breaker.acquire(Instant::now()).ok()?;
-        match self.recent.read(chat, BUDGET).await {
-            Ok(page) => {
-                permit.success();
-                Some(page)
-            }
-            Err(error) => {
-                if error.is_unavailable() {
-                    permit.failure(Instant::now());
-                }
-                tracing::debug!(chat_id = %chat, %error, "history without the recent list");
-                None
-            }
-        }
+        let listed = self.cache_breaker.call(self.recent.read(chat, BUDGET)).await;
+        listed.inspect_err(|error| tracing::debug!(chat_id = %chat, %error, "history without the recent list")).ok()
     }
 
     /// The page that the list can answer on its own.
@@ -277,7 +268,7 @@ impl Sources {
         let messages: Vec<_> = alone.messages.iter().map(shown).collect();
         let next = messages.last().filter(|_| alone.more).map(|shown| shown.message.key());
         let position = Some(listed.position.clone());
-        Some(Page { messages, next, source: Source::Cache, complete: true, position })
+        Some(Page { messages, next, source: Source::Cache, complete: true, position, typing: None })
     }
 
     pub(super) async fn failed(&self, chat: &ChatId) -> Failed {

@@ -1,7 +1,5 @@
 //! Where in a chat's history a message lies.
 
-use std::time::Instant;
-
 use holdfast_message::{ChatId, HistoryKey, MessageId};
 
 use super::history::{BUDGET, History};
@@ -11,21 +9,10 @@ impl History {
     /// The place of a message of this chat: as it was listed, or else as it is durable. What is nowhere yet may turn up.
     pub(crate) async fn find(&self, chat: &ChatId, id: MessageId) -> Result<HistoryKey, Refusal> {
         let sources = &self.sources;
-        if let Ok(permit) = sources.cache_breaker.acquire(Instant::now()) {
-            match sources.recent.original_timestamp(chat, id, BUDGET).await {
-                Ok(known) => {
-                    permit.success();
-                    if let Some(timestamp) = known {
-                        return Ok(HistoryKey { timestamp, id });
-                    }
-                }
-                Err(error) => {
-                    if error.is_unavailable() {
-                        permit.failure(Instant::now());
-                    }
-                    tracing::debug!(chat_id = %chat, %error, "a message is looked for without the recent list");
-                }
-            }
+        match sources.cache_breaker.call(sources.recent.original_timestamp(chat, id, BUDGET)).await {
+            Ok(Some(timestamp)) => return Ok(HistoryKey { timestamp, id }),
+            Ok(None) => {}
+            Err(error) => tracing::debug!(chat_id = %chat, %error, "a message is looked for without the recent list"),
         }
         if let Some(waiting) = sources.failed(chat).await.messages.iter().find(|message| message.id == id) {
             return Ok(waiting.key());

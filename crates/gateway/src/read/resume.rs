@@ -5,7 +5,7 @@
 //! the socket's live events wait behind the answer ([`crate::deliver::sockets::Sockets::hold`]): so nothing falls between the two.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use holdfast_breaker::Breaker;
 use holdfast_cache::RecentList;
@@ -53,13 +53,8 @@ impl Resume {
             wanted.into_iter().zip(permitted).filter_map(|(chat, permitted)| permitted.ok().map(|()| chat)).collect();
         let mut room = Room { messages: MAX_MESSAGES, bytes: MAX_BYTES };
         for batch in wanted.chunks(RESUME_BATCH) {
-            let Ok(permit) = self.breaker.acquire(Instant::now()) else { break };
-            let resumed = self.recent.resume_batch(batch, BUDGET).await;
-            if resumed.iter().any(|resumed| matches!(resumed, Err(error) if error.is_unavailable())) {
-                permit.failure(Instant::now());
-            } else {
-                permit.success();
-            }
+            let resumed = self.breaker.call_batch(self.recent.resume_batch(batch, BUDGET)).await;
+            let Ok(resumed) = resumed else { break };
             for ((chat, _), resumed) in batch.iter().zip(resumed) {
                 if let Ok(Some(resumed)) = resumed {
                     chats.insert(chat.to_string(), room.answer(&resumed));

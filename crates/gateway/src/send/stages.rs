@@ -191,26 +191,24 @@ impl Stages {
         calls: u32,
         ask: impl Future<Output = Vec<Result<T, RedisError>>>,
     ) -> Vec<Option<T>> {
-        let nothing = || batch.iter().map(|_| None).collect();
         if batch.is_empty() {
             return Vec::new();
         }
         let begun = Instant::now();
-        let Ok(permit) = self.cache_breaker.acquire(begun) else { return nothing() };
-        if pace.is_late(batch.iter().map(|send| send.waits_since), begun, calls) {
-            permit.failure(begun);
-            tracing::warn!(messages = batch.len(), "the cache is too slow for all sends; going on without it");
-            return nothing();
+        let late = pace.is_late(batch.iter().map(|send| send.waits_since), begun, calls);
+        let asked = self.cache_breaker.call_batch(async {
+            if late {
+                tracing::warn!(messages = batch.len(), "the cache is too slow for all sends; going on without it");
+                return batch.iter().map(|_| Err(too_slow())).collect();
+            }
+            let answers = ask.await;
+            pace.answered(begun, Instant::now());
+            answers
+        });
+        match asked.await {
+            Ok(answers) => answers.into_iter().map(Result::ok).collect(),
+            Err(_) => batch.iter().map(|_| None).collect(),
         }
-        let answers = ask.await;
-        let now = Instant::now();
-        pace.answered_within(now - begun);
-        if answers.iter().any(|answer| matches!(answer, Err(error) if error.is_unavailable())) {
-            permit.failure(now);
-        } else {
-            permit.success();
-        }
-        answers.into_iter().map(Result::ok).collect()
     }
 
     /// Gives a message to the sockets of this gateway. Returns for how many users.
@@ -316,4 +314,8 @@ impl Stages {
         let _ = send.answer.send(answer);
         drop(send.slot);
     }
+}
+
+fn too_slow() -> RedisError {
+    RedisError::Unavailable { maybe_applied: false, reason: "too slow for all sends".to_owned() }
 }

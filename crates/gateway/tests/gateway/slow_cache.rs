@@ -13,8 +13,8 @@ fn assert_all_positive(answers: &[Value]) {
     assert!(refused.is_empty(), "{} of {} sends were refused, as {}", refused.len(), answers.len(), refused[0]);
 }
 
-/// Ten times as slow as with the settings that are shipped, so that the machine's speed does not matter: one batch of 64 after the other would
-/// take this cache 17 s, and a send may take 5.4 s.
+/// The cache takes ten times its time as shipped, and Kafka may take 14 s, so that the machine's speed does not matter: one batch
+/// of 64 after the other, this cache would take 25 s for these sends, and each may take 17 s.
 #[tokio::test(flavor = "multi_thread")]
 async fn behind_a_cache_that_takes_nearly_its_budget_all_sends_are_accepted_and_the_breaker_opens() {
     let cache = Redis::cache().await.unwrap();
@@ -23,7 +23,8 @@ async fn behind_a_cache_that_takes_nearly_its_budget_all_sends_are_accepted_and_
     let own = [
         ("REDIS_URL", &*url),
         ("REDIS_BUDGET_MS", "500"),
-        ("SEND_DEADLINE_MS", "5400"),
+        ("KAFKA_DELIVERY_TIMEOUT_MS", "14000"),
+        ("SEND_DEADLINE_MS", "16900"),
         // With a limit the cache is asked twice for each batch.
         ("MESSAGE_LIMIT", "1000000"),
         ("SOCKET_EVENTS_PER_SECOND", "0"),
@@ -41,11 +42,11 @@ async fn behind_a_cache_that_takes_nearly_its_budget_all_sends_are_accepted_and_
 
     line.latency(Duration::from_millis(450));
     // Nobody waits behind the calls of one who waits for each answer.
-    for number in 0..3 {
+    for number in 0..2 {
         assert_all_positive(&[send(0, number.to_string()).await]);
     }
     assert_eq!(opened().await, 0.0);
-    let sends = (0..1200).map(|number| send(number % users.len(), number.to_string()));
+    let sends = (0..1800).map(|number| send(number % users.len(), number.to_string()));
     assert_all_positive(&join_all(sends).await);
     assert!(opened().await >= 1.0);
 

@@ -30,6 +30,22 @@ async fn heard(events: &mut Events, user: &str, count: usize) -> Vec<bool> {
     words
 }
 
+/// A stored group of these users.
+async fn group(settings: &[(String, String)], id: &str, users: &[&UserId]) -> ChatId {
+    let chat = ChatId::parse(id).unwrap();
+    let member = |user: &&UserId| Member { user: (*user).clone(), role: Role::Member, joined_at: 1 };
+    let group = Group {
+        chat: chat.clone(),
+        name: "friends".into(),
+        members: users.iter().map(member).collect(),
+        created_by: users[0].clone(),
+        created_at: 1,
+        version: 1,
+    };
+    assert!(store(settings).await.create_group(&group).await.unwrap());
+    chat
+}
+
 /// Until this user's other gateway hears what is published.
 async fn hears(events: &mut Events, friend: &Client, user: &str) {
     until("the subscription", async || {
@@ -154,17 +170,7 @@ async fn what_a_limit_refuses_is_not_told() {
 async fn all_other_members_of_a_group_see_who_types() {
     let settings = settings(&[]).await;
     let [alice, bob, carol] = ["alice", "bob", "carol"].map(|name| UserId::parse(&unique(name)).unwrap());
-    let chat = ChatId::parse(&format!("g_{}", "0f0e0d0c-0b0a-4000-8000-010203040506")).unwrap();
-    let member = |user: &UserId| Member { user: user.clone(), role: Role::Member, joined_at: 1 };
-    let group = Group {
-        chat: chat.clone(),
-        name: "friends".into(),
-        members: [&alice, &bob, &carol].map(member).into(),
-        created_by: alice.clone(),
-        created_at: 1,
-        version: 1,
-    };
-    assert!(store(&settings).await.create_group(&group).await.unwrap());
+    let chat = group(&settings, "g_0f0e0d0c-0b0a-4000-8000-010203040506", &[&alice, &bob, &carol]).await;
     let (near, far) = (Gateway::start(settings.clone()).await, Gateway::start(settings).await);
     let (writer, _events) = near.connect(alice.as_str()).await;
     let (_other_device, mut own) = near.connect(alice.as_str()).await;
@@ -221,4 +227,40 @@ async fn whoever_waits_for_no_answer_is_heard() {
     reader.emit("markRead", &json!({ "friendId": alice, "upTo": message["messageId"] })).await.unwrap();
     let read = own.next_named("messagesRead", SOON).await.expect("the reading is told");
     assert_eq!(read["upTo"], message["messageId"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_page_of_history_says_who_types_now() {
+    let cache = Redis::cache().await.unwrap();
+    let line = Proxy::start(cache.port()).await.unwrap();
+    // So long a life that nothing expires within the test.
+    let settings = settings(&[("REDIS_URL", &*cache.url_at(line.port())), ("CACHE_TYPING_TTL", "3600")]).await;
+    let gateway = Gateway::start(settings.clone()).await;
+    let [alice, bob, carol] = ["alice", "bob", "carol"].map(|name| UserId::parse(&unique(name)).unwrap());
+    let chat = group(&settings, "g_0f0e0d0c-0b0a-4000-8000-060504030201", &[&alice, &bob, &carol]).await;
+    let (writer, _events) = gateway.connect(alice.as_str()).await;
+    let (reader, _events) = gateway.connect(bob.as_str()).await;
+    let history = async |client: &Client, request: Value| client.emit_with_ack("history", &request).await.unwrap();
+    let with_alice = json!({ "friendId": alice.as_str(), "limit": 1 });
+    send(&writer, bob.as_str(), "one").await;
+    send(&writer, bob.as_str(), "two").await;
+    assert_eq!(history(&reader, with_alice.clone()).await["typing"], json!([]));
+
+    say(&writer, json!({ "friendId": bob.as_str() }), true).await;
+    say(&writer, json!({ "chatId": chat.as_str() }), true).await;
+    let first = history(&reader, with_alice.clone()).await;
+    assert_eq!(first["typing"], json!([alice.as_str()]));
+    let of_group = history(&reader, json!({ "chatId": chat.as_str() })).await;
+    assert_eq!(of_group["typing"], json!([alice.as_str()]));
+    let own = history(&writer, json!({ "friendId": bob.as_str() })).await;
+    assert_eq!(own["typing"], json!([]), "nobody reads of oneself");
+    let second = json!({ "friendId": alice.as_str(), "limit": 1, "before": first["nextCursor"] });
+    let second = history(&reader, second).await;
+    assert!(second["messages"][0]["content"] == "one" && second.get("typing").is_none(), "{second}");
+
+    say(&writer, json!({ "friendId": bob.as_str() }), false).await;
+    until("the end is written", async || history(&reader, with_alice.clone()).await["typing"] == json!([])).await;
+    line.cut().await;
+    let without = history(&reader, with_alice).await;
+    assert!(without["ok"] == true && without.get("typing").is_none(), "{without}");
 }

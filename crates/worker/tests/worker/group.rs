@@ -1,4 +1,4 @@
-//! Membership, back-pressure and commits, on a mock cluster.
+//! Membership, back-pressure and commits, on a mock cluster where that is enough.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -31,7 +31,7 @@ async fn a_commit_that_the_broker_refuses_is_no_success_and_is_sent_again() {
     // Where it begins.
     until("committed", async || worker.metrics.commits_ok.get() == 1).await;
     let refusal = RDKafkaRespErr::RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED;
-    cluster.mock.request_errors(RDKafkaApiKey::OffsetCommit, &[refusal; 3]);
+    cluster.mock().request_errors(RDKafkaApiKey::OffsetCommit, &[refusal; 3]);
     let count = cluster.publish(10).await;
     until("refused", async || worker.metrics.commits_failed.get() > 0).await;
     assert_eq!(worker.metrics.commits_ok.get(), 1);
@@ -82,7 +82,7 @@ async fn a_slow_flush_does_not_hold_up_consuming() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn partitions_that_go_are_flushed_and_committed_first_so_that_nothing_is_read_twice() {
-    let (cluster, sink) = (Cluster::start(), Arc::new(Memory::default()));
+    let (cluster, sink) = (Cluster::real().await, Arc::new(Memory::default()));
     sink.takes_ms.store(300, Ordering::Relaxed);
     // So large a threshold and so slow a store that much is held when the partitions go.
     let options = Options { threshold: 2000, capacity: 5000, ..Options::default() };
@@ -149,7 +149,7 @@ async fn a_dead_client_ends_the_worker_instead_of_leaving_it_ready_and_idle() {
     let worker = Worker::start(&cluster, &sink, &Options::default());
     until("ready", async || worker.state.ready()).await;
     let fenced = RDKafkaRespErr::RD_KAFKA_RESP_ERR_FENCED_INSTANCE_ID;
-    cluster.mock.request_errors(RDKafkaApiKey::Heartbeat, &[fenced]);
+    cluster.mock().request_errors(RDKafkaApiKey::Heartbeat, &[fenced]);
     let ending = worker.ended().await;
     assert!(
         matches!(&ending, Ending::Fatal(reason) if reason.contains("Fenced") || reason.contains("fenced")),

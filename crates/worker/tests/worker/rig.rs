@@ -1,4 +1,4 @@
-//! A loop on a mock cluster, with a store that does as it is told.
+//! A loop on a mock cluster or the shared broker, with a store that does as it is told.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -9,6 +9,7 @@ use holdfast_kafka::{Admin, ConsumerSettings, GroupConsumer, KafkaSettings, Publ
 use holdfast_message::{ChatId, Message, MessageId, UserId, record};
 use holdfast_service::ops::Health;
 use holdfast_store::{BatchFailed, StoreError, Touched, Written};
+use holdfast_testkit::{shared, unique};
 use holdfast_worker::backpressure::Capacity;
 use holdfast_worker::consume::{Ending, Loop, LoopSettings, Wiring};
 use holdfast_worker::conversations::Conversations;
@@ -24,15 +25,17 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) const PARTITIONS: i32 = 4;
-pub(crate) const GROUP: &str = "workers";
 
+/// A topic and a group of workers on it.
 pub(crate) struct Cluster {
-    pub(crate) mock: MockCluster<'static, DefaultProducerContext>,
     pub(crate) settings: KafkaSettings,
+    group: ConsumerSettings,
     published: AtomicUsize,
+    mock: Option<MockCluster<'static, DefaultProducerContext>>,
 }
 
 impl Cluster {
+    /// On a mock cluster. It refuses commits while a rebalance is in progress, and its sessions can't be longer than this.
     pub(crate) fn start() -> Self {
         let mock = MockCluster::new(1).unwrap();
         let settings = KafkaSettings {
@@ -43,7 +46,28 @@ impl Cluster {
         };
         mock.create_topic(&settings.topic, PARTITIONS, 1).unwrap();
         mock.create_topic(&settings.dlq_topic, 1, 1).unwrap();
-        Self { mock, settings, published: AtomicUsize::new(0) }
+        let group = ConsumerSettings { session_timeout: Duration::from_secs(6), ..ConsumerSettings::default() };
+        Self { settings, group, published: AtomicUsize::new(0), mock: Some(mock) }
+    }
+
+    /// On the broker that all tests share.
+    pub(crate) async fn real() -> Self {
+        let settings = KafkaSettings {
+            brokers: shared().await.kafka_brokers.clone(),
+            topic: unique("messages"),
+            dlq_topic: unique("dead"),
+            partitions: PARTITIONS,
+            replication_factor: 1,
+            ..KafkaSettings::default()
+        };
+        let admin = Admin::new(&settings, Duration::from_secs(10)).unwrap();
+        admin.ensure_topics().await.unwrap();
+        let group = ConsumerSettings { group: unique("workers"), ..ConsumerSettings::default() };
+        Self { settings, group, published: AtomicUsize::new(0), mock: None }
+    }
+
+    pub(crate) fn mock(&self) -> &MockCluster<'static, DefaultProducerContext> {
+        self.mock.as_ref().expect("a mock cluster")
     }
 
     /// Publishes messages over all partitions; returns how many there are by now.
@@ -66,7 +90,7 @@ impl Cluster {
     /// What the group has committed, all partitions together.
     pub(crate) async fn committed(&self) -> i64 {
         let admin = Admin::new(&self.settings, Duration::from_secs(10)).unwrap();
-        let committed = admin.committed(GROUP, &self.settings.topic).await.unwrap();
+        let committed = admin.committed(&self.group.group, &self.settings.topic).await.unwrap();
         committed.into_iter().filter_map(|(_, offset)| offset).sum()
     }
 }
@@ -178,11 +202,9 @@ impl Worker {
         let metrics = Metrics::register(&prometheus::Registry::new()).unwrap();
         let (state, stop, waker) = (Arc::new(State::default()), CancellationToken::new(), Waker::default());
         let group = ConsumerSettings {
-            group: GROUP.into(),
-            session_timeout: Duration::from_secs(6),
             max_poll_interval: options.max_poll,
             statistics_interval: Duration::from_millis(500),
-            ..ConsumerSettings::default()
+            ..cluster.group.clone()
         };
         let wake = waker.clone();
         let consumer = GroupConsumer::subscribe(&cluster.settings, &group, move || wake.wake()).unwrap();

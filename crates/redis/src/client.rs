@@ -54,6 +54,40 @@ pub enum Ttl {
 }
 
 /// The operations on one server or cluster. Cheap to clone.
+///
+/// Values and counters, here; collections further below.
+///
+/// ```
+/// # use std::time::Duration;
+/// # use holdfast_breaker::{Breaker, BreakerSettings};
+/// # use holdfast_redis::{Client, ClientSettings, Connection, RedisMetrics};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let server = holdfast_testkit::Redis::cache().await?;
+/// # let metrics = RedisMetrics::register(&prometheus::Registry::new())?;
+/// # let connection = Connection::open("cache", &server.url(), metrics)?;
+/// # let breaker = Breaker::new("redis", BreakerSettings::default(), None);
+/// # let settings = ClientSettings { budget: Duration::from_secs(10), max_latency: Duration::from_secs(10), ..Default::default() };
+/// # let client = Client::new(connection, breaker, settings);
+/// use holdfast_redis::Ttl;
+///
+/// let minute = Duration::from_secs(60);
+/// client.set("greeting", b"hello", minute).await?;
+/// assert_eq!(client.get("greeting").await?, Some(b"hello".to_vec()));
+/// assert!(!client.set_if_absent("greeting", b"good day", minute).await?);
+/// client.set_many(&[("one", "1"), ("two", "2")], minute).await.into_iter().collect::<Result<Vec<_>, _>>()?;
+/// let found: Vec<_> = client.get_many(&["one", "three"]).await.into_iter().collect::<Result<_, _>>()?;
+/// assert_eq!(found, [Some(b"1".to_vec()), None]);
+/// assert!(client.exists("two").await? && client.expire("two", minute).await?);
+/// assert!(client.delete("two").await?);
+/// let deleted: Vec<_> = client.delete_many(&["one", "two"]).await.into_iter().collect::<Result<_, _>>()?;
+/// assert_eq!(deleted, [true, false]);
+///
+/// assert_eq!(client.increment("visits", 2, Ttl::Refresh(minute)).await?, 2);
+/// assert_eq!(client.count("visits").await?, Some(2));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Client {
     connection: Connection,

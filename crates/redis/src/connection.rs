@@ -8,6 +8,7 @@
 //! Calls to a node that is known to be away fail at once ([`RedisError::NodeUnavailable`]), so that the keys of the other nodes stay
 //! reachable.
 
+mod backoff;
 mod cluster;
 mod map;
 mod node;

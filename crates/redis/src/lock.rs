@@ -50,6 +50,31 @@ impl Default for LockSettings {
 }
 
 /// Takes locks. Cheap to clone.
+///
+/// ```
+/// # use std::time::Duration;
+/// # use holdfast_breaker::{Breaker, BreakerSettings};
+/// # use holdfast_redis::{Client, ClientSettings, Connection, RedisMetrics};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let server = holdfast_testkit::Redis::cache().await?;
+/// # let metrics = RedisMetrics::register(&prometheus::Registry::new())?;
+/// # let connection = Connection::open("cache", &server.url(), metrics)?;
+/// # let breaker = Breaker::new("redis", BreakerSettings::default(), None);
+/// # let settings = ClientSettings { budget: Duration::from_secs(10), max_latency: Duration::from_secs(10), ..Default::default() };
+/// # let client = Client::new(connection, breaker, settings);
+/// use holdfast_redis::{LockSettings, Locks};
+///
+/// let metrics = RedisMetrics::register(&prometheus::Registry::new())?;
+/// let locks = Locks::new(client, LockSettings { max_retries: 0, ..LockSettings::default() }, &metrics);
+/// // All of them or none.
+/// let held = locks.acquire(&["lock:alice".into(), "lock:bob".into()]).await?.ok_or("somebody else holds one")?;
+/// assert!(locks.acquire(&["lock:bob".into(), "lock:carol".into()]).await?.is_none());
+/// assert!(locks.acquire(&["lock:carol".into()]).await?.is_some());
+/// assert!(held.is_held());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Locks<S = Client> {
     server: S,

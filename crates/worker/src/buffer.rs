@@ -213,5 +213,4 @@ pub(crate) mod tests {
 }
 
 #[cfg(test)]
-#[path = "buffer_model_tests.rs"]
 mod model;

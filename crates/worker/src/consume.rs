@@ -375,5 +375,4 @@ impl<S: Sink> Loop<S> {
 }
 
 #[cfg(test)]
-#[path = "consume_tests.rs"]
 mod tests;

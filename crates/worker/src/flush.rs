@@ -285,5 +285,4 @@ fn letter(message: &Message, meta: crate::buffer::RecordMeta, reason: &'static s
 }
 
 #[cfg(test)]
-#[path = "flush_tests.rs"]
 mod tests;

@@ -191,5 +191,4 @@ async fn add<R: Recent>(recent: Arc<R>, mut taken: Taken<Message>, metrics: Metr
 }
 
 #[cfg(test)]
-#[path = "heal_tests.rs"]
 mod tests;

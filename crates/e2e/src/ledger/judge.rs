@@ -328,5 +328,4 @@ fn twice(verdict: &mut Verdict, devices: &[Seen]) {
 }
 
 #[cfg(test)]
-#[path = "judge_tests.rs"]
 mod tests;

@@ -30,8 +30,8 @@ use crate::send::reinstate::Reinstater;
 
 /// Calls that may wait.
 const CAPACITY: usize = 10_000;
-/// Calls of one kind per round trip.
-const BATCH: usize = 128;
+/// Calls of one kind per round trip. Few: a live call waits behind them at the server, and one that misses its budget adds to what waits here.
+const BATCH: usize = 16;
 /// How long the cache has for one round trip in the background.
 const BUDGET: Duration = Duration::from_millis(1000);
 /// How often an unreachable cache is asked for a sign of life, and how long a call that failed alone is left in peace.

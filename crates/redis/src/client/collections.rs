@@ -31,6 +31,31 @@ pub struct Scores {
     pub limit: usize,
 }
 
+/// Hashes.
+///
+/// ```
+/// # use std::time::Duration;
+/// # use holdfast_breaker::{Breaker, BreakerSettings};
+/// # use holdfast_redis::{Client, ClientSettings, Connection, RedisMetrics};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let server = holdfast_testkit::Redis::cache().await?;
+/// # let metrics = RedisMetrics::register(&prometheus::Registry::new())?;
+/// # let connection = Connection::open("cache", &server.url(), metrics)?;
+/// # let breaker = Breaker::new("redis", BreakerSettings::default(), None);
+/// # let settings = ClientSettings { budget: Duration::from_secs(10), max_latency: Duration::from_secs(10), ..Default::default() };
+/// # let client = Client::new(connection, breaker, settings);
+/// use holdfast_redis::Ttl;
+///
+/// let ttl = Ttl::Refresh(Duration::from_secs(60));
+/// assert_eq!(client.hash_set("alice", &[("name", "Alice"), ("city", "Paris")], ttl).await?, 2);
+/// assert_eq!(client.hash_get("alice", "name").await?, Some(b"Alice".to_vec()));
+/// assert_eq!(client.hash_increment("alice", "visits", 1, ttl).await?, 1);
+/// assert_eq!(client.hash_delete("alice", &["city", "street"]).await?, 1);
+/// assert_eq!(client.hash_all("alice").await?.len(), 2);
+/// # Ok(())
+/// # }
+/// ```
 impl Client {
     /// One field of a hash.
     pub async fn hash_get(&self, key: &str, field: &str) -> Result<Option<Vec<u8>>, RedisError> {
@@ -71,7 +96,33 @@ impl Client {
         }
         self.one("hash_write", fields.iter().fold(call("HDEL", key), |call, field| call.arg(field.as_ref()))).await
     }
+}
 
+/// Lists.
+///
+/// ```
+/// # use std::time::Duration;
+/// # use holdfast_breaker::{Breaker, BreakerSettings};
+/// # use holdfast_redis::{Client, ClientSettings, Connection, RedisMetrics};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let server = holdfast_testkit::Redis::cache().await?;
+/// # let metrics = RedisMetrics::register(&prometheus::Registry::new())?;
+/// # let connection = Connection::open("cache", &server.url(), metrics)?;
+/// # let breaker = Breaker::new("redis", BreakerSettings::default(), None);
+/// # let settings = ClientSettings { budget: Duration::from_secs(10), max_latency: Duration::from_secs(10), ..Default::default() };
+/// # let client = Client::new(connection, breaker, settings);
+/// use holdfast_redis::{End, Ttl};
+///
+/// let ttl = Ttl::Refresh(Duration::from_secs(60));
+/// // A list of the newest three.
+/// assert_eq!(client.list_push("newest", End::Front, &["1", "2", "3", "4"], 3, ttl).await?, 3);
+/// assert_eq!(client.list_range("newest", 0, -1).await?, ["4", "3", "2"].map(Vec::from));
+/// assert_eq!(client.list_len("newest").await?, 3);
+/// # Ok(())
+/// # }
+/// ```
+impl Client {
     /// Pushes values one after the other to one end of a list and trims it at the other end to `keep` values. Returns its new length.
     pub async fn list_push(
         &self,
@@ -95,7 +146,33 @@ impl Client {
     pub async fn list_len(&self, key: &str) -> Result<u64, RedisError> {
         self.one("list_read", call("LLEN", key)).await
     }
+}
 
+/// Sets.
+///
+/// ```
+/// # use std::time::Duration;
+/// # use holdfast_breaker::{Breaker, BreakerSettings};
+/// # use holdfast_redis::{Client, ClientSettings, Connection, RedisMetrics};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let server = holdfast_testkit::Redis::cache().await?;
+/// # let metrics = RedisMetrics::register(&prometheus::Registry::new())?;
+/// # let connection = Connection::open("cache", &server.url(), metrics)?;
+/// # let breaker = Breaker::new("redis", BreakerSettings::default(), None);
+/// # let settings = ClientSettings { budget: Duration::from_secs(10), max_latency: Duration::from_secs(10), ..Default::default() };
+/// # let client = Client::new(connection, breaker, settings);
+/// use holdfast_redis::Ttl;
+///
+/// let ttl = Ttl::Fixed(Duration::from_secs(60));
+/// assert_eq!(client.set_add("tags", &["red", "blue", "red"], ttl).await?, 2);
+/// assert!(client.set_has("tags", b"red").await?);
+/// assert_eq!(client.set_remove("tags", &["red", "green"]).await?, 1);
+/// assert_eq!(client.set_members("tags").await?, [b"blue".to_vec()]);
+/// # Ok(())
+/// # }
+/// ```
+impl Client {
     /// Adds members to a set. Returns how many are new.
     pub async fn set_add(&self, key: &str, members: &[impl AsRef<[u8]>], ttl: Ttl) -> Result<u64, RedisError> {
         if members.is_empty() {
@@ -123,7 +200,37 @@ impl Client {
     pub async fn set_has(&self, key: &str, member: &[u8]) -> Result<bool, RedisError> {
         self.one("set_read", call("SISMEMBER", key).arg(member)).await
     }
+}
 
+/// Sorted sets.
+///
+/// ```
+/// # use std::time::Duration;
+/// # use holdfast_breaker::{Breaker, BreakerSettings};
+/// # use holdfast_redis::{Client, ClientSettings, Connection, RedisMetrics};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let server = holdfast_testkit::Redis::cache().await?;
+/// # let metrics = RedisMetrics::register(&prometheus::Registry::new())?;
+/// # let connection = Connection::open("cache", &server.url(), metrics)?;
+/// # let breaker = Breaker::new("redis", BreakerSettings::default(), None);
+/// # let settings = ClientSettings { budget: Duration::from_secs(10), max_latency: Duration::from_secs(10), ..Default::default() };
+/// # let client = Client::new(connection, breaker, settings);
+/// use holdfast_redis::{Scores, Ttl};
+///
+/// let ttl = Ttl::Refresh(Duration::from_secs(60));
+/// let scores = [(1.0, "alice"), (2.0, "bob"), (3.0, "carol"), (4.0, "dave")];
+/// assert_eq!(client.sorted_add("scores", &scores, ttl).await?, 4);
+/// assert_eq!(client.sorted_score("scores", b"bob").await?, Some(2.0));
+/// assert_eq!(client.sorted_count("scores", 2.0, 4.0).await?, 3);
+/// assert_eq!(client.sorted_remove("scores", &["dave", "erin"]).await?, 1);
+/// assert_eq!(client.sorted_remove_up_to("scores", 1.0).await?, 1);
+/// let best = Scores { least: f64::NEG_INFINITY, greatest: f64::INFINITY, descending: true, limit: 1 };
+/// assert_eq!(client.sorted_range("scores", best).await?, [(b"carol".to_vec(), 3.0)]);
+/// # Ok(())
+/// # }
+/// ```
+impl Client {
     /// Gives members of a sorted set their scores. Returns how many members are new.
     pub async fn sorted_add(
         &self,

@@ -17,6 +17,7 @@ use redis::{
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::backoff::connect_backoff;
 use super::slot::Address;
 use crate::RedisError;
 use crate::script::{Call, Script};
@@ -91,12 +92,6 @@ pub(crate) fn connection_config() -> AsyncConnectionConfig {
         .set_response_timeout(None)
         .set_connection_timeout(Some(CONNECT_TIMEOUT))
         .set_pipeline_buffer_size(WRITE_QUEUE)
-}
-
-/// The wait after a failed attempt to connect: doubles from 25-50 ms to 0.5-1 s, with jitter.
-pub(super) fn connect_backoff(attempt: u32) -> Duration {
-    let most = 50_u64.saturating_mul(1 << attempt.min(5)).min(1000);
-    Duration::from_millis(fastrand::u64(most / 2..=most))
 }
 
 impl Node {

@@ -8,8 +8,9 @@ use tokio::time::Instant;
 
 use super::{Shared, unserved};
 use crate::RedisError;
+use crate::connection::backoff::connect_backoff;
 use crate::connection::map::Map;
-use crate::connection::node::{Node, connect_backoff};
+use crate::connection::node::Node;
 use crate::connection::slot::ranges;
 use crate::script::Call;
 

@@ -59,14 +59,7 @@ impl Settings {
 
     /// The names of keys and channels.
     pub fn keys(&self) -> Result<Keys> {
-        let layout = &self.layout;
-        Keys::new(
-            &layout.cache_key_prefix,
-            &layout.cache_key_version,
-            &layout.cache_key_separator,
-            layout.cache_max_key_length,
-        )
-        .map_err(|error| Usage(format!("CACHE_KEY_*: {error}")).into())
+        Keys::of(&self.layout).map_err(|error| Usage(format!("CACHE_KEY_*: {error}")).into())
     }
 
     /// The cache's server or cluster.

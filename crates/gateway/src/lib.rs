@@ -8,18 +8,20 @@
 //! 3. Rate limit ([`limits`]) and permission ([`access`]). Nobody sees a message that fails them.
 //! 4. The recent list takes it if absent, gives it its position in the live stream and announces it to the other gateways, in one call
 //!    ([`holdfast_cache::recent`]). Without the cache the journey goes on, and [`send::recent_retry`] repeats the call later.
-//! 5. [`deliver`]: the sockets of this gateway, each connection once, however often a message is announced. [`deliver::rooms`] keeps in step
-//!    which of them get the messages of which groups, as [`groups`] changes them.
+//! 5. [`deliver`]: the sockets of this gateway, each connection once, however often a message is announced. [`deliver::rooms`] maps
+//!    groups to sockets, and updates the map when [`groups`] changes their members.
 //! 6. [`send::publish`]: Kafka, else the failed queue. Only an acknowledgement of one of them makes a positive answer. [`failed_queue`]
 //!    replays the failed queue and keeps its index whole.
-//! 7. The sender's answer ([`send::outcome`]). If nothing durable took the message, what was shown is retracted.
+//! 7. The sender's answer: positive ([`send::outcome`]), or a [`refusal`] if nothing durable took the message; then what was shown is
+//!    retracted.
 //!
 //! From Kafka on, the worker's crate goes on. [`read`] is the way back, from the recent list, the failed queue and MongoDB to a
 //! client; requests reach MongoDB through a breaker ([`guarded_store`]).
 //!
 //! Beside the journey: [`inbox`] is what users see of their chats, how many messages are unread and which chats were written to last; it is
 //! updated with what step 4 listed. [`presence`] sends who is online and who types as ephemeral events ([`deliver::ephemeral`]), which are
-//! never stored. [`remote`] gives what other gateways announce to the sockets here.
+//! never stored. [`remote`] takes what other gateways announce from the subscription to Redis ([`holdfast_cache::channels`]), gives it to
+//! the sockets here, and sends them `resync` when the subscription was interrupted.
 //!
 //! Whatever goes to clients is bounded in bytes ([`deliver::outgoing`]), and a connection that does not take it, or is silent for too long,
 //! is ended by [`deliver::sessions`].
@@ -63,18 +65,18 @@ pub use server::run;
 
 #[doc(hidden)]
 pub mod history {
-    //! How `holdfast-untrusted` names the readers of a history request.
+    //! The readers of a history request, for the fuzz targets.
     pub use crate::wire::cursor::{MAX_LIMIT, read as read_cursor, write as write_cursor};
 }
 
 #[doc(hidden)]
 pub mod ingress {
-    //! How `holdfast-untrusted` names what clients send.
+    //! What clients send, for the fuzz targets.
     pub use crate::wire::requests::{Handshake, HistoryRequest, SendRequest};
 }
 
 #[doc(hidden)]
 pub mod resume {
-    //! How `holdfast-untrusted` names the readers of a `resume`.
+    //! The readers of a `resume`, for the fuzz targets.
     pub use crate::wire::requests::{MAX_RESUMED_CHATS as MAX_CHATS, ResumeRequest, readable_offsets as wanted};
 }

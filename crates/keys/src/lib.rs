@@ -17,6 +17,7 @@ mod parse;
 
 use holdfast_message::id::MAX_USER_ID;
 use holdfast_message::{ChatId, UserId};
+use holdfast_service::servers::CacheSettings;
 
 pub use kind::{Cached, Channel, Family, Kind, LockName, LockNameError, MAX_LOCK_NAME, Pair};
 
@@ -60,6 +61,15 @@ impl Default for Keys {
 }
 
 impl Keys {
+    /// The names of a deployment with these settings.
+    ///
+    /// # Errors
+    /// As [`Keys::new`].
+    pub fn of(settings: &CacheSettings) -> Result<Self, KeyError> {
+        let CacheSettings { cache_key_prefix, cache_key_version, cache_key_separator, .. } = settings;
+        Self::new(cache_key_prefix, cache_key_version, cache_key_separator, settings.cache_max_key_length)
+    }
+
     /// Names with the prefix, the version and the separator of a deployment, at most `max_length` bytes long.
     ///
     /// # Errors

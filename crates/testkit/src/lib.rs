@@ -5,6 +5,7 @@
 //! - [`RedisCluster`] is three Redis masters, with replicas if wanted; slots can be moved while calls go on.
 //! - [`Proxy`] stands in front of a server and cuts, blocks, delays or half-closes the line.
 //! - [`Program`] starts `holdfast-gateway` and `holdfast-worker` as an operator would.
+//! - [`until`] waits for what happens soon, with a deadline for what never does.
 //! - [`token`] signs a user's token, [`unique`] names what a test must not share.
 //!
 //! Nothing outlives its owner: a server dies when its handle is dropped, and when the owning process ends in any way, `kill -9`
@@ -28,6 +29,7 @@ mod rest;
 mod rights;
 mod shared;
 mod token;
+mod until;
 
 pub use crate::child::Child;
 pub use crate::files::Folder;
@@ -44,6 +46,7 @@ pub use crate::rest::{Response, request};
 pub use crate::rights::{Operation, Resource};
 pub use crate::shared::{Shared, shared};
 pub use crate::token::token;
+pub use crate::until::{LIVENESS, until, until_with};
 
 use std::sync::atomic::{AtomicU32, Ordering};
 

@@ -8,11 +8,12 @@
 //! 3. [`buffer`]: the message waits with others. [`backpressure`] stops fetching while too many wait.
 //! 4. [`flush`]: a batch is stored while consuming goes on. A message ends as stored, as stored before, or as a dead letter; any
 //!    other outcome is tried again for ever.
-//! 5. [`ledger`]: says how far each partition is done, and for which assignment. [`gaps`] says which missing offsets were messages.
-//! 6. [`commit`]: commits that to the broker, one commit at a time, and counts only what the broker confirms.
+//! 5. [`ledger`]: says how far each partition is done, and for which assignment. [`gaps`] tells lost records from a
+//!    transaction's markers.
+//! 6. [`commit`]: commits each partition's offset, one commit at a time; it counts as committed once the broker has confirmed it.
 //! 7. [`dead_letter`]: publishes what can't be decoded or stored to the dead-letter topic, with the reason, before it counts as done.
 //! 8. [`heal`]: in the background, adds messages that the recent lists may lack; [`conversations`] updates the view of chats by last
-//!    message. No record waits for either; each has a [`bounded_queue`], and only the shutdown waits for the latter to empty.
+//!    message. No record waits for either; each has a [`bounded_queue`]. Shutdown waits for that of the conversations to empty.
 //! 9. [`cleanup`]: where it is switched on, records that every group has read are deleted.
 //!
 //! [`consume::assignment`] handles the assignment and revocation of partitions, [`authorization`] watches whether Kafka lets this worker
@@ -107,7 +108,7 @@ pub async fn run(config: Config, listener: TcpListener, stop: CancellationToken)
             return Ok(());
         }
     };
-    let Running { waker, mut ending, left, viewed } = started;
+    let LoopHandles { waker, mut ending, left_group, conversations_done } = started;
     let ending = tokio::select! {
         ending = &mut ending => ending.map_err(|_| Failure::Loop)?,
         () = stop.cancelled() => {
@@ -120,13 +121,15 @@ pub async fn run(config: Config, listener: TcpListener, stop: CancellationToken)
                 return Ok(());
             };
             let ending = ending.map_err(|_| Failure::Loop)?;
-            let (left, viewed) =
-                tokio::join!(tokio::time::timeout_at(deadline, left), tokio::time::timeout_at(deadline, viewed));
-            if left.is_err() {
+            let (left_group, conversations_done) = tokio::join!(
+                tokio::time::timeout_at(deadline, left_group),
+                tokio::time::timeout_at(deadline, conversations_done)
+            );
+            if left_group.is_err() {
                 tracing::warn!("leaving the group takes too long: ending without it");
             }
-            if viewed.is_err() {
-                tracing::warn!("telling the conversations' view takes too long: ending without it");
+            if conversations_done.is_err() {
+                tracing::warn!("updating the view of conversations takes too long: ending without it");
             }
             ending
         }
@@ -144,12 +147,12 @@ pub async fn run(config: Config, listener: TcpListener, stop: CancellationToken)
     }
 }
 
-/// A loop on its thread.
-struct Running {
+/// The handles of a loop that runs on its thread.
+struct LoopHandles {
     waker: Waker,
     ending: oneshot::Receiver<Ending>,
-    left: oneshot::Receiver<()>,
-    viewed: JoinHandle<()>,
+    left_group: oneshot::Receiver<()>,
+    conversations_done: JoinHandle<()>,
 }
 
 async fn start(
@@ -159,12 +162,12 @@ async fn start(
     state: Arc<State>,
     ended: CancellationToken,
     stop: CancellationToken,
-) -> Result<Running, Failure> {
+) -> Result<LoopHandles, Failure> {
     let kafka = config.kafka();
     let admin = Admin::new(&kafka, Duration::from_secs(5)).map_err(setup)?;
     let store = Arc::new(connect(config).await?);
     let healer = healer(config, registry, &metrics, &state, &ended)?;
-    tokio::spawn(ended.clone().run_until_cancelled_owned(tend_store(Arc::clone(&store), Arc::clone(&state))));
+    tokio::spawn(ended.clone().run_until_cancelled_owned(index_and_ping(Arc::clone(&store), Arc::clone(&state))));
     topics(&admin).await;
     if let Some(cleanup) = config.cleanup() {
         tokio::spawn(ended.clone().run_until_cancelled_owned(cleanup::run(admin, cleanup)));
@@ -187,7 +190,7 @@ async fn start(
     let waker = Waker::default();
     let wake = waker.clone();
     let consumer = GroupConsumer::subscribe(&kafka, &config.consumer(), move || wake.wake()).map_err(setup)?;
-    let (conversations, viewed) = Conversations::start(Arc::clone(&store), metrics.clone());
+    let (conversations, conversations_done) = Conversations::start(Arc::clone(&store), metrics.clone());
     let wiring = Wiring {
         consumer,
         waker: waker.clone(),
@@ -206,22 +209,22 @@ async fn start(
             drain_within: config.drain_within(),
         },
     };
-    let (ending, left) = spawn(Loop::new(wiring)).map_err(setup)?;
-    Ok(Running { waker, ending, left, viewed })
+    let (ending, left_group) = spawn(Loop::new(wiring)).map_err(setup)?;
+    Ok(LoopHandles { waker, ending, left_group, conversations_done })
 }
 
 /// Runs a loop on a thread of its own: reports how it ended, and then that it has left the group.
 pub fn spawn<S: flush::Sink>(worker: Loop<S>) -> std::io::Result<(oneshot::Receiver<Ending>, oneshot::Receiver<()>)> {
-    let (tell_ending, ending) = oneshot::channel();
-    let (tell_left, left) = oneshot::channel();
+    let (ended, ending) = oneshot::channel();
+    let (has_left, left_group) = oneshot::channel();
     std::thread::Builder::new().name("consume".into()).spawn(move || {
         let (how, consumer) = worker.run();
         // The receiver may be gone, which changes nothing here.
-        let _ = tell_ending.send(how);
+        let _ = ended.send(how);
         drop(consumer);
-        let _ = tell_left.send(());
+        let _ = has_left.send(());
     })?;
-    Ok((ending, left))
+    Ok((ending, left_group))
 }
 
 async fn connect(config: &Config) -> Result<Store, Failure> {
@@ -244,15 +247,8 @@ fn healer(
     state: &Arc<State>,
     ended: &CancellationToken,
 ) -> Result<Healer, Failure> {
-    let layout = &config.cache;
-    let keys = Keys::new(
-        &layout.cache_key_prefix,
-        &layout.cache_key_version,
-        &layout.cache_key_separator,
-        layout.cache_max_key_length,
-    )
-    .map_err(setup)?;
-    let cache = RedisMetrics::register_with(registry, layout.cache_metrics_enabled).map_err(setup)?;
+    let keys = Keys::of(&config.cache).map_err(setup)?;
+    let cache = RedisMetrics::register_with(registry, config.cache.cache_metrics_enabled).map_err(setup)?;
     let servers = &config.servers;
     let connection =
         Connection::open_at("cache", &servers.redis_url(), servers.redis_cluster(), cache).map_err(setup)?;
@@ -262,7 +258,7 @@ fn healer(
 }
 
 /// Creates the indexes, which only readers need, and then pings MongoDB from time to time while there is nothing to store.
-async fn tend_store(store: Arc<Store>, state: Arc<State>) {
+async fn index_and_ping(store: Arc<Store>, state: Arc<State>) {
     let mut failures = 0_u32;
     while let Err(error) = store.ensure_indexes().await {
         state.mongodb(false);

@@ -7,13 +7,11 @@ use holdfast_cache::{Announcer, ChannelEvent, Channels, LiveEvent, Origin};
 use holdfast_keys::{Channel, Keys};
 use holdfast_message::{ChatId, Message};
 use holdfast_redis::{Connection, RedisMetrics};
-use holdfast_testkit::{Proxy, Role, unique};
+use holdfast_testkit::{Proxy, Role, unique, until};
 use tokio::sync::mpsc::Receiver;
 use tokio::time::timeout;
 
-use crate::support::{
-    BUDGET, add, cache_url, chat, connect, list, message, messages, number_of, raw, server, until, user,
-};
+use crate::support::{BUDGET, add, cache_url, chat, connect, list, message, messages, number_of, raw, server, user};
 
 /// Channels that are up before anything is wanted, so that nothing can have been missed at the start.
 async fn start(url: &str, settings: ChannelSettings) -> (Channels, Receiver<ChannelEvent>) {

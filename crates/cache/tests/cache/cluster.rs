@@ -13,11 +13,11 @@ use holdfast_failed_queue::{FailedQueue, FailedQueueSettings, FinishAs, PushOutc
 use holdfast_keys::{Channel, Keys};
 use holdfast_message::ChatId;
 use holdfast_redis::{Connection, RedisError, RedisMetrics, server_info};
-use holdfast_testkit::{RedisCluster, Role, unique};
+use holdfast_testkit::{RedisCluster, Role, unique, until};
 use tokio::time::timeout;
 
 use crate::support::{
-    BUDGET, chats_on_each, cluster, connect_cluster, list_on, message, messages, number_of, numbers, until, user,
+    BUDGET, chats_on_each, cluster, connect_cluster, list_on, message, messages, number_of, numbers, user,
 };
 
 pub(crate) fn queue_on(cluster: &RedisCluster) -> FailedQueue {

@@ -6,10 +6,10 @@ use holdfast_cache::recent::{Added, Attempt};
 use holdfast_failed_queue::{FailedQueue, FailedQueueSettings, PushOutcome, Refusal};
 use holdfast_keys::Keys;
 use holdfast_redis::RedisError;
-use holdfast_testkit::{RedisCluster, RedisClusterOptions, Role};
+use holdfast_testkit::{RedisCluster, RedisClusterOptions, Role, until};
 
 use crate::cluster::{entry, queue_on};
-use crate::support::{BUDGET, chats_on_each, cluster, connect_cluster, list_on, message, until};
+use crate::support::{BUDGET, chats_on_each, cluster, connect_cluster, list_on, message};
 
 /// What a send has.
 const SHORT: Duration = Duration::from_millis(50);

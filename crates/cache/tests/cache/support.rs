@@ -14,8 +14,6 @@ use tokio::sync::OnceCell;
 
 /// Far more than any call takes, so that no test rests on speed.
 pub(crate) const BUDGET: Duration = Duration::from_secs(10);
-/// What has not happened by then never happens, however busy the machine is.
-const LIVENESS: Duration = Duration::from_secs(120);
 
 pub(crate) async fn cache_url() -> String {
     static CACHE: OnceCell<Redis> = OnceCell::const_new();
@@ -53,20 +51,6 @@ pub(crate) async fn chats_on_each(cluster: &RedisCluster, count: usize) -> [Vec<
         }
     }
     chats
-}
-
-/// Waits until something is so.
-pub(crate) async fn until(what: &str, is: impl AsyncFn() -> bool) {
-    until_with(what, &mut (), async |()| is().await).await;
-}
-
-/// The same, by asking something that a question changes.
-pub(crate) async fn until_with<T>(what: &str, of: &mut T, is: impl AsyncFn(&mut T) -> bool) {
-    let started = tokio::time::Instant::now();
-    while !is(of).await {
-        assert!(started.elapsed() < LIVENESS, "not within {LIVENESS:?}: {what}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
 }
 
 /// A connection of the test's own.

@@ -7,9 +7,9 @@ use holdfast_failed_queue::{Durability, FailedQueue, FailedQueueSettings, PushOu
 use holdfast_keys::Keys;
 use holdfast_message::ChatId;
 use holdfast_redis::server_info;
-use holdfast_testkit::{Proxy, Redis, Role};
+use holdfast_testkit::{Proxy, Redis, Role, until};
 
-use crate::support::{BUDGET, chat, connect, raw, server, until};
+use crate::support::{BUDGET, chat, connect, raw, server};
 
 fn queue_with(url: &str, timeout: Duration, durability: Durability) -> FailedQueue {
     FailedQueue::new(connect(url), Keys::default(), FailedQueueSettings { timeout, durability, min_replicas: 0 })

@@ -10,10 +10,8 @@ use holdfast_failed_queue::{
 use holdfast_keys::Keys;
 use holdfast_message::{ChatId, UserId};
 use holdfast_redis::{Connection, RedisMetrics};
-use holdfast_testkit::{Redis, RedisCluster, RedisOptions, Role, unique};
+use holdfast_testkit::{Redis, RedisCluster, RedisOptions, Role, unique, until};
 use prometheus::{Encoder as _, Registry, TextEncoder};
-
-use crate::support::until;
 
 const BUDGET: Duration = Duration::from_secs(10);
 

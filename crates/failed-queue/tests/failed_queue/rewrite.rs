@@ -6,10 +6,10 @@ use bytes::Bytes;
 use holdfast_failed_queue::{Durability, FailedQueue, FailedQueueSettings, PushOutcome, QueueEntry, Refusal, Warning};
 use holdfast_keys::Keys;
 use holdfast_message::ChatId;
-use holdfast_testkit::{Redis, Role};
+use holdfast_testkit::{Redis, Role, until};
 use redis::aio::MultiplexedConnection;
 
-use crate::support::{BUDGET, chat, connect, raw, server, until};
+use crate::support::{BUDGET, chat, connect, raw, server};
 
 /// Microseconds for each key: with a hundred keys a rewrite outlasts every test.
 const SLOW: &str = "1000000";

@@ -8,8 +8,6 @@ use holdfast_testkit::{Redis, RedisOptions, Role, connect_redis, unique};
 
 /// Far more than any call takes, so that no test rests on speed.
 pub(crate) const BUDGET: Duration = Duration::from_secs(10);
-/// What has not happened by then never happens, however busy the machine is.
-const LIVENESS: Duration = Duration::from_secs(120);
 
 pub(crate) async fn server(role: Role, args: &[&str]) -> Redis {
     let args = args.iter().map(|arg| (*arg).to_owned()).collect();
@@ -19,15 +17,6 @@ pub(crate) async fn server(role: Role, args: &[&str]) -> Redis {
 pub(crate) fn connect(url: &str) -> Connection {
     let metrics = RedisMetrics::register(&prometheus::Registry::new()).unwrap();
     Connection::open("test", url, metrics).unwrap()
-}
-
-/// Waits until something is so.
-pub(crate) async fn until(what: &str, mut is: impl AsyncFnMut() -> bool) {
-    let started = tokio::time::Instant::now();
-    while !is().await {
-        assert!(started.elapsed() < LIVENESS, "not within {LIVENESS:?}: {what}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
 }
 
 /// A connection of the test's own.

@@ -2,7 +2,7 @@
 //!
 //! A client says that its user types, and repeats it every few seconds while it lasts. The first time is sent at once, a repeat only after a
 //! while; so is the end, which is the client's own event, its message, its disconnect, or silence. A gateway that dies sends no end: clients
-//! forget a typing user after [`Typing`]'s life, too, unless the event is repeated.
+//! forget a typing user after five seconds, too, unless the event is repeated.
 //!
 //! A chat may have a thousand members, so for one socket and chat an event is sent at most twice a second: what comes sooner waits, and the state at the
 //! end of that time is sent. `MAX_CHATS` chats are remembered for each socket: one more displaces the oldest, without an event, unless an event of
@@ -47,7 +47,7 @@ pub(crate) struct Typing {
 }
 
 impl Typing {
-    /// A user counts as typing for `life` after their last event.
+    /// A user counts as typing for `life` after their last event (`CACHE_TYPING_TTL`). Clients rely on five seconds: see `docs/api.md`.
     pub(crate) fn new(
         ephemeral: EphemeralEvents,
         admission: Admission,

@@ -42,13 +42,7 @@ impl Servers {
         let (own, layout, servers) = (&config.own, &config.cache, &config.servers);
         let cache_metrics = RedisMetrics::register_with(registry, layout.cache_metrics_enabled).context("metrics")?;
         let breaker_metrics = BreakerMetrics::register(registry).context("metrics")?;
-        let keys = Keys::new(
-            &layout.cache_key_prefix,
-            &layout.cache_key_version,
-            &layout.cache_key_separator,
-            layout.cache_max_key_length,
-        )
-        .context("CACHE_KEY_*")?;
+        let keys = Keys::of(layout).context("CACHE_KEY_*")?;
         let cache = Connection::open_at("cache", &servers.redis_url(), servers.redis_cluster(), cache_metrics.clone())
             .context("REDIS_URL, REDIS_CLUSTER_NODES")?;
         let (url, cluster) = (own.queue_url(servers), own.queue_cluster(servers));

@@ -9,12 +9,12 @@ use holdfast_message::{Message, MessageId, UserId};
 use holdfast_redis::{Connection, RedisMetrics};
 use holdfast_service::clock::unix_ms;
 use holdfast_socketio_client::Client as Socket;
-use holdfast_testkit::unique;
+use holdfast_testkit::{unique, until};
 use prometheus::Registry;
 use serde_json::json;
 
 use crate::sent_once::Healer;
-use crate::support::{Gateway, message, send, settings, store, until};
+use crate::support::{Gateway, message, send, settings, store};
 
 const YEAR_MS: i64 = 365 * 24 * 3600 * 1000;
 

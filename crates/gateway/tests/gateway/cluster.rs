@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use holdfast_socketio_client::{Client, Events};
-use holdfast_testkit::{RedisCluster, Role, unique};
+use holdfast_testkit::{RedisCluster, Role, unique, until};
 use serde_json::{Value, json};
 
 use crate::permissions::changes_here_are_obeyed_there;
-use crate::support::{Gateway, settings, until, with};
+use crate::support::{Gateway, settings, with};
 
 /// Settings on a cluster alone.
 async fn settings_on(cluster: &RedisCluster) -> Vec<(String, String)> {

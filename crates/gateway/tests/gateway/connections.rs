@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use holdfast_testkit::unique;
+use holdfast_testkit::{unique, until};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::support::{Process, until};
+use crate::support::Process;
 
 /// Far beyond any of the limits that these tests set: what ends only later is held.
 const AT_LAST: Duration = Duration::from_secs(40);

@@ -7,12 +7,12 @@ use futures_util::StreamExt;
 use holdfast_keys::Cached;
 use holdfast_message::{ChatId, UserId};
 use holdfast_store::{Group, Member, Role};
-use holdfast_testkit::{Mongo, Proxy, Redis, request, unique};
+use holdfast_testkit::{Mongo, Proxy, Redis, request, unique, until};
 use serde_json::{Value, json};
 
 use crate::described::Description;
 use crate::people::{Person, SOON, ask, refused};
-use crate::support::{Gateway, invalidate, settings, store, until, with};
+use crate::support::{Gateway, invalidate, settings, store, with};
 
 /// Who is what in a group, as it was answered.
 fn roles(group: &Value) -> BTreeSet<(String, String)> {

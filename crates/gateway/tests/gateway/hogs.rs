@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use holdfast_testkit::unique;
+use holdfast_testkit::{unique, until};
 use serde_json::json;
 
-use crate::support::{Process, until};
+use crate::support::Process;
 
 const HOGS: usize = 50;
 const MIB: u64 = 1 << 20;

@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use holdfast_message::{ChatId, UserId};
 use holdfast_socketio_client::Client;
 use holdfast_store::{Store, StoreSettings};
-use holdfast_testkit::{Mongo, Proxy, Redis, request, unique};
+use holdfast_testkit::{Mongo, Proxy, Redis, request, unique, until};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::described::Description;
 use crate::people::{Person, SOON, refused};
-use crate::support::{Gateway, message, send, settings, store, until, with};
+use crate::support::{Gateway, message, send, settings, store, with};
 
 /// A cache that is slow, on a busy machine, is no cache that is away.
 const PATIENT: [(&str, &str); 2] = [("REDIS_BUDGET_MS", "1000"), ("SEND_DEADLINE_MS", "10000")];

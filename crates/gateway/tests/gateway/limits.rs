@@ -6,11 +6,11 @@ use futures_util::future::join_all;
 use holdfast_gateway::wire::asyncapi;
 use holdfast_gateway::wire::events::client;
 use holdfast_socketio_client::{Client, ConnectError};
-use holdfast_testkit::{Mongo, Proxy, free_port, request, token, unique};
+use holdfast_testkit::{Mongo, Proxy, free_port, request, token, unique, until};
 use serde_json::{Value, json};
 
 use crate::described::{Description, filled};
-use crate::support::{Gateway, SECRET, send, settings, until, with};
+use crate::support::{Gateway, SECRET, send, settings, with};
 
 async fn limited(gateway: &Gateway, limit: &str) -> f64 {
     gateway.metric(&format!("holdfast_gateway_limited_total{{limit=\"{limit}\"}}")).await

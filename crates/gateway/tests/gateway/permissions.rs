@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 use holdfast_keys::Cached;
 use holdfast_message::ChatId;
 use holdfast_redis::aside::BOUND;
-use holdfast_testkit::{Mongo, Proxy, Redis, request, unique};
+use holdfast_testkit::{Mongo, Proxy, Redis, request, unique, until};
 use serde_json::{Value, json};
 
 use crate::people::{Person, ask, ask_counting, refused};
-use crate::support::{Gateway, invalidate, settings, until, with};
+use crate::support::{Gateway, invalidate, settings, with};
 
 /// Friends' decisions are never passed for want of an answer.
 const FRIENDS: (&str, &str) = ("PERMISSIONS", "friends");

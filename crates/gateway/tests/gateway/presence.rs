@@ -7,14 +7,14 @@ use holdfast_keys::Keys;
 use holdfast_message::{ChatId, Message, MessageId, UserId};
 use holdfast_redis::{Connection, RedisMetrics};
 use holdfast_socketio_client::{Client, Events};
-use holdfast_testkit::{Mongo, Proxy, Redis, request, unique};
+use holdfast_testkit::{Mongo, Proxy, Redis, request, unique, until};
 use prometheus::Registry;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::described::Description;
-use crate::support::{Gateway, send, settings, store, until};
+use crate::support::{Gateway, send, settings, store};
 
 const SOON: Duration = Duration::from_secs(30);
 

@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 use holdfast_message::{ChatId, MessageId, UserId};
 use holdfast_redis::aside::BOUND;
 use holdfast_store::{Store, StoreSettings};
-use holdfast_testkit::{Response, request, shared, unique};
+use holdfast_testkit::{Response, request, shared, unique, until};
 use serde_json::{Value, json};
 
 use crate::described::Description;
-use crate::support::{Gateway, message, send, settings, until};
+use crate::support::{Gateway, message, send, settings};
 
 const PROFILE: &str = "/api/users/{userId}/profile";
 const MESSAGE: &str = "/api/chat/message/{messageId}";

@@ -1,10 +1,10 @@
 //! While the failed queue's server is away history says whether that may hide something.
 
 use holdfast_socketio_client::Client;
-use holdfast_testkit::{Redis, RedisOptions, Role, free_port, unique};
+use holdfast_testkit::{Redis, RedisOptions, Role, free_port, unique, until};
 use serde_json::{Value, json};
 
-use crate::support::{Gateway, settings, until};
+use crate::support::{Gateway, settings};
 
 async fn history(client: &Client, friend: &str) -> Value {
     client.emit_with_ack("history", &json!({ "friendId": friend })).await.unwrap()

@@ -1,10 +1,10 @@
 //! Where the failed queue is required, a server that would not keep what it is given keeps the gateway from becoming ready.
 
-use holdfast_testkit::{Redis, RedisOptions, Role, unique};
+use holdfast_testkit::{Redis, RedisOptions, Role, unique, until};
 use redis::aio::MultiplexedConnection;
 use serde_json::json;
 
-use crate::support::{Gateway, settings, until, with};
+use crate::support::{Gateway, settings, with};
 
 async fn set(raw: &mut MultiplexedConnection, name: &str, value: &str) {
     redis::cmd("CONFIG").arg("SET").arg(name).arg(value).exec_async(raw).await.unwrap();

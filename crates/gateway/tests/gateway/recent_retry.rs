@@ -17,11 +17,9 @@ use holdfast_keys::Keys;
 use holdfast_message::{ChatId, Message, MessageId, UserId};
 use holdfast_redis::{Connection, RedisMetrics};
 use holdfast_store::{Store, StoreSettings};
-use holdfast_testkit::{Proxy, Redis, RedisCluster, Role, unique};
+use holdfast_testkit::{Proxy, Redis, RedisCluster, Role, unique, until};
 use prometheus::Registry;
 use tokio_util::sync::CancellationToken;
-
-use crate::support::until;
 
 const BUDGET: Duration = Duration::from_secs(5);
 

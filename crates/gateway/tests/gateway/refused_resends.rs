@@ -1,10 +1,10 @@
 //! Resends of durable messages whose sender may no longer send: answered as durable, and nothing else happens.
 
-use holdfast_testkit::unique;
+use holdfast_testkit::{unique, until};
 use serde_json::{Value, json};
 
 use crate::people::{Person, SOON, refused};
-use crate::support::{Gateway, send, settings, until};
+use crate::support::{Gateway, send, settings};
 
 /// More messages than the resend window holds, so that the first one is unknown to the recent list.
 const SENT: usize = 40;

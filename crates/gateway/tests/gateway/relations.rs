@@ -2,12 +2,12 @@
 
 use holdfast_keys::{Cached, Pair};
 use holdfast_message::{ChatId, UserId};
-use holdfast_testkit::{Mongo, Proxy, unique};
+use holdfast_testkit::{Mongo, Proxy, unique, until};
 use serde_json::{Value, json};
 
 use crate::described::Description;
 use crate::people::{Person, SOON, ask, refused};
-use crate::support::{Gateway, invalidate, send, settings, until};
+use crate::support::{Gateway, invalidate, send, settings};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_who_both_ask_are_friends_and_either_ends_it() {

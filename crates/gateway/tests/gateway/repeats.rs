@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use holdfast_message::{ChatId, Message, MessageId, UserId};
 use holdfast_store::{Store, StoreSettings};
-use holdfast_testkit::{Proxy, Redis, unique};
+use holdfast_testkit::{Proxy, Redis, unique, until};
 use serde_json::json;
 
 use crate::resync::resume;
-use crate::support::{Gateway, send, settings, until, with};
+use crate::support::{Gateway, send, settings, with};
 
 const SOON: Duration = Duration::from_secs(20);
 const WAITING: &str = "holdfast_gateway_relist_waiting";

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use holdfast_socketio_client::{Client, Events};
-use holdfast_testkit::{Proxy, Redis, unique};
+use holdfast_testkit::{Proxy, Redis, unique, until};
 use serde_json::{Map, Value, json};
 
-use crate::support::{Gateway, send, settings, until, with};
+use crate::support::{Gateway, send, settings, with};
 
 const SOON: Duration = Duration::from_secs(20);
 

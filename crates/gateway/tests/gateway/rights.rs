@@ -1,9 +1,9 @@
 //! A gateway that Kafka lets write nothing goes on, and writes as soon as it may.
 
-use holdfast_testkit::{Kafka, KafkaOptions, Operation, Resource, unique};
+use holdfast_testkit::{Kafka, KafkaOptions, Operation, Resource, unique, until};
 use serde_json::json;
 
-use crate::support::{Gateway, settings, until};
+use crate::support::{Gateway, settings};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gateway_that_may_not_write_keeps_messages_in_the_failed_queue_until_it_may() {

@@ -10,12 +10,12 @@ use holdfast_keys::{Keys, MAX_KEY_LENGTH};
 use holdfast_message::{ChatId, Message, MessageId};
 use holdfast_redis::{Client, ClientSettings, Connection, RedisMetrics};
 use holdfast_socketio_client::{Client as Socket, Event, Events};
-use holdfast_testkit::{request, unique};
+use holdfast_testkit::{request, unique, until};
 use prometheus::Registry;
 use serde_json::{Value, json};
 
 use crate::resync::resume;
-use crate::support::{Gateway, message, send, settings, until};
+use crate::support::{Gateway, message, send, settings};
 
 const SOON: Duration = Duration::from_secs(20);
 const BUDGET: Duration = Duration::from_secs(20);

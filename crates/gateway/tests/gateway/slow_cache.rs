@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use holdfast_testkit::{Proxy, Redis, unique};
+use holdfast_testkit::{Proxy, Redis, unique, until};
 use serde_json::{Value, json};
 
-use crate::support::{Gateway, settings, until};
+use crate::support::{Gateway, settings};
 
 fn assert_all_positive(answers: &[Value]) {
     let refused: Vec<_> = answers.iter().filter(|answer| answer["ok"] != true).collect();

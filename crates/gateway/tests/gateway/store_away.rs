@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use holdfast_socketio_client::Client;
-use holdfast_testkit::{Mongo, Proxy, unique};
+use holdfast_testkit::{Mongo, Proxy, unique, until};
 use serde_json::{Value, json};
 
-use crate::support::{Gateway, send, settings, until};
+use crate::support::{Gateway, send, settings};
 
 /// What the driver takes to give a server up, and so a request without a breaker.
 const GIVEN_UP_AFTER: Duration = Duration::from_secs(2);

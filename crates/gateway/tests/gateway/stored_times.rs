@@ -1,10 +1,11 @@
 //! Messages that another tool stored: with a `timestamp` of another type, or with one that is none.
 
+use holdfast_testkit::until;
 use mongodb::bson::{Bson, DateTime, Document, doc};
 use serde_json::{Value, json};
 
 use crate::people::Person;
-use crate::support::{Gateway, settings, until};
+use crate::support::{Gateway, settings};
 
 const UNREADABLE: &str = "holdfast_gateway_unreadable_documents_total";
 

@@ -1,6 +1,6 @@
 //! What the modules share: a gateway with its settings, and waiting for something.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Result;
 use holdfast_breaker::{Breaker, BreakerSettings};
@@ -12,7 +12,7 @@ use holdfast_redis::{Client, ClientSettings, Connection, RedisMetrics};
 use holdfast_service::settings::Source;
 use holdfast_socketio_client::{Client as Socket, Events};
 use holdfast_store::{Store, StoreSettings};
-use holdfast_testkit::{Program, Response, free_port, http_get, request, shared, token, unique};
+use holdfast_testkit::{Program, Response, free_port, http_get, request, shared, token, unique, until};
 use prometheus::Registry;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -203,14 +203,5 @@ pub(crate) fn message(answered: &Value) -> Message {
         image_url: None,
         public_id: None,
         timestamp: answered["timestamp"].as_i64().unwrap(),
-    }
-}
-
-/// Waits until `holds`, a minute at most.
-pub(crate) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while !holds().await {
-        assert!(Instant::now() < deadline, "not within 60 s: {what}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }

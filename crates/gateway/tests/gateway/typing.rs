@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 use holdfast_message::{ChatId, UserId};
 use holdfast_socketio_client::{Client, Events};
 use holdfast_store::groups::{Group, Member, Role};
-use holdfast_testkit::{Proxy, Redis, unique};
+use holdfast_testkit::{Proxy, Redis, unique, until};
 use serde_json::{Value, json};
 
-use crate::support::{Gateway, send, settings, store, until};
+use crate::support::{Gateway, send, settings, store};
 
 const SOON: Duration = Duration::from_secs(20);
 

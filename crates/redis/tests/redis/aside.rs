@@ -11,7 +11,7 @@ use std::time::Duration;
 use holdfast_breaker::{Breaker, BreakerMetrics, BreakerSettings};
 use holdfast_redis::aside::{Answer, Aside, Backend, Freshness, LEASE, Policy, Source};
 use holdfast_redis::{Client, ClientSettings, Connection, RedisMetrics};
-use holdfast_testkit::{Redis, unique};
+use holdfast_testkit::{Redis, unique, until};
 use prometheus::Registry;
 use redis::AsyncCommands;
 use redis::aio::MultiplexedConnection;
@@ -172,12 +172,4 @@ fn key() -> String {
 fn seen(answer: &Answer<Database>) -> (Option<&str>, bool) {
     let found = answer.as_ref().unwrap();
     (found.value.as_deref().map(String::as_str), found.freshness != Freshness::Fresh)
-}
-
-async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let deadline = std::time::Instant::now() + Duration::from_secs(30);
-    while !holds().await {
-        assert!(std::time::Instant::now() < deadline, "not within 30 s: {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
 }

@@ -1,9 +1,9 @@
 use std::time::{Duration, Instant};
 
 use holdfast_redis::{Connection, RedisError, RedisMetrics};
-use holdfast_testkit::{Proxy, Role, free_port};
+use holdfast_testkit::{Proxy, Role, free_port, until_with};
 
-use crate::support::{BUDGET, connect, raw, server, until_with};
+use crate::support::{BUDGET, connect, raw, server};
 
 #[tokio::test]
 async fn a_server_that_is_away_is_found_when_it_comes() {

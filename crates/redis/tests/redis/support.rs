@@ -9,8 +9,6 @@ use tokio::sync::OnceCell;
 
 /// Far more than any call takes, so that no test rests on speed.
 pub(crate) const BUDGET: Duration = Duration::from_secs(10);
-/// What has not happened by then never happens, however busy the machine is.
-const LIVENESS: Duration = Duration::from_secs(120);
 
 /// Names of cached values, by a text each.
 #[derive(Clone)]
@@ -54,13 +52,4 @@ pub(crate) fn connect(url: &str) -> Connection {
 /// A connection of the test's own.
 pub(crate) async fn raw(url: &str) -> redis::aio::MultiplexedConnection {
     connect_redis(url).await.unwrap()
-}
-
-/// Waits until something is so, by asking something that a question changes.
-pub(crate) async fn until_with<T>(what: &str, of: &mut T, is: impl AsyncFn(&mut T) -> bool) {
-    let started = tokio::time::Instant::now();
-    while !is(of).await {
-        assert!(started.elapsed() < LIVENESS, "not within {LIVENESS:?}: {what}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
 }

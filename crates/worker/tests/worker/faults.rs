@@ -3,12 +3,11 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use holdfast_testkit::{Kafka, Mongo, shared};
+use holdfast_testkit::{Kafka, Mongo, shared, until};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 
-use crate::rig::until;
 use crate::stack::Stack;
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,10 +5,11 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use holdfast_service::ops::Health;
+use holdfast_testkit::until;
 use holdfast_worker::consume::Ending;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
-use crate::rig::{Cluster, Memory, Options, PARTITIONS, Worker, until};
+use crate::rig::{Cluster, Memory, Options, PARTITIONS, Worker};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn everything_published_is_stored_once_and_committed() {

@@ -8,11 +8,11 @@ use holdfast_kafka::{Headers, RecordView};
 use holdfast_keys::Keys;
 use holdfast_message::{Message, UserId, record};
 use holdfast_redis::{Connection, RedisMetrics};
-use holdfast_testkit::unique;
+use holdfast_testkit::{unique, until};
 use holdfast_worker::cleanup::{self, CleanupSettings};
 use serde_json::json;
 
-use crate::rig::{message, until};
+use crate::rig::message;
 use crate::stack::{Stack, Worker};
 
 #[tokio::test(flavor = "multi_thread")]

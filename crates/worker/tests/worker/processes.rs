@@ -3,10 +3,9 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use holdfast_testkit::{Mongo, Proxy, shared};
+use holdfast_testkit::{Mongo, Proxy, shared, until};
 use mongodb::bson::{Document, doc};
 
-use crate::rig::until;
 use crate::stack::Stack;
 
 #[tokio::test(flavor = "multi_thread")]

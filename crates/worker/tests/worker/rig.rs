@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use holdfast_kafka::{Admin, ConsumerSettings, GroupConsumer, KafkaSettings, PublishRecord, Publisher};
 use holdfast_message::{ChatId, Message, MessageId, UserId, record};
@@ -250,14 +250,5 @@ impl Worker {
         let ending = self.ending.await.expect("the loop ended");
         tokio::time::timeout(Duration::from_secs(20), self.left).await.expect("left within 20 s").unwrap();
         ending
-    }
-}
-
-/// Waits until `holds`, a minute at most.
-pub(crate) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while !holds().await {
-        assert!(Instant::now() < deadline, "not within 60 s: {what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

@@ -1,12 +1,11 @@
 //! A worker that loses its rights says so, and sees that it has them back.
 
 use anyhow::Result;
-use holdfast_testkit::{Kafka, KafkaOptions, Operation, Resource, shared};
+use holdfast_testkit::{Kafka, KafkaOptions, Operation, Resource, shared, until};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 
-use crate::rig::until;
 use crate::stack::Stack;
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use anyhow::Result;
 use holdfast_message::record;
-use holdfast_testkit::unique;
+use holdfast_testkit::{unique, until};
 use rdkafka::ClientConfig;
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
 
-use crate::rig::{message, until};
+use crate::rig::message;
 use crate::stack::Stack;
 
 const WITHIN: Duration = Duration::from_secs(30);

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use holdfast_breaker::{BreakerSettings, BreakerState};
 use holdfast_redis::aside::{BOUND, Policy};
-use holdfast_testkit::Proxy;
+use holdfast_testkit::{Proxy, until};
 
-use super::{POLICY, Process, Servers, key, seen, until};
+use super::{POLICY, Process, Servers, key, seen};
 
 const BUDGET: Duration = Duration::from_millis(100);
 const BREAKER: BreakerSettings = BreakerSettings {

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use holdfast_breaker::BreakerSettings;
 use holdfast_redis::aside::{Aside, AsideError, Freshness, Patience, Policy, RETRY};
-use holdfast_testkit::Proxy;
+use holdfast_testkit::{Proxy, until};
 
-use super::{Database, POLICY, Process, Servers, key, seen, until};
+use super::{Database, POLICY, Process, Servers, key, seen};
 
 /// Longer than anything takes here.
 const LONG: Duration = Duration::from_secs(60);

@@ -5,9 +5,10 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use holdfast_breaker::BreakerSettings;
 use holdfast_redis::aside::{AsideError, Names as _, Policy, RETRY, Warmed};
+use holdfast_testkit::until;
 use redis::AsyncCommands;
 
-use super::{POLICY, Process, Servers, key, seen, until};
+use super::{POLICY, Process, Servers, key, seen};
 use crate::support::{TestNames, raw};
 
 const NO_MEMORY: Policy = Policy { memory_bytes: 0, ..POLICY };

@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use holdfast_redis::aside::{Aside, BOUND, Policy};
+use holdfast_testkit::until;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
-use super::{Database, POLICY, Process, Servers, key, seen, until};
+use super::{Database, POLICY, Process, Servers, key, seen};
 
 const READERS: usize = 1000;
 const VARIABLE: &str = "HOLDFAST_TEST_ASIDE_PEER";

@@ -100,17 +100,18 @@ pub struct Metrics {
     pub conversations_skipped: IntCounter,
 }
 
+fn add<C: Collector + Clone + 'static>(
+    registry: &Registry,
+    collector: Result<C, prometheus::Error>,
+) -> Result<C, prometheus::Error> {
+    let collector = collector?;
+    registry.register(Box::new(collector.clone()))?;
+    Ok(collector)
+}
+
 impl Metrics {
     /// Registers them all, at zero. The error names the one that could not be registered.
     pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
-        fn add<C: Collector + Clone + 'static>(
-            registry: &Registry,
-            collector: Result<C, prometheus::Error>,
-        ) -> Result<C, prometheus::Error> {
-            let collector = collector?;
-            registry.register(Box::new(collector.clone()))?;
-            Ok(collector)
-        }
         let seconds = |name, help, buckets: &[f64]| {
             add(registry, Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec())))
         };

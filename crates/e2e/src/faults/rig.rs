@@ -92,6 +92,17 @@ impl RigOptions {
         self.settings.push((name, value.to_owned()));
     }
 
+    /// How the failed queue's server is started.
+    fn queue(&self, disk: Option<&SmallDisk>) -> RedisOptions {
+        RedisOptions {
+            role: Role::Queue,
+            args: self.queue_args.clone(),
+            settings_in_a_file: self.queue_settings_in_a_file,
+            dir: disk.map(|disk| disk.path().to_owned()),
+            ..RedisOptions::default()
+        }
+    }
+
     /// For more load than users may make.
     pub fn unlimited(&mut self) {
         self.set("MESSAGE_LIMIT", "0");
@@ -136,13 +147,7 @@ impl Rig {
     /// A part of it can't be started.
     pub async fn start(options: RigOptions) -> Result<Self> {
         let disk = options.small_queue_disk.then(SmallDisk::new).transpose()?;
-        let queue = RedisOptions {
-            role: Role::Queue,
-            args: options.queue_args.clone(),
-            settings_in_a_file: options.queue_settings_in_a_file,
-            dir: disk.as_ref().map(|disk| disk.path().to_owned()),
-            ..RedisOptions::default()
-        };
+        let queue = options.queue(disk.as_ref());
         let kafka = KafkaOptions::default();
         let kafka = if options.kafka_authorizer { kafka.with_authorizer() } else { kafka };
         let mongo = async {

@@ -3,10 +3,11 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use holdfast_e2e::faults::{self, CASES};
 use holdfast_e2e::{Backends, Peer, Stack, StackOptions, eventually};
 use holdfast_testkit::{Kafka, Mongo, Redis, unique};
+use tokio::sync::Mutex;
 use tokio::time::sleep;
 
 /// How long each server stays away.
@@ -16,12 +17,38 @@ const CALM: Duration = Duration::from_secs(4);
 /// Messages a second, each way.
 const RATE: usize = 25;
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_quick_cases_keep_the_promise() -> Result<()> {
-    for case in CASES.iter().filter(|case| case.quick) {
-        let (row, _) = faults::run(case, 1).await?;
-        ensure!(row.verdict.is_clean(), "{}", row.complaint());
-    }
+/// One test for each of these cases, and one that says if a quick case has none.
+macro_rules! quick_cases {
+    ($($test:ident: $name:literal),* $(,)?) => {
+        $(
+            #[tokio::test(flavor = "multi_thread")]
+            async fn $test() -> Result<()> {
+                keeps_the_promise($name).await
+            }
+        )*
+
+        #[test]
+        fn every_quick_case_has_a_test() {
+            let quick: Vec<_> = CASES.iter().filter(|case| case.quick).map(|case| case.name).collect();
+            assert_eq!(quick, [$($name),*]);
+        }
+    };
+}
+
+quick_cases! {
+    worker_killed_before_write: "worker-killed-before-write",
+    kafka_refused: "kafka-refused",
+    cache_killed: "cache-killed",
+    client_cut: "client-cut",
+}
+
+async fn keeps_the_promise(name: &str) -> Result<()> {
+    /// One case after the other: each has servers of its own, and keeps two cores busy.
+    static TURN: Mutex<()> = Mutex::const_new(());
+    let _turn = TURN.lock().await;
+    let case = CASES.iter().find(|case| case.name == name).context("no such case")?;
+    let (row, _) = faults::run(case, 1).await?;
+    ensure!(row.verdict.is_clean(), "{}", row.complaint());
     Ok(())
 }
 

@@ -8,7 +8,7 @@
 //! 3. [`buffer`]: the message waits with others. [`backpressure`] stops fetching while too many wait.
 //! 4. [`flush`]: a batch is stored while consuming goes on. A message ends as stored, as stored before, or as a dead letter; any
 //!    other outcome is tried again for ever.
-//! 5. [`ledger`]: says how far each partition is done, and for which assignment. [`gaps`] tells lost records from a
+//! 5. [`ledger`]: says how far each partition is done, and for which assignment. [`gaps`] distinguishes lost records from a
 //!    transaction's markers.
 //! 6. [`commit`]: commits each partition's offset, one commit at a time; it counts as committed once the broker has confirmed it.
 //! 7. [`dead_letter`]: publishes what can't be decoded or stored to the dead-letter topic, with the reason, before it counts as done.

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::{Breaker, Rejected};
+use crate::{Breaker, Permit, Rejected};
 
 /// Whether an error means that the dependency is out of order. Any other error is an answer: the dependency works.
 pub trait Outage {
@@ -37,8 +37,12 @@ impl Breaker {
     ///
     /// # Errors
     /// The breaker rejected the call, or the call failed.
+    // None of these calls another: each layer would double the size of the call's future.
     pub async fn call<T, E: Outage>(&self, call: impl Future<Output = Result<T, E>>) -> Result<T, CallError<E>> {
-        self.call_within(Duration::MAX, call).await
+        let permit = self.acquire(Instant::now())?;
+        let result = call.await;
+        permit.report(is_outage(&result));
+        result.map_err(CallError::Failed)
     }
 
     /// As [`Breaker::call`]; a call that takes longer than `max_latency` counts as a failure, whatever its result.
@@ -50,16 +54,10 @@ impl Breaker {
         max_latency: Duration,
         call: impl Future<Output = Result<T, E>>,
     ) -> Result<T, CallError<E>> {
-        let permit = self.acquire(Instant::now())?;
         let started = Instant::now();
+        let permit = self.acquire(started)?;
         let result = call.await;
-        let now = Instant::now();
-        let slow = now.saturating_duration_since(started) > max_latency;
-        if slow || result.as_ref().err().is_some_and(Outage::is_outage) {
-            permit.failure(now);
-        } else {
-            permit.success();
-        }
+        permit.report(started.elapsed() > max_latency || is_outage(&result));
         result.map_err(CallError::Failed)
     }
 
@@ -73,13 +71,19 @@ impl Breaker {
     ) -> Result<Vec<Result<T, E>>, Rejected> {
         let permit = self.acquire(Instant::now())?;
         let results = call.await;
-        if results.iter().any(|result| result.as_ref().err().is_some_and(Outage::is_outage)) {
-            permit.failure(Instant::now());
-        } else {
-            permit.success();
-        }
+        permit.report(results.iter().any(is_outage));
         Ok(results)
     }
+}
+
+impl Permit {
+    fn report(self, failed: bool) {
+        if failed { self.failure(Instant::now()) } else { self.success() }
+    }
+}
+
+fn is_outage<T, E: Outage>(result: &Result<T, E>) -> bool {
+    result.as_ref().err().is_some_and(Outage::is_outage)
 }
 
 #[cfg(test)]

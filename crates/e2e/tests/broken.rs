@@ -2,16 +2,18 @@
 
 use anyhow::{Result, ensure};
 use holdfast_e2e::eventually;
-use holdfast_e2e::faults::{Case, RigOptions, Scene, run};
+use holdfast_e2e::faults::{Case, RigOptions, Scene};
 use holdfast_e2e::ledger::judge::Fault;
 use holdfast_testkit::Proxy;
 use std::time::Duration;
+
+use crate::faults::run_alone;
 
 const BUFFERED: &str = "holdfast_worker_buffer_messages";
 
 async fn must_lose(name: &'static str, options: fn(&mut RigOptions), act: holdfast_e2e::faults::Act) -> Result<()> {
     let case = Case { name, about: "", quick: false, soak: false, options, act };
-    let (row, _) = run(&case, 1).await?;
+    let row = run_alone(&case).await?;
     ensure!(row.verdict.count(Fault::Lost) > 0 && !row.is_clean(), "nothing was lost: {}", row.verdict);
     Ok(())
 }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use holdfast_e2e::faults::{self, CASES};
+use holdfast_e2e::faults::{self, CASES, Case, Row};
 use holdfast_e2e::{Backends, Peer, Stack, StackOptions, eventually};
 use holdfast_testkit::{Kafka, Mongo, Redis, unique};
 use tokio::sync::Mutex;
@@ -42,12 +42,16 @@ quick_cases! {
     client_cut: "client-cut",
 }
 
-async fn keeps_the_promise(name: &str) -> Result<()> {
-    /// One case after the other: each has servers of its own, and keeps two cores busy.
+/// Runs a fault case, one after the other: each has servers of its own, and keeps two cores busy.
+pub(crate) async fn run_alone(case: &Case) -> Result<Row> {
     static TURN: Mutex<()> = Mutex::const_new(());
     let _turn = TURN.lock().await;
+    Ok(faults::run(case, 1).await?.0)
+}
+
+async fn keeps_the_promise(name: &str) -> Result<()> {
     let case = CASES.iter().find(|case| case.name == name).context("no such case")?;
-    let (row, _) = faults::run(case, 1).await?;
+    let row = run_alone(case).await?;
     ensure!(row.verdict.is_clean(), "{}", row.complaint());
     Ok(())
 }

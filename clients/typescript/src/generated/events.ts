@@ -203,7 +203,8 @@ seq: (number | null)
  */
 source: ("cache" | "store" | "merged")
 /**
- * The other members who are typing now. On the first page only; absent while the cache is unavailable.
+ * The other members who are typing now. On the first page only; absent while the cache is unavailable, and in groups of more than 100
+ * members.
  */
 typing?: string[]
 }

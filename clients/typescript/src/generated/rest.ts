@@ -496,7 +496,10 @@ export interface components {
             seq: number | null;
             /** @description Where the page came from. */
             source: components["schemas"]["Source"];
-            /** @description The other members who are typing now. On the first page only; absent while the cache is unavailable. */
+            /**
+             * @description The other members who are typing now. On the first page only; absent while the cache is unavailable, and in groups of more than 100
+             *     members.
+             */
             typing?: string[];
         };
         /** @description The role of a member. */

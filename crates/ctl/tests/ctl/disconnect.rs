@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use holdfast_message::{ChatId, UserId};
-use holdfast_testkit::{token, unique};
+use holdfast_testkit::{token, unique, until};
 use serde_json::json;
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message as Frame;
@@ -67,12 +67,10 @@ async fn a_user_is_disconnected_everywhere_and_others_are_not() {
     let mut second = Client::connect(at_other, &alice).await;
     let mut bystander = Client::connect(at_one, &bob).await;
     // Subscriptions follow connections by a moment.
-    loop {
-        let ran = world.ctl(&["--json", "disconnect", alice.as_str(), "--dry-run"]).await.expect(0);
-        if ran.json()[0]["gateways"] == 2 {
-            break;
-        }
-    }
+    until("both gateways hear of alice", async || {
+        world.ctl(&["--json", "disconnect", alice.as_str(), "--dry-run"]).await.expect(0).json()[0]["gateways"] == 2
+    })
+    .await;
     let ran = world.ctl(&["disconnect", alice.as_str()]).await.expect(0);
     assert!(ran.stdout.contains("2 gateway(s)"), "{}", ran.stdout);
     assert_eq!(ran.audit()[0]["userId"], alice.as_str());

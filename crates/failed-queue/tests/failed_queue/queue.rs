@@ -9,7 +9,7 @@ use holdfast_failed_queue::{
 };
 use holdfast_keys::Keys;
 use holdfast_message::{ChatId, Message, record};
-use holdfast_testkit::Role;
+use holdfast_testkit::{Role, until};
 
 use crate::support::{BUDGET, chat, connect, message, messages, number_of, raw, server};
 
@@ -42,11 +42,13 @@ async fn lease(queue: &FailedQueue) -> Vec<Lease> {
 
 /// The one chat that is due, or will be within a millisecond.
 async fn due(queue: &FailedQueue, length: Duration) -> Lease {
-    loop {
-        if let Some(lease) = queue.lease(1, length, BUDGET).await.unwrap().pop() {
-            return lease;
-        }
-    }
+    let mut leased = None;
+    until("a chat is due", async || {
+        leased = queue.lease(1, length, BUDGET).await.unwrap().pop();
+        leased.is_some()
+    })
+    .await;
+    leased.unwrap()
 }
 
 async fn heads(queue: &FailedQueue, chat: &ChatId) -> Vec<Bytes> {

@@ -32,6 +32,8 @@ const MAX_CHATS: usize = 8;
 /// The shortest time between two events of one socket and chat, and between two looks for silence.
 const TICK: Duration = Duration::from_millis(500);
 
+/// Members of a group up to which its markers are read: one read each, on the connection that sends use.
+const MAX_MARKERS: usize = 100;
 /// Markers that are written at once.
 const MARKS_AT_ONCE: usize = 64;
 
@@ -94,9 +96,9 @@ impl Typing {
         }
     }
 
-    /// The other members who type in a chat now, in order; `None` if the cache or the store can't say.
+    /// The other members who type in a chat now, in order; `None` if the cache or the store can't say, or the group is large.
     pub(crate) async fn who(&self, reader: &UserId, chat: &ChatId) -> Option<Vec<UserId>> {
-        let members = self.admission.members(chat).await.ok()?;
+        let members = self.admission.members(chat).await.ok().filter(|members| members.len() <= MAX_MARKERS)?;
         let others: Vec<_> = members.iter().filter(|member| *member != reader).collect();
         let markers: Vec<_> = others.iter().map(|member| self.keys.typing(chat, member)).collect();
         let marked: Result<Vec<_>, _> = self.cache.get_many(&markers).await.into_iter().collect();

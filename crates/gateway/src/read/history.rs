@@ -126,7 +126,7 @@ impl History {
         let failed = sources.failed(chat).await;
         if failed.asked {
             // Read again: what left the failed queue before it was asked may be in the list only since.
-            listed = sources.listed(chat).await;
+            listed = sources.listed(chat).await.or(listed);
         }
         let mut merge = listed.as_ref().map(Merge::of).unwrap_or_default();
         merge.add(&failed.messages);

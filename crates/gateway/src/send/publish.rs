@@ -114,7 +114,8 @@ impl Pending {
                         return Ok(publish.remember(&message, Durability::Kafka));
                     }
                     Err(PublishError::TooLarge(_)) => {
-                        permit.success();
+                        // The client may have refused it without asking Kafka.
+                        drop(permit);
                         return Err(NotDurable::TooLarge);
                     }
                     Err(PublishError::Unavailable(failure)) => {

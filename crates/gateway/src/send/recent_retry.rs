@@ -268,14 +268,27 @@ impl RecentRetryQueue {
 }
 
 impl Waiting {
-    /// Takes the first call and those of its kind right behind it, except those that failed lately. They are under way then.
+    /// Takes the first retractions, wherever they wait: a refused message must not stay listed. If there are none, takes the first additions. Leaves
+    /// what failed lately. What is taken is under way then.
     fn next_of_a_kind(&mut self, now: Instant) -> Result<Vec<Call>, Pass> {
+        let is_ready_retraction = |call: &Call| call.retract.is_some() && call.rests_until(now).is_none();
+        if self.calls.iter().any(is_ready_retraction) {
+            let (mut taken, mut left) = (Vec::new(), VecDeque::new());
+            for call in self.calls.drain(..) {
+                match is_ready_retraction(&call) && taken.len() < BATCH {
+                    true => taken.push(call),
+                    false => left.push_back(call),
+                }
+            }
+            self.calls = left;
+            self.under_way.clone_from(&taken);
+            return Ok(taken);
+        }
         let Some(first) = self.calls.front() else { return Err(Pass::Idle) };
         if let Some(until) = first.rests_until(now) {
             return Err(Pass::Resting(until));
         }
-        let kind = first.retract.is_some();
-        let is_alike = |call: &&Call| call.retract.is_some() == kind && call.rests_until(now).is_none();
+        let is_alike = |call: &&Call| call.retract.is_none() && call.rests_until(now).is_none();
         let alike = self.calls.iter().take(BATCH).take_while(is_alike).count();
         self.under_way = self.calls.drain(..alike).collect();
         Ok(self.under_way.clone())
@@ -291,5 +304,44 @@ impl Waiting {
         let (behind, others): (VecDeque<_>, _) = self.calls.drain(..).partition(same);
         self.calls = others;
         self.calls.extend(failed.into_iter().chain(behind));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_message::{MessageId, UserId};
+
+    use super::*;
+
+    fn call(number: u8, retract: Option<Attempt>) -> Call {
+        let (alice, bob) = (UserId::parse("alice").unwrap(), UserId::parse("bob").unwrap());
+        let message = Message {
+            id: MessageId::from_bytes([number; 16]),
+            temp_id: None,
+            chat: ChatId::direct(&alice, &bob).unwrap(),
+            sender: alice,
+            receiver: Some(bob),
+            content: "x".into(),
+            image_url: None,
+            public_id: None,
+            timestamp: 1,
+        };
+        Call { message: Arc::new(message), retract, counted: true, failed_at: None }
+    }
+
+    #[test]
+    fn retractions_do_not_wait_behind_additions_and_what_failed_lately_waits() {
+        let now = Instant::now();
+        let resting = Call { failed_at: Some(now), ..call(2, Some(Attempt(2))) };
+        let calls = [call(0, None), call(1, None), resting, call(3, Some(Attempt(3))), call(4, Some(Attempt(4)))];
+        let mut waiting = Waiting { calls: calls.into(), under_way: Vec::new() };
+        let mut next = |now| -> Vec<u8> {
+            let taken = waiting.next_of_a_kind(now).unwrap_or_default();
+            taken.iter().map(|call| call.message.id.as_bytes()[0]).collect()
+        };
+        assert_eq!(next(now), [3, 4]);
+        assert_eq!(next(now), [0, 1]);
+        assert_eq!(next(now), [0; 0], "it failed a moment ago");
+        assert_eq!(next(now + PROBE), [2]);
     }
 }

@@ -158,7 +158,8 @@ pub struct HistoryPage<'a> {
     /// The live stream's position, read before the messages.
     #[schema(required)]
     pub(crate) seq: Option<u64>,
-    /// The other members who are typing now. On the first page only; absent while the cache is unavailable.
+    /// The other members who are typing now. On the first page only; absent while the cache is unavailable, and in groups of more than 100
+    /// members.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub(crate) typing: Option<Vec<&'a str>>,

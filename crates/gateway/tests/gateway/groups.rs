@@ -1,13 +1,13 @@
 //! Groups: their rules over REST, and that a group is a chat like any other for whoever belongs to it, on every gateway.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use holdfast_keys::Cached;
 use holdfast_message::{ChatId, UserId};
 use holdfast_store::{Group, Member, Role};
-use holdfast_testkit::{Mongo, Proxy, Redis, request, unique, until};
+use holdfast_testkit::{LIVENESS, Mongo, Proxy, Redis, request, unique, until};
 use serde_json::{Value, json};
 
 use crate::described::Description;
@@ -120,11 +120,13 @@ async fn members_who_are_added_count_and_a_repeat_adds_none() {
         let headers = [format!("authorization: Bearer {}", gateway.token(&alice)), format!("idempotency-key: {key}")];
         let members: Vec<_> = (0..members).map(|n| format!("friend{n}")).collect();
         let body = json!({ "name": "x", "members": members }).to_string();
+        let begun = Instant::now();
         loop {
             let answer = request(&gateway.url, "POST", "/api/chats", &headers, &body).await.unwrap();
             if answer.status != 503 {
                 return answer;
             }
+            assert!(begun.elapsed() < LIVENESS, "refused again and again: {answer:?}");
         }
     };
     let first = make(40, "first").await.status;

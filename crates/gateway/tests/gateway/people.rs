@@ -1,9 +1,9 @@
 //! Users of one gateway or another, over REST and sockets.
 
 use holdfast_socketio_client::{Client, Event, Events};
-use holdfast_testkit::{Response, request, unique};
+use holdfast_testkit::{LIVENESS, Response, request, unique};
 use serde_json::{Value, json};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::support::Gateway;
 
@@ -58,8 +58,9 @@ impl<'a> Person<'a> {
     /// Sends to a chat until it is told that it is to send no more, as clients do, and gives the message.
     pub(crate) async fn send(&self, chat: &str, content: &str) -> Value {
         let message = json!({ "chatId": chat, "content": content, "tempId": unique("send") });
-        let mut answer = self.emit("sendMessage", message.clone()).await;
+        let (mut answer, begun) = (self.emit("sendMessage", message.clone()).await, Instant::now());
         while answer["error"]["retryable"] == true {
+            assert!(begun.elapsed() < LIVENESS, "refused again and again: {answer}");
             tokio::time::sleep(AGAIN).await;
             answer = self.emit("sendMessage", message.clone()).await;
         }
@@ -119,14 +120,16 @@ pub(crate) async fn ask_counting(
     let mut headers = vec![format!("authorization: Bearer {}", gateway.token(user))];
     headers.extend(more.iter().map(|header| (*header).to_owned()));
     let body = if body.is_null() { String::new() } else { body.to_string() };
-    for times in 1.. {
+    let (mut times, begun) = (1, Instant::now());
+    loop {
         let answer = request(&gateway.url, method, path, &headers, &body).await.unwrap();
         if answer.body["retryable"] != true {
             return (answer, times);
         }
+        assert!(begun.elapsed() < LIVENESS, "{method} {path} refused again and again: {answer:?}");
+        times += 1;
         tokio::time::sleep(AGAIN).await;
     }
-    unreachable!("it is asked without end")
 }
 
 pub(crate) fn refused(answer: &Value, code: &str, retryable: bool) {

@@ -15,7 +15,7 @@
 //!
 //! The state machine takes the time as an argument and does not know what it guards. The failed queue is never behind a breaker.
 //!
-//! See `docs/decisions/breakers.md`.
+//! See `docs/decisions/breakers.md`, and `docs/decisions/breaker-library.md` for libraries that were compared with it.
 
 mod call;
 mod metrics;

@@ -5,7 +5,7 @@
 //! Every error is collected, so that an operator sees all of them at once. An error names the setting, and the line of `CONFIG_FILE` where
 //! it stands; never its value, which may be a secret or a part of one.
 //!
-//! See `docs/decisions/configuration-values.md`.
+//! See `docs/decisions/configuration-values.md`, and `docs/decisions/settings-library.md` for libraries that were compared with it.
 
 mod lines;
 pub mod properties;

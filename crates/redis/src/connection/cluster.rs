@@ -9,7 +9,7 @@
 //! moved, when a node does not answer, and every ten seconds. Many reasons at once cause one reading. While a slot is moving, calls
 //! follow it (`ASK`); a call whose keys are on both nodes meanwhile (`TRYAGAIN`) is repeated until its deadline.
 //!
-//! See `docs/decisions/cluster-client.md`.
+//! See `docs/decisions/cluster-client.md`, and `docs/decisions/redis-client.md` for why it is not fred.
 
 mod refresh;
 

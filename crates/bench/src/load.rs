@@ -27,12 +27,13 @@ const DELIVERIES: Duration = Duration::from_secs(3);
 /// How many sockets connect at once.
 const CONNECTING: usize = 32;
 /// How long a load's tokens are valid.
-const TOKENS: Duration = Duration::from_secs(24 * 3600);
+pub(crate) const TOKENS: Duration = Duration::from_secs(24 * 3600);
 
 /// Connected sockets, two by two friends of each other, and what became of every send.
 #[derive(Debug)]
 pub struct Load {
     clients: Vec<(Client, String)>,
+    content: String,
     record: Arc<Record>,
 }
 
@@ -135,11 +136,11 @@ struct Delivery<'a> {
 }
 
 impl Load {
-    /// Connects `sockets` users, an even number of them, with tokens signed by `secret`.
+    /// Connects `sockets` users, an even number of them, with tokens signed by `secret`. They will send messages with `bytes` of content.
     ///
     /// # Errors
     /// One of them can't connect.
-    pub async fn connect(url: &str, secret: &str, sockets: usize) -> Result<Arc<Self>> {
+    pub async fn connect(url: &str, secret: &str, sockets: usize, bytes: usize) -> Result<Arc<Self>> {
         ensure!(sockets > 0 && sockets.is_multiple_of(2), "the sockets are friends two by two");
         let run = holdfast_testkit::unique("bench");
         let record = Arc::new(Record { begun: Instant::now(), tally: Mutex::new(Tally::new()?), run });
@@ -158,7 +159,7 @@ impl Load {
             .buffered(CONNECTING)
             .try_collect()
             .await?;
-        Ok(Arc::new(Self { clients, record }))
+        Ok(Arc::new(Self { clients, content: content(bytes), record }))
     }
 
     /// The closed loop: each socket keeps `in_flight` sends unanswered for `lasting`.
@@ -224,9 +225,8 @@ impl Load {
     async fn send(&self, index: usize, at: Instant) -> bool {
         let (client, friend) = &self.clients[index % self.clients.len()];
         let (number, temp_id) = self.record.sent(at);
-        let sent = format!(
-            r#"{{"tempId":"{temp_id}","friendId":"{friend}","content":"a message of about the usual length, neither long nor short"}}"#
-        );
+        let content = &self.content;
+        let sent = format!(r#"{{"tempId":"{temp_id}","friendId":"{friend}","content":"{content}"}}"#);
         match timeout(PATIENCE, client.call("sendMessage", &sent)).await {
             Ok(Ok(answer)) => self.record.answered(number, at, &answer),
             Ok(Err(_)) => {
@@ -353,16 +353,22 @@ impl Tally {
     }
 }
 
-fn record(histogram: &mut Histogram<u64>, latency: u64) {
+/// Text of so many bytes, as people might write it.
+pub(crate) fn content(bytes: usize) -> String {
+    const WORDS: &str = "we could meet at the old station at seven, if that is not too early for you; ";
+    WORDS.chars().cycle().take(bytes).collect()
+}
+
+pub(crate) fn record(histogram: &mut Histogram<u64>, latency: u64) {
     // A histogram that grows refuses no value (`saturating_record` would clamp instead of growing).
     let _ = histogram.record(latency);
 }
 
-fn micros(duration: Duration) -> u64 {
+pub(crate) fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
-fn quantiles(histogram: &Histogram<u64>) -> Quantiles {
+pub(crate) fn quantiles(histogram: &Histogram<u64>) -> Quantiles {
     let at = |quantile| histogram.value_at_quantile(quantile) as f64 / 1000.0;
     Quantiles { p50: at(0.5), p99: at(0.99), max: histogram.max() as f64 / 1000.0 }
 }

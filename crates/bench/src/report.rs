@@ -1,139 +1,287 @@
-//! The numbers of a run, as text and as JSON.
+//! The figures of a run: medians and spread, as tables and as JSON.
 
-use std::collections::BTreeMap;
-use std::fmt;
+use std::fmt::Write as _;
+use std::path::Path;
+use std::process::Command;
 
+use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
-use crate::load::Phase;
-use crate::stored::Stored;
+use crate::machine::{MOST_FOREIGN, Machine, Speed};
+use crate::options::Options;
+use crate::subject::{Subject, Workload};
+use crate::values::Values;
 
-/// One way of loading, on the gateway and on the echo server.
+/// Where the generated section of a document begins and ends.
+const BEGIN: &str = "<!-- scripts/bench writes what follows -->";
+const END: &str = "<!-- scripts/bench wrote this -->";
+
+/// One subject under one workload, once.
 #[derive(Debug, Serialize)]
-pub struct Scenario {
-    /// The scenario's name.
-    pub name: String,
-    /// The gateway's numbers.
-    pub gateway: Measured,
-    /// The echo server's numbers; absent if it was left out.
-    pub echo: Option<Measured>,
+pub struct Measurement {
+    /// The load.
+    pub workload: Workload,
+    /// What was loaded.
+    pub subject: Subject,
+    /// In which round, from 0.
+    pub round: usize,
+    /// How fast the machine was just before.
+    pub speed: Speed,
+    /// The figures.
+    pub values: Values,
 }
 
-/// One phase of load and its cost.
-#[derive(Debug, Serialize)]
-pub struct Measured {
-    /// The result of the load.
-    #[serde(flatten)]
-    pub phase: Phase,
-    /// CPU time by process in microseconds a message: the load's, and for all but the client the storing's that followed.
-    pub cpu_micros: BTreeMap<String, f64>,
-    /// What MongoDB held after it, of this and earlier phases.
-    pub stored: Option<Stored>,
-}
-
-/// The numbers of a whole run.
+/// A whole run.
 #[derive(Debug, Serialize)]
 pub struct Report {
-    /// How many processors all of it shared.
-    pub processors: usize,
-    /// The machine's load average over a minute just before: what else was running.
-    pub load_before: f64,
-    /// In the order in which they were run.
-    pub scenarios: Vec<Scenario>,
-    /// The most memory that each process held, in MiB.
-    pub peak_memory_mib: BTreeMap<String, f64>,
+    /// What it ran on.
+    pub machine: Machine,
+    /// The revision that was measured.
+    pub revision: String,
+    /// The command line after the program's name.
+    pub command: String,
+    /// What was measured.
+    pub options: Options,
+    /// What could not be measured, and why.
+    pub failures: Vec<String>,
+    /// The medians of all rounds.
+    pub medians: Vec<Summary>,
+    /// Everything.
+    pub measurements: Vec<Measurement>,
+}
+
+/// One figure of one subject over all rounds.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Summary {
+    /// The load.
+    pub workload: Workload,
+    /// Its name.
+    pub name: String,
+    /// What was loaded.
+    pub subject: Subject,
+    /// The median of the rounds.
+    pub median: f64,
+    /// The least.
+    pub min: f64,
+    /// The most.
+    pub max: f64,
 }
 
 impl Report {
-    /// Whether every acknowledged message was stored exactly once, and in time.
-    pub fn is_exactly_once(&self) -> bool {
-        let stored = self.scenarios.iter().filter_map(|scenario| scenario.gateway.stored.as_ref());
-        stored.into_iter().all(|stored| stored.lost == 0 && stored.duplicated == 0 && stored.drained_seconds.is_some())
+    /// Puts a report together.
+    pub fn new(machine: Machine, options: Options, measurements: Vec<Measurement>, failures: Vec<String>) -> Self {
+        let git = Command::new("git")
+            .args(["describe", "--always", "--dirty"])
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .output();
+        let revision = git.ok().filter(|output| output.status.success());
+        let revision = revision.map_or_else(
+            || "an unknown revision".to_owned(),
+            |output| String::from_utf8_lossy(&output.stdout).trim().to_owned(),
+        );
+        let command = std::env::args().skip(2).collect::<Vec<_>>().join(" ");
+        let medians = summaries(&measurements);
+        Self { machine, revision, command, options, failures, medians, measurements }
+    }
+
+    /// Whether everything was measured, and nothing that Holdfast acknowledged was lost or stored twice.
+    ///
+    /// # Errors
+    /// It names what was not.
+    pub fn verdict(&self) -> Result<()> {
+        if let Some(failure) = self.failures.first() {
+            bail!("{} measurements failed; the first: {failure}", self.failures.len());
+        }
+        let promise = ["acknowledged but lost", "stored twice"];
+        for one in self.medians.iter().filter(|one| one.subject == Subject::Holdfast) {
+            let broken = promise.contains(&one.name.as_str()) && one.max > 0.0;
+            // Time without end: not all was stored.
+            if broken || one.max.is_infinite() {
+                bail!("{}: {}: {}", one.workload.title(), one.name, one.max);
+            }
+        }
+        Ok(())
+    }
+
+    /// All tables with what they were measured on.
+    pub fn markdown(&self) -> String {
+        let mut text = self.heading();
+        for workload in Workload::ALL {
+            let of_it: Vec<&Summary> = self.medians.iter().filter(|one| one.workload == workload).collect();
+            if !of_it.is_empty() {
+                // Writing to a String can't fail.
+                let _ = write!(text, "\n### {}\n\n{}", workload.title(), table(&of_it));
+            }
+        }
+        for failure in &self.failures {
+            let _ = write!(text, "\nNot measured: {}\n", failure.lines().next().unwrap_or_default());
+        }
+        text
+    }
+
+    fn heading(&self) -> String {
+        let machine = &self.machine;
+        let foreign = range(self.measurements.iter().map(|one| one.values.foreign));
+        let busy = machine.foreign_before > MOST_FOREIGN || foreign.1 > MOST_FOREIGN;
+        let steps = range(self.measurements.iter().map(|one| one.speed.steps));
+        let trips = range(self.measurements.iter().map(|one| one.speed.round_trips));
+        let versions: Vec<_> = machine.versions.iter().map(|(name, version)| format!("{name} {version}")).collect();
+        let warning = "**Taken on a busy machine: ratios may be plausible, figures are not.** ";
+        format!(
+            "{}`scripts/bench {}` of {}, profile `{}`, {} round(s); medians, and from the least to the most of the rounds.\n\n\
+             {} x {}, {} MiB, Linux {}. Versions: {}.\n\n\
+             Others used {:.0} % of the processors before the run, and {:.0} to {:.0} % during its measurements. Calibration beside \
+             each: {} to {} steps of arithmetic a µs, {} to {} loopback round trips a ms.\n",
+            if busy { warning } else { "" },
+            self.command,
+            self.revision,
+            self.options.profile,
+            self.options.rounds,
+            machine.processors,
+            machine.processor,
+            machine.memory_mib,
+            machine.kernel,
+            versions.join("; "),
+            machine.foreign_before,
+            foreign.0,
+            foreign.1,
+            figure(steps.0),
+            figure(steps.1),
+            figure(trips.0),
+            figure(trips.1),
+        )
+    }
+
+    /// Writes the tables between the marks of a document.
+    ///
+    /// # Errors
+    /// The document can't be read or written, or has no marks.
+    pub fn write_into(&self, path: &Path) -> Result<()> {
+        let text = std::fs::read_to_string(path).with_context(|| format!("can't read {}", path.display()))?;
+        let text = replaced(&text, &self.markdown()).with_context(|| format!("{} has no marks", path.display()))?;
+        std::fs::write(path, text).with_context(|| format!("can't write {}", path.display()))
     }
 }
 
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{} processors, load average before {:.1}\n", self.processors, self.load_before)?;
-        for scenario in &self.scenarios {
-            scenario.fmt(f)?;
+/// The document with another generated section.
+fn replaced(text: &str, section: &str) -> Option<String> {
+    let (before, rest) = text.split_once(BEGIN)?;
+    let (_, after) = rest.split_once(END)?;
+    Some(format!("{before}{BEGIN}\n\n{section}\n{END}{after}"))
+}
+
+/// The figures over all rounds, in the order in which they first come.
+fn summaries(measurements: &[Measurement]) -> Vec<Summary> {
+    let mut all: Vec<(Workload, &str, Subject, Vec<f64>)> = Vec::new();
+    let mut sorted: Vec<&Measurement> = measurements.iter().collect();
+    sorted.sort_by_key(|one| (one.workload, one.subject, one.round));
+    for one in sorted {
+        for value in &one.values.list {
+            let known = all.iter_mut().find(|(workload, name, subject, _)| {
+                (*workload, *name, *subject) == (one.workload, &*value.name, one.subject)
+            });
+            match known {
+                Some((.., values)) => values.push(value.value),
+                None => all.push((one.workload, &value.name, one.subject, vec![value.value])),
+            }
         }
-        write!(f, "peak memory, MiB:")?;
-        list(f, &self.peak_memory_mib, |f, mib| write!(f, "{mib:.0}"))
+    }
+    let summary = |(workload, name, subject, mut values): (Workload, &str, Subject, Vec<f64>)| {
+        values.sort_by(f64::total_cmp);
+        let middle = values.len() / 2;
+        let median =
+            if values.len().is_multiple_of(2) { (values[middle - 1] + values[middle]) / 2.0 } else { values[middle] };
+        let (min, max) = range(values.iter().copied());
+        Summary { workload, name: name.to_owned(), subject, median, min, max }
+    };
+    all.into_iter().map(summary).collect()
+}
+
+/// A workload's figures, a column a subject; the last column says how many times Holdfast's figure the twin's is.
+fn table(summaries: &[&Summary]) -> String {
+    let mut names: Vec<&str> = Vec::new();
+    for one in summaries {
+        if !names.contains(&&*one.name) {
+            names.push(&one.name);
+        }
+    }
+    let has = |subject| summaries.iter().any(|one| one.subject == subject);
+    let subjects: Vec<Subject> = Subject::ALL.into_iter().filter(|subject| has(*subject)).collect();
+    let compared = has(Subject::Holdfast) && has(Subject::Twin);
+    let mut rows = vec![vec![String::new()]];
+    rows[0].extend(subjects.iter().map(ToString::to_string));
+    rows[0].extend(compared.then(|| "twin / Holdfast".to_owned()));
+    for name in names {
+        let find = |subject| summaries.iter().find(|one| one.subject == subject && one.name == name);
+        let mut row = vec![name.to_owned()];
+        row.extend(subjects.iter().map(|subject| find(*subject).map_or(String::new(), |one| cell(one))));
+        if compared {
+            let both = find(Subject::Holdfast).zip(find(Subject::Twin));
+            let ratio = both.map(|(ours, theirs)| theirs.median / ours.median).filter(|ratio| ratio.is_finite());
+            row.push(ratio.map_or(String::new(), figure));
+        }
+        rows.push(row);
+    }
+    aligned(&rows)
+}
+
+/// Rows as a Markdown table that reads well as text.
+fn aligned(rows: &[Vec<String>]) -> String {
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
+    let widths: Vec<usize> = (0..rows[0].len()).map(width).collect();
+    let mut text = String::new();
+    for (number, row) in rows.iter().enumerate() {
+        for (column, cell) in row.iter().enumerate() {
+            let width = widths[column];
+            // Writing to a String can't fail.
+            let _ = if column == 0 { write!(text, "| {cell:<width$} ") } else { write!(text, "| {cell:>width$} ") };
+        }
+        text.push_str("|\n");
+        if number == 0 {
+            for (column, width) in widths.iter().enumerate() {
+                let line = "-".repeat(*width);
+                text.push_str(&if column == 0 { format!("| {line} ") } else { format!("| {line}:") });
+            }
+            text.push_str("|\n");
+        }
+    }
+    text
+}
+
+fn cell(one: &Summary) -> String {
+    if one.min == one.max {
+        return figure(one.median);
+    }
+    format!("{} ({} – {})", figure(one.median), figure(one.min), figure(one.max))
+}
+
+/// A number with as many digits as say something.
+fn figure(value: f64) -> String {
+    match value.abs() {
+        infinite if infinite.is_infinite() => "never".to_owned(),
+        large if large >= 1000.0 => grouped(value.round()),
+        _ if value.fract() == 0.0 => format!("{value:.0}"),
+        large if large >= 100.0 => format!("{value:.0}"),
+        middle if middle >= 10.0 => format!("{value:.1}"),
+        _ => format!("{value:.2}"),
     }
 }
 
-impl fmt::Display for Scenario {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (gateway, echo) = (&self.gateway, self.echo.as_ref());
-        writeln!(
-            f,
-            "{:<44}{:>12}{:>12}{:>10}",
-            self.name,
-            "gateway",
-            echo.map_or("", |_| "echo"),
-            echo.map_or("", |_| "ratio")
-        )?;
-        let mut row = |name: &str, ours: f64, theirs: Option<f64>| {
-            write!(f, "  {name:<42}{ours:>12.2}")?;
-            match theirs {
-                Some(theirs) => writeln!(f, "{theirs:>12.2}{:>10.2}", ours / theirs),
-                None => writeln!(f),
-            }
-        };
-        row("messages/s", gateway.phase.rate, echo.map(|echo| echo.phase.rate))?;
-        let answer = |measured: &Measured| measured.phase.answer.named();
-        for (index, (name, ours)) in answer(gateway).into_iter().enumerate() {
-            row(&format!("answer {name}, ms"), ours, echo.map(|echo| answer(echo)[index].1))?;
+fn grouped(value: f64) -> String {
+    let digits = format!("{:.0}", value.abs());
+    let mut text = String::from(if value < 0.0 { "-" } else { "" });
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
         }
-        for (name, ours) in gateway.phase.delivery.named() {
-            if gateway.phase.undelivered < gateway.phase.messages {
-                row(&format!("delivery {name}, ms"), ours, None)?;
-            }
-        }
-        let cpu = |measured: &Measured, name: &str| measured.cpu_micros.get(name).copied();
-        for (name, micros) in &gateway.cpu_micros {
-            let theirs = match name.as_str() {
-                "gateway" => echo.and_then(|echo| cpu(echo, "echo")),
-                name => echo.and_then(|echo| cpu(echo, name)),
-            };
-            row(&format!("{name} CPU, µs a message"), *micros, theirs)?;
-        }
-        let phase = &gateway.phase;
-        writeln!(
-            f,
-            "  answered {}, undelivered {}, redelivered {}, delivered without seq {}",
-            phase.messages, phase.undelivered, phase.redelivered, phase.without_seq
-        )?;
-        write!(f, "  durability:")?;
-        list(f, &phase.durability, |f, count| write!(f, "{count}"))?;
-        if !phase.errors.is_empty() {
-            write!(f, "  errors:")?;
-            list(f, &phase.errors, |f, count| write!(f, "{count}"))?;
-        }
-        if let Some(stored) = &gateway.stored {
-            match stored.drained_seconds {
-                Some(seconds) => write!(f, "  all stored {seconds:.2} s after the last answer")?,
-                None => write!(f, "  not all stored in time")?,
-            }
-            writeln!(
-                f,
-                "; acknowledged so far {}, lost {}, duplicated {}, stored without a positive answer {}",
-                stored.acknowledged, stored.lost, stored.duplicated, stored.beyond
-            )?;
-        }
-        writeln!(f)
+        text.push(digit);
     }
+    text
 }
 
-fn list<T>(
-    f: &mut fmt::Formatter<'_>,
-    values: &BTreeMap<String, T>,
-    show: impl Fn(&mut fmt::Formatter<'_>, &T) -> fmt::Result,
-) -> fmt::Result {
-    for (index, (name, value)) in values.iter().enumerate() {
-        write!(f, "{} {name} ", if index == 0 { "" } else { "," })?;
-        show(f, value)?;
-    }
-    writeln!(f)
+fn range(values: impl Iterator<Item = f64> + Clone) -> (f64, f64) {
+    (values.clone().fold(f64::INFINITY, f64::min), values.fold(f64::NEG_INFINITY, f64::max))
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use futures_util::TryStreamExt;
-use mongodb::Collection;
 use mongodb::bson::{Document, doc};
+use mongodb::{Collection, Database};
 use serde::Serialize;
 use tokio::time::sleep;
 
@@ -18,6 +18,7 @@ const BEHIND: Duration = Duration::from_secs(5);
 /// The stored messages.
 #[derive(Debug)]
 pub struct Messages {
+    database: Database,
     collection: Collection<Document>,
     /// How many there were before the load.
     before: u64,
@@ -45,9 +46,29 @@ impl Messages {
     /// The connection string is wrong, or MongoDB does not answer.
     pub async fn of(url: &str, db: &str) -> Result<Self> {
         let client = mongodb::Client::with_uri_str(url).await.context("can't use the MongoDB URL")?;
-        let collection = client.database(db).collection("messages");
+        let database = client.database(db);
+        let collection = database.collection("messages");
         let before = collection.estimated_document_count().await.context("can't count")?;
-        Ok(Self { collection, before })
+        Ok(Self { database, collection, before })
+    }
+
+    /// The database.
+    pub fn database(&self) -> &Database {
+        &self.database
+    }
+
+    /// The collection.
+    pub fn collection(&self) -> &Collection<Document> {
+        &self.collection
+    }
+
+    /// How many there are above those before the load.
+    ///
+    /// # Errors
+    /// MongoDB does not answer.
+    pub async fn count(&self) -> Result<u64> {
+        let count = self.collection.estimated_document_count().await.context("can't count")?;
+        Ok(count.saturating_sub(self.before))
     }
 
     /// Waits up to `limit` until there are `count` more than before the load, and returns how long that took.
@@ -58,7 +79,7 @@ impl Messages {
     /// MongoDB does not answer.
     pub async fn drained(&self, count: usize, limit: Duration) -> Result<Option<Duration>> {
         let started = Instant::now();
-        while self.collection.estimated_document_count().await.context("can't count")? < self.before + count as u64 {
+        while self.count().await? < count as u64 {
             if started.elapsed() > limit {
                 return Ok(None);
             }

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use holdfast_bench::load::Load;
-use holdfast_bench::stack::Peer;
+use holdfast_bench::peer::Peer;
 use tokio::time::sleep;
 
 const SECRET: &str = "secret";
@@ -9,7 +9,7 @@ const SECRET: &str = "secret";
 #[tokio::test]
 async fn both_loops_count_every_answer() {
     let peer = Peer::start().await.unwrap();
-    let load = Load::connect(&peer.url(), SECRET, 4).await.unwrap();
+    let load = Load::connect(&peer.url(), SECRET, 4, 100).await.unwrap();
     let closed = load.closed(2, Duration::from_millis(300)).await.unwrap();
     assert!(closed.messages > 50 && closed.errors.is_empty(), "{closed:?}");
     assert!(
@@ -17,15 +17,16 @@ async fn both_loops_count_every_answer() {
     );
     let open = load.open(200.0, Duration::from_millis(500)).await.unwrap();
     assert_eq!(open.messages, 100);
-    // The echo server has no ids and delivers nothing.
+    // The echo server has no ids, and delivers to both.
     assert!(load.acknowledged().is_empty());
-    assert_eq!(open.undelivered, 100);
+    assert_eq!((open.undelivered, open.redelivered), (0, 0));
+    assert!(open.delivery.max > 0.0 && open.delivery.max < 5000.0, "{open:?}");
 }
 
 #[tokio::test]
 async fn the_open_loop_charges_a_stall_for_all_that_it_held_up() {
     let peer = Peer::start().await.unwrap();
-    let load = Load::connect(&peer.url(), SECRET, 2).await.unwrap();
+    let load = Load::connect(&peer.url(), SECRET, 2, 100).await.unwrap();
     let stall = async {
         sleep(Duration::from_millis(300)).await;
         peer.program().freeze().unwrap();
@@ -42,7 +43,7 @@ async fn the_open_loop_charges_a_stall_for_all_that_it_held_up() {
 #[tokio::test]
 async fn a_connection_that_ends_is_counted_as_an_error() {
     let peer = Peer::start().await.unwrap();
-    let load = Load::connect(&peer.url(), SECRET, 2).await.unwrap();
+    let load = Load::connect(&peer.url(), SECRET, 2, 100).await.unwrap();
     let kill = async {
         sleep(Duration::from_millis(100)).await;
         peer.program().kill9().await.unwrap();

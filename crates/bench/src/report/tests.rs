@@ -1,0 +1,39 @@
+use super::*;
+
+fn measurement(subject: Subject, round: usize, figures: &[(&str, f64)]) -> Measurement {
+    let mut values = Values::default();
+    figures.iter().for_each(|(name, value)| values.add(*name, *value));
+    Measurement { workload: Workload::Closed100, subject, round, speed: Speed { steps: 1.0, round_trips: 1.0 }, values }
+}
+
+#[test]
+fn a_table_shows_medians_spread_and_how_the_twin_compares() {
+    let measurements = [
+        measurement(Subject::Twin, 0, &[("messages/s", 2000.0)]),
+        measurement(Subject::Holdfast, 0, &[("messages/s", 5000.0), ("answer p50, ms", 6.25)]),
+        measurement(Subject::Holdfast, 1, &[("messages/s", 7000.0), ("answer p50, ms", 6.25)]),
+        measurement(Subject::Holdfast, 2, &[("messages/s", 4000.0), ("answer p50, ms", 6.25)]),
+    ];
+    let summaries = summaries(&measurements);
+    assert_eq!((summaries[0].median, summaries[0].min, summaries[0].max), (5000.0, 4000.0, 7000.0));
+    let text = table(&summaries.iter().collect::<Vec<_>>());
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines[0], "|                |              Holdfast | Node twin | twin / Holdfast |");
+    assert_eq!(lines[2], "| messages/s     | 5,000 (4,000 – 7,000) |     2,000 |            0.40 |");
+    assert_eq!(lines[3], "| answer p50, ms |                  6.25 |           |                 |");
+}
+
+#[test]
+fn figures_have_as_many_digits_as_say_something() {
+    let shown = [0.0, 0.123, 12.34, 123.4, 1234.5, 1_234_567.0, f64::INFINITY].map(figure);
+    assert_eq!(shown, ["0", "0.12", "12.3", "123", "1,235", "1,234,567", "never"]);
+}
+
+#[test]
+fn a_document_keeps_everything_outside_of_the_marks() {
+    let text = format!("before\n{BEGIN}\nold\n{END}\nafter\n");
+    let once = replaced(&text, "new").unwrap();
+    assert_eq!(once, format!("before\n{BEGIN}\n\nnew\n{END}\nafter\n"));
+    assert_eq!(replaced(&once, "new").unwrap(), once);
+    assert_eq!(replaced("no marks", "new"), None);
+}

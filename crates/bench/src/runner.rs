@@ -1,0 +1,64 @@
+//! A run: rounds in which the subjects of each workload take turns.
+
+use anyhow::{Context, Result};
+
+use crate::machine::{Machine, calibrate};
+use crate::options::Options;
+use crate::report::{Measurement, Report};
+use crate::servers::Servers;
+use crate::subject::{Subject, Workload};
+use crate::target::Bench;
+use crate::workloads;
+
+/// Measures everything that the options name.
+///
+/// # Errors
+/// The machine is busy, or the servers can't be started. A measurement that fails is named in the report, and the others go on.
+pub async fn run(options: Options) -> Result<Report> {
+    let options = options.completed();
+    let machine = Machine::look(options.force).await?;
+    eprintln!("starting the servers");
+    let secret = format!("{:032x}", fastrand::u128(..));
+    let bench = Bench { servers: Servers::start().await?, secret, options };
+    // A broker that has just started is slow.
+    workloads::warm_up(&bench).await.context("warming up Kafka")?;
+    let (mut measurements, mut failures) = (Vec::new(), Vec::new());
+    for round in 0..bench.options.rounds {
+        for workload in bench.options.workloads.clone() {
+            for subject in turn(workload, &bench.options, round) {
+                let what = format!("round {} of {}: {}: {subject}", round + 1, bench.options.rounds, workload.title());
+                match measure(&bench, workload, subject, round).await {
+                    Ok(measurement) => {
+                        eprintln!(
+                            "{what}: {}",
+                            measurement
+                                .values
+                                .list
+                                .first()
+                                .map_or(String::new(), |first| { format!("{} {:.1}", first.name, first.value) })
+                        );
+                        measurements.push(measurement);
+                    }
+                    Err(error) => {
+                        eprintln!("{what} failed: {error:#}");
+                        failures.push(format!("{what}: {error:#}"));
+                        bench.servers.mend().await.context("the servers after a failure")?;
+                    }
+                }
+            }
+        }
+    }
+    Ok(Report::new(machine, bench.options, measurements, failures))
+}
+
+/// The subjects in the order of this round: every second one is reversed, so that what drifts meets all of them.
+fn turn(workload: Workload, options: &Options, round: usize) -> Vec<Subject> {
+    let chosen = workload.subjects().iter().copied().filter(|subject| options.subjects.contains(subject));
+    if round.is_multiple_of(2) { chosen.collect() } else { chosen.rev().collect() }
+}
+
+async fn measure(bench: &Bench, workload: Workload, subject: Subject, round: usize) -> Result<Measurement> {
+    let speed = calibrate().await?;
+    let values = workloads::run(workload, bench, subject).await?;
+    Ok(Measurement { workload, subject, round, speed, values })
+}

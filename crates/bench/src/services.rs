@@ -1,0 +1,201 @@
+//! The services that are compared: ours and the twin's, started with the same settings by the same names.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use holdfast_testkit::{Child, Folder, Program, free_port, http_get};
+
+use crate::servers::{Place, Servers};
+use crate::usage::Watched;
+
+/// How long a service may take to be ready.
+const READY: Duration = Duration::from_secs(60);
+/// How long a service may take to end.
+const END: Duration = Duration::from_secs(30);
+
+/// Whose services.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// Holdfast.
+    Holdfast,
+    /// The same design in Node.js (`peers/`).
+    Twin,
+}
+
+/// Which services a workload needs.
+#[derive(Debug, Clone, Copy)]
+pub struct Needs {
+    /// How many gateways.
+    pub gateways: usize,
+    /// Whether a worker from the beginning.
+    pub worker: bool,
+}
+
+impl Default for Needs {
+    fn default() -> Self {
+        Self { gateways: 1, worker: true }
+    }
+}
+
+/// A running service.
+#[derive(Debug)]
+enum Service {
+    Program(Program),
+    // The folder is dropped after the child that writes to it.
+    Node(Child, #[allow(dead_code)] Folder),
+}
+
+impl Service {
+    fn start(side: Side, kind: &str, environment: Vec<(String, String)>) -> Result<Self> {
+        if side == Side::Holdfast {
+            return Ok(Self::Program(Program::start(&format!("holdfast-{kind}"), environment)?));
+        }
+        let script = peers().join(format!("{kind}.mjs"));
+        let installed = peers().join("node_modules").exists();
+        ensure!(installed, "the twin is not installed; run scripts/bench, or npm ci in {}", peers().display());
+        let folder = Folder::temporary(&format!("twin-{kind}"))?;
+        let path = std::env::var("PATH").unwrap_or_default();
+        let more = [("NODE_ENV".to_owned(), "production".to_owned()), ("PATH".to_owned(), path)];
+        let child = Child::new(format!("twin-{kind}"), "node", folder.path().join("log"))
+            // Short-lived objects of some thousand messages at a time fit, and are not copied on.
+            .arg("--max-semi-space-size=32")
+            .arg(script)
+            .environment(environment.into_iter().chain(more).collect(), false);
+        child.start()?;
+        Ok(Self::Node(child, folder))
+    }
+
+    fn child(&self) -> &Child {
+        match self {
+            Self::Program(program) => program,
+            Self::Node(child, _) => child,
+        }
+    }
+
+    async fn wait_ready(&self, ops_address: &str) -> Result<()> {
+        let ready = || async { matches!(http_get(ops_address, "/health/ready").await, Ok((200, _))) };
+        self.child().ready_within(READY, ready).await
+    }
+}
+
+/// The folder of the twin.
+fn peers() -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/peers"))
+}
+
+/// Gateways and perhaps a worker. Ended on drop.
+#[derive(Debug)]
+pub struct Services {
+    side: Side,
+    shared: Vec<(String, String)>,
+    gateways: Vec<Service>,
+    worker: Option<Service>,
+    ports: Vec<u16>,
+}
+
+impl Services {
+    /// Starts them and waits until they are ready.
+    ///
+    /// # Errors
+    /// One can't be started; the end of its log is part of the error.
+    pub async fn start(servers: &Servers, place: &Place, side: Side, needs: Needs, secret: &str) -> Result<Self> {
+        let shared = [
+            ("PROFILE", "production".to_owned()),
+            ("LOG_LEVEL", "warn".to_owned()),
+            ("KAFKA_BROKERS", servers.kafka.brokers()),
+            // The production profile makes topics for three brokers.
+            ("KAFKA_REPLICATION_FACTOR", "1".to_owned()),
+            ("KAFKA_TOPIC", place.topic.clone()),
+            ("KAFKA_DLQ_TOPIC", place.dlq_topic.clone()),
+            ("REDIS_URL", servers.cache.url()),
+            ("MONGO_URL", servers.mongo.url()),
+            ("MONGO_DB", place.database.clone()),
+            // Each service takes what it knows.
+            ("REDIS_QUEUE_URL", servers.queue.url()),
+            ("KAFKA_GROUP", place.group.clone()),
+        ];
+        let shared = shared.map(|(name, value)| (name.to_owned(), value)).into();
+        let mut services = Self { side, shared, gateways: Vec::new(), worker: None, ports: Vec::new() };
+        if needs.worker {
+            services.start_worker().await?;
+        }
+        for _ in 0..needs.gateways {
+            services.start_gateway(secret).await?;
+        }
+        Ok(services)
+    }
+
+    async fn start_gateway(&mut self, secret: &str) -> Result<()> {
+        let (port, ops) = (free_port()?, address()?);
+        let own = [
+            ("BIND", "127.0.0.1"),
+            ("PORT", &port.to_string()),
+            ("OPS_ADDR", &ops),
+            ("JWT_SECRET", secret),
+            // All load comes from one address, and from users who write more than people do.
+            ("MESSAGE_LIMIT", "0"),
+            ("SOCKET_EVENTS_PER_SECOND", "0"),
+            ("SOCKET_BYTES_PER_SECOND", "0"),
+            ("MAX_SOCKETS_PER_ADDRESS", "0"),
+            ("HANDSHAKES_PER_SECOND_PER_ADDRESS", "0"),
+        ];
+        let gateway = Service::start(self.side, "gateway", self.with(&own))?;
+        gateway.wait_ready(&ops).await?;
+        self.gateways.push(gateway);
+        self.ports.push(port);
+        Ok(())
+    }
+
+    /// Starts the worker, if it does not run yet.
+    ///
+    /// # Errors
+    /// It can't be started.
+    pub async fn start_worker(&mut self) -> Result<()> {
+        let ops = address()?;
+        let own = [("FLUSH_INTERVAL_MS", "1000"), ("OPS_ADDR", ops.as_str())];
+        let worker = Service::start(self.side, "worker", self.with(&own))?;
+        worker.wait_ready(&ops).await?;
+        self.worker = Some(worker);
+        Ok(())
+    }
+
+    /// What all share, and a service's own.
+    fn with(&self, own: &[(&str, &str)]) -> Vec<(String, String)> {
+        let own = own.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        self.shared.iter().cloned().chain(own).collect()
+    }
+
+    /// Where clients connect, a URL a gateway.
+    pub fn urls(&self) -> Vec<String> {
+        self.ports.iter().map(|port| format!("http://127.0.0.1:{port}")).collect()
+    }
+
+    /// All of them, to be watched.
+    pub fn processes(&self) -> Vec<Watched> {
+        let gateways = self.gateways.iter().map(|gateway| Watched::new("gateway", gateway.child().pid()));
+        gateways.chain(self.worker.iter().map(|worker| Watched::new("worker", worker.child().pid()))).collect()
+    }
+
+    /// The ends of their logs, for a run that went wrong.
+    pub fn logs(&self) -> String {
+        let all = self.gateways.iter().chain(&self.worker);
+        let logs = all.map(|service| format!("{}:\n{}\n", service.child().name(), service.child().log_tail(20)));
+        logs.collect()
+    }
+
+    /// Ends them in an orderly way.
+    ///
+    /// # Errors
+    /// One does not end in time.
+    pub async fn stop(self) -> Result<()> {
+        for service in self.gateways.iter().chain(&self.worker) {
+            service.child().term_and_wait(END).await.context("ending a service")?;
+        }
+        Ok(())
+    }
+}
+
+fn address() -> Result<String> {
+    Ok(format!("127.0.0.1:{}", free_port()?))
+}

@@ -24,7 +24,7 @@ const FLUSH: Duration = Duration::from_secs(60);
 pub(super) fn message(number: usize) -> Result<Message> {
     let chat = number % CHATS;
     let (first, second) = (format!("a{chat}"), format!("b{chat}"));
-    let sender = UserId::parse(if number / CHATS % 2 == 0 { &first } else { &second }).context("a user")?;
+    let sender = UserId::parse(if (number / CHATS).is_multiple_of(2) { &first } else { &second }).context("a user")?;
     let chat = ChatId::parse(&format!("{first}:{second}")).context("a chat")?;
     let temp_id = format!("t{number}");
     let content = content(100);

@@ -130,6 +130,9 @@ holdfast_service::settings! {
         send_deadline: Millis = "SEND_DEADLINE_MS", "4000";
         /// Milliseconds that Kafka has to acknowledge a message before it goes to the failed queue.
         kafka_delivery_timeout: Millis = "KAFKA_DELIVERY_TIMEOUT_MS", "2500";
+        /// Milliseconds for which a message waits in the gateway for others that go to Kafka in the same request. An answer takes so much
+        /// longer, delivery does not; Kafka takes less CPU for each message.
+        kafka_linger: Millis = "KAFKA_LINGER_MS", "5";
         /// Milliseconds that the failed queue has to take a message before it is refused.
         failed_queue_timeout: Millis = "FAILED_QUEUE_TIMEOUT_MS", "1000";
         /// Milliseconds that the cache has to take a step of a send.
@@ -285,8 +288,8 @@ impl Config {
 
     /// What the producer is built from.
     pub fn kafka(&self) -> KafkaSettings {
-        let delivery_timeout = self.own.kafka_delivery_timeout.0;
-        KafkaSettings { delivery_timeout, ..KafkaSettings::of(&self.servers, "holdfast-gateway") }
+        let (delivery_timeout, linger) = (self.own.kafka_delivery_timeout.0, self.own.kafka_linger.0);
+        KafkaSettings { delivery_timeout, linger, ..KafkaSettings::of(&self.servers, "holdfast-gateway") }
     }
 
     /// The cache's breaker.
@@ -368,6 +371,10 @@ fn check(own: &GatewaySettings, source: &mut Source) {
     source.require(
         own.outgoing_bytes_max / 4 >= own.socket_buffer_bytes,
         "OUTGOING_BYTES_MAX must be at least four times SOCKET_BUFFER_BYTES",
+    );
+    source.require(
+        own.kafka_linger.0 <= own.kafka_delivery_timeout.0 / 2,
+        "KAFKA_LINGER_MS must be at most half of KAFKA_DELIVERY_TIMEOUT_MS",
     );
     source.require(own.max_sends_in_flight > 0, "MAX_SENDS_IN_FLIGHT must be above 0");
     source.require(

@@ -5,11 +5,13 @@ use std::process::ExitCode;
 use anyhow::Context;
 use holdfast_gateway::Config;
 use holdfast_service::settings::{Effective, Source};
-use holdfast_service::{EXIT_USAGE, lifecycle, telemetry};
+use holdfast_service::{EXIT_USAGE, lifecycle, runtime, telemetry};
 use tokio::net::TcpListener;
 
-#[tokio::main]
-async fn main() -> ExitCode {
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
     let config = match Config::read(Source::from_process()) {
         Ok(config) => config,
         Err(errors) => {
@@ -17,7 +19,8 @@ async fn main() -> ExitCode {
             return ExitCode::from(EXIT_USAGE);
         }
     };
-    match run(config).await {
+    let runtime = runtime::build(config.value.servers.worker_threads).context("starting threads");
+    match runtime.and_then(|runtime| runtime.block_on(run(config))) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("holdfast-gateway: {error:#}");

@@ -62,6 +62,11 @@ pub struct ConsumerSettings {
     pub session_timeout: Duration,
     /// The time without a poll after which the member leaves the group. Also the broker's limit for a rebalance.
     pub max_poll_interval: Duration,
+    /// The broker answers a fetch once it has this many bytes (`KAFKA_FETCH_MIN_BYTES`), or after [`Self::fetch_wait`]: an
+    /// answer with few records costs it more than the records do.
+    pub fetch_min_bytes: usize,
+    /// How long the broker waits for so many bytes (`KAFKA_FETCH_WAIT_MS`): how much later a record may come under little load.
+    pub fetch_wait: Duration,
     /// How much librdkafka fetches ahead, in kibibytes, for each partition.
     pub fetch_ahead_kbytes: usize,
     /// The interval of [`Event::Statistics`].
@@ -74,6 +79,8 @@ impl Default for ConsumerSettings {
             group: "chat-persist-worker".into(),
             session_timeout: Duration::from_secs(45),
             max_poll_interval: Duration::from_secs(300),
+            fetch_min_bytes: 65_536,
+            fetch_wait: Duration::from_millis(100),
             fetch_ahead_kbytes: 2048,
             statistics_interval: Duration::from_secs(5),
         }
@@ -137,7 +144,8 @@ impl GroupConsumer {
             ("fetch.queue.backoff.ms", "20".to_owned()),
             ("statistics.interval.ms", group.statistics_interval.as_millis().to_string()),
             ("topic.metadata.refresh.interval.ms", "30000".to_owned()),
-            ("fetch.wait.max.ms", "100".to_owned()),
+            ("fetch.min.bytes", group.fetch_min_bytes.to_string()),
+            ("fetch.wait.max.ms", group.fetch_wait.as_millis().to_string()),
             ("fetch.error.backoff.ms", "200".to_owned()),
         ];
         let context = GroupContext::new(settings.topic.clone());

@@ -34,7 +34,7 @@ pub struct KafkaSettings {
     pub replication_factor: i32,
     /// How long a record may wait for its acknowledgement (`KAFKA_DELIVERY_TIMEOUT_MS`).
     pub delivery_timeout: Duration,
-    /// How long a record waits for others to share a batch with.
+    /// How long a record waits for others to share a batch with (`KAFKA_LINGER_MS`).
     pub linger: Duration,
     /// librdkafka's name for the codec: `lz4`, `zstd`, `gzip`, `snappy` or `none`.
     pub compression: String,

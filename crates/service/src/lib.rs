@@ -6,6 +6,7 @@
 //! * [`trace`]: the W3C trace context that a message carries.
 //! * [`ops`]: the operators' port: metrics and health.
 //! * [`serve`]: connections over HTTP/1.1, within limits that hold whatever the peer does.
+//! * [`runtime`]: as many threads as the process may use cores.
 //! * [`lifecycle`]: from a signal to a token that everything watches.
 //! * [`sabotage`]: ways to break the promise on purpose, in debug builds with the feature `sabotage` alone.
 //! * [`clock`]: wall-clock milliseconds.
@@ -14,6 +15,7 @@ pub mod clock;
 pub mod lifecycle;
 pub mod log_limit;
 pub mod ops;
+pub mod runtime;
 pub mod sabotage;
 pub mod serve;
 pub mod servers;

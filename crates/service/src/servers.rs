@@ -46,6 +46,9 @@ crate::settings! {
         log_level: String = "LOG_LEVEL", "info";
         /// `json` or `text`.
         log_format: String = "LOG_FORMAT", "json", development "text";
+        /// Threads that run a service's tasks. 0: as many as the cores that the process may use, which a container's CPU limit bounds. Where
+        /// there is no such limit and the process has a share of a large machine, set it to that share.
+        worker_threads: usize = "WORKER_THREADS", "0";
         /// Milliseconds from SIGTERM to the end of the process at the latest.
         shutdown_grace: Millis = "SHUTDOWN_GRACE_MS", "25000";
     }
@@ -142,8 +145,9 @@ impl ServerSettings {
             .chain(own.map(|property| ("KAFKA_PROPERTIES", property)))
     }
 
-    /// States what must hold of addresses that are printed, and hence can't be a place for a password.
+    /// States what must hold of the number of threads; and of addresses that are printed, and hence can't be a place for a password.
     pub fn check(&self, source: &mut Source) {
+        source.require(self.worker_threads <= 1024, "WORKER_THREADS must be at most 1024");
         const USER: &str = "must not hold a user or a password";
         for (name, values) in [
             ("KAFKA_BROKERS", std::slice::from_ref(&self.kafka_brokers)),

@@ -14,6 +14,9 @@ use holdfast_store::StoreSettings;
 use crate::backpressure::Capacity;
 use crate::cleanup::CleanupSettings;
 
+/// Far below the 60 s after which librdkafka gives a request up.
+const MAX_FETCH_WAIT: Duration = Duration::from_secs(10);
+
 /// What deletes records from Kafka.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cleanup {
@@ -50,6 +53,10 @@ holdfast_service::settings! {
         kafka_group: String = "KAFKA_GROUP", "chat-persist-worker";
         /// Milliseconds without a heartbeat after which a worker's partitions go to others.
         kafka_session_timeout: Millis = "KAFKA_SESSION_TIMEOUT_MS", "10000";
+        /// Bytes of records for which Kafka waits before it answers a worker's fetch, so that it answers seldom.
+        kafka_fetch_min_bytes: usize = "KAFKA_FETCH_MIN_BYTES", "65536";
+        /// Milliseconds for which Kafka waits for so many bytes, and at most `FLUSH_INTERVAL_MS`.
+        kafka_fetch_wait: Millis = "KAFKA_FETCH_WAIT_MS", "100";
         /// Milliseconds without a poll after which a worker leaves its group.
         kafka_max_poll_interval: Millis = "KAFKA_MAX_POLL_INTERVAL_MS", "300000";
         /// Milliseconds for which partitions that go to another worker may be flushed before they are given up.
@@ -117,6 +124,11 @@ impl Config {
                 "KAFKA_SESSION_TIMEOUT_MS must not exceed KAFKA_MAX_POLL_INTERVAL_MS",
             );
             source.require(
+                (1..=1_048_576).contains(&worker.kafka_fetch_min_bytes),
+                "KAFKA_FETCH_MIN_BYTES must be from 1 to 1048576",
+            );
+            source.require(worker.kafka_fetch_wait.0 <= MAX_FETCH_WAIT, "KAFKA_FETCH_WAIT_MS must be at most 10000");
+            source.require(
                 worker.rebalance_flush < worker.kafka_max_poll_interval,
                 "REBALANCE_FLUSH_MS must be below KAFKA_MAX_POLL_INTERVAL_MS, after which the group goes on without us",
             );
@@ -138,6 +150,8 @@ impl Config {
             group: self.worker.kafka_group.clone(),
             session_timeout: self.worker.kafka_session_timeout.0,
             max_poll_interval: self.worker.kafka_max_poll_interval.0,
+            fetch_min_bytes: self.worker.kafka_fetch_min_bytes,
+            fetch_wait: self.worker.kafka_fetch_wait.0.min(self.worker.flush_interval.0),
             ..ConsumerSettings::default()
         }
     }
@@ -209,6 +223,16 @@ mod tests {
                 .unwrap_err();
         assert_eq!(errors.len(), 2, "{errors:?}");
         assert!(read(&[("KAFKA_CLEANUP", "yes")]).is_err());
+    }
+
+    #[test]
+    fn a_fetch_never_waits_longer_than_the_oldest_message_may() {
+        let wait = |pairs: &[(&str, &str)]| read(pairs).unwrap().value.consumer().fetch_wait.as_millis();
+        assert_eq!(wait(&[]), 100);
+        assert_eq!(wait(&[("FLUSH_INTERVAL_MS", "50")]), 50);
+        assert_eq!(wait(&[("KAFKA_FETCH_WAIT_MS", "20"), ("FLUSH_INTERVAL_MS", "50")]), 20);
+        assert!(read(&[("KAFKA_FETCH_WAIT_MS", "10001")]).is_err());
+        assert!(read(&[("KAFKA_FETCH_MIN_BYTES", "0")]).is_err());
     }
 
     #[test]

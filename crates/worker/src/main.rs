@@ -3,9 +3,12 @@
 use std::process::ExitCode;
 
 use holdfast_service::settings::Source;
-use holdfast_service::{EXIT_USAGE, lifecycle, telemetry};
+use holdfast_service::{EXIT_USAGE, lifecycle, runtime, telemetry};
 use holdfast_worker::config::Config;
 use tokio::net::TcpListener;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let config = match Config::read(Source::from_process()) {
@@ -33,7 +36,7 @@ fn main() -> ExitCode {
 }
 
 fn serve(config: Config) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime = runtime::build(config.servers.worker_threads)?;
     let ended = runtime.block_on(async {
         let stop = lifecycle::shutdown_on_signals()?;
         let listener = TcpListener::bind(config.worker.ops_addr).await?;

@@ -26,6 +26,14 @@ fn networks_are_addresses_or_prefixes() {
 }
 
 #[test]
+fn a_record_waits_for_others_as_long_as_is_set_and_never_for_most_of_its_time() {
+    let linger = |pairs: &[(&str, &str)]| Some(read(pairs).ok()?.value.kafka().linger.as_millis());
+    assert_eq!(linger(&[SECRET, ("KAFKA_LINGER_MS", "0")]), Some(0));
+    assert_eq!(linger(&[SECRET, ("KAFKA_LINGER_MS", "40")]), Some(40));
+    assert_eq!(linger(&[SECRET, ("KAFKA_LINGER_MS", "1251")]), None);
+}
+
+#[test]
 fn a_broken_ladder_of_deadlines_is_refused_at_boot() {
     let SettingsError(errors) = read(&[SECRET, ("SEND_DEADLINE_MS", "3000"), ("PORT", "x")]).unwrap_err();
     assert_eq!(errors.len(), 1, "{errors:?}");

@@ -119,9 +119,7 @@ impl Resumed {
         socket: &SocketRef,
         offsets: &BTreeMap<String, Value>,
     ) -> Self {
-        if let Some(arrival) = socket.extensions.get::<Arc<Arrival>>() {
-            arrival.added.cancelled().await;
-        }
+        arrived(socket).await;
         let holding = gateway.sockets.hold(user, socket.id);
         let read = async {
             match &holding {
@@ -221,11 +219,17 @@ async fn read_slot(socket: &SocketRef) -> Result<ReadSlot, Refusal> {
     Ok(Some(slot))
 }
 
+/// Waits until a socket is counted among its user's: its first events may come before. `None`: it was never admitted.
+async fn arrived(socket: &SocketRef) -> Option<Arc<Arrival>> {
+    let arrival = socket.extensions.get::<Arc<Arrival>>()?;
+    arrival.added.cancelled().await;
+    Some(arrival)
+}
+
 /// Waits until what is announced to the user and to their groups reaches a socket, so that nothing falls between what it reads next and
 /// its live events. If that takes long, the socket gets `resync` later.
 async fn ready(gateway: &Gateway, user: &UserId, socket: &SocketRef) {
-    let Some(arrival) = socket.extensions.get::<Arc<Arrival>>() else { return };
-    arrival.added.cancelled().await;
+    let Some(arrival) = arrived(socket).await else { return };
     if !gateway.channels.is_healthy() {
         // Every socket gets `resync` when the subscriptions are made again.
         return;

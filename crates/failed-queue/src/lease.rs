@@ -21,6 +21,10 @@ static BURY: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scrip
 /// before the server's clock went back, and is due. A clock that goes back therefore delays a replay by no more than this.
 pub const FURTHEST: Duration = Duration::from_secs(120);
 
+/// For how long a chat's failed queue remembers what it replayed last. A worker stores it within the flush interval as a rule, and after the
+/// time that a lost worker's partitions take to move.
+const REPLAYED_LATELY: Duration = Duration::from_secs(600);
+
 /// A chat that one retrier has taken for a while.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lease {
@@ -95,7 +99,8 @@ impl FailedQueue {
         published: &[Bytes],
         budget: Duration,
     ) -> Result<Taken, RedisError> {
-        let mut call = POP.call(&[&self.keys.failed(chat)]);
+        let mut call = POP.call(&[&self.keys.failed(chat), &self.keys.failed_replayed(chat)]);
+        call = call.arg(REPLAYED_LATELY.as_millis() as u64);
         for bytes in published {
             call = call.arg(&**bytes);
         }

@@ -22,6 +22,8 @@ pub struct Peeked {
     pub more: bool,
     /// How many entries among them this build can't decode.
     pub undecodable: usize,
+    /// The message that was published and removed last, in the last ten minutes. While the store has it, it has those before it.
+    pub replayed: Option<Message>,
 }
 
 /// How much waits in all queues.
@@ -42,15 +44,22 @@ impl FailedQueue {
     pub async fn peek(&self, chat: &ChatId, limit: usize, budget: Duration) -> Result<Peeked, RedisError> {
         let key = self.keys.failed(chat);
         let from = -i64::try_from(limit).unwrap_or(i64::MAX).saturating_add(1);
-        let call = Call::new("LRANGE").key(&key).arg(from).arg(-1);
-        let mut entries: Vec<Bytes> = parse(self.connection.run_one("failed_peek", call, budget).await?)?;
+        // In this order: what is removed between the two is seen by both.
+        let calls = vec![
+            Call::new("LRANGE").key(&key).arg(from).arg(-1),
+            Call::new("GET").key(&self.keys.failed_replayed(chat)),
+        ];
+        let mut answers = self.connection.run("failed_peek", calls, budget).await?.into_iter();
+        let mut next = || answers.next().unwrap_or_else(|| Err(RedisError::unexpected("no answer")));
+        let mut entries: Vec<Bytes> = parse(next()?)?;
+        let replayed: Option<Bytes> = parse(next()?)?;
         let more = entries.len() > limit;
         entries.drain(..entries.len().saturating_sub(limit));
         let decode = |bytes: &Bytes| record::decode(&QueueEntry::decode(bytes).ok()?.record).ok();
         let messages: Vec<_> = entries.iter().filter_map(decode).collect();
         let undecodable = entries.len() - messages.len();
         self.connection.metrics().undecodable("failed", undecodable);
-        Ok(Peeked { messages, more, undecodable })
+        Ok(Peeked { messages, more, undecodable, replayed: replayed.as_ref().and_then(decode) })
     }
 
     /// Whether no chat has an entry. A push that has not been answered may be in progress.

@@ -22,6 +22,8 @@ pub enum Kind {
     Failed(ChatId),
     /// A chat's dead list: entries of its failed queue that can never be published.
     FailedDead(ChatId),
+    /// The entry that was published and removed last from a chat's failed queue.
+    FailedReplayed(ChatId),
     /// The index of the failed queue: chats that have entries.
     FailedIndex,
     /// A channel for events.
@@ -164,6 +166,7 @@ pub enum Family {
     RecentHead,
     Failed,
     FailedDead,
+    FailedReplayed,
     FailedIndex,
     RateLimit,
     EventLimit,
@@ -182,12 +185,13 @@ pub enum Family {
 
 impl Family {
     /// Every family.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Recent,
         Self::RecentIds,
         Self::RecentHead,
         Self::Failed,
         Self::FailedDead,
+        Self::FailedReplayed,
         Self::FailedIndex,
         Self::RateLimit,
         Self::EventLimit,
@@ -212,6 +216,7 @@ impl Family {
             Self::RecentHead => "recent-head",
             Self::Failed => "failed",
             Self::FailedDead => "failed-dead",
+            Self::FailedReplayed => "failed-replayed",
             Self::FailedIndex => "failed-index",
             Self::RateLimit => "ratelimit",
             Self::EventLimit => "eventlimit",
@@ -236,7 +241,7 @@ impl Family {
 
     /// Whether its keys may be deleted at any moment. Those of the failed queue may not: nothing else holds what they hold.
     pub fn is_cache(self) -> bool {
-        !matches!(self, Self::Failed | Self::FailedDead | Self::FailedIndex)
+        !matches!(self, Self::Failed | Self::FailedDead | Self::FailedReplayed | Self::FailedIndex)
     }
 }
 
@@ -249,6 +254,7 @@ impl Kind {
             Self::RecentHead(_) => Family::RecentHead,
             Self::Failed(_) => Family::Failed,
             Self::FailedDead(_) => Family::FailedDead,
+            Self::FailedReplayed(_) => Family::FailedReplayed,
             Self::FailedIndex => Family::FailedIndex,
             Self::Channel(_) | Self::Beacon(_) | Self::Invalidations => return None,
             Self::RateLimit(_) => Family::RateLimit,

@@ -106,6 +106,7 @@ impl Keys {
             Kind::RecentHead(chat) => self.recent_head(chat),
             Kind::Failed(chat) => self.failed(chat),
             Kind::FailedDead(chat) => self.failed_dead(chat),
+            Kind::FailedReplayed(chat) => self.failed_replayed(chat),
             Kind::FailedIndex => self.failed_index(),
             Kind::Channel(channel) => self.channel(channel),
             Kind::Beacon(gateway) => self.beacon(gateway),
@@ -132,6 +133,7 @@ impl Keys {
             Family::RecentHead => self.bare_name("recent", "*", "head"),
             Family::Failed => self.bare_name("failed", "*", ""),
             Family::FailedDead => self.bare_name("failed", "*", "dead"),
+            Family::FailedReplayed => self.bare_name("failed", "*", "replayed"),
             Family::FailedIndex => self.failed_index(),
             Family::RateLimit => one("ratelimit"),
             Family::EventLimit => self.name("ratelimit", "*", "*"),
@@ -180,12 +182,17 @@ impl Keys {
         self.bare_name("failed", chat.as_str(), "dead")
     }
 
+    /// The entry that was published and removed last from a chat's failed queue.
+    pub fn failed_replayed(&self, chat: &ChatId) -> String {
+        self.bare_name("failed", chat.as_str(), "replayed")
+    }
+
     /// The index of the failed queue: chats that have entries, by the time of their next attempt.
     pub fn failed_index(&self) -> String {
         format!("{0}failed{1}index", self.bare, self.separator)
     }
 
-    /// A `SCAN` pattern that matches every failed queue and every dead list, and nothing else.
+    /// A `SCAN` pattern that matches every key of a chat's failed queue, and nothing else.
     pub fn failed_pattern(&self) -> String {
         format!("{}failed{}{{*}}*", self.bare, self.separator)
     }

@@ -86,6 +86,7 @@ impl Keys {
             ("recent", "head") => Kind::RecentHead(chat),
             ("failed", "") => Kind::Failed(chat),
             ("failed", "dead") => Kind::FailedDead(chat),
+            ("failed", "replayed") => Kind::FailedReplayed(chat),
             _ => return None,
         })
     }

@@ -186,6 +186,7 @@ fn kind() -> impl Strategy<Value = Kind> {
         chat_id().prop_map(Kind::RecentHead),
         chat_id().prop_map(Kind::Failed),
         chat_id().prop_map(Kind::FailedDead),
+        chat_id().prop_map(Kind::FailedReplayed),
         Just(Kind::FailedIndex),
         user_id().prop_map(|user| Kind::Channel(Channel::User(user))),
         chat_id().prop_map(|chat| Kind::Channel(Channel::Group(chat))),

@@ -270,6 +270,26 @@ async fn a_peek_shows_the_newest() {
 }
 
 #[tokio::test]
+async fn a_peek_shows_what_was_replayed_last() {
+    let (_server, queue) = fresh().await;
+    let chat = chat();
+    for message in &messages(&chat, 3) {
+        push(&queue, message).await;
+    }
+    let replayed = async || queue.peek(&chat, 5, BUDGET).await.unwrap().replayed.as_ref().map(number_of);
+    assert_eq!(replayed().await, None);
+    let published = heads(&queue, &chat).await;
+    assert_eq!(pop(&queue, &chat, &published[1..]).await, Taken { removed: 0, left: 3 });
+    assert_eq!(replayed().await, None, "nothing was removed");
+    pop(&queue, &chat, &published[..2]).await;
+    assert_eq!(replayed().await, Some(2));
+    pop(&queue, &chat, &published[2..]).await;
+    assert_eq!(replayed().await, Some(3));
+    assert!(!queue.stats(5, BUDGET).await.unwrap().partial);
+    assert_eq!(queue.stats(5, BUDGET).await.unwrap().messages, 0);
+}
+
+#[tokio::test]
 async fn the_stats_count_every_chat_up_to_the_bound() {
     let (_server, queue) = fresh().await;
     assert_eq!(queue.stats(10, BUDGET).await.unwrap(), QueueStats::default());

@@ -5,13 +5,13 @@
 //! The recent list answers alone only if it is complete down to the page's end and was verified within `RECENT_VERIFY_SECS`.
 //! Otherwise the page is merged, by message id, from the chat's failed queue, the list and MongoDB, *read in that order*: a message
 //! moves from the failed queue through Kafka into MongoDB, never back, and while Kafka alone has it the list does; unless the worker is
-//! so far behind that the list had to let it go. A page that this may concern says that it is not complete.
+//! so far behind that the list had to let it go, or the list never had it. A page that this may concern says that it is not complete.
 //!
 //! See `docs/decisions/recent-list-floor.md` and `docs/decisions/listed-and-stored-times.md`.
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use holdfast_breaker::Breaker;
 use holdfast_cache::RecentList;
@@ -19,7 +19,6 @@ use holdfast_cache::recent::{RecentPage, Repair, Repaired};
 use holdfast_failed_queue::FailedQueue;
 use holdfast_message::json::{MessageJson, Position};
 use holdfast_message::{ChatId, HistoryKey, Message, MessageId, UserId};
-use holdfast_redis::RedisError;
 use tokio::sync::Semaphore;
 
 use super::merge::{Merge, Shown};
@@ -31,8 +30,6 @@ use crate::wire::responses::{HistoryPage, Source};
 
 /// The most messages of one chat's failed queue that a page looks at.
 const MAX_FAILED: usize = 1000;
-/// How long an answer that the failed queue is empty holds.
-const EMPTY_FOR: Duration = Duration::from_secs(1);
 /// What cache and failed queue have for a reading. A page may take longer than a step of a send.
 pub(super) const BUDGET: Duration = Duration::from_millis(250);
 /// Repairs under way at once; more are left to the next reader.
@@ -47,8 +44,8 @@ pub(crate) struct Page {
     pub(crate) next: Option<HistoryKey>,
     /// Where it came from.
     pub(crate) source: Source,
-    /// False: the store could not be asked, or has yet to take what the list had to let go, or the failed queue could not be asked although
-    /// it held something a moment before; older or missed messages may be absent.
+    /// False: the store could not be asked, or has yet to take what the list had to let go or what was replayed last, or the failed queue
+    /// could not be asked although it held something a moment before; older or missed messages may be absent.
     pub(crate) complete: bool,
     /// The live stream's position, read before the messages; `None` without the cache.
     pub(crate) position: Option<holdfast_cache::event::Position>,
@@ -76,8 +73,6 @@ pub(crate) struct Sources {
     pub(crate) verify_after: Duration,
     /// How many messages a list holds.
     pub(crate) recent_max: usize,
-    /// When the failed queue's index was last seen empty.
-    pub(crate) failed_empty_at: std::sync::Mutex<Option<Instant>>,
     /// Bounds repairs.
     pub(crate) repairs: Arc<Semaphore>,
     /// The gateway's metrics.
@@ -124,7 +119,7 @@ impl History {
             return Ok(page);
         }
         let failed = sources.failed(chat).await;
-        if failed.asked {
+        if failed.replayed.is_some() {
             // Read again: what left the failed queue before it was asked may be in the list only since.
             listed = sources.listed(chat).await.or(listed);
         }
@@ -145,14 +140,20 @@ impl History {
             let elsewhere = merge.not_in(&stored, before);
             // Most are on their way into the store. A repeat that got a new timestamp is stored with that of its first copy.
             let elsewhere = if elsewhere.is_empty() { HashMap::new() } else { store.get(&elsewhere).await? };
+            let replayed = failed.replayed.as_ref().map(|message| message.id);
+            let replayed = replayed.filter(|id| !stored.messages.iter().any(|message| message.id == *id));
+            let replayed_is_stored = match replayed {
+                Some(id) => !store.get(&[id]).await?.is_empty(),
+                None => true,
+            };
             let newest = match before {
                 Some(_) if let_go.is_some() => store.page(chat, None, 1).await?.messages.first().map(Message::key),
                 _ => stored.messages.first().map(Message::key),
             };
-            Ok((stored, elsewhere.into_values().collect::<Vec<_>>(), newest))
+            Ok((stored, elsewhere.into_values().collect::<Vec<_>>(), newest, replayed_is_stored))
         });
         match asked.await {
-            Ok((stored, elsewhere, newest)) => {
+            Ok((stored, elsewhere, newest, replayed_is_stored)) => {
                 let source = if merge.is_empty() { Source::Store } else { Source::Merged };
                 merge.stored_wins(&stored.messages);
                 merge.stored_wins(&elsewhere);
@@ -164,7 +165,8 @@ impl History {
                 // Messages are stored in about their order: what is missing lies between the newest stored and what was let go.
                 let behind =
                     let_go.is_some_and(|key| newest < Some(key)) && before.is_none_or(|key| Some(key) > newest);
-                Ok(Page { messages, next, source, complete: failed.whole && !behind, position, typing: None })
+                let complete = failed.whole && replayed_is_stored && !behind;
+                Ok(Page { messages, next, source, complete, position, typing: None })
             }
             Err(error) => {
                 tracing::debug!(chat_id = %chat, %error, "a page of history without the store");
@@ -251,8 +253,8 @@ pub(super) struct Failed {
     pub(super) messages: Vec<Message>,
     /// Whether these are all.
     whole: bool,
-    /// Whether its server was asked, rather than known to hold nothing.
-    asked: bool,
+    /// What left it last, a short while ago.
+    replayed: Option<Message>,
 }
 
 impl Sources {
@@ -272,29 +274,10 @@ impl Sources {
     }
 
     pub(super) async fn failed(&self, chat: &ChatId) -> Failed {
-        let nothing = Failed { messages: Vec::new(), whole: true, asked: false };
-        let empty_at = *self.failed_empty_at.lock().unwrap_or_else(PoisonError::into_inner);
-        if empty_at.is_some_and(|at| at.elapsed() < EMPTY_FOR) {
-            return nothing;
-        }
-        let (at, nothing) = (Instant::now(), Failed { asked: true, ..nothing });
-        match self.failed.index_is_empty(BUDGET).await {
-            Ok(true) => {
-                *self.failed_empty_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(at);
-                nothing
-            }
-            Ok(false) => match self.failed.peek(chat, MAX_FAILED, BUDGET).await {
-                Ok(peeked) => Failed { whole: !peeked.more, messages: peeked.messages, asked: true },
-                // It holds something unknown.
-                Err(_) => Failed { whole: false, ..nothing },
-            },
-            // A cluster's other nodes may have what it holds of this chat.
-            Err(RedisError::NodeUnavailable { .. }) => match self.failed.peek(chat, MAX_FAILED, BUDGET).await {
-                Ok(peeked) => Failed { whole: !peeked.more, messages: peeked.messages, asked: true },
-                Err(_) => Failed { whole: !self.failed_holds(), ..nothing },
-            },
+        match self.failed.peek(chat, MAX_FAILED, BUDGET).await {
+            Ok(peeked) => Failed { messages: peeked.messages, whole: !peeked.more, replayed: peeked.replayed },
             // What it holds is in the list as a rule, and turns up in any case when the server is back.
-            Err(_) => Failed { whole: !self.failed_holds(), ..nothing },
+            Err(_) => Failed { messages: Vec::new(), whole: !self.failed_holds(), replayed: None },
         }
     }
 

@@ -276,7 +276,6 @@ fn read(
         store: access.stored.clone(),
         verify_after: own.recent_verify.0,
         recent_max: settings.max,
-        failed_empty_at: std::sync::Mutex::default(),
         repairs: Sources::repair_slots(),
         metrics: metrics.clone(),
     });

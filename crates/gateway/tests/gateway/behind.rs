@@ -1,10 +1,11 @@
 //! While the worker is behind, history says what it can't show.
 
+use holdfast_message::{ChatId, Message, MessageId, UserId};
 use holdfast_store::{Store, StoreSettings};
-use holdfast_testkit::{shared, unique};
+use holdfast_testkit::{shared, unique, until};
 use serde_json::{Value, json};
 
-use crate::support::{Gateway, message, send, settings};
+use crate::support::{Gateway, failed_queue, message, queue_failed, send, settings, store};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_page_over_what_only_the_log_has_is_not_complete() {
@@ -39,4 +40,38 @@ async fn a_page_over_what_only_the_log_has_is_not_complete() {
     store.insert(&sent[6..]).await.unwrap();
     assert_eq!(page(20, &Value::Null).await, (12, true, Value::Null));
     assert_eq!(page(20, &listed).await, (9, true, Value::Null));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_without_what_was_replayed_and_is_not_stored_is_not_complete() {
+    let settings = settings(&[("RECENT_MAX_MESSAGES", "5")]).await;
+    let store = store(&settings).await;
+    let (alice, bob) = (UserId::parse(&unique("alice")).unwrap(), UserId::parse(&unique("bob")).unwrap());
+    // Another gateway queued it long ago; the list knows nothing of it.
+    let queued = Message {
+        id: MessageId::from_bytes([7; 16]),
+        temp_id: None,
+        receiver: Some(bob.clone()),
+        chat: ChatId::direct(&alice, &bob).unwrap(),
+        sender: alice.clone(),
+        content: "queued".into(),
+        image_url: None,
+        public_id: None,
+        timestamp: 1_700_000_000_000,
+    };
+    queue_failed(&failed_queue(&settings), &queued).await;
+    let gateway = Gateway::start(settings).await;
+    until("it is replayed", async || gateway.metric("holdfast_failed_queue_replayed_total").await == 1.0).await;
+    let (client, _events) = gateway.connect(alice.as_str()).await;
+    // They went into the log before it, and are stored.
+    for number in 1..=8 {
+        store.insert(&[message(&send(&client, bob.as_str(), &number.to_string()).await)]).await.unwrap();
+    }
+    let page = async || {
+        let page = client.emit_with_ack("history", &json!({ "friendId": bob.as_str(), "limit": 20 })).await.unwrap();
+        (page["messages"].as_array().unwrap().len(), page["complete"] == true)
+    };
+    assert_eq!(page().await, (8, false));
+    store.insert(&[queued]).await.unwrap();
+    assert_eq!(page().await, (9, true));
 }

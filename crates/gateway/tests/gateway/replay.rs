@@ -4,23 +4,14 @@
 
 use std::time::{Duration, Instant};
 
-use holdfast_failed_queue::{FailedQueue, FailedQueueSettings, PushOutcome, QueueEntry};
-use holdfast_keys::{Keys, MAX_KEY_LENGTH};
-use holdfast_message::{ChatId, Message, MessageId, UserId, record};
-use holdfast_redis::{Connection, RedisMetrics};
+use holdfast_message::{ChatId, Message, MessageId, UserId};
 use holdfast_testkit::unique;
-use prometheus::Registry;
 
-use crate::support::{Gateway, send, settings};
+use crate::support::{Gateway, failed_queue, queue_failed, send, settings};
 
 /// Queues one message in each of so many chats.
 async fn fill(settings: &[(String, String)], chats: usize) {
-    let value = |name: &str| settings.iter().find(|(other, _)| other == name).unwrap().1.as_str();
-    let metrics = RedisMetrics::register(&Registry::new()).unwrap();
-    let connection = Connection::open("test", value("REDIS_QUEUE_URL"), metrics).unwrap();
-    let keys = Keys::new(value("CACHE_KEY_PREFIX"), "v1", ":", MAX_KEY_LENGTH).unwrap();
-    let rule = FailedQueueSettings { timeout: Duration::from_secs(60), ..FailedQueueSettings::default() };
-    let queue = FailedQueue::new(connection, keys, rule);
+    let queue = failed_queue(settings);
     let sender = UserId::parse("alice").unwrap();
     for number in 0..chats {
         let receiver = UserId::parse(&format!("u{number}")).unwrap();
@@ -31,15 +22,14 @@ async fn fill(settings: &[(String, String)], chats: usize) {
             id: MessageId::from_bytes(id),
             temp_id: None,
             receiver: Some(receiver),
-            chat: chat.clone(),
+            chat,
             sender: sender.clone(),
             content: format!("kept {number}"),
             image_url: None,
             public_id: None,
             timestamp: 1_700_000_000_000,
         };
-        let entry = QueueEntry { queued_at: 1, traceparent: None, record: record::encode(&message).into() };
-        assert_eq!(queue.push(&chat, &entry).await, PushOutcome::Accepted);
+        queue_failed(&queue, &message).await;
     }
 }
 

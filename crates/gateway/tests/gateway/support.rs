@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use anyhow::Result;
 use holdfast_breaker::{Breaker, BreakerSettings};
+use holdfast_failed_queue::{FailedQueue, FailedQueueSettings, PushOutcome, QueueEntry};
 use holdfast_gateway::Config;
 use holdfast_keys::{Cached, Keys, MAX_KEY_LENGTH};
-use holdfast_message::{ChatId, Message, MessageId, UserId};
+use holdfast_message::{ChatId, Message, MessageId, UserId, record};
 use holdfast_redis::aside::Entries;
 use holdfast_redis::{Client, ClientSettings, Connection, RedisMetrics};
 use holdfast_service::settings::Source;
@@ -174,6 +175,22 @@ pub(crate) async fn invalidate(settings: &[(String, String)], cached: Cached) {
     let keys = Keys::new(value("CACHE_KEY_PREFIX"), "v1", ":", MAX_KEY_LENGTH).unwrap();
     let name = keys.value(&cached);
     assert!(Entries::new(client, keys).drop([name.as_str()]).await[0].is_ok());
+}
+
+/// Puts a message into a failed queue.
+pub(crate) async fn queue_failed(queue: &FailedQueue, message: &Message) {
+    let entry = QueueEntry { queued_at: 1, traceparent: None, record: record::encode(message).into() };
+    assert_eq!(queue.push(&message.chat, &entry).await, PushOutcome::Accepted);
+}
+
+/// The failed queue that a gateway with these settings has.
+pub(crate) fn failed_queue(settings: &[(String, String)]) -> FailedQueue {
+    let value = |name: &str| settings.iter().find(|(other, _)| other == name).unwrap().1.as_str();
+    let metrics = RedisMetrics::register(&Registry::new()).unwrap();
+    let connection = Connection::open("test", value("REDIS_QUEUE_URL"), metrics).unwrap();
+    let keys = Keys::new(value("CACHE_KEY_PREFIX"), "v1", ":", MAX_KEY_LENGTH).unwrap();
+    let rule = FailedQueueSettings { timeout: Duration::from_secs(60), ..FailedQueueSettings::default() };
+    FailedQueue::new(connection, keys, rule)
 }
 
 /// What is stored under these settings.

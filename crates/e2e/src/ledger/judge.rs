@@ -187,6 +187,7 @@ fn order(
         for (sent, key) in stream {
             if let [first, ..] = &sent.attempts[..]
                 && first.is_accepted()
+                && !ambiguous(sent, first.ended)
             {
                 connections.entry(first.connection).or_default().push((first.began, *key));
             }

@@ -192,6 +192,20 @@ fn messages_stored_in_another_order_than_sent_are_swapped() {
     run.history.sent[5].attempts.insert(0, first);
     run.history.sent[5].attempts[1].began = 1000;
     assert_eq!(run.faults(), []);
+
+    // Neither does one that another gateway stamped anew and that was stored before the first, while that waited in the failed queue.
+    let mut run = sound();
+    let (id, stored) = (run.id(2), run.held.0[5].timestamp + 1);
+    run.held.0[2].timestamp = stored;
+    let accepted =
+        Outcome::Accepted { message_id: id, timestamp: stored, durability: "kafka".into(), duplicate: false };
+    let repeat = Attempt { gateway: "g2".into(), began: 900, ended: 901, ..attempt(&order, 5, accepted) };
+    run.history.sent[2].attempts.push(repeat);
+    let moved = run.shown[0].ids.remove(TIMES - 1 - 2);
+    run.shown[0].ids.insert(TIMES - 1 - 5, moved);
+    assert_eq!(run.faults(), []);
+    run.history.sent[2].attempts[1].gateway = "g1".into();
+    assert!(matches!(run.faults()[..], [(Fault::Swapped, _)]), "the same gateway knows it");
 }
 
 #[test]

@@ -8,7 +8,7 @@ for i = 1, #ARGV, 4 do
   local chat, ts, epoch, seq = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
   if listed then redis.call('ZADD', LIST, 'GT', ts, chat) end
   if state == 'ready' and epoch ~= '' then
-    local count, from, base = counted(redis.call('HGET', UNREAD, chat))
+    local count, from, base, arrivals = counted(redis.call('HGET', UNREAD, chat))
     if not count then
       redis.call('HSET', UNREAD, chat, '1 ' .. epoch .. ' 0')
     elseif from ~= epoch then
@@ -16,7 +16,7 @@ for i = 1, #ARGV, 4 do
       forget()
       state, listed = false, false
     elseif tonumber(seq) > base then
-      redis.call('HSET', UNREAD, chat, (count + 1) .. ' ' .. epoch .. ' ' .. base)
+      redis.call('HSET', UNREAD, chat, table.concat({ count + 1, epoch, base, arrivals + 1 }, ' '))
     end
   end
   if state ~= 'ready' and epoch ~= '' and (state or seq == '1') then

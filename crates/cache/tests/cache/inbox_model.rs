@@ -331,6 +331,25 @@ async fn a_new_epoch_drops_what_is_known_and_no_arrival_that_is_told_with_it() {
 }
 
 #[tokio::test]
+async fn two_corrections_that_read_the_same_count_lose_no_message_that_arrives_between_them() {
+    let inboxes = Inboxes::new(connect(&cache_url().await), Keys::default(), InboxLife::default());
+    let me = user();
+    let chat = ChatId::direct(&me, &user()).unwrap();
+    let count = |unread, seq| Count { unread, at: Some(Position { epoch: "e".into(), seq }) };
+    let counting = inboxes.begin(&me, BUDGET).await.unwrap().unwrap();
+    let counted = [CountedChat { chat: chat.clone(), count: count(1, 2), last_timestamp: 1000, live: true }];
+    assert_eq!(inboxes.commit(&me, &counting, &counted, false, BUDGET).await.unwrap(), Committed::Done);
+    // Two of the user's devices read the chat to its end, so two corrections count none unread.
+    let before = inboxes.unread(&me, BUDGET).await.unwrap().unwrap();
+    assert!(inboxes.counted(&me, &chat, &before, &count(0, 2), BUDGET).await.unwrap());
+    let unread = Some(Position { epoch: "e".into(), seq: 3 });
+    let arrival = Arrival { chat: chat.clone(), timestamp: 2000, unread };
+    done(inboxes.arrived(&[(me.clone(), vec![arrival])], BUDGET).await);
+    assert!(!inboxes.counted(&me, &chat, &before, &count(0, 2), BUDGET).await.unwrap(), "a message has arrived");
+    assert_eq!(inboxes.unread(&me, BUDGET).await.unwrap().unwrap().of(&chat), 1);
+}
+
+#[tokio::test]
 async fn of_users_on_a_master_that_is_away_nothing_is_told_or_dropped_and_of_all_others_it_is() {
     let cluster = cluster(Role::Cache).await;
     let inboxes = Inboxes::new(connect_cluster(&cluster), Keys::default(), InboxLife::default());

@@ -1,4 +1,4 @@
-//! Updates the view of chats by last message. Takes stored messages; writes the latest message of each chat to the store, about once a second.
+//! Updates the view of chats by last message. Takes stored messages; writes the latest message of each chat to the store, once in five seconds.
 //!
 //! Only the shutdown waits for it, for a short time. The view may lag, and may miss messages when this task can't keep up: readers of the
 //! view correct it.
@@ -20,10 +20,10 @@ use crate::metrics::Metrics;
 
 /// Flushes that may wait. When full, the next flush's messages are left out of the view, and counted.
 const WAITING: usize = 16;
-/// Bytes of memory that the waiting flushes and the gathered chats may take together. When full: as above.
+/// Bytes of memory that the waiting flushes and the gathered chats' latest messages may take together. When full: as above.
 const WAITING_BYTES: usize = 32 << 20;
 /// How long chats are gathered before they are written to the store.
-const GATHER: Duration = Duration::from_secs(1);
+const GATHER: Duration = Duration::from_secs(5);
 /// The most chats in one write.
 const CHATS: usize = 5000;
 
@@ -56,16 +56,15 @@ impl Conversations {
 
 async fn update_view<S: Sink>(sink: Arc<S>, mut stored: Taken<Vec<Message>>, metrics: Metrics) {
     while let Some(first) = stored.recv().await {
-        let mut latest = HashMap::new();
-        let mut rooms = vec![gather(&mut latest, first)];
+        let mut latest = Latest::of(first);
         let until = tokio::time::Instant::now() + GATHER;
-        while latest.len() < CHATS {
+        while latest.by_chat.len() < CHATS {
             match tokio::time::timeout_at(until, stored.recv()).await {
-                Ok(Some(more)) => rooms.push(gather(&mut latest, more)),
+                Ok(Some(more)) => latest.gather(more),
                 Ok(None) | Err(_) => break,
             }
         }
-        let messages: Vec<Message> = latest.into_values().collect();
+        let messages: Vec<Message> = latest.by_chat.into_values().collect();
         if let Err(error) = sink.touch_conversations(&messages).await {
             metrics.conversations_skipped.inc_by(messages.len() as u64);
             tracing::debug!(%error, chats = messages.len(), "the conversations' view could not be updated");
@@ -73,15 +72,44 @@ async fn update_view<S: Sink>(sink: Arc<S>, mut stored: Taken<Vec<Message>>, met
     }
 }
 
-/// Adds a flush's messages to `latest`. Returns the permit that occupies their bytes in the queue.
-fn gather(latest: &mut HashMap<ChatId, Message>, offered: Offered<Vec<Message>>) -> OwnedSemaphorePermit {
-    let (messages, room) = offered.into_parts();
-    for message in messages {
-        match latest.entry(message.chat.clone()) {
-            Entry::Vacant(place) => drop(place.insert(message)),
-            Entry::Occupied(mut place) if place.get().key() < message.key() => drop(place.insert(message)),
-            Entry::Occupied(_) => {}
-        }
-    }
-    room
+/// The latest message of each chat, and the permit for their bytes in the queue. Messages that are not the latest give theirs back.
+struct Latest {
+    by_chat: HashMap<ChatId, Message>,
+    bytes: usize,
+    room: OwnedSemaphorePermit,
 }
+
+impl Latest {
+    fn of(offered: Offered<Vec<Message>>) -> Self {
+        let (messages, room) = offered.into_parts();
+        let mut latest = Self { by_chat: HashMap::new(), bytes: 0, room };
+        latest.add(messages);
+        latest
+    }
+
+    fn gather(&mut self, offered: Offered<Vec<Message>>) {
+        let (messages, room) = offered.into_parts();
+        self.room.merge(room);
+        self.add(messages);
+    }
+
+    fn add(&mut self, messages: Vec<Message>) {
+        for message in messages {
+            match self.by_chat.entry(message.chat.clone()) {
+                Entry::Vacant(place) => {
+                    self.bytes += message.size();
+                    place.insert(message);
+                }
+                Entry::Occupied(mut place) if place.get().key() < message.key() => {
+                    self.bytes += message.size();
+                    self.bytes -= place.insert(message).size();
+                }
+                Entry::Occupied(_) => {}
+            }
+        }
+        drop(self.room.split(self.room.num_permits().saturating_sub(self.bytes)));
+    }
+}
+
+#[cfg(test)]
+mod tests;

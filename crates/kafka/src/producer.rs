@@ -2,7 +2,7 @@
 //!
 //! See `docs/decisions/kafka-producer.md`.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -33,11 +33,22 @@ pub(crate) struct Context {
     born: Instant,
     /// Kafka has acknowledged a record of this producer.
     proven: AtomicBool,
+    /// When it did so last, in milliseconds since `born`.
+    acknowledged_at: AtomicU64,
+    /// No broker was connected, and none has acknowledged a record since.
+    brokers_down: AtomicBool,
 }
 
 impl Context {
     fn new(callbacks: Callbacks) -> Self {
-        Self { callbacks, in_flight: AtomicUsize::new(0), born: Instant::now(), proven: AtomicBool::new(false) }
+        Self {
+            callbacks,
+            in_flight: AtomicUsize::new(0),
+            born: Instant::now(),
+            proven: AtomicBool::new(false),
+            acknowledged_at: AtomicU64::new(0),
+            brokers_down: AtomicBool::new(false),
+        }
     }
 
     /// Counts a record that is about to be enqueued.
@@ -55,6 +66,32 @@ impl Context {
         self.callbacks.raise(&format!("{code}: {reason}"));
     }
 
+    /// Whether no broker was connected, and none has acknowledged a record since.
+    pub(crate) fn brokers_are_down(&self) -> bool {
+        self.brokers_down.load(Ordering::Relaxed)
+    }
+
+    /// For how long Kafka has acknowledged nothing; zero until it has acknowledged something, which may take long on a new connection.
+    pub(crate) fn silence(&self) -> Duration {
+        match self.is_proven() {
+            true => {
+                self.born.elapsed().saturating_sub(Duration::from_millis(self.acknowledged_at.load(Ordering::Relaxed)))
+            }
+            false => Duration::ZERO,
+        }
+    }
+
+    fn acknowledged(&self) {
+        let now = u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.acknowledged_at.store(now, Ordering::Relaxed);
+        if self.brokers_are_down() {
+            self.brokers_down.store(false, Ordering::Relaxed);
+        }
+        if !self.proven.swap(true, Ordering::Relaxed) {
+            self.callbacks.recovered();
+        }
+    }
+
     fn is_proven(&self) -> bool {
         self.proven.load(Ordering::Relaxed)
     }
@@ -65,6 +102,9 @@ impl ClientContext for Context {
         self.callbacks.log(level, facility, line);
     }
     fn error(&self, error: KafkaError, reason: &str) {
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
+            self.brokers_down.store(true, Ordering::Relaxed);
+        }
         self.callbacks.error(error, reason);
     }
     fn stats_raw(&self, _: &[u8]) {}
@@ -78,9 +118,7 @@ impl ProducerContext<NoCustomPartitioner> for Context {
         // The caller may have stopped waiting.
         let _ = report.send(match result {
             Ok(record) => {
-                if !self.proven.swap(true, Ordering::Relaxed) {
-                    self.callbacks.recovered();
-                }
+                self.acknowledged();
                 Ok(Acknowledged { partition: record.partition(), offset: record.offset() })
             }
             Err((error, record)) => {

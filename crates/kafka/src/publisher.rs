@@ -27,6 +27,9 @@ use crate::{ClientError, KafkaSettings};
 /// Above the delivery timeout: by then librdkafka has reported, unless its thread hangs.
 pub const REPORT_GRACE: Duration = Duration::from_millis(300);
 
+/// For how long a record waits when no broker is connected: a lost connection may be made anew at once.
+const DOWN_PATIENCE: Duration = Duration::from_millis(150);
+
 /// What Kafka adds to a record at most: the batch's header, and the record's own headers.
 const BATCH_OVERHEAD: usize = 512;
 
@@ -49,6 +52,8 @@ pub struct Publisher {
     producer: Arc<Slot>,
     topic: Arc<str>,
     report_within: Duration,
+    /// For how long a record waits while Kafka acknowledges nothing at all.
+    silence_patience: Duration,
     /// The largest record that the main topic is known to take, in bytes.
     record_limit: Arc<AtomicUsize>,
 }
@@ -77,6 +82,7 @@ impl Publisher {
             producer: producer.into(),
             topic: settings.topic.as_str().into(),
             report_within: settings.delivery_timeout + REPORT_GRACE,
+            silence_patience: settings.delivery_timeout * 3 / 10,
             record_limit: Arc::new(AtomicUsize::new(usize::MAX)),
         })
     }
@@ -177,6 +183,15 @@ impl Publisher {
     /// Records enqueued and not yet reported on.
     pub fn in_flight(&self) -> usize {
         self.producer.in_flight()
+    }
+
+    /// Whether a record that has waited for so long will hardly be acknowledged soon: no broker is connected, or Kafka has acknowledged nothing
+    /// at all for three tenths of the delivery timeout. The record may get into the log all the same.
+    pub fn is_stalled(&self, waited: Duration) -> bool {
+        let Ok(producer) = self.producer.current() else { return true };
+        let context = producer.client().context();
+        waited >= DOWN_PATIENCE && context.brokers_are_down()
+            || waited >= self.silence_patience && context.silence() >= self.silence_patience
     }
 
     /// Waits until every record was reported on, or the deadline. Returns how many were not; their futures fail when the last

@@ -1,10 +1,15 @@
 //! Durability: Kafka, else the failed queue, else a refusal.
 //!
 //! Takes a message that was shown (or, in durable-first mode, will be); gives what made it durable. Nothing else makes a positive answer.
+//!
+//! A message does not wait for Kafka's delivery timeout where Kafka is plainly away: it is queued meanwhile, and is in both if Kafka takes it
+//! after all. Its id makes the two one.
+//!
+//! See `docs/decisions/early-fallback.md`.
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
 use holdfast_breaker::{Breaker, Permit};
@@ -17,6 +22,9 @@ use holdfast_service::trace::TraceParent;
 use crate::metrics::Metrics;
 use crate::send::acked::{AckedMessage, AckedMessages, REMEMBERED};
 use crate::wire::responses::Durability;
+
+/// How often a message that waits for Kafka looks whether there is anything to wait for.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// Why nothing durable has it, as far as is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,9 +66,16 @@ enum State {
     /// This process has Kafka's acknowledgement of it already.
     Acknowledged,
     /// In Kafka's client.
-    Enqueued { permit: Permit, report: BoxFuture<'static, Result<Acknowledged, PublishError>>, since: Instant },
+    Enqueued(Enqueued),
     /// Kafka's breaker is open.
     Skipped,
+}
+
+/// A message in Kafka's client.
+struct Enqueued {
+    permit: Permit,
+    report: BoxFuture<'static, Result<Acknowledged, PublishError>>,
+    since: Instant,
 }
 
 impl Publish {
@@ -90,7 +105,8 @@ impl Publish {
             let (value, traceparent) = (record::encode(message), trace.to_string());
             let record =
                 PublishRecord { chat: message.chat.as_str(), value: &value, traceparent: Some(&traceparent), uncached };
-            State::Enqueued { permit, report: Box::pin(self.publisher.publish(record)), since: Instant::now() }
+            let report = Box::pin(self.publisher.publish(record));
+            State::Enqueued(Enqueued { permit, report, since: Instant::now() })
         } else {
             State::Skipped
         };
@@ -102,37 +118,94 @@ impl Pending {
     /// What made the message durable. Takes at most Kafka's delivery timeout and the failed queue's.
     pub(crate) async fn durable(self) -> Result<Durability, NotDurable> {
         let Self { publish, message, trace, state } = self;
-        let reason = match state {
-            State::Acknowledged => return Ok(Durability::Kafka),
-            State::Skipped => "kafka's breaker is open".to_owned(),
-            State::Enqueued { permit, report, since } => {
-                let report = report.await;
-                publish.metrics.publish.observe(since.elapsed().as_secs_f64());
-                match report {
-                    Ok(_) => {
-                        permit.success();
-                        return Ok(publish.remember(&message, Durability::Kafka));
-                    }
-                    Err(PublishError::TooLarge(_)) => {
-                        // The client may have refused it without asking Kafka.
-                        drop(permit);
-                        return Err(NotDurable::TooLarge);
-                    }
-                    Err(PublishError::Unavailable(failure)) => {
-                        permit.failure(Instant::now());
-                        failure.to_string()
-                    }
-                }
+        match state {
+            State::Acknowledged => Ok(Durability::Kafka),
+            State::Skipped => publish.queue(&message, &trace, "kafka's breaker is open").await,
+            State::Enqueued(mut enqueued) => match publish.reported(&mut enqueued).await {
+                Some(report) => publish.settle(enqueued, report, &message, &trace).await,
+                None => publish.queue_meanwhile(enqueued, &message, &trace).await,
+            },
+        }
+    }
+}
+
+impl Publish {
+    /// Kafka's report; `None` once there is little hope of one soon.
+    async fn reported(&self, enqueued: &mut Enqueued) -> Option<Result<Acknowledged, PublishError>> {
+        loop {
+            match tokio::time::timeout(LOOK, &mut enqueued.report).await {
+                Ok(report) => return Some(report),
+                Err(_) if self.publisher.is_stalled(enqueued.since.elapsed()) => return None,
+                Err(_) => {}
             }
-        };
+        }
+    }
+
+    /// Kafka has reported: if it did not take the message, the failed queue is next.
+    async fn settle(
+        &self,
+        enqueued: Enqueued,
+        report: Result<Acknowledged, PublishError>,
+        message: &Message,
+        trace: &TraceParent,
+    ) -> Result<Durability, NotDurable> {
+        match self.judged(enqueued.permit, enqueued.since, report) {
+            Ok(_) => Ok(self.remember(message, Durability::Kafka)),
+            Err(PublishError::TooLarge(_)) => Err(NotDurable::TooLarge),
+            Err(PublishError::Unavailable(failure)) => self.queue(message, trace, &failure.to_string()).await,
+        }
+    }
+
+    /// Queues a message that Kafka's client still has. If the failed queue refuses, the message goes on waiting for Kafka.
+    async fn queue_meanwhile(
+        &self,
+        enqueued: Enqueued,
+        message: &Message,
+        trace: &TraceParent,
+    ) -> Result<Durability, NotDurable> {
+        let Enqueued { permit, report, since } = enqueued;
+        match self.queue(message, trace, "kafka does not answer").await {
+            Ok(durability) => {
+                // What Kafka has to say is its breaker's to know.
+                let publish = self.clone();
+                tokio::spawn(async move { drop(publish.judged(permit, since, report.await)) });
+                Ok(durability)
+            }
+            Err(not_queued) => match self.judged(permit, since, report.await) {
+                Ok(_) => Ok(self.remember(message, Durability::Kafka)),
+                Err(PublishError::TooLarge(_)) => Err(NotDurable::TooLarge),
+                Err(PublishError::Unavailable(_)) => Err(not_queued),
+            },
+        }
+    }
+
+    /// Counts a report for Kafka's breaker.
+    fn judged(
+        &self,
+        permit: Permit,
+        since: Instant,
+        report: Result<Acknowledged, PublishError>,
+    ) -> Result<Acknowledged, PublishError> {
+        self.metrics.publish.observe(since.elapsed().as_secs_f64());
+        match &report {
+            Ok(_) => permit.success(),
+            // The client may have refused it without asking Kafka.
+            Err(PublishError::TooLarge(_)) => drop(permit),
+            Err(PublishError::Unavailable(_)) => permit.failure(Instant::now()),
+        }
+        report
+    }
+
+    /// The failed queue, because of this.
+    async fn queue(&self, message: &Message, trace: &TraceParent, reason: &str) -> Result<Durability, NotDurable> {
         tracing::debug!(message_id = %message.id, chat_id = %message.chat, reason, "falling back to the failed queue");
         let entry = QueueEntry {
             queued_at: unix_ms(),
             traceparent: Some(trace.to_string()),
-            record: record::encode(&message).into(),
+            record: record::encode(message).into(),
         };
-        match publish.failed.push(&message.chat, &entry).await {
-            PushOutcome::Accepted => Ok(publish.remember(&message, Durability::FailedQueue)),
+        match self.failed.push(&message.chat, &entry).await {
+            PushOutcome::Accepted => Ok(self.remember(message, Durability::FailedQueue)),
             PushOutcome::Refused(why) => {
                 Err(NotDurable::Unavailable(format!("{reason}; the failed queue refused: {why}")))
             }

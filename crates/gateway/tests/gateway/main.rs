@@ -13,6 +13,7 @@ mod groups;
 mod hogs;
 mod inbox;
 mod inputs;
+mod kafka_away;
 mod limits;
 mod origins;
 mod outsiders;

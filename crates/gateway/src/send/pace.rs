@@ -1,12 +1,11 @@
 //! Which sends are too late for the cache.
 //!
-//! Few batches are with the cache at a time, so a cache that is slow but answers delays every send behind them. What a send may spend on
+//! Batches go to the cache one after the other, so a cache that is slow but answers delays every send behind them. What a send may spend on
 //! the cache is its deadline less the longest that durability takes. While the cache is slow, a batch with a send for which that would not
 //! suffice is late: it goes on without the cache, and is listed in the background. While the cache is quick, waiting has another
 //! cause, and skipping the cache would not help. Late batches learn nothing of the cache, so what a slow call has shown counts for a second
 //! only: then a batch asks again, late or not. Otherwise one slow call on a busy gateway would make every batch after it late.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// For how many budgets a slow call counts: a second, as shipped.
@@ -17,13 +16,13 @@ const SLOW_FOR: u32 = 20;
 pub(super) struct Pace {
     deadline: Duration,
     budget: Duration,
-    slow_until: Mutex<Option<Instant>>,
+    slow_until: Option<Instant>,
 }
 
 impl Pace {
     /// `deadline` counts from when a send begins to wait; `budget` is the most that one call takes.
     pub(super) fn new(deadline: Duration, budget: Duration) -> Self {
-        Self { deadline, budget, slow_until: Mutex::default() }
+        Self { deadline, budget, slow_until: None }
     }
 
     /// For a send that waits behind no other.
@@ -32,15 +31,14 @@ impl Pace {
     }
 
     /// A call that began at `begun` has been answered, or has failed. Beyond half the budget the cache is slow.
-    pub(super) fn answered(&self, begun: Instant, now: Instant) {
+    pub(super) fn answered(&mut self, begun: Instant, now: Instant) {
         let slow = now.saturating_duration_since(begun) > self.budget / 2;
-        *self.slow_until.lock().unwrap_or_else(PoisonError::into_inner) = slow.then(|| now + self.budget * SLOW_FOR);
+        self.slow_until = slow.then(|| now + self.budget * SLOW_FOR);
     }
 
     /// Whether a batch of sends that have waited since these times has too little time left for so many calls.
     pub(super) fn is_late(&self, since: impl Iterator<Item = Instant>, now: Instant, calls: u32) -> bool {
-        let slow_until = *self.slow_until.lock().unwrap_or_else(PoisonError::into_inner);
-        let slow = slow_until.is_some_and(|until| now < until);
+        let slow = self.slow_until.is_some_and(|until| now < until);
         let waited = since.map(|since| now.saturating_duration_since(since)).max();
         slow && waited.is_some_and(|waited| waited.saturating_add(self.budget * calls) > self.deadline)
     }
@@ -54,7 +52,7 @@ mod tests {
 
     /// After a call that was answered at `now`.
     fn pace(now: Instant, took: u64) -> Pace {
-        let pace = Pace::new(Duration::from_millis(150), BUDGET);
+        let mut pace = Pace::new(Duration::from_millis(150), BUDGET);
         pace.answered(now - Duration::from_millis(took), now);
         pace
     }
@@ -73,7 +71,7 @@ mod tests {
     #[test]
     fn behind_a_quick_cache_nobody_is_late() {
         let since = Instant::now() + Duration::from_secs(1);
-        let pace = pace(since, 45);
+        let mut pace = pace(since, 45);
         pace.answered(since, since + Duration::from_millis(5));
         assert!(!pace.is_late([since].into_iter(), since + Duration::from_millis(900), 2));
     }
@@ -93,7 +91,7 @@ mod tests {
     #[test]
     fn who_waits_behind_nobody_is_never_late() {
         let since = Instant::now() + Duration::from_secs(1);
-        let pace = Pace::unhurried(BUDGET);
+        let mut pace = Pace::unhurried(BUDGET);
         pace.answered(since - BUDGET, since);
         assert!(!pace.is_late([since].into_iter(), since + Duration::from_millis(900), 2));
     }

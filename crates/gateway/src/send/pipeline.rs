@@ -4,7 +4,7 @@
 //!
 //! Two tasks, one behind the other, run the stages that must keep that order: rate limit, permission, recent list and fan-out; then local delivery
 //! and handing over to Kafka's client. They take whatever has arrived as one batch, so that under load a batch costs the cache one
-//! round trip, and few batches are with the cache at a time, in order: while its server works on one, the next is on its way. A send whose permission needs the store waits beside the batches, and with it whatever follows to the same chat. Refused sends
+//! round trip. A send whose permission needs the store waits beside the batches, and with it whatever follows to the same chat. Refused sends
 //! still count against the sender's limit, or they could make the gateway read the store without end. A batch that has waited too long behind
 //! others for which the cache was slow goes on without the cache ([`super::pace`]). Waiting for durability happens in a task per send, which no
 //! disconnect ends.
@@ -15,9 +15,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use futures_util::StreamExt;
-use futures_util::future::BoxFuture;
-use futures_util::stream::FuturesOrdered;
 use holdfast_cache::recent::Attempt;
 use holdfast_message::{ChatId, Message, UserId};
 use holdfast_service::trace::TraceParent;
@@ -34,9 +31,6 @@ use crate::refusal::Refusal;
 
 /// The most sends of one round trip to the cache: its server does them well within the budget, on a busy machine too.
 const MAX_BATCH: usize = 64;
-
-/// The most batches that are with the cache at once.
-const BATCHES: usize = 3;
 
 /// No sender has more than one in `SENDERS` of the sends that may be in progress, so that one who waits for the store leaves room for others.
 const SENDERS: usize = 10;
@@ -103,10 +97,12 @@ impl Pipeline {
     }
 }
 
-/// The journey of each batch up to its place in the stream. While it is delivered, the next ones are with the cache already.
+/// The journey of each batch up to its place in the stream. While it is delivered, the next one is with the cache already.
 async fn run(stages: Arc<Stages>, mut sends: mpsc::Receiver<Send>) {
+    let (placed, next) = mpsc::channel(1);
+    tokio::spawn(run_placed(stages.clone(), next));
     let mut waiting = Waiting::new(stages.admission.clone());
-    let mut placing = Placing::start(stages.clone());
+    let mut pace = Pace::new(stages.cache_deadline, stages.cache_budget);
     let (mut arrived, mut open) = (Vec::new(), true);
     loop {
         let permitted = tokio::select! {
@@ -123,85 +119,22 @@ async fn run(stages: Arc<Stages>, mut sends: mpsc::Receiver<Send>) {
                 }
                 permitted
             }
-            handed_on = placing.hand_on(), if !placing.batches.is_empty() => match handed_on {
-                Ok(()) => continue,
-                Err(Ended) => return,
-            },
-            count = sends.recv_many(&mut arrived, MAX_BATCH), if open && placing.has_room() => {
+            count = sends.recv_many(&mut arrived, MAX_BATCH), if open => {
                 open = count > 0;
-                let pace = placing.pace.clone();
-                let within = stages.within_limits(std::mem::take(&mut arrived), &pace);
-                match placing.meanwhile(within).await {
-                    Ok(within) => waiting.sort(within),
-                    Err(Ended) => return,
-                }
+                waiting.sort(stages.within_limits(std::mem::take(&mut arrived), &pace).await)
             }
             else => return,
         };
         let mut permitted = permitted.into_iter().peekable();
         while permitted.peek().is_some() {
-            while !placing.has_room() {
-                if placing.hand_on().await.is_err() {
-                    return;
-                }
-            }
-            placing.begin(stages.admit(permitted.by_ref().take(MAX_BATCH)));
-        }
-    }
-}
-
-/// The other half of the path has ended by a fault; so does this one, and with it the gateway.
-struct Ended;
-
-/// The batches that are with the cache, in order. The cache gets them in the order in which they began: their futures are first polled in it,
-/// by one task, and use one connection.
-struct Placing {
-    stages: Arc<Stages>,
-    pace: Arc<Pace>,
-    batches: FuturesOrdered<BoxFuture<'static, Vec<(Send, Shown)>>>,
-    placed: mpsc::Sender<Vec<(Send, Shown)>>,
-}
-
-impl Placing {
-    fn start(stages: Arc<Stages>) -> Self {
-        let (placed, next) = mpsc::channel(BATCHES);
-        tokio::spawn(run_placed(stages.clone(), next));
-        let pace = Pace::new(stages.cache_deadline, stages.cache_budget).into();
-        Self { stages, pace, batches: FuturesOrdered::new(), placed }
-    }
-
-    fn has_room(&self) -> bool {
-        self.batches.len() < BATCHES
-    }
-
-    /// Gives a batch to the cache. It goes once there is room for it behind this half.
-    fn begin(&mut self, admitted: Vec<Send>) {
-        let (stages, pace) = (self.stages.clone(), self.pace.clone());
-        self.batches.push_back(Box::pin(async move {
-            match stages.mode {
-                DeliveryMode::RealtimeFirst => stages.place(admitted, &pace).await,
-                DeliveryMode::DurableFirst => stages.recognise(admitted, &pace).await,
-            }
-        }));
-    }
-
-    /// Waits for the oldest batch, and hands it on.
-    async fn hand_on(&mut self) -> Result<(), Ended> {
-        let place = self.placed.reserve().await.map_err(|_| Ended)?;
-        if let Some(shown) = self.batches.next().await {
-            place.send(shown);
-        }
-        Ok(())
-    }
-
-    /// Does some work while batches are handed on.
-    async fn meanwhile<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Ended> {
-        let mut work = std::pin::pin!(work);
-        loop {
-            tokio::select! {
-                biased;
-                done = &mut work => return Ok(done),
-                handed_on = self.hand_on(), if !self.batches.is_empty() => handed_on?,
+            let admitted = stages.admit(permitted.by_ref().take(MAX_BATCH));
+            let shown = match stages.mode {
+                DeliveryMode::RealtimeFirst => stages.place(admitted, &mut pace).await,
+                DeliveryMode::DurableFirst => stages.recognise(admitted, &mut pace).await,
+            };
+            if placed.send(shown).await.is_err() {
+                // The other half has ended by a fault; so does this one, and with it the gateway.
+                return;
             }
         }
     }

@@ -134,7 +134,7 @@ impl Stages {
     }
 
     /// Lists a batch and announces it to other gateways, in one call to the cache.
-    pub(super) async fn place(&self, batch: Vec<Send>, pace: &Pace) -> Vec<(Send, Shown)> {
+    pub(super) async fn place(&self, batch: Vec<Send>, pace: &mut Pace) -> Vec<(Send, Shown)> {
         let added = self.list(&batch, pace).await;
         let place = |(mut send, added): (Send, Option<Added>)| {
             let shown = match added {
@@ -151,7 +151,7 @@ impl Stages {
     }
 
     /// Adds a batch to the recent lists; `None` where the cache did not answer or was not asked.
-    async fn list(&self, batch: &[Send], pace: &Pace) -> Vec<Option<Added>> {
+    async fn list(&self, batch: &[Send], pace: &mut Pace) -> Vec<Option<Added>> {
         let adds: Vec<_> = batch.iter().map(|send| (&*send.message, send.attempt)).collect();
         let ask = async {
             let added = self.recent.add_batch(&adds, self.cache_budget).await;
@@ -165,7 +165,7 @@ impl Stages {
     }
 
     /// In durable-first mode nothing is shown yet, but a repeat must keep its first timestamp.
-    pub(super) async fn recognise(&self, batch: Vec<Send>, pace: &Pace) -> Vec<(Send, Shown)> {
+    pub(super) async fn recognise(&self, batch: Vec<Send>, pace: &mut Pace) -> Vec<(Send, Shown)> {
         let original = |send: &Send| {
             let (recent, message, budget) = (self.recent.clone(), send.message.clone(), self.cache_budget);
             async move { recent.original_timestamp(&message.chat, message.id, budget).await }
@@ -187,7 +187,7 @@ impl Stages {
     async fn ask_in_time<T>(
         &self,
         batch: &[Send],
-        pace: &Pace,
+        pace: &mut Pace,
         calls: u32,
         ask: impl Future<Output = Vec<Result<T, RedisError>>>,
     ) -> Vec<Option<T>> {
@@ -247,7 +247,7 @@ impl Stages {
         // The worker may have listed it since it came.
         let may_be_repeat = !matches!(shown, Shown::Later { repeat: false });
         let shown = match shown {
-            Shown::Later { .. } => match self.place(vec![send], &Pace::unhurried(self.cache_budget)).await.pop() {
+            Shown::Later { .. } => match self.place(vec![send], &mut Pace::unhurried(self.cache_budget)).await.pop() {
                 Some((placed, shown)) => {
                     send = placed;
                     self.deliver(&send, &shown);

@@ -4,7 +4,7 @@
 //! bytes of the record. A dead entry holds the version, the time at which it was given up, the reason, and the bytes of the queued entry.
 
 use bytes::Bytes;
-
+use holdfast_message::{Message, record};
 use holdfast_redis::msgpack::{Reader, Writer};
 
 const VERSION: u64 = 1;
@@ -53,6 +53,11 @@ impl QueueEntry {
         };
         fields().ok_or(EntryError::Malformed)
     }
+}
+
+/// The message that an entry holds, if this build can read it.
+pub(crate) fn message_of(bytes: &[u8]) -> Option<Message> {
+    record::decode(&QueueEntry::decode(bytes).ok()?.record).ok()
 }
 
 /// An entry of a dead list: one that can never be published.

@@ -9,21 +9,22 @@ use bytes::Bytes;
 use holdfast_message::ChatId;
 use holdfast_redis::{Call, RedisError, Script, parse};
 
-use crate::entry::{DeadEntry, EntryError, QueueEntry};
+use crate::entry::{DeadEntry, EntryError, QueueEntry, message_of};
 use crate::queue::FailedQueue;
 
 static LEASE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/lease.lua")));
 static FINISH: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/finish.lua")));
 static POP: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/pop.lua")));
+static REPLAYED: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/replayed.lua")));
 static BURY: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/bury.lua")));
 
 /// The longest lease, and the longest wait for the next attempt; longer ones are shortened to it. A score further in the future was set
 /// before the server's clock went back, and is due. A clock that goes back therefore delays a replay by no more than this.
 pub const FURTHEST: Duration = Duration::from_secs(120);
 
-/// For how long a chat's failed queue remembers what it replayed last. A worker stores it within the flush interval as a rule, and after the
-/// time that a lost worker's partitions take to move.
-const REPLAYED_LATELY: Duration = Duration::from_secs(600);
+/// For how long, and of how many messages, a chat's failed queue remembers that it replayed them. A worker stores a message within the flush
+/// interval as a rule, and after the time that a lost worker's partitions take to move.
+const REPLAYED_LATELY: (Duration, usize) = (Duration::from_secs(600), 64);
 
 /// A chat that one retrier has taken for a while.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,19 +93,28 @@ impl FailedQueue {
         Ok(heads)
     }
 
-    /// Removes entries that Kafka has acknowledged, in this order, for as long as the head has the same bytes.
+    /// Removes entries that Kafka has acknowledged, in this order, for as long as the head has the same bytes. That they were replayed is
+    /// remembered first, so that nobody finds them in neither place.
     pub async fn pop_published(
         &self,
         chat: &ChatId,
         published: &[Bytes],
         budget: Duration,
     ) -> Result<Taken, RedisError> {
-        let mut call = POP.call(&[&self.keys.failed(chat), &self.keys.failed_replayed(chat)]);
-        call = call.arg(REPLAYED_LATELY.as_millis() as u64);
+        let (time, most) = REPLAYED_LATELY;
+        let mut replayed = REPLAYED.call(&[&self.keys.failed_replayed(chat)]).arg(time.as_millis() as u64).arg(most);
+        let mut pop = POP.call(&[&self.keys.failed(chat)]);
         for bytes in published {
-            call = call.arg(&**bytes);
+            if let Some(message) = message_of(bytes) {
+                replayed = replayed.arg(message.id.as_bytes());
+            }
+            pop = pop.arg(&**bytes);
         }
-        self.taken("failed_pop", call, budget).await
+        let answers = self.connection.run("failed_pop", vec![replayed, pop], budget).await?;
+        let [remembered, popped] = <[_; 2]>::try_from(answers).map_err(|_| RedisError::unexpected("no answer"))?;
+        remembered?;
+        let (removed, left) = parse(popped?)?;
+        Ok(Taken { removed, left })
     }
 
     /// Moves the head to the dead list, if it has these bytes. `now` is in Unix epoch milliseconds.
@@ -118,7 +128,9 @@ impl FailedQueue {
     ) -> Result<Taken, RedisError> {
         let dead = DeadEntry { buried_at: now, reason: reason.into(), entry: bytes.clone() };
         let call = BURY.call(&[&self.keys.failed(chat), &self.keys.failed_dead(chat)]);
-        self.taken("failed_bury", call.arg(&**bytes).arg(&*dead.encode()), budget).await
+        let call = call.arg(&**bytes).arg(&*dead.encode());
+        let (removed, left) = parse(self.connection.run_one("failed_bury", call, budget).await?)?;
+        Ok(Taken { removed, left })
     }
 
     /// Ends a lease. Returns whether it was still held.
@@ -130,10 +142,5 @@ impl FailedQueue {
         };
         let held: u8 = parse(self.connection.run_one("failed_finish", call, budget).await?)?;
         Ok(held == 1)
-    }
-
-    async fn taken(&self, op: &'static str, call: Call, budget: Duration) -> Result<Taken, RedisError> {
-        let (removed, left) = parse(self.connection.run_one(op, call, budget).await?)?;
-        Ok(Taken { removed, left })
     }
 }

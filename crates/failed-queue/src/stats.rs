@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use holdfast_message::{ChatId, Message, record};
+use holdfast_message::{ChatId, Message, MessageId};
 use holdfast_redis::{Call, RedisError, parse};
 use tokio::time::Instant;
 
-use crate::entry::QueueEntry;
+use crate::entry::{QueueEntry, message_of};
 use crate::queue::FailedQueue;
 
 /// How many lists are read with one call.
@@ -22,8 +22,8 @@ pub struct Peeked {
     pub more: bool,
     /// How many entries among them this build can't decode.
     pub undecodable: usize,
-    /// The message that was published and removed last, in the last ten minutes. While the store has it, it has those before it.
-    pub replayed: Option<Message>,
+    /// Messages that were published in the last ten minutes, oldest first: at most the last 64. The log has them, and the store may not.
+    pub replayed: Vec<MessageId>,
 }
 
 /// How much waits in all queues.
@@ -44,29 +44,22 @@ impl FailedQueue {
     pub async fn peek(&self, chat: &ChatId, limit: usize, budget: Duration) -> Result<Peeked, RedisError> {
         let key = self.keys.failed(chat);
         let from = -i64::try_from(limit).unwrap_or(i64::MAX).saturating_add(1);
-        // In this order: what is removed between the two is seen by both.
+        // In this order: what is removed between the two is seen in both.
         let calls = vec![
             Call::new("LRANGE").key(&key).arg(from).arg(-1),
-            Call::new("GET").key(&self.keys.failed_replayed(chat)),
+            Call::new("LRANGE").key(&self.keys.failed_replayed(chat)).arg(0).arg(-1),
         ];
         let mut answers = self.connection.run("failed_peek", calls, budget).await?.into_iter();
         let mut next = || answers.next().unwrap_or_else(|| Err(RedisError::unexpected("no answer")));
         let mut entries: Vec<Bytes> = parse(next()?)?;
-        let replayed: Option<Bytes> = parse(next()?)?;
+        let replayed: Vec<Vec<u8>> = parse(next()?)?;
         let more = entries.len() > limit;
         entries.drain(..entries.len().saturating_sub(limit));
-        let decode = |bytes: &Bytes| record::decode(&QueueEntry::decode(bytes).ok()?.record).ok();
-        let messages: Vec<_> = entries.iter().filter_map(decode).collect();
+        let messages: Vec<_> = entries.iter().filter_map(|bytes| message_of(bytes)).collect();
         let undecodable = entries.len() - messages.len();
         self.connection.metrics().undecodable("failed", undecodable);
-        Ok(Peeked { messages, more, undecodable, replayed: replayed.as_ref().and_then(decode) })
-    }
-
-    /// Whether no chat has an entry. A push that has not been answered may be in progress.
-    pub async fn index_is_empty(&self, budget: Duration) -> Result<bool, RedisError> {
-        let call = Call::new("EXISTS").key(&self.keys.failed_index());
-        let exists: u8 = parse(self.connection.run_one("failed_index", call, budget).await?)?;
-        Ok(exists == 0)
+        let id = |bytes: Vec<u8>| Some(MessageId::from_bytes(bytes.try_into().ok()?));
+        Ok(Peeked { messages, more, undecodable, replayed: replayed.into_iter().filter_map(id).collect() })
     }
 
     /// How much waits, counting at most `max_chats` chats. Sends one command for the index and two for each chat, in pipelines of a

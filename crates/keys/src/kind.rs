@@ -22,7 +22,7 @@ pub enum Kind {
     Failed(ChatId),
     /// A chat's dead list: entries of its failed queue that can never be published.
     FailedDead(ChatId),
-    /// The entry that was published and removed last from a chat's failed queue.
+    /// The ids of the messages that were replayed last from a chat's failed queue.
     FailedReplayed(ChatId),
     /// The index of the failed queue: chats that have entries.
     FailedIndex,

@@ -182,7 +182,7 @@ impl Keys {
         self.bare_name("failed", chat.as_str(), "dead")
     }
 
-    /// The entry that was published and removed last from a chat's failed queue.
+    /// The ids of the messages that were replayed last from a chat's failed queue.
     pub fn failed_replayed(&self, chat: &ChatId) -> String {
         self.bare_name("failed", chat.as_str(), "replayed")
     }

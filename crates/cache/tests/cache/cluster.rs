@@ -132,7 +132,7 @@ async fn a_queue_over_all_masters_is_leased_replayed_counted_and_mended() {
         assert_eq!(queue.buried(chat, 0, 10, BUDGET).await.unwrap().len(), 1);
         assert!(queue.finish(lease, FinishAs::Empty, BUDGET).await.unwrap());
     }
-    assert!(queue.index_is_empty(BUDGET).await.unwrap());
+    assert!(queue.indexed_chats(BUDGET).await.unwrap().is_empty());
 }
 
 async fn found(queue: &FailedQueue) -> HashSet<ChatId> {

@@ -162,7 +162,9 @@ fn order(
         let ambiguous = |sent: &Sent, accepted: Moment| {
             let by = sent.attempts.iter().find(|attempt| attempt.ended == accepted).map(|attempt| &attempt.gateway);
             let elsewhere = |attempt: &Attempt| circumstances.cache_was_away || Some(&attempt.gateway) != by;
-            sent.attempts.iter().any(|attempt| attempt.began > accepted && elsewhere(attempt))
+            // Whoever answers that it is a repeat knows the first copy, and has its time.
+            let knew = |attempt: &Attempt| matches!(attempt.outcome, Outcome::Accepted { duplicate: true, .. });
+            sent.attempts.iter().any(|attempt| attempt.began > accepted && elsewhere(attempt) && !knew(attempt))
         };
         let answered = stream.iter().filter_map(|(sent, key)| Some((sent, sent.accepted()?, *key)));
         let answered = answered.filter(|(sent, accepted, _)| !ambiguous(sent, *accepted));

@@ -39,7 +39,7 @@ impl Desk {
         for lease in self.queue.lease(count, BUDGET, BUDGET).await.unwrap() {
             assert!(self.queue.finish(&lease, FinishAs::Empty, BUDGET).await.unwrap());
         }
-        assert!(self.queue.index_is_empty(BUDGET).await.unwrap());
+        assert!(self.queue.indexed_chats(BUDGET).await.unwrap().is_empty());
         chats
     }
 

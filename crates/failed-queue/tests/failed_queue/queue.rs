@@ -67,12 +67,12 @@ async fn finish(queue: &FailedQueue, lease: &Lease, how: FinishAs) -> bool {
 async fn what_is_pushed_is_leased_published_and_gone() {
     let (_server, queue) = fresh().await;
     let chat = chat();
-    assert!(queue.index_is_empty(BUDGET).await.unwrap());
+    assert!(queue.indexed_chats(BUDGET).await.unwrap().is_empty());
     let sent = messages(&chat, 3);
     for message in &sent {
         push(&queue, message).await;
     }
-    assert!(!queue.index_is_empty(BUDGET).await.unwrap());
+    assert!(!queue.indexed_chats(BUDGET).await.unwrap().is_empty());
     let taken = due(&queue, LEASE).await;
     assert_eq!(taken.chat, chat);
     assert_eq!(lease(&queue).await, [], "taken");
@@ -86,7 +86,7 @@ async fn what_is_pushed_is_leased_published_and_gone() {
     let published = self::heads(&queue, &chat).await;
     assert_eq!(pop(&queue, &chat, &published).await, Taken { removed: 1, left: 0 });
     assert!(finish(&queue, &taken, FinishAs::Empty).await);
-    assert!(queue.index_is_empty(BUDGET).await.unwrap());
+    assert!(queue.indexed_chats(BUDGET).await.unwrap().is_empty());
 }
 
 #[tokio::test]
@@ -100,7 +100,7 @@ async fn a_push_between_seen_empty_and_finish_keeps_the_chat_in_the_index() {
     assert_eq!(pop(&queue, &chat, &published).await.left, 0);
     push(&queue, &sent[1]).await;
     assert!(!finish(&queue, &lease, FinishAs::Empty).await);
-    assert!(!queue.index_is_empty(BUDGET).await.unwrap());
+    assert!(!queue.indexed_chats(BUDGET).await.unwrap().is_empty());
     assert_eq!(heads(&queue, &chat).await.len(), 1);
 }
 
@@ -178,7 +178,7 @@ async fn two_retriers_and_a_thawed_one_remove_nothing_but_what_each_published() 
     assert_eq!(left, [frozen[2].clone(), entry(&sent[3]).encode()]);
     assert_eq!(pop(&queue, &chat, &left).await, Taken { removed: 2, left: 0 });
     assert!(!finish(&queue, &second, FinishAs::Empty).await, "touched by the push");
-    assert!(!queue.index_is_empty(BUDGET).await.unwrap());
+    assert!(!queue.indexed_chats(BUDGET).await.unwrap().is_empty());
 }
 
 #[tokio::test]
@@ -273,20 +273,25 @@ async fn a_peek_shows_the_newest() {
 async fn a_peek_shows_what_was_replayed_last() {
     let (_server, queue) = fresh().await;
     let chat = chat();
-    for message in &messages(&chat, 3) {
+    let messages = messages(&chat, 3);
+    for message in &messages {
         push(&queue, message).await;
     }
-    let replayed = async || queue.peek(&chat, 5, BUDGET).await.unwrap().replayed.as_ref().map(number_of);
-    assert_eq!(replayed().await, None);
+    let replayed = async || queue.peek(&chat, 5, BUDGET).await.unwrap().replayed;
+    assert_eq!(replayed().await, []);
+    let ids: Vec<_> = messages.iter().map(|message| message.id).collect();
     let published = heads(&queue, &chat).await;
-    assert_eq!(pop(&queue, &chat, &published[1..]).await, Taken { removed: 0, left: 3 });
-    assert_eq!(replayed().await, None, "nothing was removed");
     pop(&queue, &chat, &published[..2]).await;
-    assert_eq!(replayed().await, Some(2));
+    assert_eq!(replayed().await, ids[..2]);
     pop(&queue, &chat, &published[2..]).await;
-    assert_eq!(replayed().await, Some(3));
-    assert!(!queue.stats(5, BUDGET).await.unwrap().partial);
-    assert_eq!(queue.stats(5, BUDGET).await.unwrap().messages, 0);
+    assert_eq!(replayed().await, ids);
+    // Of many more the newest are remembered.
+    for message in &super::support::messages(&chat, 100) {
+        push(&queue, message).await;
+    }
+    let published = heads(&queue, &chat).await;
+    pop(&queue, &chat, &published).await;
+    assert_eq!(replayed().await.len(), 64);
 }
 
 #[tokio::test]
@@ -327,5 +332,5 @@ async fn a_full_server_refuses_pushes_and_drains_nevertheless() {
     let lease = due(&queue, LEASE).await;
     assert_eq!(pop(&queue, &chat, &published[2..]).await, Taken { removed: 1, left: 0 });
     assert!(finish(&queue, &lease, FinishAs::Empty).await);
-    assert!(queue.index_is_empty(BUDGET).await.unwrap());
+    assert!(queue.indexed_chats(BUDGET).await.unwrap().is_empty());
 }

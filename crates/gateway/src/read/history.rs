@@ -9,14 +9,14 @@
 //!
 //! See `docs/decisions/recent-list-floor.md` and `docs/decisions/listed-and-stored-times.md`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_breaker::Breaker;
 use holdfast_cache::RecentList;
 use holdfast_cache::recent::{RecentPage, Repair, Repaired};
-use holdfast_failed_queue::FailedQueue;
+use holdfast_failed_queue::{FailedQueue, Peeked};
 use holdfast_message::json::{MessageJson, Position};
 use holdfast_message::{ChatId, HistoryKey, Message, MessageId, UserId};
 use tokio::sync::Semaphore;
@@ -119,7 +119,7 @@ impl History {
             return Ok(page);
         }
         let failed = sources.failed(chat).await;
-        if failed.replayed.is_some() {
+        if !failed.replayed.is_empty() {
             // Read again: what left the failed queue before it was asked may be in the list only since.
             listed = sources.listed(chat).await.or(listed);
         }
@@ -140,24 +140,22 @@ impl History {
             let elsewhere = merge.not_in(&stored, before);
             // Most are on their way into the store. A repeat that got a new timestamp is stored with that of its first copy.
             let elsewhere = if elsewhere.is_empty() { HashMap::new() } else { store.get(&elsewhere).await? };
-            let replayed = failed.replayed.as_ref().map(|message| message.id);
-            let replayed = replayed.filter(|id| !stored.messages.iter().any(|message| message.id == *id));
-            let replayed_is_stored = match replayed {
-                Some(id) => !store.get(&[id]).await?.is_empty(),
-                None => true,
-            };
+            let on_page: HashSet<_> = stored.messages.iter().map(|message| message.id).collect();
+            let replayed: Vec<_> = failed.replayed.iter().copied().filter(|id| !on_page.contains(id)).collect();
+            let replayed_are_stored = replayed.is_empty() || store.get(&replayed).await?.len() == replayed.len();
             let newest = match before {
                 Some(_) if let_go.is_some() => store.page(chat, None, 1).await?.messages.first().map(Message::key),
                 _ => stored.messages.first().map(Message::key),
             };
-            Ok((stored, elsewhere.into_values().collect::<Vec<_>>(), newest, replayed_is_stored))
+            Ok((stored, elsewhere.into_values().collect::<Vec<_>>(), newest, replayed_are_stored))
         });
         match asked.await {
-            Ok((stored, elsewhere, newest, replayed_is_stored)) => {
+            Ok((stored, elsewhere, newest, replayed_are_stored)) => {
                 let source = if merge.is_empty() { Source::Store } else { Source::Merged };
                 merge.stored_wins(&stored.messages);
                 merge.stored_wins(&elsewhere);
-                if let Some(listed) = verified.filter(|_| failed.whole) {
+                let whole = failed.whole && replayed_are_stored;
+                if let Some(listed) = verified.filter(|_| whole) {
                     self.repair(chat, listed, &stored, elsewhere, failed.messages);
                 }
                 let (messages, more) = merge.newest(before, limit);
@@ -165,8 +163,7 @@ impl History {
                 // Messages are stored in about their order: what is missing lies between the newest stored and what was let go.
                 let behind =
                     let_go.is_some_and(|key| newest < Some(key)) && before.is_none_or(|key| Some(key) > newest);
-                let complete = failed.whole && replayed_is_stored && !behind;
-                Ok(Page { messages, next, source, complete, position, typing: None })
+                Ok(Page { messages, next, source, complete: whole && !behind, position, typing: None })
             }
             Err(error) => {
                 tracing::debug!(chat_id = %chat, %error, "a page of history without the store");
@@ -254,7 +251,7 @@ pub(super) struct Failed {
     /// Whether these are all.
     whole: bool,
     /// What left it last, a short while ago.
-    replayed: Option<Message>,
+    replayed: Vec<MessageId>,
 }
 
 impl Sources {
@@ -275,9 +272,11 @@ impl Sources {
 
     pub(super) async fn failed(&self, chat: &ChatId) -> Failed {
         match self.failed.peek(chat, MAX_FAILED, BUDGET).await {
-            Ok(peeked) => Failed { messages: peeked.messages, whole: !peeked.more, replayed: peeked.replayed },
+            Ok(Peeked { messages, more, undecodable, replayed }) => {
+                Failed { messages, whole: !more && undecodable == 0, replayed }
+            }
             // What it holds is in the list as a rule, and turns up in any case when the server is back.
-            Err(_) => Failed { messages: Vec::new(), whole: !self.failed_holds(), replayed: None },
+            Err(_) => Failed { messages: Vec::new(), whole: !self.failed_holds(), replayed: Vec::new() },
         }
     }
 

@@ -24,7 +24,7 @@ use crate::send::acked::{AckedMessage, AckedMessages, REMEMBERED};
 use crate::wire::responses::Durability;
 
 /// How often a message that waits for Kafka looks whether there is anything to wait for.
-const LOOK: Duration = Duration::from_millis(50);
+const LOOK: Duration = Duration::from_millis(150);
 
 /// Why nothing durable has it, as far as is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -122,7 +122,7 @@ impl Pending {
             State::Acknowledged => Ok(Durability::Kafka),
             State::Skipped => publish.queue(&message, &trace, "kafka's breaker is open").await,
             State::Enqueued(mut enqueued) => match publish.reported(&mut enqueued).await {
-                Some(report) => publish.settle(enqueued, report, &message, &trace).await,
+                Some(report) => publish.settle(enqueued.permit, enqueued.since, report, &message, &trace).await,
                 None => publish.queue_meanwhile(enqueued, &message, &trace).await,
             },
         }
@@ -144,19 +144,20 @@ impl Publish {
     /// Kafka has reported: if it did not take the message, the failed queue is next.
     async fn settle(
         &self,
-        enqueued: Enqueued,
+        permit: Permit,
+        since: Instant,
         report: Result<Acknowledged, PublishError>,
         message: &Message,
         trace: &TraceParent,
     ) -> Result<Durability, NotDurable> {
-        match self.judged(enqueued.permit, enqueued.since, report) {
+        match self.judged(permit, since, report) {
             Ok(_) => Ok(self.remember(message, Durability::Kafka)),
             Err(PublishError::TooLarge(_)) => Err(NotDurable::TooLarge),
             Err(PublishError::Unavailable(failure)) => self.queue(message, trace, &failure.to_string()).await,
         }
     }
 
-    /// Queues a message that Kafka's client still has. If the failed queue refuses, the message goes on waiting for Kafka.
+    /// Queues a message that Kafka's client still has. If the failed queue refuses, the message goes on waiting for Kafka, as if nobody had asked.
     async fn queue_meanwhile(
         &self,
         enqueued: Enqueued,
@@ -171,11 +172,7 @@ impl Publish {
                 tokio::spawn(async move { drop(publish.judged(permit, since, report.await)) });
                 Ok(durability)
             }
-            Err(not_queued) => match self.judged(permit, since, report.await) {
-                Ok(_) => Ok(self.remember(message, Durability::Kafka)),
-                Err(PublishError::TooLarge(_)) => Err(NotDurable::TooLarge),
-                Err(PublishError::Unavailable(_)) => Err(not_queued),
-            },
+            Err(_) => self.settle(permit, since, report.await, message, trace).await,
         }
     }
 

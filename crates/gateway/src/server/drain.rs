@@ -47,7 +47,10 @@ impl Ending {
         }
         let unreported = self.publisher.flush(self.grace / 16).await;
         if unreported > 0 {
-            tracing::warn!(unreported, "kafka's client still held records, none of which was acknowledged to a sender");
+            tracing::warn!(
+                unreported,
+                "kafka's client still held records; what of them was acknowledged to its sender is in the failed queue"
+            );
         }
     }
 }

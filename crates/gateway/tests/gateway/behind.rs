@@ -42,23 +42,27 @@ async fn a_page_over_what_only_the_log_has_is_not_complete() {
     assert_eq!(page(20, &listed).await, (9, true, Value::Null));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_page_without_what_was_replayed_and_is_not_stored_is_not_complete() {
-    let settings = settings(&[("RECENT_MAX_MESSAGES", "5")]).await;
-    let store = store(&settings).await;
-    let (alice, bob) = (UserId::parse(&unique("alice")).unwrap(), UserId::parse(&unique("bob")).unwrap());
-    // Another gateway queued it long ago; the list knows nothing of it.
-    let queued = Message {
-        id: MessageId::from_bytes([7; 16]),
+/// Another gateway queued it long ago; the list knows nothing of it.
+fn queued(alice: &UserId, bob: &UserId, number: u8) -> Message {
+    Message {
+        id: MessageId::from_bytes([number; 16]),
         temp_id: None,
         receiver: Some(bob.clone()),
-        chat: ChatId::direct(&alice, &bob).unwrap(),
+        chat: ChatId::direct(alice, bob).unwrap(),
         sender: alice.clone(),
         content: "queued".into(),
         image_url: None,
         public_id: None,
         timestamp: 1_700_000_000_000,
-    };
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_without_what_was_replayed_and_is_not_stored_is_not_complete() {
+    let settings = settings(&[("RECENT_MAX_MESSAGES", "5")]).await;
+    let store = store(&settings).await;
+    let (alice, bob) = (UserId::parse(&unique("alice")).unwrap(), UserId::parse(&unique("bob")).unwrap());
+    let queued = queued(&alice, &bob, 7);
     queue_failed(&failed_queue(&settings), &queued).await;
     let gateway = Gateway::start(settings).await;
     until("it is replayed", async || gateway.metric("holdfast_failed_queue_replayed_total").await == 1.0).await;
@@ -72,6 +76,30 @@ async fn a_page_without_what_was_replayed_and_is_not_stored_is_not_complete() {
         (page["messages"].as_array().unwrap().len(), page["complete"] == true)
     };
     assert_eq!(page().await, (8, false));
+    assert_eq!(page().await, (8, false), "the first reading vouched for nothing");
     store.insert(&[queued]).await.unwrap();
     assert_eq!(page().await, (9, true));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_page_verifies_a_list_that_lacks_what_was_replayed_and_is_not_stored() {
+    let settings = settings(&[]).await;
+    let store = store(&settings).await;
+    let (alice, bob) = (UserId::parse(&unique("alice")).unwrap(), UserId::parse(&unique("bob")).unwrap());
+    let queued = queued(&alice, &bob, 7);
+    queue_failed(&failed_queue(&settings), &queued).await;
+    let gateway = Gateway::start(settings).await;
+    until("it is replayed", async || gateway.metric("holdfast_failed_queue_replayed_total").await == 1.0).await;
+    let (client, _events) = gateway.connect(alice.as_str()).await;
+    for number in 1..=3 {
+        store.insert(&[message(&send(&client, bob.as_str(), &number.to_string()).await)]).await.unwrap();
+    }
+    // A repair that one of them causes would make the list answer the later ones alone.
+    for _ in 0..20 {
+        let page = client.emit_with_ack("history", &json!({ "friendId": bob.as_str() })).await.unwrap();
+        assert_eq!((page["messages"].as_array().unwrap().len(), &page["complete"]), (3, &json!(false)), "{page}");
+    }
+    store.insert(&[queued]).await.unwrap();
+    let page = client.emit_with_ack("history", &json!({ "friendId": bob.as_str() })).await.unwrap();
+    assert_eq!((page["messages"].as_array().unwrap().len(), &page["complete"]), (4, &json!(true)), "{page}");
 }

@@ -1,11 +1,11 @@
-//! The tables in the documentation are made from the code: `UPDATE_DOCS=1 cargo test -p holdfast-e2e docs` writes them.
+//! The tables in the documentation are made from the code: `UPDATE_DOCS=1 cargo test --workspace --test e2e docs` writes them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use holdfast_service::ops;
+use holdfast_service::ops::{self, SignalMetrics, Signals};
 use holdfast_service::settings::{Setting, table};
 
 fn check(file: &str, text: &str) -> Result<()> {
@@ -35,7 +35,7 @@ fn settings_are_documented_as_they_are() -> Result<()> {
     };
     let mut text = String::from(
         "# Settings\n\nEnvironment variables, or `NAME=value` lines of the file that `CONFIG_FILE` names; the environment wins. An empty value is an\n\
-         unset one. This page is made from the code (`UPDATE_DOCS=1 cargo test -p holdfast-e2e docs`).\n\n",
+         unset one. This page is made from the code (`UPDATE_DOCS=1 cargo test --workspace --test e2e docs`).\n\n",
     );
     text += CONFIGURATION_FILE;
     write!(text, "\n## Both services\n\n{}", of(&gateway, &worker, true))?;
@@ -59,15 +59,21 @@ fn metrics_are_documented_as_they_are() -> Result<()> {
     holdfast_gateway::metrics::Metrics::register(&gateway)?;
     let worker = ops::registry("worker")?;
     // What has a line for each partition or dependency has none before there is one.
-    holdfast_worker::metrics::Metrics::register(&worker)?.lag(0, 0);
+    let metrics = holdfast_worker::metrics::Metrics::register(&worker)?;
+    metrics.lag(0, 0);
+    metrics.dlq_records(Some(0));
+    metrics.backlog_ages("messages", &[(0, 0.0)].into());
     for registry in [&gateway, &worker] {
+        let one =
+            Signals { dependencies: vec![("redis", true)], degraded: vec![("redis", false)], ..Signals::default() };
+        SignalMetrics::register(registry)?.set(&one);
         holdfast_redis::RedisMetrics::register(registry)?;
         let breakers = holdfast_breaker::BreakerMetrics::register(registry)?;
         holdfast_breaker::Breaker::new("redis", holdfast_breaker::BreakerSettings::default(), Some(&breakers));
     }
     let mut text = String::from(
         "# Metrics\n\nBoth services export them at `/metrics` on their operators' port, with zero from the start. This page is made from the code\n\
-         (`UPDATE_DOCS=1 cargo test -p holdfast-e2e docs`).\n",
+         (`UPDATE_DOCS=1 cargo test --workspace --test e2e docs`).\n",
     );
     for (service, registry) in [("Gateway", gateway), ("Worker", worker)] {
         write!(text, "\n## {service}\n\n| metric | kind | meaning |\n| --- | --- | --- |\n")?;

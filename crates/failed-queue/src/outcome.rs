@@ -73,21 +73,37 @@ impl Refusal {
         matches!(self, Self::NoAppendOnlyFile | Self::NeverSynced | Self::Evicts(_) | Self::Unreadable(_))
     }
 
-    /// The `reason` label of the metrics.
-    pub fn label(&self) -> &'static str {
+    /// Every [`Refusal::reason`].
+    pub const REASONS: [&'static str; 12] = [
+        "failed_queue_no_aof",
+        "failed_queue_first_rewrite",
+        "failed_queue_writes_fail",
+        "failed_queue_sync_suspended",
+        "failed_queue_never_synced",
+        "failed_queue_evicts",
+        "failed_queue_unreadable",
+        "failed_queue_replica",
+        "failed_queue_replicas",
+        "failed_queue_not_synced",
+        "failed_queue_server",
+        "failed_queue_unreachable",
+    ];
+
+    /// The `reason` by which a service that sees this is degraded.
+    pub fn reason(&self) -> &'static str {
         match self {
-            Self::NoAppendOnlyFile => "no_aof",
-            Self::FirstRewrite => "first_rewrite",
-            Self::WritesFail => "writes_fail",
-            Self::SyncSuspended => "sync_suspended",
-            Self::NeverSynced => "never_synced",
-            Self::Evicts(_) => "evicts",
-            Self::Unreadable(_) => "unreadable",
-            Self::Replica => "replica",
-            Self::TooFewReplicas { .. } | Self::Replicas { .. } => "replicas",
-            Self::NotSynced => "not_synced",
-            Self::Server(_) => "server",
-            Self::Unreachable(_) => "unreachable",
+            Self::NoAppendOnlyFile => "failed_queue_no_aof",
+            Self::FirstRewrite => "failed_queue_first_rewrite",
+            Self::WritesFail => "failed_queue_writes_fail",
+            Self::SyncSuspended => "failed_queue_sync_suspended",
+            Self::NeverSynced => "failed_queue_never_synced",
+            Self::Evicts(_) => "failed_queue_evicts",
+            Self::Unreadable(_) => "failed_queue_unreadable",
+            Self::Replica => "failed_queue_replica",
+            Self::TooFewReplicas { .. } | Self::Replicas { .. } => "failed_queue_replicas",
+            Self::NotSynced => "failed_queue_not_synced",
+            Self::Server(_) => "failed_queue_server",
+            Self::Unreachable(_) => "failed_queue_unreachable",
         }
     }
 }
@@ -95,5 +111,29 @@ impl Refusal {
 impl From<RedisError> for Refusal {
     fn from(error: RedisError) -> Self {
         Self::Unreachable(error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_is_named() {
+        let refusals = [
+            Refusal::NoAppendOnlyFile,
+            Refusal::FirstRewrite,
+            Refusal::WritesFail,
+            Refusal::SyncSuspended,
+            Refusal::NeverSynced,
+            Refusal::Evicts(String::new()),
+            Refusal::Unreadable(""),
+            Refusal::Replica,
+            Refusal::TooFewReplicas { online: 0, wanted: 1 },
+            Refusal::NotSynced,
+            Refusal::Server(String::new()),
+            Refusal::Unreachable(String::new()),
+        ];
+        assert_eq!(refusals.map(|refusal| refusal.reason()), Refusal::REASONS);
     }
 }

@@ -16,7 +16,7 @@ use holdfast_breaker::{Breaker, Hold};
 use holdfast_failed_queue::{FailedQueue, Refusal};
 use holdfast_kafka::Publisher;
 use holdfast_redis::Connection;
-use holdfast_service::ops::{Health, Turn};
+use holdfast_service::ops::{Health, Signals, Turn};
 use holdfast_store::Store;
 use serde_json::{Value, json};
 use tokio::time::interval;
@@ -186,6 +186,27 @@ impl Health for GatewayHealth {
                 "oldestAgeSeconds": self.metrics.failed_age.get(),
             },
         })
+    }
+
+    fn signals(&self) -> Signals {
+        let seen = self.seen();
+        let refusal = match &seen.queue {
+            Some(Err(why)) => Some(why),
+            Some(Ok(())) | None => None,
+        };
+        let queue_up = seen.queue.is_some() && !matches!(refusal, Some(Refusal::Unreachable(_)));
+        let dependencies =
+            [("kafka", seen.kafka), ("mongodb", seen.store), ("redis", seen.cache), ("redis_queue", queue_up)];
+        let asked = seen.queue.is_some();
+        let away = dependencies[..3].iter().map(|(name, up)| (*name, asked && !up));
+        let refuses =
+            Refusal::REASONS.map(|reason| (reason, refusal.is_some_and(|refusal| refusal.reason() == reason)));
+        Signals {
+            ready: self.ready(),
+            draining: self.draining.is_cancelled(),
+            dependencies: dependencies.to_vec(),
+            degraded: away.chain(refuses).collect(),
+        }
     }
 
     fn turn(&self, dependency: &str, to: Turn) -> bool {

@@ -7,6 +7,9 @@
 //!
 //! See `docs/decisions/breakers.md`.
 
+mod signals;
+
+use std::io;
 use std::sync::Arc;
 
 use axum::Router;
@@ -14,11 +17,13 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use prometheus::process_collector::ProcessCollector;
 use prometheus::{IntGauge, Opts, Registry, TextEncoder};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::serve::{self, ConnectionLimits, ConnectionMetrics};
+pub use signals::{SignalMetrics, Signals};
 
 /// A service's health, as the operators' port reports it.
 pub trait Health: Send + Sync + 'static {
@@ -32,6 +37,8 @@ pub trait Health: Send + Sync + 'static {
     }
     /// The document at `/health`, as its service describes it. Refreshed by the service, so that asking costs nothing.
     fn report(&self) -> serde_json::Value;
+    /// What `/metrics` says of its state.
+    fn signals(&self) -> Signals;
     /// An operator knows that records were lost; `false`: this service would not know of it.
     fn acknowledge_losses(&self) -> bool {
         false
@@ -64,7 +71,7 @@ impl Turn {
     }
 }
 
-/// A registry that says which build this is.
+/// A registry that says which build this is, and what the process uses.
 ///
 /// The error names the metric that could not be registered.
 pub fn registry(service: &str) -> Result<Registry, prometheus::Error> {
@@ -76,21 +83,26 @@ pub fn registry(service: &str) -> Result<Registry, prometheus::Error> {
     )?;
     info.set(1);
     registry.register(Box::new(info))?;
+    registry.register(Box::new(ProcessCollector::for_self()))?;
     Ok(registry)
 }
 
 /// Serves the operators' port until the token is cancelled.
+///
+/// # Errors
+/// The registry has a metric of [`SignalMetrics`] already, or the listener fails.
 pub async fn serve<H: Health>(
     listener: TcpListener,
     registry: Registry,
     health: Arc<H>,
     (limits, metrics): (ConnectionLimits, ConnectionMetrics),
     stop: CancellationToken,
-) -> std::io::Result<()> {
-    serve::serve(listener, router(registry, health), limits, metrics, stop).await
+) -> io::Result<()> {
+    let signals = SignalMetrics::register(&registry).map_err(io::Error::other)?;
+    serve::serve(listener, router(registry, signals, health), limits, metrics, stop).await
 }
 
-fn router<H: Health>(registry: Registry, health: Arc<H>) -> Router {
+fn router<H: Health>(registry: Registry, signals: SignalMetrics, health: Arc<H>) -> Router {
     let status = |good: bool| if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     Router::new()
         .route("/health/live", get(move |State(health): State<Arc<H>>| async move { status(health.live()) }))
@@ -98,8 +110,14 @@ fn router<H: Health>(registry: Registry, health: Arc<H>) -> Router {
         .route("/health", get(|State(health): State<Arc<H>>| async move { axum::Json(health.report()) }))
         .route("/breakers/{dependency}/{to}", post(turn::<H>))
         .route("/losses/acknowledge", post(acknowledge::<H>))
+        .route(
+            "/metrics",
+            get(move |State(health): State<Arc<H>>| async move {
+                signals.set(&health.signals());
+                metrics(&registry)
+            }),
+        )
         .with_state(health)
-        .route("/metrics", get(move || async move { metrics(&registry) }))
 }
 
 fn ready(unready: Option<String>) -> (StatusCode, String) {
@@ -165,6 +183,9 @@ mod tests {
         fn report(&self) -> serde_json::Value {
             serde_json::json!({})
         }
+        fn signals(&self) -> Signals {
+            Signals { dependencies: vec![("redis", true)], degraded: vec![("mongodb", false)], ..Signals::default() }
+        }
         fn turn(&self, dependency: &str, to: Turn) -> bool {
             if dependency == "redis" {
                 self.0.lock().unwrap().push(to);
@@ -182,15 +203,16 @@ mod tests {
         let [metrics] = ConnectionMetrics::register(&registry, ["operators"]).unwrap();
         let limits = ConnectionSettings::read(&mut Source::default()).unwrap().operators();
         tokio::spawn(serve(listener, registry, Arc::clone(&health), (limits, metrics), stop.clone()));
-        let ask = async |method: &str, path: &str| {
+        let answer = async |method: &str, path: &str| {
             let mut stream = TcpStream::connect(address).await.unwrap();
             let (path, headers) = path.split_once(' ').unwrap_or((path, "accept: */*"));
             let request = format!("{method} {path} HTTP/1.1\r\nhost: x\r\n{headers}\r\nconnection: close\r\n\r\n");
             stream.write_all(request.as_bytes()).await.unwrap();
             let mut answer = String::new();
             stream.read_to_string(&mut answer).await.unwrap();
-            answer.split(' ').nth(1).unwrap().to_owned()
+            answer
         };
+        let ask = async |method: &str, path: &str| answer(method, path).await.split(' ').nth(1).unwrap().to_owned();
         for to in ["open", "close", "auto"] {
             assert_eq!(ask("POST", &format!("/breakers/redis/{to}")).await, "204");
         }
@@ -203,6 +225,15 @@ mod tests {
         assert_eq!(ask("GET", "/losses/acknowledge").await, "405");
         assert_eq!(ask("POST", "/losses/acknowledge").await, "404", "this service has none");
         assert_eq!(health.0.lock().unwrap().len(), 3);
+        let metrics = answer("GET", "/metrics").await;
+        for line in [
+            "holdfast_ready 0",
+            "holdfast_draining 0",
+            "holdfast_dependency_up{dependency=\"redis\"} 1",
+            "holdfast_degraded{reason=\"mongodb\"} 0",
+        ] {
+            assert!(metrics.lines().any(|found| found == line), "{line} is not in {metrics}");
+        }
         stop.cancel();
     }
 }

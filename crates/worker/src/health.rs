@@ -5,11 +5,57 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use holdfast_service::clock::unix_ms;
-use holdfast_service::ops::Health;
+use holdfast_service::ops::{Health, Signals};
 use serde_json::{Value, json};
 
 /// A loop that did not come round for so long hangs. Its calls to librdkafka are bounded far below.
 const HUNG_AFTER: Duration = Duration::from_secs(30);
+
+/// Why a worker is degraded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Degraded {
+    /// Records of a newer version wait for a worker that can read them.
+    PartitionHeld,
+    /// The log had dropped records before they were read, and no operator has acknowledged it.
+    RecordsLost,
+    /// Flushes fail.
+    MongoDb,
+    /// Offsets are not committed.
+    CommitsBehind,
+    /// What can't be stored waits.
+    DeadLetters,
+    /// The topic or the group is denied.
+    Denied,
+}
+
+impl Degraded {
+    const ALL: [Self; 6] =
+        [Self::PartitionHeld, Self::RecordsLost, Self::MongoDb, Self::CommitsBehind, Self::DeadLetters, Self::Denied];
+
+    /// The `reason` in the metrics.
+    fn reason(self) -> &'static str {
+        match self {
+            Self::PartitionHeld => "partition_held",
+            Self::RecordsLost => "records_lost",
+            Self::MongoDb => "mongodb",
+            Self::CommitsBehind => "commits_behind",
+            Self::DeadLetters => "dead_letters",
+            Self::Denied => "denied",
+        }
+    }
+
+    /// The sentence in the health report.
+    fn sentence(self) -> &'static str {
+        match self {
+            Self::PartitionHeld => "a partition waits for a newer worker",
+            Self::RecordsLost => "records were deleted before they were read",
+            Self::MongoDb => "mongodb does not take messages",
+            Self::CommitsBehind => "the broker takes no commits",
+            Self::DeadLetters => "the dead-letter topic can't be written",
+            Self::Denied => "kafka refuses us the topic or the group",
+        }
+    }
+}
 
 /// The loop, as of a moment ago.
 #[derive(Debug, Clone, Default)]
@@ -28,8 +74,8 @@ pub struct Snapshot {
     pub partitions: Vec<i32>,
     /// Lost records of these partitions; 0 once an operator has acknowledged the loss.
     pub lost: u64,
-    /// Why the worker is degraded, one sentence each.
-    pub degraded: Vec<&'static str>,
+    /// Why the worker is degraded.
+    pub degraded: Vec<Degraded>,
 }
 
 /// The worker's health: the loop and the connections write it, the operators' port reads it.
@@ -129,6 +175,20 @@ impl Health for State {
         Some(why.to_owned())
     }
 
+    fn signals(&self) -> Signals {
+        let snapshot = self.snapshot.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Signals {
+            ready: self.ready(),
+            draining: self.draining.load(Ordering::Relaxed),
+            dependencies: vec![
+                ("kafka", self.kafka.load(Ordering::Relaxed)),
+                ("mongodb", self.mongodb.load(Ordering::Relaxed)),
+                ("redis", self.redis.load(Ordering::Relaxed)),
+            ],
+            degraded: Degraded::ALL.map(|why| (why.reason(), snapshot.degraded.contains(&why))).to_vec(),
+        }
+    }
+
     fn acknowledge_losses(&self) -> bool {
         self.acknowledged.store(true, Ordering::Relaxed);
         true
@@ -138,7 +198,7 @@ impl Health for State {
         let snapshot = self.snapshot.lock().unwrap_or_else(PoisonError::into_inner).clone();
         json!({
             "status": self.status(&snapshot),
-            "degraded": snapshot.degraded,
+            "degraded": snapshot.degraded.iter().map(|why| why.sentence()).collect::<Vec<_>>(),
             "buffer": { "messages": snapshot.messages, "bytes": snapshot.bytes, "capacity": snapshot.capacity },
             "lastFlushAt": snapshot.last_flush_at,
             "partitions": snapshot.partitions,
@@ -181,7 +241,7 @@ mod tests {
     fn a_paused_worker_says_so_and_says_why() {
         let state = State::default();
         state.joined(true);
-        let degraded = vec!["mongodb does not take messages"];
+        let degraded = vec![Degraded::MongoDb];
         state.publish(Snapshot { degraded: degraded.clone(), ..Snapshot::default() });
         assert_eq!(state.report()["status"], "degraded");
         state.publish(Snapshot { degraded, paused: true, messages: 7, capacity: 5, ..Snapshot::default() });
@@ -190,6 +250,8 @@ mod tests {
             (&report["status"], &report["degraded"][0]),
             (&json!("paused"), &json!("mongodb does not take messages"))
         );
+        let degraded: Vec<_> = state.signals().degraded.into_iter().filter(|(_, is)| *is).collect();
+        assert_eq!(degraded, [("mongodb", true)]);
         assert_eq!(report["buffer"], json!({ "messages": 7, "bytes": 0, "capacity": 5 }));
     }
 }

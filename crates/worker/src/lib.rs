@@ -17,7 +17,7 @@
 //! 9. [`cleanup`]: where it is switched on, records that every group has read are deleted.
 //!
 //! [`consume::assignment`] handles the assignment and revocation of partitions, [`authorization`] watches whether Kafka lets this worker
-//! read, and [`health`] and [`metrics`] report the state to others.
+//! read, and [`health`] and [`metrics`] report the state to others. [`depths`] reports what waits in Kafka.
 //!
 //! What a commit does *not* promise: that a record was stored once only. A worker that dies between storing and committing
 //! leaves records to be stored again; the primary key absorbs them.
@@ -34,6 +34,7 @@ pub mod consume;
 pub mod conversations;
 pub mod dead_letter;
 pub mod decode;
+pub mod depths;
 pub mod flush;
 pub mod gaps;
 pub mod heal;
@@ -63,6 +64,7 @@ use crate::config::Config;
 use crate::consume::{Ending, Loop, LoopSettings, Wiring};
 use crate::conversations::Conversations;
 use crate::dead_letter::{DeadLetterTopic, DeadLetters};
+use crate::depths::Depths;
 use crate::flush::{Flusher, LONE_REFUSAL};
 use crate::heal::{CachedLists, Healer};
 use crate::health::State;
@@ -169,6 +171,8 @@ async fn start(
     let healer = healer(config, registry, &metrics, &state, &ended)?;
     tokio::spawn(ended.clone().run_until_cancelled_owned(index_and_ping(Arc::clone(&store), Arc::clone(&state))));
     topics(&admin).await;
+    let depths = Depths { kafka: kafka.clone(), group: config.worker.kafka_group.clone() };
+    tokio::spawn(ended.clone().run_until_cancelled_owned(depths::run(admin.clone(), depths, metrics.clone())));
     if let Some(cleanup) = config.cleanup() {
         tokio::spawn(ended.clone().run_until_cancelled_owned(cleanup::run(admin, cleanup)));
     }

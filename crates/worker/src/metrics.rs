@@ -1,5 +1,6 @@
 //! What the worker counts. The names are a contract with dashboards and alert rules.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -7,7 +8,9 @@ use holdfast_kafka::Trouble;
 use holdfast_service::serve::ConnectionMetrics;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
-use prometheus::{Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+use prometheus::{
+    Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+};
 
 /// Messages received and not yet stored, those in flight included.
 pub const BUFFER_MESSAGES: &str = "holdfast_worker_buffer_messages";
@@ -41,6 +44,10 @@ pub const DLQ_MESSAGES: &str = "holdfast_dlq_messages_total";
 pub const PRODUCER_REBUILDS: &str = "holdfast_worker_producer_rebuilds_total";
 /// Partitions that wait for a newer worker.
 pub const PARTITIONS_HELD: &str = "holdfast_worker_partitions_held";
+/// Records in the dead-letter topic.
+pub const DLQ_RECORDS: &str = "holdfast_dlq_records";
+/// Age of each partition's oldest record that no commit covers.
+pub const BACKLOG_AGE: &str = "holdfast_worker_backlog_age_seconds";
 /// Messages for the recent lists, by `result`.
 pub const HEALED: &str = "holdfast_worker_healed_messages_total";
 /// Messages that the conversations' view did not learn of: it is mended on read.
@@ -90,6 +97,8 @@ pub struct Metrics {
     pub producer_rebuilds: IntCounter,
     /// See [`PARTITIONS_HELD`].
     pub partitions_held: IntGauge,
+    dlq_records: IntGaugeVec,
+    backlog_age: GaugeVec,
     /// [`HEALED`], added to their lists.
     pub healed: IntCounter,
     /// [`HEALED`], there already.
@@ -175,6 +184,17 @@ impl Metrics {
                 ),
             )?,
             partitions_held: add(registry, IntGauge::new(PARTITIONS_HELD, "Partitions that wait for a newer worker."))?,
+            dlq_records: add(
+                registry,
+                IntGaugeVec::new(Opts::new(DLQ_RECORDS, "Records in the dead-letter topic. Take max."), &[]),
+            )?,
+            backlog_age: add(
+                registry,
+                GaugeVec::new(
+                    Opts::new(BACKLOG_AGE, "Age of the oldest record that no commit covers. Take max."),
+                    &["topic", "partition"],
+                ),
+            )?,
             healed: healed.with_label_values(&["added"]),
             heal_present: healed.with_label_values(&["present"]),
             heal_skipped: healed.with_label_values(&["skipped"]),
@@ -216,6 +236,22 @@ impl Metrics {
     #[cfg(test)]
     pub(crate) fn lag_of(&self, partition: i32) -> i64 {
         self.consumer_lag.with_label_values(&[&partition.to_string()]).get()
+    }
+
+    /// Sets how many records the dead-letter topic has; `None`: nobody knows.
+    pub fn dlq_records(&self, records: Option<i64>) {
+        match records {
+            Some(records) => self.dlq_records.with_label_values::<&str>(&[]).set(records),
+            None => self.dlq_records.reset(),
+        }
+    }
+
+    /// Sets the age of each partition's backlog, in seconds. Partitions that are not named have no value.
+    pub fn backlog_ages(&self, topic: &str, ages: &HashMap<i32, f64>) {
+        self.backlog_age.reset();
+        for (partition, age) in ages {
+            self.backlog_age.with_label_values(&[topic, &partition.to_string()]).set(*age);
+        }
     }
 
     /// A partition is no longer ours to report on.

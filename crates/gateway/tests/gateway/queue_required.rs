@@ -39,6 +39,10 @@ async fn a_queue_on_a_server_that_evicts_keeps_a_gateway_from_becoming_ready_unl
     until("the queue is usable", async || gateway.metric("holdfast_failed_queue_usable").await == 1.0).await;
     set(&mut raw, "appendonly", "no").await;
     until("the queue is not", async || gateway.metric("holdfast_failed_queue_usable").await == 0.0).await;
+    assert_eq!(gateway.metric("holdfast_degraded{reason=\"failed_queue_no_aof\"}").await, 1.0);
+    assert_eq!(gateway.metric("holdfast_degraded{reason=\"failed_queue_evicts\"}").await, 0.0);
+    assert_eq!(gateway.metric("holdfast_dependency_up{dependency=\"redis_queue\"}").await, 1.0, "it answers");
+    assert_eq!(gateway.metric("holdfast_ready").await, 1.0);
     assert_eq!(gateway.health("/status").await, "degraded");
     assert_eq!(gateway.unready().await, "", "once ready, only draining makes it unready");
 }
@@ -49,4 +53,6 @@ async fn a_queue_that_is_away_keeps_no_gateway_from_becoming_ready() {
     queue.kill9().await.unwrap();
     let gateway = Gateway::start(settings(&[("REDIS_QUEUE_URL", &*queue.url())]).await).await;
     assert_eq!(gateway.health("/dependencies/redisQueue/up").await, false);
+    assert_eq!(gateway.metric("holdfast_dependency_up{dependency=\"redis_queue\"}").await, 0.0);
+    assert_eq!(gateway.metric("holdfast_degraded{reason=\"failed_queue_unreachable\"}").await, 1.0);
 }

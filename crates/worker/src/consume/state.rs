@@ -7,7 +7,7 @@ use holdfast_service::clock::unix_ms;
 use super::{COMMITS_WITHIN, Loop, TICK};
 use crate::backpressure::Capacity;
 use crate::flush::Sink;
-use crate::health::Snapshot;
+use crate::health::{Degraded, Snapshot};
 
 impl<S: Sink> Loop<S> {
     /// Sets the gauges and publishes the health state, at most once a [`TICK`].
@@ -40,19 +40,15 @@ impl<S: Sink> Loop<S> {
         self.metrics.loss_unacknowledged.set(i64::try_from(lost).unwrap_or(i64::MAX));
         let refused = self.authorization.is_denied();
         self.state.refused(refused);
-        let mut degraded = Vec::new();
-        for (is, why) in [
-            (!self.backpressure.held().is_empty(), "a partition waits for a newer worker"),
-            (lost > 0, "records were deleted before they were read"),
-            (self.flusher.is_failing(), "mongodb does not take messages"),
-            (behind > COMMITS_WITHIN, "the broker takes no commits"),
-            (self.letters.is_failing(), "the dead-letter topic can't be written"),
-            (refused, "kafka refuses us the topic or the group"),
-        ] {
-            if is {
-                degraded.push(why);
-            }
-        }
+        let degraded = [
+            (!self.backpressure.held().is_empty(), Degraded::PartitionHeld),
+            (lost > 0, Degraded::RecordsLost),
+            (self.flusher.is_failing(), Degraded::MongoDb),
+            (behind > COMMITS_WITHIN, Degraded::CommitsBehind),
+            (self.letters.is_failing(), Degraded::DeadLetters),
+            (refused, Degraded::Denied),
+        ];
+        let degraded = degraded.into_iter().filter_map(|(is, why)| is.then_some(why)).collect();
         self.state.publish(Snapshot {
             messages: held,
             bytes,

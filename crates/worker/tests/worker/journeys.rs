@@ -62,6 +62,7 @@ async fn an_undecodable_record_is_kept_whole_as_a_dead_letter_and_its_partition_
     assert_eq!(header("dlq-offset").unwrap().unwrap(), offset.to_string());
     assert!(header("dlq-time").unwrap().unwrap().parse::<i64>()? > 1_700_000_000_000);
     assert_eq!(worker.metric("holdfast_dlq_messages_total{reason=\"malformed\"}").await?, 1.0);
+    until("it is counted in the topic", async || worker.series("holdfast_dlq_records").await == Some(1.0)).await;
     Ok(())
 }
 
@@ -117,6 +118,16 @@ async fn a_record_of_a_newer_schema_holds_its_partition_and_no_other() -> Result
     until("committed", async || stack.committed().await.unwrap()[1].1 == Some(10)).await;
     assert_eq!(stack.committed().await?[0].1, Some(held), "up to the record, and not past it");
     assert_eq!(worker.metric("holdfast_worker_partitions_held").await?, 1.0);
+    assert_eq!(worker.metric(r#"holdfast_degraded{reason="partition_held"}"#).await?, 1.0);
+    let age = async |partition: i32| {
+        let topic = &stack.kafka.topic;
+        let series = format!(r#"holdfast_worker_backlog_age_seconds{{partition="{partition}",topic="{topic}"}}"#);
+        worker.series(&series).await
+    };
+    until("a held partition's backlog has an age, and no other's", async || {
+        age(0).await.is_some_and(|age| age > 0.0) && age(1).await == Some(0.0)
+    })
+    .await;
     assert_eq!(worker.program.term_and_wait(Duration::from_secs(20)).await?, 0);
     assert_eq!(stack.committed().await?[0].1, Some(held));
     Ok(())

@@ -52,7 +52,11 @@ impl Depths {
         for (partition, low, high) in partitions {
             // Without a commit a worker begins at the log's start.
             let next = committed.get(&partition).copied().flatten().unwrap_or(low).max(low);
-            if next < high { waiting.push((partition, next, high)) } else { drop(ages.insert(partition, 0.0)) }
+            if next < high {
+                waiting.push((partition, next, high));
+            } else {
+                ages.insert(partition, 0.0);
+            }
         }
         if !waiting.is_empty() {
             let kafka = self.kafka.clone();
@@ -79,7 +83,9 @@ fn oldest(kafka: &KafkaSettings, waiting: &[(i32, i64, i64)]) -> anyhow::Result<
             break;
         }
         match reader.next(left.min(Duration::from_millis(100)))? {
-            Some(record) => drop(oldest.entry(record.partition()).or_insert(record.timestamp().to_millis())),
+            Some(record) => {
+                oldest.entry(record.partition()).or_insert(record.timestamp().to_millis());
+            }
             None => {
                 // Behind the position there may be nothing but the end of a transaction.
                 for (partition, _, high) in waiting {

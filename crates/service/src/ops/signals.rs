@@ -3,13 +3,13 @@
 use prometheus::{IntGauge, IntGaugeVec, Opts, Registry};
 
 /// Whether the service can be given work.
-pub const READY: &str = "holdfast_ready";
+const READY: &str = "holdfast_ready";
 /// Whether it was asked to stop.
-pub const DRAINING: &str = "holdfast_draining";
+const DRAINING: &str = "holdfast_draining";
 /// Whether each of the other servers answers.
-pub const DEPENDENCY_UP: &str = "holdfast_dependency_up";
+const DEPENDENCY_UP: &str = "holdfast_dependency_up";
 /// Why it is degraded.
-pub const DEGRADED: &str = "holdfast_degraded";
+const DEGRADED: &str = "holdfast_degraded";
 
 /// A service's state.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

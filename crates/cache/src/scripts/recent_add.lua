@@ -3,6 +3,7 @@
 -- history before that repair have not seen it.
 -- ARGV: 3 list max, 4 ids max, 5 id, 6 its bytes, 7 attempt, 8 timestamp, 9 rest, 10 publication prefix, 11… channels.
 -- Answers {'new' | 'own' | 'repeat', epoch, seq or nil, original timestamp}.
+open(1)
 local id, attempt, ts, rest = ARGV[5], tonumber(ARGV[7]), ARGV[8], ARGV[9]
 local original = redis.call('ZSCORE', IDS, id)
 if original then

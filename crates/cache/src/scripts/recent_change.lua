@@ -1,10 +1,10 @@
--- Functions shared by the scripts that change a recent list.
+-- Functions shared by the scripts that change recent lists.
 
 -- Renews the time to live of all keys together; but at most once in a hundredth of it, unless a key was just created.
 local function keep_alive()
   if head.n == 0 and head.m == 0 then return end
   if head.n > 1 and head.m > 1 and now - head.alive < tonumber(ARGV[2]) * 10 then return end
-  for _, key in ipairs(KEYS) do redis.call('EXPIRE', key, ARGV[2]) end
+  for _, key in ipairs({ LIST, IDS, HEAD }) do redis.call('EXPIRE', key, ARGV[2]) end
   head.alive = now
 end
 

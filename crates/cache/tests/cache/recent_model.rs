@@ -7,10 +7,10 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
-use holdfast_cache::RecentList;
 use holdfast_cache::entry::Listed;
 use holdfast_cache::event::Position;
 use holdfast_cache::recent::{Added, Attempt, RecentPage, Repair, Repaired, Retraction};
+use holdfast_cache::RecentList;
 use holdfast_keys::Keys;
 use holdfast_message::{ChatId, HistoryKey, Message};
 use proptest::prelude::*;
@@ -28,6 +28,8 @@ enum Step {
     Send { skew: i64, listed: bool, stored: bool },
     /// An earlier message reaches the store.
     Store(prop::sample::Index),
+    /// New messages and earlier ones in one batch: an earlier one by its attempt, or (`true`) as with [`Step::Heal`].
+    Batch(Vec<(i64, Option<prop::sample::Index>, bool)>),
     /// An earlier message is added (again) by its attempt.
     Add(prop::sample::Index),
     /// An earlier message is stored, and added by whoever knows that it is durable: a background call, a worker that heals.
@@ -51,6 +53,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         8 => (-3_i64..3, prop::bool::weighted(0.8), prop::bool::weighted(0.8))
             .prop_map(|(skew, listed, stored)| Step::Send { skew, listed, stored }),
+        2 => prop::collection::vec((-3_i64..3, prop::option::of(index()), any::<bool>()), 1..8).prop_map(Step::Batch),
         3 => index().prop_map(Step::Store),
         2 => index().prop_map(Step::Add),
         2 => index().prop_map(Step::Heal),
@@ -122,8 +125,12 @@ impl World {
 
     async fn add(&mut self, message: &Message, attempt: Attempt) {
         let added = self.list.add(message, attempt, BUDGET).await.unwrap();
+        self.added(message, attempt, &added);
+    }
+
+    fn added(&mut self, message: &Message, attempt: Attempt, added: &Added) {
         let (Added::New(Position { epoch, .. }) | Added::Own(Position { epoch, .. }) | Added::Repeat { epoch, .. }) =
-            &added;
+            added;
         self.enter(epoch);
         if matches!(added, Added::New(_)) {
             assert!(
@@ -139,8 +146,34 @@ impl World {
         }
     }
 
+    async fn batch(&mut self, parts: Vec<(i64, Option<prop::sample::Index>, bool)>) {
+        let mut batch: Vec<(Message, Attempt)> = Vec::new();
+        for (skew, earlier, heal) in parts {
+            let earlier = earlier.filter(|_| !self.sent.is_empty()).map(|index| index.get(&self.sent).clone());
+            batch.push(match earlier {
+                Some((message, _)) if heal => {
+                    self.store.insert(message.key(), message.clone());
+                    (message, Attempt::DURABLE)
+                }
+                Some(by_its_attempt) => by_its_attempt,
+                None => {
+                    self.clock += 2;
+                    let message = message(&self.chat, self.sent.len() as u32, self.clock + skew);
+                    let attempt = Attempt(self.sent.len() as u32 + 1);
+                    self.sent.push((message.clone(), attempt));
+                    (message, attempt)
+                }
+            });
+        }
+        let adds: Vec<_> = batch.iter().map(|(message, attempt)| (message, *attempt)).collect();
+        for ((message, attempt), added) in adds.iter().zip(self.list.add_batch(&adds, BUDGET).await) {
+            self.added(message, *attempt, &added.unwrap());
+        }
+    }
+
     async fn step(&mut self, step: Step) {
         match step {
+            Step::Batch(parts) => self.batch(parts).await,
             Step::Send { skew, listed, stored } => {
                 self.clock += 2;
                 let message = message(&self.chat, self.sent.len() as u32, self.clock + skew);

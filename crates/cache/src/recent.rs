@@ -47,17 +47,20 @@ const MAX_EPOCH: usize = 64;
 /// The sizes and the time to live of recent lists.
 #[derive(Debug, Clone, Copy)]
 pub struct RecentSettings {
-    /// The number of messages that a list holds.
+    /// The number of messages that a list holds at least, once there were so many.
     pub max: usize,
-    /// The number of ids that a list knows, so that it recognises repeats; at least `max`.
+    /// The number of ids that a list knows at least, so that it recognises repeats; at least `max`.
     pub window: usize,
+    /// How many entries above `max`, and ids above `window`, are trimmed at a time. A list or window less than twice as long is trimmed
+    /// with every message.
+    pub trim_step: usize,
     /// The time to live of a list after its last message.
     pub ttl: Duration,
 }
 
 impl Default for RecentSettings {
     fn default() -> Self {
-        Self { max: 100, window: 1000, ttl: Duration::from_secs(7 * 24 * 3600) }
+        Self { max: 100, window: 1000, trim_step: 32, ttl: Duration::from_secs(7 * 24 * 3600) }
     }
 }
 

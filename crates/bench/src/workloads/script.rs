@@ -59,7 +59,7 @@ pub(super) async fn run(bench: &Bench) -> Result<Values> {
 /// one. An argument of a command line holds no NUL, which is why the timestamp within the entry is a fraction.
 fn arguments() -> Vec<OsString> {
     let keys = ["3", "chat:recent:{a:b}", "chat:recent:{a:b}:ids", HEAD];
-    let head = ["0123456789abcdef", "604800", "100", "1000"];
+    let head = ["0123456789abcdef", "604800", "100", "132", "1000", "1032"];
     let message = message();
     let all = keys.into_iter().chain(head).map(OsString::from);
     all.chain(std::iter::repeat_n(message, BATCH).flatten()).collect()

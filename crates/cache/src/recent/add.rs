@@ -75,8 +75,9 @@ impl RecentList {
                 keys.len() - 2
             });
         }
+        let (max, window) = (self.settings.max, self.settings.window);
         let mut call = ADD.call_across(&keys).arg(new_epoch()).arg(self.ttl_secs());
-        call = call.arg(self.settings.max).arg(self.settings.window);
+        call = call.arg(max).arg(self.trim_at(max)).arg(window).arg(self.trim_at(window));
         for &index in group {
             let (message, attempt) = adds[index];
             call = call.arg(first_keys[&message.chat]).arg(message.id.to_string()).arg(message.id.as_bytes());
@@ -88,6 +89,13 @@ impl RecentList {
             }
         }
         call
+    }
+
+    /// The length at which a list, or its ids, are trimmed to `max`. Trimming many at a time costs each message less, but short lists would
+    /// be much longer than configured.
+    fn trim_at(&self, max: usize) -> usize {
+        let step = self.settings.trim_step;
+        max + if max >= 2 * step { step.max(1) } else { 1 }
     }
 }
 

@@ -1,10 +1,10 @@
 -- Adds messages of one or more chats, each if absent, as the next of its chat's stream, and announces them. A message that is known to be
 -- durable is no longer subject to retraction, whether or not it was absent; and it is announced now if a repair had inserted it below what
 -- was announced: clients that read history before that repair have not seen it.
--- ARGV: 3 list max, 4 ids max, then of each message: the index of its chat's first key, id, its bytes, attempt, timestamp, rest, publication
--- prefix, how many channels, then these.
+-- ARGV: 3 list max, 4 the length at which a list is trimmed to that, 5 and 6 the same of the ids; then of each message: the index of its
+-- chat's first key, id, its bytes, attempt, timestamp, rest, publication prefix, how many channels, then these.
 -- Answers for each message {'new' | 'own' | 'repeat', epoch, seq or nil, original timestamp}, or {'error', why, nil, 0}: it fails alone.
-local MAX, IDS_MAX = tonumber(ARGV[3]), tonumber(ARGV[4])
+local MAX, TRIM_AT, IDS_MAX, IDS_TRIM_AT = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local heads = {} -- of the lists that this call has opened, by the index of their first key
 
 local function enter(first)
@@ -50,15 +50,15 @@ local function add(at)
     return { 'repeat', head.epoch, false, ts }
   end
   append(id, bytes, ts, rest)
-  trim_list(MAX)
-  trim_ids(IDS_MAX)
+  if head.n >= TRIM_AT then trim_list(MAX) end
+  if head.m >= IDS_TRIM_AT then trim_ids(IDS_MAX) end
   keep_alive()
   save()
   announce(at, rest)
   return { 'new', head.epoch, head.seq, ts }
 end
 
-local answers, at = {}, 5
+local answers, at = {}, 7
 while at <= #ARGV do
   local ok, answer = pcall(add, at)
   if not ok then

@@ -152,7 +152,7 @@ async fn a_malformed_message_fails_alone_and_leaves_its_chat_as_it_was() {
     let before = read(&list, &chat).await.position.epoch;
     let mut call = redis::cmd("EVAL");
     call.arg(SCRIPT).arg(3).arg(keys.recent(&chat)).arg(keys.recent_ids(&chat)).arg(keys.recent_head(&chat));
-    call.arg("e").arg(3600).arg(100).arg(1000);
+    call.arg("e").arg(3600).arg(100).arg(132).arg(1000).arg(1032);
     let id = |number: u8| [number; 16];
     for (bytes, timestamp) in [(&id(1)[..], "6"), (&id(2)[..], "noon"), (&[3; 9][..], "7"), (&id(4)[..], "8")] {
         call.arg(1).arg(format!("id {}", bytes[0])).arg(bytes).arg(7).arg(timestamp).arg("rest").arg("prefix").arg(0);
@@ -281,4 +281,63 @@ async fn after_a_message_that_begins_a_new_epoch_the_rest_of_the_batch_is_in_it(
     let page = read(&list, &chat).await;
     assert_eq!((epoch(&added[0]), epoch(&added[1])), (before, page.position.epoch.clone()));
     assert_eq!(numbers(&page), [5, 6]);
+}
+
+async fn lengths(list: &RecentList, url: &str, chat: &ChatId) -> (usize, usize) {
+    let ids = Keys::default().recent_ids(chat);
+    let ids: usize = redis::cmd("ZCARD").arg(ids).query_async(&mut raw(url).await).await.unwrap();
+    (read(list, chat).await.entries.len(), ids)
+}
+
+#[tokio::test]
+async fn a_list_and_its_ids_are_trimmed_32_at_a_time() {
+    let url = cache_url().await;
+    let (list, chat) = (list(&url, 100, 150), chat());
+    let sent = messages(&chat, 400);
+    let mut expected = (0, 0);
+    for chunk in sent.chunks(7) {
+        let batch: Vec<_> = chunk.iter().map(|message| (message, Attempt(1))).collect();
+        assert!(list.add_batch(&batch, BUDGET).await.iter().all(|added| nameless(added).0 == "new"));
+        for _ in chunk {
+            expected = (expected.0 + 1, expected.1 + 1);
+            expected =
+                (if expected.0 == 132 { 100 } else { expected.0 }, if expected.1 == 182 { 150 } else { expected.1 });
+        }
+        assert_eq!(lengths(&list, &url, &chat).await, expected);
+    }
+    // 400 = 132 + 8 * 32 + 12
+    let page = read(&list, &chat).await;
+    assert_eq!(numbers(&page), (289..=400).collect::<Vec<_>>());
+    assert_eq!(page.trimmed, Some(sent[287].key()), "the newest that was let go");
+}
+
+#[tokio::test]
+async fn what_is_oldest_in_history_is_trimmed_however_it_came() {
+    let url = cache_url().await;
+    let (list, chat) = (list(&url, 100, 1000), chat());
+    let sent = messages(&chat, 140);
+    // The oldest forty came last.
+    add_all(&list, &sent[40..131]).await;
+    add_all(&list, &sent[..40]).await;
+    assert_eq!(read(&list, &chat).await.entries.len(), 131);
+    add(&list, &sent[131]).await;
+    let page = read(&list, &chat).await;
+    let expected: Vec<_> = (41..=131).chain(33..=40).chain([132]).collect();
+    assert_eq!((numbers(&page), page.trimmed), (expected, Some(sent[31].key())));
+}
+
+#[tokio::test]
+async fn a_short_list_is_trimmed_with_every_message() {
+    let url = cache_url().await;
+    for (max, longest) in [(63, 63), (64, 95)] {
+        let (list, chat) = (list(&url, max, max), chat());
+        let mut seen = 0;
+        for message in messages(&chat, 200) {
+            add(&list, &message).await;
+            let (entries, ids) = lengths(&list, &url, &chat).await;
+            assert_eq!(entries, ids);
+            seen = seen.max(entries);
+        }
+        assert_eq!(seen, longest);
+    }
 }

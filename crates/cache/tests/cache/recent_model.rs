@@ -9,14 +9,14 @@ use std::time::Duration;
 
 use holdfast_cache::entry::Listed;
 use holdfast_cache::event::Position;
-use holdfast_cache::recent::{Added, Attempt, RecentPage, Repair, Repaired, Retraction};
-use holdfast_cache::RecentList;
+use holdfast_cache::recent::{Added, Attempt, RecentPage, RecentSettings, Repair, Repaired, Retraction};
+use holdfast_cache::{Origin, RecentList};
 use holdfast_keys::Keys;
 use holdfast_message::{ChatId, HistoryKey, Message};
 use proptest::prelude::*;
 use redis::aio::MultiplexedConnection;
 
-use crate::support::{BUDGET, cache_url, chat, list, message, raw, read};
+use crate::support::{BUDGET, cache_url, chat, connect, message, raw, read};
 
 const MAX: usize = 6;
 const WINDOW: usize = 8;
@@ -77,6 +77,8 @@ struct Verifier {
 
 struct World {
     list: RecentList,
+    /// How many entries a list may hold above its size, and ids above theirs.
+    slack: usize,
     raw: MultiplexedConnection,
     chat: ChatId,
     clock: i64,
@@ -95,9 +97,11 @@ struct World {
 }
 
 impl World {
-    async fn new(url: &str) -> Self {
+    async fn new(url: &str, settings: RecentSettings, slack: usize) -> Self {
+        let settings = RecentSettings { max: MAX, window: WINDOW, ..settings };
         Self {
-            list: list(url, MAX, WINDOW),
+            list: RecentList::new(connect(url), Keys::default(), settings, Origin(7)),
+            slack,
             raw: raw(url).await,
             chat: chat(),
             clock: 1000,
@@ -319,7 +323,7 @@ impl World {
         let page = read(&self.list, &self.chat).await;
         self.enter(&page.position.epoch);
         assert_eq!(page.undecodable, 0);
-        assert!(page.entries.len() <= MAX);
+        assert!(page.entries.len() <= MAX + self.slack);
         let live: Vec<_> = page
             .entries
             .iter()
@@ -339,7 +343,7 @@ impl World {
         let ids = Keys::default().recent_ids(&self.chat);
         let ids: HashSet<String> =
             redis::cmd("ZRANGE").arg(ids).arg(0).arg(-1).query_async(&mut self.raw).await.unwrap();
-        assert!(ids.len() <= WINDOW);
+        assert!(ids.len() <= WINDOW + self.slack);
         assert!(listed.iter().all(|key| ids.contains(&key.id.to_string())), "ids lack a listed message");
 
         for key in &self.given {
@@ -352,17 +356,28 @@ impl World {
     }
 }
 
+fn play(steps: Vec<Step>, settings: RecentSettings, slack: usize) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut world = World::new(&cache_url().await, settings, slack).await;
+        for step in steps {
+            world.step(step).await;
+            world.check().await;
+        }
+    });
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn nothing_above_the_floor_is_missing(steps in prop::collection::vec(step(), 1..120)) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            let mut world = World::new(&cache_url().await).await;
-            for step in steps {
-                world.step(step).await;
-                world.check().await;
-            }
-        });
+        play(steps, RecentSettings::default(), 0);
+    }
+
+    #[test]
+    fn nothing_above_the_floor_is_missing_where_several_are_trimmed_at_a_time(
+        steps in prop::collection::vec(step(), 1..120)
+    ) {
+        play(steps, RecentSettings { trim_step: 3, ..RecentSettings::default() }, 2);
     }
 }

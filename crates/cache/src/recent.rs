@@ -1,6 +1,6 @@
 //! The recent list: the last messages of each chat, their positions in the live stream, and the key down to which they are complete.
 //!
-//! Takes a stamped message from the gateway, or from the worker when it heals a list. One script gives it a position, announces it to the
+//! Takes stamped messages from the gateway, or from the worker when it heals lists. One script gives each a position, announces it to the
 //! other gateways, and stores it. The scripts begin with `scripts/recent_state.lua`, which states the invariants.
 //!
 //! A page can be trusted because of the `floor`: the list has every message strictly above it. [`RecentList::repair`] lowers the floor after
@@ -11,11 +11,12 @@
 //!
 //! See `docs/decisions/recent-list-floor.md` and `docs/decisions/retraction.md`.
 
+mod add;
 mod data_generation;
 mod page;
 mod stream_tip;
 
-use std::sync::{Arc, LazyLock};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use holdfast_keys::{Channel, Keys};
@@ -25,10 +26,10 @@ use holdfast_redis::{Call, Connection, RedisError, Script, Value, parse, script}
 use crate::entry::{self, Listed, ListedEntry};
 use crate::event::{self, Origin, Position};
 
+pub use add::Added;
 pub use page::{Alone, Floor, RecentPage};
 pub use stream_tip::{ListedUnread, StreamTip};
 
-static ADD: LazyLock<Script> = script!("#!lua", "recent_state.lua", "recent_change.lua", "recent_add.lua");
 static REPAIR: LazyLock<Script> = script!("#!lua", "recent_state.lua", "recent_change.lua", "recent_repair.lua");
 // These make nothing larger, and must work on a full server too.
 static TOMBSTONE: LazyLock<Script> =
@@ -40,23 +41,26 @@ static RESUME: LazyLock<Script> =
 /// How many attempts a list remembers that were retracted before they added anything. An addition can still arrive only within the seconds
 /// before a hanging connection is closed.
 const MAX_VOID: usize = 128;
-/// The longest epoch that a client may send, in characters; the server makes epochs of 16.
+/// The longest epoch that a client may send, in characters; the server makes epochs of at most 19.
 const MAX_EPOCH: usize = 64;
 
 /// The sizes and the time to live of recent lists.
 #[derive(Debug, Clone, Copy)]
 pub struct RecentSettings {
-    /// The number of messages that a list holds.
+    /// The number of messages that a list holds at least, once there were so many.
     pub max: usize,
-    /// The number of ids that a list knows, so that it recognises repeats; at least `max`.
+    /// The number of ids that a list knows at least, so that it recognises repeats; at least `max`.
     pub window: usize,
+    /// How many entries above `max`, and ids above `window`, are trimmed at a time. A list or window less than twice as long is trimmed
+    /// with every message.
+    pub trim_step: usize,
     /// The time to live of a list after its last message.
     pub ttl: Duration,
 }
 
 impl Default for RecentSettings {
     fn default() -> Self {
-        Self { max: 100, window: 1000, ttl: Duration::from_secs(7 * 24 * 3600) }
+        Self { max: 100, window: 1000, trim_step: 32, ttl: Duration::from_secs(7 * 24 * 3600) }
     }
 }
 
@@ -72,24 +76,6 @@ impl Attempt {
     pub fn random() -> Self {
         Self(fastrand::u32(1..))
     }
-}
-
-/// The result of [`RecentList::add`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Added {
-    /// The message was absent. It has this position now, and was announced on the chat's channels.
-    New(Position),
-    /// An earlier call of the same attempt has added and announced it.
-    Own(Position),
-    /// Another attempt has added it.
-    Repeat {
-        /// The timestamp of the first copy, in Unix epoch milliseconds.
-        timestamp: i64,
-        /// The chat's epoch.
-        epoch: Arc<str>,
-        /// The position of the first copy, if it is still listed and has one.
-        seq: Option<u64>,
-    },
 }
 
 /// What the store has of a chat, to repair its list.
@@ -164,18 +150,6 @@ impl RecentList {
         settings.max = settings.max.max(1);
         settings.window = settings.window.max(settings.max);
         Self { connection, keys, settings, origin }
-    }
-
-    /// Adds messages that are absent, as one pipeline under one deadline; the results are in the order of `adds`.
-    pub async fn add_batch(&self, adds: &[(&Message, Attempt)], budget: Duration) -> Vec<Result<Added, RedisError>> {
-        let calls = adds.iter().map(|(message, attempt)| self.add_call(message, *attempt)).collect();
-        self.batch("recent_add", calls, budget, |_, value| added(value)).await
-    }
-
-    /// Adds a message if it is absent: gives it the next seq, trims the list, and announces it on the chat's channels. With
-    /// [`Attempt::DURABLE`] a message that is present is no longer subject to retraction.
-    pub async fn add(&self, message: &Message, attempt: Attempt, budget: Duration) -> Result<Added, RedisError> {
-        added(self.connection.run_one("recent_add", self.add_call(message, attempt), budget).await?)
     }
 
     /// Retracts a message: turns the entry that `attempt` made into a tombstone, and announces on the chat's channels that the message
@@ -279,19 +253,16 @@ impl RecentList {
     }
 
     fn call(&self, script: &'static Script, chat: &ChatId) -> Call {
-        let keys = [self.keys.recent(chat), self.keys.recent_ids(chat), self.keys.recent_head(chat)];
-        let epoch = format!("{:016x}", fastrand::u64(..));
-        script.call(&[&keys[0], &keys[1], &keys[2]]).arg(epoch).arg(self.settings.ttl.as_secs().max(1))
+        let keys = self.list_keys(chat);
+        script.call(&[&keys[0], &keys[1], &keys[2]]).arg(new_epoch()).arg(self.ttl_secs())
     }
 
-    fn add_call(&self, message: &Message, attempt: Attempt) -> Call {
-        let mut call = self.call(&ADD, &message.chat).arg(self.settings.max).arg(self.settings.window);
-        call = call.arg(message.id.to_string()).arg(message.id.as_bytes()).arg(attempt.0).arg(message.timestamp);
-        call = call.arg(entry::rest(message, attempt.0)).arg(event::message_prefix(self.origin, &message.chat));
-        for channel in Channel::audience(&message.chat) {
-            call = call.arg(self.keys.channel(&channel));
-        }
-        call
+    fn list_keys(&self, chat: &ChatId) -> [String; 3] {
+        [self.keys.recent(chat), self.keys.recent_ids(chat), self.keys.recent_head(chat)]
+    }
+
+    fn ttl_secs(&self) -> u64 {
+        self.settings.ttl.as_secs().max(1)
     }
 
     fn tombstone_call(&self, message: &Message, attempt: Attempt) -> Call {
@@ -370,6 +341,11 @@ impl RecentList {
     }
 }
 
+/// The name of an epoch, should one have to begin.
+fn new_epoch() -> String {
+    format!("{:016x}", fastrand::u64(..))
+}
+
 fn history_key(timestamp: i64, id: &[u8]) -> Option<HistoryKey> {
     Some(HistoryKey { timestamp, id: MessageId::from_bytes(id.try_into().ok()?) })
 }
@@ -389,14 +365,4 @@ fn tombstoned(value: Value) -> Result<Retraction, RedisError> {
         ("durable", Some(timestamp)) => Retraction::Durable { position, timestamp },
         _ => Retraction::Absent,
     })
-}
-
-fn added(value: Value) -> Result<Added, RedisError> {
-    let (verdict, epoch, seq, timestamp): (String, String, Option<u64>, i64) = parse(value)?;
-    let epoch: Arc<str> = epoch.into();
-    match (verdict.as_str(), seq) {
-        ("new", Some(seq)) => Ok(Added::New(Position { epoch, seq })),
-        ("own", Some(seq)) => Ok(Added::Own(Position { epoch, seq })),
-        _ => Ok(Added::Repeat { timestamp, epoch, seq }),
-    }
 }

@@ -39,10 +39,20 @@ impl Script {
 
     /// A call with its keys, all in one cluster slot; arguments follow.
     pub fn call(&'static self, keys: &[&str]) -> Call {
+        keys.iter().fold(self.with_keys(keys.len()), |call, key| call.key(key))
+    }
+
+    /// A call with its keys, in any slots; arguments follow. One server takes it. A cluster takes it only if the keys are in one slot,
+    /// which is that of the first.
+    pub fn call_across(&'static self, keys: &[String]) -> Call {
+        let call = keys.iter().fold(self.with_keys(keys.len()), |call, key| call.arg(key));
+        keys.iter().take(1).fold(call, |call, first| call.near(first))
+    }
+
+    fn with_keys(&'static self, count: usize) -> Call {
         let mut cmd = redis::cmd("EVALSHA");
-        cmd.arg(&self.sha).arg(keys.len());
-        let call = Call { cmd, script: Some(self), slot: None };
-        keys.iter().fold(call, |call, key| call.key(key))
+        cmd.arg(&self.sha).arg(count);
+        Call { cmd, script: Some(self), slot: None }
     }
 }
 

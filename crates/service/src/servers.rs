@@ -57,7 +57,7 @@ crate::settings! {
 crate::settings! {
     /// How the cache is laid out: the same for all services that share it.
     pub struct CacheSettings {
-        /// Messages that a chat's recent list holds.
+        /// Messages that a chat's recent list holds; up to 31 more until they are trimmed.
         recent_max_messages: usize = "RECENT_MAX_MESSAGES", "100";
         /// Messages of a chat within which a repeat is recognised as one, and not delivered again.
         resend_window_messages: usize = "RESEND_WINDOW_MESSAGES", "1000";

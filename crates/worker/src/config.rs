@@ -167,7 +167,12 @@ impl Config {
     /// The sizes of recent lists.
     pub fn recent(&self) -> RecentSettings {
         let cache = &self.cache;
-        RecentSettings { max: cache.recent_max_messages, window: cache.resend_window_messages, ttl: cache.recent_ttl.0 }
+        RecentSettings {
+            max: cache.recent_max_messages,
+            window: cache.resend_window_messages,
+            ttl: cache.recent_ttl.0,
+            ..RecentSettings::default()
+        }
     }
 
     /// The buffer's capacity.

@@ -1,4 +1,4 @@
-//! `redis-benchmark` with the script that lists a message: what Redis can do if nothing else limits it.
+//! `redis-benchmark` with the script that lists messages: what Redis can do if nothing else limits it.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt as _;
@@ -21,18 +21,22 @@ const SCRIPT: &str = concat!(
     include_str!("../../../cache/src/scripts/recent_add.lua"),
 );
 const CONNECTIONS: &str = "4";
-/// The gateway's batches.
-const PIPELINE: &str = "64";
+/// The gateway's batches, each a call.
+const BATCH: usize = 64;
+const HEAD: &str = "chat:recent:{a:b}:head";
+/// Answers the seq of a head.
+const SEQ: &str = "return (select(4, cmsgpack.unpack(redis.call('HGET', KEYS[1], 'state'))))";
 
 pub(super) async fn run(bench: &Bench) -> Result<Values> {
     let place = bench.servers.make_place().await?;
     let mut connection = connect_redis(&bench.servers.cache.url()).await?;
     let sha: String = redis::cmd("SCRIPT").arg("LOAD").arg(SCRIPT).query_async(&mut connection).await?;
-    let count = bench.options.messages;
+    let calls = bench.options.messages.div_ceil(BATCH);
+    let count = calls * BATCH;
     let port = bench.servers.cache.port().to_string();
-    let number = count.to_string();
+    let number = calls.to_string();
     let mut command = Command::new("redis-benchmark");
-    command.args(["-h", "127.0.0.1", "-p", &port, "-c", CONNECTIONS, "-P", PIPELINE, "-n", &number]);
+    command.args(["-h", "127.0.0.1", "-p", &port, "-c", CONNECTIONS, "-n", &number]);
     command.args(["-r", "1000000000", "-q", "EVALSHA", &sha]).args(arguments());
     let meter = Meter::start(bench.servers.processes());
     let started = Instant::now();
@@ -40,8 +44,7 @@ pub(super) async fn run(bench: &Bench) -> Result<Values> {
     let seconds = started.elapsed().as_secs_f64();
     let spent = meter.spent();
     ensure!(output.status.success(), "redis-benchmark: {}", String::from_utf8_lossy(&output.stderr));
-    let seq: Option<u64> =
-        redis::cmd("HGET").arg("chat:recent:{a:b}:head").arg("seq").query_async(&mut connection).await?;
+    let seq: Option<u64> = redis::cmd("EVAL").arg(SEQ).arg(1).arg(HEAD).query_async(&mut connection).await?;
     ensure!(seq.is_some_and(|seq| seq >= count as u64 * 9 / 10), "the script has listed {seq:?} of {count} messages");
     let mut values = Values::default();
     values.add("messages/s", count as f64 / seconds);
@@ -52,12 +55,17 @@ pub(super) async fn run(bench: &Bench) -> Result<Values> {
     Ok(values)
 }
 
-/// Keys and arguments of a message of one chat. `redis-benchmark` replaces `__rand_int__` by twelve digits, so that each message is a new
+/// Keys and arguments of a batch of one chat. `redis-benchmark` replaces `__rand_int__` by twelve digits, so that each message is a new
 /// one. An argument of a command line holds no NUL, which is why the timestamp within the entry is a fraction.
 fn arguments() -> Vec<OsString> {
-    let keys = ["3", "chat:recent:{a:b}", "chat:recent:{a:b}:ids", "chat:recent:{a:b}:head"];
-    let head =
-        ["0123456789abcdef", "604800", "100", "1000", "00000000-0000-5000-8000-__rand_int__", "abcd__rand_int__"];
+    let keys = ["3", "chat:recent:{a:b}", "chat:recent:{a:b}:ids", HEAD];
+    let head = ["0123456789abcdef", "604800", "100", "132", "1000", "1032"];
+    let message = message();
+    let all = keys.into_iter().chain(head).map(OsString::from);
+    all.chain(std::iter::repeat_n(message, BATCH).flatten()).collect()
+}
+
+fn message() -> Vec<OsString> {
     let timestamp = 1_764_441_900_123.456_7_f64;
     let mut rest = vec![0xb0];
     rest.extend_from_slice(b"abcd__rand_int__");
@@ -70,14 +78,13 @@ fn arguments() -> Vec<OsString> {
     rest.extend_from_slice(text.as_bytes());
     // No tempId, no image.
     rest.extend_from_slice(&[0xc0, 0xc0, 0xc0]);
-    let attempt = ["2139062143".to_owned(), timestamp.to_string()];
-    let channels = ["chat:v1:user:{a}", "chat:v1:user:{b}"];
-    let mut all: Vec<OsString> = keys.into_iter().chain(head).map(OsString::from).collect();
-    all.extend(attempt.map(OsString::from));
+    let ids = ["1", "00000000-0000-5000-8000-__rand_int__", "abcd__rand_int__", "2139062143"].map(OsString::from);
+    let mut all = Vec::from(ids);
+    all.push(timestamp.to_string().into());
     all.push(OsString::from_vec(rest));
     // As long as a publication's beginning.
-    all.push(OsString::from("x".repeat(20)));
-    all.extend(channels.map(OsString::from));
+    all.push("x".repeat(20).into());
+    all.extend(["2", "chat:v1:user:{a}", "chat:v1:user:{b}"].map(OsString::from));
     all
 }
 

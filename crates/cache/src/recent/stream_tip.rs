@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use holdfast_message::id::Members;
 use holdfast_message::{ChatId, HistoryKey, Message, MessageId, UserId};
+use holdfast_redis::msgpack::Reader;
 use holdfast_redis::{Call, RedisError, Script, parse, script};
 
 use super::{RecentList, history_key};
@@ -13,6 +14,9 @@ use crate::event::Position;
 
 static UNREAD: LazyLock<Script> = script!("#!lua flags=allow-oom", "recent_state.lua", "recent_unread.lua");
 static NEWEST: LazyLock<Script> = script!("#!lua flags=allow-oom", "recent_state.lua", "recent_newest.lua");
+
+/// The format of a packed head, as `scripts/recent_state.lua` writes it.
+const HEAD_FORMAT: u64 = 1;
 
 /// The tip of a chat's live stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,16 +42,9 @@ pub struct ListedUnread {
 impl RecentList {
     /// The tips of these streams, as one pipeline under one deadline; `None`: there is no list. Creates no lists and reads no entries.
     pub async fn tip_batch(&self, chats: &[&ChatId], budget: Duration) -> Vec<Result<Option<StreamTip>, RedisError>> {
-        type Answer = (Option<String>, Option<u64>, Option<String>, Option<Vec<u8>>);
-        let call = |chat: &&ChatId| {
-            Call::new("HMGET").key(&self.keys.recent_head(chat)).arg(&["epoch", "seq", "top_ts", "top_id"])
-        };
+        let call = |chat: &&ChatId| Call::new("HGET").key(&self.keys.recent_head(chat)).arg("state");
         self.batch("recent_standing", chats.iter().map(call).collect(), budget, |_, value| {
-            let (epoch, seq, top_ts, top_id) = parse::<Answer>(value)?;
-            let newest = top_ts.and_then(|text| history_key(text.parse().ok()?, &top_id.unwrap_or_default()));
-            let tip =
-                |(epoch, seq): (String, u64)| StreamTip { position: Position { epoch: epoch.into(), seq }, newest };
-            Ok(epoch.zip(seq).map(tip))
+            Ok(parse::<Option<Vec<u8>>>(value)?.and_then(|state| tip(&state)))
         })
         .await
     }
@@ -95,4 +92,15 @@ impl RecentList {
         })
         .await
     }
+}
+
+/// The tip of a stream by the packed head of its list; `None`: this build can't read it, and whatever asks next begins a new epoch.
+fn tip(state: &[u8]) -> Option<StreamTip> {
+    let mut reader = Reader(state);
+    if reader.uint()? != HEAD_FORMAT {
+        return None;
+    }
+    let (epoch, _run, seq) = (reader.str()?.into(), reader.raw()?, reader.uint()?);
+    let newest = reader.int().zip(reader.raw()).and_then(|(timestamp, id)| history_key(timestamp, id));
+    Some(StreamTip { position: Position { epoch, seq }, newest })
 }

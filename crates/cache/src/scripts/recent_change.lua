@@ -1,10 +1,10 @@
--- Functions shared by the scripts that change a recent list.
+-- Functions shared by the scripts that change recent lists.
 
 -- Renews the time to live of all keys together; but at most once in a hundredth of it, unless a key was just created.
 local function keep_alive()
   if head.n == 0 and head.m == 0 then return end
   if head.n > 1 and head.m > 1 and now - head.alive < tonumber(ARGV[2]) * 10 then return end
-  for _, key in ipairs(KEYS) do redis.call('EXPIRE', key, ARGV[2]) end
+  for _, key in ipairs({ LIST, IDS, HEAD }) do redis.call('EXPIRE', key, ARGV[2]) end
   head.alive = now
 end
 
@@ -25,11 +25,17 @@ local function keep(entry, index, bytes)
   redis.call('LSET', LIST, index, string.sub(bytes, 1, from) .. cmsgpack.pack(DURABLE) .. string.sub(bytes, to + 1))
 end
 
--- The history key (timestamp, id) of an entry, tombstones included, without unpacking its content; nil if it can't be decoded.
+-- The history key (timestamp, id) of an entry, tombstones included, and whether it is a live message; nothing if it can't be read.
 local function history_key(bytes)
-  if string.byte(bytes) ~= 154 then return end
-  local ok, _, _, _, id, _, ts = pcall(cmsgpack.unpack_limit, bytes, 5, 1)
-  if ok and type(id) == 'string' and #id == 16 and type(ts) == 'number' then return ts, id end
+  if string.byte(bytes) == 154 then
+    -- Without unpacking its content.
+    local ok, last, _, _, id, _, ts = pcall(cmsgpack.unpack_limit, bytes, 6, 1)
+    if ok and last > 0 and type(id) == 'string' and #id == 16 and type(ts) == 'number' then
+      return ts, id, string.sub(bytes, last + 1, last + 1) ~= NIL
+    end
+  end
+  local entry = decode(bytes)
+  if entry then return entry[5], entry[3], entry[7] ~= nil end
 end
 
 -- One attempt at one message, as `void` stores it.
@@ -53,30 +59,34 @@ local function append(id, bytes, ts, rest)
   listed(id, ts)
 end
 
--- Removes and returns the entry that is oldest in history: at the head, or anywhere when the list is not in history's order. An entry
--- that can't be decoded counts as the oldest.
-local function pop_oldest()
-  if head.top_ts then return redis.call('LPOP', LIST) end
-  local entries = redis.call('LRANGE', LIST, 0, -1)
-  local order, victim = {}, nil
-  for i, bytes in ipairs(entries) do
+-- Removes and returns so many entries that are oldest in history: at the head, or anywhere when the list is not in history's order.
+-- Entries that can't be read count as the oldest.
+local function pop_oldest(count)
+  if head.top_ts then return redis.call('LPOP', LIST, count) end
+  local order, ages = {}, {}
+  for i, bytes in ipairs(redis.call('LRANGE', LIST, 0, -1)) do
     local ts, id = history_key(bytes)
-    if not ts then
-      redis.call('LREM', LIST, 1, bytes)
-      return bytes
+    order[i] = { ts = ts or -math.huge, id = id or '', bytes = bytes, index = i }
+    ages[i] = order[i]
+  end
+  table.sort(ages, function(a, b)
+    if a.ts == b.ts and a.id == b.id then return a.index < b.index end
+    return above(b.ts, b.id, a.ts, a.id)
+  end)
+  local gone = {}
+  for i = 1, count do
+    ages[i].gone, gone[i] = true, ages[i].bytes
+    redis.call('LREM', LIST, 1, gone[i])
+  end
+  local last
+  for _, entry in ipairs(order) do
+    if not entry.gone then
+      if last and not above(entry.ts, entry.id, last.ts, last.id) then return gone end
+      last = entry
     end
-    order[i] = { ts, id }
-    if not victim or above(order[victim][1], order[victim][2], ts, id) then victim = i end
   end
-  redis.call('LREM', LIST, 1, entries[victim])
-  table.remove(order, victim)
-  for i = 2, #order do
-    local before, after = order[i - 1], order[i]
-    if not above(after[1], after[2], before[1], before[2]) then return entries[victim] end
-  end
-  local top = order[#order]
-  if top then head.top_ts, head.top_id = top[1], top[2] end
-  return entries[victim]
+  if last then head.top_ts, head.top_id = last.ts, last.id end
+  return gone
 end
 
 -- The message with this history key is no longer listed, or never was: raises the trimmed key and the floor.
@@ -88,44 +98,40 @@ end
 -- Trims the oldest entries, so that a late message does not displace newer ones. Trimming a tombstone does not raise the floor: its message
 -- was retracted.
 local function trim_list(max)
-  while head.n > max do
-    local entry = decode(pop_oldest())
-    head.n = head.n - 1
-    if entry then
-      if entry[7] then let_go(entry[5], entry[3]) end
+  if head.n <= max then return end
+  for _, bytes in ipairs(pop_oldest(head.n - max)) do
+    local ts, id, live = history_key(bytes)
+    if not ts then
+      head.run = '' -- the trimmed message is unknown: whoever opens the list next begins a new epoch
     else
-      head.run = '' -- the trimmed message is unknown: the next script begins a new epoch
+      if live then let_go(ts, id) end
+      if not head.low or ts > head.low then head.low = ts end -- what is left lies above it
     end
   end
+  head.n = max
 end
 
 -- Trims the oldest ids first, but none whose entry is still listed: its message could be added a second time.
 local function trim_ids(max)
-  local present -- the ids of the list, once they had to be read
-  while head.m > max do
-    local oldest = redis.call('ZRANGE', IDS, 0, 0, 'WITHSCORES')
-    local victim = oldest[1]
-    if not head.low or tonumber(oldest[2]) >= head.low then
-      if not present then
-        present, head.low = {}, nil
-        for _, bytes in ipairs(redis.call('LRANGE', LIST, 0, -1)) do
-          local entry = decode(bytes)
-          if entry and entry[7] then
-            present[id_text(entry[3])] = true
-            if not head.low or entry[5] < head.low then head.low = entry[5] end
-          end
-        end
-      end
-      victim = nil
-      for _, id in ipairs(redis.call('ZRANGE', IDS, 0, head.n)) do
-        if not present[id] then
-          victim = id
-          break
-        end
-      end
+  local excess = head.m - max
+  if excess <= 0 then return end
+  local newest = redis.call('ZRANGE', IDS, excess - 1, excess - 1, 'WITHSCORES')
+  if head.low and tonumber(newest[2]) < head.low then
+    head.m = head.m - redis.call('ZREMRANGEBYRANK', IDS, 0, excess - 1)
+    return
+  end
+  local listed_ids = {}
+  head.low = nil
+  for _, bytes in ipairs(redis.call('LRANGE', LIST, 0, -1)) do
+    local ts, id, live = history_key(bytes)
+    if live then
+      listed_ids[id_text(id)] = true
+      if not head.low or ts < head.low then head.low = ts end
     end
-    if not victim then return end
-    head.m = head.m - redis.call('ZREM', IDS, victim)
+  end
+  for _, id in ipairs(redis.call('ZRANGE', IDS, 0, head.n + excess - 1)) do
+    if head.m <= max then return end
+    if not listed_ids[id] then head.m = head.m - redis.call('ZREM', IDS, id) end
   end
 end
 

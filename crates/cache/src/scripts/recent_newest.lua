@@ -1,4 +1,5 @@
 -- Answers the entry of the message that is newest in history, or nothing.
+open(1)
 local newest, newest_ts, newest_id
 for i = head.n - 1, 0, -1 do
   local bytes = redis.call('LINDEX', LIST, i)

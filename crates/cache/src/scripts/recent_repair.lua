@@ -3,6 +3,7 @@
 -- ARGV: 3 list max, 4 ids max, 5 the epoch that was read, 6 the server's time then, 7 and 8 the key down to which the store was
 -- read, 9 publication prefix, 10 how many channels, then these, then for each item, oldest first: id, its bytes, timestamp, rest.
 -- Answers {late arrivals, inserted below, corrected}, or nothing if the epoch is another.
+open(1)
 if head.epoch ~= ARGV[5] then return false end
 local max, as_of = tonumber(ARGV[3]), tonumber(ARGV[6])
 local first_item = 11 + tonumber(ARGV[10])

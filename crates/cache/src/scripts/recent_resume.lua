@@ -1,5 +1,6 @@
 -- The entries after a client's offset, if all of them are still listed.
 -- ARGV: 3 the offset's epoch, 4 its seq. Answers {epoch, seq, entries}, or without entries.
+open(1)
 local offset = tonumber(ARGV[4])
 local missed = head.seq - offset
 if ARGV[3] ~= head.epoch or missed < 0 or missed > head.n then return { head.epoch, head.seq } end

@@ -1,19 +1,23 @@
--- The recent list of one chat: the state that every script on it loads first.
--- KEYS: list, ids, head. ARGV[1]: the epoch to begin if one has to begin, ARGV[2]: time to live in seconds.
+-- The recent lists of chats: the state that every script on them loads first. A script opens a list (`open`) before it uses it.
+-- KEYS: list, ids, head of each chat. ARGV[1]: the epoch to begin if one has to begin, ARGV[2]: time to live in seconds.
 --
 -- Invariants that every script preserves:
 --   list      entries by arrival, newest at the tail; their seqs rise, and are consecutive but for what was trimmed between them
 --   attempt   of an entry that a caller knew to be durable: none, whichever attempt had listed it; it is not subject to retraction
 --   ids       holds the id of every live entry of the list, scored by timestamp
+-- The head is a hash. Its field `state` is one packed value, because reading and writing a field for each part costs much more:
+--   epoch, run, seq  the stream's epoch, the run id of the server on which it began, and its newest position
 --   floor     the list holds everything strictly above this (timestamp, id) that was added in this epoch or seen by a repair;
 --             absent: nothing is known to be complete; (0, ''): the list is the whole chat
 --   trimmed   the greatest (timestamp, id) that left the list, or found no room in it, in this epoch; floor is never below it
 --   n, m      the lengths of list and ids, so that the loss of one key is noticed
 --   top       the greatest (timestamp, id) of the list, while it lies in history's order; absent: it may not
 --   alive     when the time to live of the three keys was last renewed
---   void      the attempts, each with its message's id, that were retracted before they added anything: their additions are ignored
 --   low       no live entry of the list has a lower timestamp; absent: not known
-local LIST, IDS, HEAD = KEYS[1], KEYS[2], KEYS[3]
+-- Its field `void` holds the attempts, each with its message's id, that were retracted before they added anything: their additions are
+-- ignored. Most lists have none.
+local LIST, IDS, HEAD, head -- of the list that was opened last
+local FORMAT = 1 -- of `state`; parts may be appended to it
 local ENTRY, NIL = '\154\1', '\192' -- array of ten, version 1
 local DURABLE = 0 -- no sender's attempt
 
@@ -44,41 +48,43 @@ local function id_text(bytes)
 end
 
 local run = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)') or ''
-local FIELDS = { 'epoch', 'run', 'seq', 'floor_ts', 'floor_id', 'trimmed_ts', 'trimmed_id', 'verified_at', 'n', 'm', 'low',
-  'alive', 'top_ts', 'top_id', 'void' }
-local stored = redis.call('HMGET', HEAD, unpack(FIELDS))
-local head = {
-  epoch = stored[1], run = run, seq = tonumber(stored[3]),
-  floor_ts = tonumber(stored[4]), floor_id = stored[5] or '',
-  trimmed_ts = tonumber(stored[6]) or 0, trimmed_id = stored[7] or '',
-  verified_at = tonumber(stored[8]) or 0,
-  n = tonumber(stored[9]), m = tonumber(stored[10]), low = tonumber(stored[11]), alive = tonumber(stored[12]) or 0,
-  top_ts = tonumber(stored[13]), top_id = stored[14] or '',
-  void = stored[15] or '',
-}
 
--- Writes the changed fields. Whole numbers below 2^53 are written without a loss.
-local function save()
-  local changed = {}
-  for i, field in ipairs(FIELDS) do
-    local value, before = head[field] or '', stored[i]
-    if type(value) == 'number' then before = tonumber(before) end
-    if value ~= before then
-      changed[#changed + 1] = field
-      changed[#changed + 1] = value
-    end
-  end
-  if #changed > 0 then redis.call('HSET', HEAD, unpack(changed)) end
+-- The head as it is stored; nothing if there is none, or this build can't read it.
+local function stored_head()
+  local stored = redis.call('HMGET', HEAD, 'state', 'void')
+  local ok, format, epoch, its_run, seq, top_ts, top_id, floor_ts, floor_id, trimmed_ts, trimmed_id, verified_at, n, m, low, alive =
+    pcall(cmsgpack.unpack, stored[1])
+  if not ok or format ~= FORMAT or type(alive) ~= 'number' then return end
+  return { state = stored[1], epoch = epoch, run = its_run, seq = seq, top_ts = top_ts, top_id = top_id, floor_ts = floor_ts,
+    floor_id = floor_id, trimmed_ts = trimmed_ts, trimmed_id = trimmed_id, verified_at = verified_at, n = n, m = m, low = low,
+    alive = alive, void = stored[2] or '', stored_void = stored[2] or '' }
 end
 
-if not head.epoch or not head.seq or stored[2] ~= run
-  or redis.pcall('LLEN', LIST) ~= head.n or redis.pcall('ZCARD', IDS) ~= head.m then
-  -- An unknown part of the list may be missing: begin a new epoch, with nothing verified.
+-- Writes what has changed of the head. Whole numbers below 2^53 are written without a loss.
+local function save()
+  local state = cmsgpack.pack(FORMAT, head.epoch, head.run, head.seq, head.top_ts, head.top_id, head.floor_ts, head.floor_id,
+    head.trimmed_ts, head.trimmed_id, head.verified_at, head.n, head.m, head.low, head.alive)
+  if state ~= head.state then redis.call('HSET', HEAD, 'state', state) end
+  if head.void ~= head.stored_void then redis.call('HSET', HEAD, 'void', head.void) end
+  head.state, head.stored_void = state, head.void
+end
+
+local begun = 0 -- epochs of this call: no two of one list may have the same name
+
+-- An unknown part of the list may be missing: begins a new epoch, with nothing verified.
+local function begin()
   redis.call('DEL', LIST, IDS, HEAD)
-  stored = {}
-  head = { epoch = ARGV[1], run = run, seq = 0, floor_id = '', trimmed_ts = 0, trimmed_id = '', verified_at = 0, n = 0,
-    m = 0, alive = 0, top_id = '', void = '' }
+  begun = begun + 1
+  head = { epoch = begun == 1 and ARGV[1] or ARGV[1] .. '-' .. begun, run = run, seq = 0, top_id = '', floor_id = '', trimmed_ts = 0,
+    trimmed_id = '', verified_at = 0, n = 0, m = 0, alive = 0, void = '', stored_void = '' }
   save()
   -- A read of an empty chat creates its keys for minutes only; an addition sets the whole time to live.
   redis.call('EXPIRE', HEAD, math.min(tonumber(ARGV[2]), 600))
+end
+
+-- Opens the list whose keys begin at this index of KEYS.
+local function open(first)
+  LIST, IDS, HEAD = KEYS[first], KEYS[first + 1], KEYS[first + 2]
+  head = stored_head()
+  if not head or head.run ~= run or redis.pcall('LLEN', LIST) ~= head.n or redis.pcall('ZCARD', IDS) ~= head.m then begin() end
 end

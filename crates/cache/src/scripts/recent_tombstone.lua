@@ -4,6 +4,7 @@
 -- ARGV: 3 id, 4 its bytes, 5 attempt, 6 how many such attempts are known, 7 the tombstone's rest, 8 publication, 9… channels.
 -- Answers {'done' | 'durable' | 'absent', epoch, seq or nil, timestamp or nil}; seq and timestamp are of the durable entry, which is not
 -- subject to retraction. An entry of another attempt is not known to be durable: that counts as absent.
+open(1)
 local attempt = tonumber(ARGV[5])
 local entry, index = find(ARGV[4])
 local own = entry and entry[4] == attempt

@@ -1,6 +1,7 @@
 -- The entries that a user has not read: those that others sent above a history key.
 -- ARGV: 3 the key's timestamp, 4 its id, 5 the user, as entries name their sender, 6 the greatest timestamp that does not lie ahead.
 -- Answers {epoch, seq, the timestamp of the newest message that does not lie ahead, or 0, ids}.
+open(1)
 local STEP = 20
 local ts, id, latest, unread = tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[6]), {}
 local newest = head.top_ts or 0

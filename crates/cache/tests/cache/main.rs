@@ -11,6 +11,7 @@ mod inbox_model;
 mod presence;
 mod rate_limit;
 mod recent;
+mod recent_batch;
 mod recent_epoch;
 mod recent_model;
 mod recent_repair;

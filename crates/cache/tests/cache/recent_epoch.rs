@@ -1,5 +1,7 @@
 //! Whatever may have lost something begins a new epoch.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use holdfast_cache::recent::{Floor, Repair};
 use holdfast_keys::Keys;
 use holdfast_message::ChatId;
@@ -55,6 +57,54 @@ async fn after_a_key_was_changed_by_another_hand() {
     let epoch = read(&list, &chat).await.position.epoch;
     let _: () = redis::cmd("SET").arg(keys.recent(&chat)).arg("x").query_async(&mut raw).await.unwrap();
     assert_anew(&list, &chat, &epoch).await;
+}
+
+/// The head as it was written before it was one packed value: a field for each part.
+async fn write_old_head(raw: &mut redis::aio::MultiplexedConnection, key: &str, epoch: &str) {
+    let info: String = redis::cmd("INFO").arg("server").query_async(raw).await.unwrap();
+    let run = info.lines().find_map(|line| line.strip_prefix("run_id:")).unwrap();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis().to_string();
+    let fields =
+        [("epoch", epoch), ("run", run), ("seq", "3"), ("floor_ts", "0"), ("floor_id", ""), ("n", "3"), ("m", "3")];
+    let mut write = redis::cmd("HSET");
+    write.arg(key);
+    for (field, value) in fields {
+        write.arg(field).arg(value);
+    }
+    write.arg("verified_at").arg(&now).arg("alive").arg(&now).arg("trimmed_ts").arg("0");
+    let _: () = write.query_async(raw).await.unwrap();
+}
+
+#[tokio::test]
+async fn after_a_head_in_an_older_format_or_one_that_cannot_be_read() {
+    let url = cache_url().await;
+    let mut raw = raw(&url).await;
+    for change in ["old", "garbage", "empty", "cut", "format"] {
+        let chat = chat();
+        let (list, epoch) = filled(&url, &chat).await;
+        let key = Keys::default().recent_head(&chat);
+        let mut state: Vec<u8> = redis::cmd("HGET").arg(&key).arg("state").query_async(&mut raw).await.unwrap();
+        match change {
+            "old" => {
+                let _: () = redis::cmd("DEL").arg(&key).query_async(&mut raw).await.unwrap();
+                write_old_head(&mut raw, &key, &epoch).await;
+            }
+            "garbage" => state = b"garbage".to_vec(),
+            "empty" => state.clear(),
+            // The last part is nine bytes long.
+            "cut" => state.truncate(state.len() - 9),
+            _ => state[0] += 1,
+        }
+        if change != "old" {
+            let _: () = redis::cmd("HSET").arg(&key).arg("state").arg(&state).query_async(&mut raw).await.unwrap();
+        }
+        if change != "cut" {
+            assert_eq!(list.tip_batch(&[&chat], BUDGET).await.pop().unwrap(), Ok(None), "{change}");
+        }
+        assert_anew(&list, &chat, &epoch).await;
+        let fields: Vec<String> = redis::cmd("HKEYS").arg(&key).query_async(&mut raw).await.unwrap();
+        assert_eq!(fields, ["state"], "nothing of the old head is left");
+    }
 }
 
 #[tokio::test]

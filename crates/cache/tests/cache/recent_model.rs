@@ -7,16 +7,16 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
-use holdfast_cache::RecentList;
 use holdfast_cache::entry::Listed;
 use holdfast_cache::event::Position;
-use holdfast_cache::recent::{Added, Attempt, RecentPage, Repair, Repaired, Retraction};
+use holdfast_cache::recent::{Added, Attempt, RecentPage, RecentSettings, Repair, Repaired, Retraction};
+use holdfast_cache::{Origin, RecentList};
 use holdfast_keys::Keys;
 use holdfast_message::{ChatId, HistoryKey, Message};
 use proptest::prelude::*;
 use redis::aio::MultiplexedConnection;
 
-use crate::support::{BUDGET, cache_url, chat, list, message, raw, read};
+use crate::support::{BUDGET, cache_url, chat, connect, message, raw, read};
 
 const MAX: usize = 6;
 const WINDOW: usize = 8;
@@ -28,6 +28,8 @@ enum Step {
     Send { skew: i64, listed: bool, stored: bool },
     /// An earlier message reaches the store.
     Store(prop::sample::Index),
+    /// New messages and earlier ones in one batch: an earlier one by its attempt, or (`true`) as with [`Step::Heal`].
+    Batch(Vec<(i64, Option<prop::sample::Index>, bool)>),
     /// An earlier message is added (again) by its attempt.
     Add(prop::sample::Index),
     /// An earlier message is stored, and added by whoever knows that it is durable: a background call, a worker that heals.
@@ -51,6 +53,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         8 => (-3_i64..3, prop::bool::weighted(0.8), prop::bool::weighted(0.8))
             .prop_map(|(skew, listed, stored)| Step::Send { skew, listed, stored }),
+        2 => prop::collection::vec((-3_i64..3, prop::option::of(index()), any::<bool>()), 1..8).prop_map(Step::Batch),
         3 => index().prop_map(Step::Store),
         2 => index().prop_map(Step::Add),
         2 => index().prop_map(Step::Heal),
@@ -74,6 +77,8 @@ struct Verifier {
 
 struct World {
     list: RecentList,
+    /// How many entries a list may hold above its size, and ids above theirs.
+    slack: usize,
     raw: MultiplexedConnection,
     chat: ChatId,
     clock: i64,
@@ -92,9 +97,11 @@ struct World {
 }
 
 impl World {
-    async fn new(url: &str) -> Self {
+    async fn new(url: &str, settings: RecentSettings, slack: usize) -> Self {
+        let settings = RecentSettings { max: MAX, window: WINDOW, ..settings };
         Self {
-            list: list(url, MAX, WINDOW),
+            list: RecentList::new(connect(url), Keys::default(), settings, Origin(7)),
+            slack,
             raw: raw(url).await,
             chat: chat(),
             clock: 1000,
@@ -122,8 +129,12 @@ impl World {
 
     async fn add(&mut self, message: &Message, attempt: Attempt) {
         let added = self.list.add(message, attempt, BUDGET).await.unwrap();
+        self.added(message, attempt, &added);
+    }
+
+    fn added(&mut self, message: &Message, attempt: Attempt, added: &Added) {
         let (Added::New(Position { epoch, .. }) | Added::Own(Position { epoch, .. }) | Added::Repeat { epoch, .. }) =
-            &added;
+            added;
         self.enter(epoch);
         if matches!(added, Added::New(_)) {
             assert!(
@@ -139,8 +150,34 @@ impl World {
         }
     }
 
+    async fn batch(&mut self, parts: Vec<(i64, Option<prop::sample::Index>, bool)>) {
+        let mut batch: Vec<(Message, Attempt)> = Vec::new();
+        for (skew, earlier, heal) in parts {
+            let earlier = earlier.filter(|_| !self.sent.is_empty()).map(|index| index.get(&self.sent).clone());
+            batch.push(match earlier {
+                Some((message, _)) if heal => {
+                    self.store.insert(message.key(), message.clone());
+                    (message, Attempt::DURABLE)
+                }
+                Some(by_its_attempt) => by_its_attempt,
+                None => {
+                    self.clock += 2;
+                    let message = message(&self.chat, self.sent.len() as u32, self.clock + skew);
+                    let attempt = Attempt(self.sent.len() as u32 + 1);
+                    self.sent.push((message.clone(), attempt));
+                    (message, attempt)
+                }
+            });
+        }
+        let adds: Vec<_> = batch.iter().map(|(message, attempt)| (message, *attempt)).collect();
+        for ((message, attempt), added) in adds.iter().zip(self.list.add_batch(&adds, BUDGET).await) {
+            self.added(message, *attempt, &added.unwrap());
+        }
+    }
+
     async fn step(&mut self, step: Step) {
         match step {
+            Step::Batch(parts) => self.batch(parts).await,
             Step::Send { skew, listed, stored } => {
                 self.clock += 2;
                 let message = message(&self.chat, self.sent.len() as u32, self.clock + skew);
@@ -286,7 +323,7 @@ impl World {
         let page = read(&self.list, &self.chat).await;
         self.enter(&page.position.epoch);
         assert_eq!(page.undecodable, 0);
-        assert!(page.entries.len() <= MAX);
+        assert!(page.entries.len() <= MAX + self.slack);
         let live: Vec<_> = page
             .entries
             .iter()
@@ -306,7 +343,7 @@ impl World {
         let ids = Keys::default().recent_ids(&self.chat);
         let ids: HashSet<String> =
             redis::cmd("ZRANGE").arg(ids).arg(0).arg(-1).query_async(&mut self.raw).await.unwrap();
-        assert!(ids.len() <= WINDOW);
+        assert!(ids.len() <= WINDOW + self.slack);
         assert!(listed.iter().all(|key| ids.contains(&key.id.to_string())), "ids lack a listed message");
 
         for key in &self.given {
@@ -319,17 +356,28 @@ impl World {
     }
 }
 
+fn play(steps: Vec<Step>, settings: RecentSettings, slack: usize) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut world = World::new(&cache_url().await, settings, slack).await;
+        for step in steps {
+            world.step(step).await;
+            world.check().await;
+        }
+    });
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn nothing_above_the_floor_is_missing(steps in prop::collection::vec(step(), 1..120)) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            let mut world = World::new(&cache_url().await).await;
-            for step in steps {
-                world.step(step).await;
-                world.check().await;
-            }
-        });
+        play(steps, RecentSettings::default(), 0);
+    }
+
+    #[test]
+    fn nothing_above_the_floor_is_missing_where_several_are_trimmed_at_a_time(
+        steps in prop::collection::vec(step(), 1..120)
+    ) {
+        play(steps, RecentSettings { trim_step: 3, ..RecentSettings::default() }, 2);
     }
 }

@@ -265,6 +265,7 @@ fn read(
         max: layout.recent_max_messages,
         window: layout.resend_window_messages,
         ttl: layout.recent_ttl.0,
+        ..RecentSettings::default()
     };
     let recent = |origin| RecentList::new(cache.clone(), keys.clone(), settings, origin);
     let lists = ListsByOrigin { own: recent(delivery.origin), healing: recent(Origin::random()) };

@@ -27,6 +27,8 @@ pub struct Measurement {
     pub round: usize,
     /// How fast the machine was just before.
     pub speed: Speed,
+    /// The part of all processors' time that others took meanwhile, in percent.
+    pub foreign: f64,
     /// The figures.
     pub values: Values,
 }
@@ -121,7 +123,7 @@ impl Report {
 
     fn heading(&self) -> String {
         let machine = &self.machine;
-        let foreign = range(self.measurements.iter().map(|one| one.values.foreign));
+        let foreign = range(self.measurements.iter().map(|one| one.foreign));
         let busy = machine.foreign_before > MOST_FOREIGN || foreign.1 > MOST_FOREIGN;
         let steps = range(self.measurements.iter().map(|one| one.speed.steps));
         let trips = range(self.measurements.iter().map(|one| one.speed.round_trips));

@@ -1,14 +1,18 @@
 //! A run: rounds in which the subjects of each workload take turns.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
-use crate::machine::{Machine, calibrate};
+use crate::machine::{MOST_FOREIGN, Machine, calibrate};
 use crate::options::Options;
 use crate::report::{Measurement, Report};
 use crate::servers::Servers;
 use crate::subject::{Subject, Workload};
 use crate::target::Bench;
+use crate::usage::Others;
 use crate::workloads;
+
+/// How often a measurement that others have disturbed is repeated before it counts as failed.
+const AGAIN: usize = 2;
 
 /// Measures everything that the options name.
 ///
@@ -57,8 +61,20 @@ fn turn(workload: Workload, options: &Options, round: usize) -> Vec<Subject> {
     if round.is_multiple_of(2) { chosen.collect() } else { chosen.rev().collect() }
 }
 
+/// Measures, and once more if others were busy meanwhile.
 async fn measure(bench: &Bench, workload: Workload, subject: Subject, round: usize) -> Result<Measurement> {
-    let speed = calibrate().await?;
-    let values = workloads::run(workload, bench, subject).await?;
-    Ok(Measurement { workload, subject, round, speed, values })
+    let mut again = AGAIN;
+    loop {
+        let speed = calibrate().await?;
+        let others = Others::watch();
+        let values = workloads::run(workload, bench, subject).await?;
+        let foreign = others.percent();
+        if foreign <= MOST_FOREIGN || bench.options.force {
+            return Ok(Measurement { workload, subject, round, speed, foreign, values });
+        }
+        let names = others.names().into_iter().take(3).collect::<Vec<_>>().join(", ");
+        ensure!(again > 0, "others used {foreign:.0} % of the processors meanwhile: {names}");
+        eprintln!("once more: others used {foreign:.0} % of the processors meanwhile: {names}");
+        again -= 1;
+    }
 }

@@ -69,7 +69,7 @@ pub(crate) async fn load(options: &Options) -> Result<()> {
             drained = messages.drained(load.acknowledged().len(), Duration::from_secs_f64(options.drain)).await?;
         }
         let mut spent = meter.spent();
-        spent.cpu.insert("client".to_owned(), client);
+        spent.insert("client".to_owned(), client);
         values.spent(&spent, phase.messages, "a message");
         let stored = match &messages {
             Some(messages) => Some(messages.verify(&load.acknowledged(), &load.prefix(), drained).await?),

@@ -142,7 +142,7 @@ impl Target<'_> {
             drained = messages.drained(load.acknowledged().len(), limit).await?;
         }
         let mut spent = meter.spent();
-        spent.cpu.insert("client".to_owned(), client);
+        spent.insert("client".to_owned(), client);
         let mut values = Values::default();
         values.phase(&phase);
         values.spent(&spent, phase.messages, "a message");

@@ -1,5 +1,6 @@
 //! What a measurement gives: figures by name, in the order in which they are shown.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
@@ -7,7 +8,6 @@ use serde::Serialize;
 
 use crate::load::{Phase, Quantiles, quantiles};
 use crate::stored::Stored;
-use crate::usage::Spent;
 
 /// CPU time below which a process is left out, in microseconds.
 const NOTHING: f64 = 0.05;
@@ -26,8 +26,6 @@ pub struct Value {
 pub struct Values {
     /// In order.
     pub list: Vec<Value>,
-    /// The part of all processors' time that others took meanwhile, in percent; the greatest of its parts.
-    pub foreign: f64,
 }
 
 impl Values {
@@ -65,10 +63,10 @@ impl Values {
     }
 
     /// Adds what processes spent for `count` of something.
-    pub fn spent(&mut self, spent: &Spent, count: u64, each: &str) {
+    pub fn spent(&mut self, spent: &BTreeMap<String, Duration>, count: u64, each: &str) {
         let micros = |time: Duration| time.as_secs_f64() * 1e6 / count.max(1) as f64;
         let mut sum = Duration::ZERO;
-        for (name, time) in &spent.cpu {
+        for (name, time) in spent {
             if name != "client" {
                 sum += *time;
             }
@@ -77,7 +75,6 @@ impl Values {
             }
         }
         self.add(format!("CPU all but the client, µs {each}"), micros(sum));
-        self.foreign = self.foreign.max(spent.foreign);
     }
 
     /// Adds what became of what was acknowledged.

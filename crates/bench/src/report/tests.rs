@@ -3,7 +3,8 @@ use super::*;
 fn measurement(subject: Subject, round: usize, figures: &[(&str, f64)]) -> Measurement {
     let mut values = Values::default();
     figures.iter().for_each(|(name, value)| values.add(*name, *value));
-    Measurement { workload: Workload::Closed100, subject, round, speed: Speed { steps: 1.0, round_trips: 1.0 }, values }
+    let speed = Speed { steps: 1.0, round_trips: 1.0 };
+    Measurement { workload: Workload::Closed100, subject, round, speed, foreign: 0.0, values }
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Sockets that are connected and do nothing: what one takes of a gateway's memory, and its pings of the CPU.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -38,15 +39,15 @@ pub(super) async fn run(bench: &Bench, subject: Subject) -> Result<Values> {
     tokio::time::sleep(idle).await;
     let spent = meter.spent();
     let count = sockets.len() as f64;
-    let gateway =
-        |spent: &crate::usage::Spent| spent.cpu.get("gateway").copied().unwrap_or_default().as_secs_f64() * 1e6;
+    let gateway = |spent: &BTreeMap<String, Duration>| {
+        spent.get("gateway").copied().unwrap_or_default().as_secs_f64() * 1e6
+    };
     let mut values = Values::default();
     values.add("memory, bytes a socket", (after - before) / count);
     values.add("connections/s", count / seconds);
     values.add("CPU gateway, µs a connection", gateway(&connecting) / count);
     values.add("CPU gateway, µs a socket and second", gateway(&spent) / count / idle.as_secs_f64());
     values.add("memory before the first socket of these, MiB", before / f64::from(1 << 20));
-    values.foreign = spent.foreign.max(connecting.foreign);
     drop((first, sockets));
     target.end().await?;
     Ok(values)

@@ -46,12 +46,11 @@ pub(super) async fn open(bench: &Bench, subject: Subject) -> Result<Values> {
         most = most.max(phase.rate);
         values.add(format!("{rate}/s: answer p50, ms"), phase.answer.p50);
         values.add(format!("{rate}/s: answer p99, ms"), phase.answer.p99);
-        let sum: Duration = spent.cpu.iter().filter(|(name, _)| *name != "client").map(|(_, time)| *time).sum();
-        let gateway = spent.cpu.get("gateway").copied().unwrap_or_default();
+        let sum: Duration = spent.iter().filter(|(name, _)| *name != "client").map(|(_, time)| *time).sum();
+        let gateway = spent.get("gateway").copied().unwrap_or_default();
         let each = |time: Duration| time.as_secs_f64() * 1e6 / phase.messages.max(1) as f64;
         values.add(format!("{rate}/s: CPU gateway, µs a message"), each(gateway));
         values.add(format!("{rate}/s: CPU all but the client, µs a message"), each(sum));
-        values.foreign = values.foreign.max(spent.foreign);
         // The last answers come after the last send.
         if phase.rate < f64::from(rate) * BEHIND || phase.answer.p99 > SLOW || !phase.errors.is_empty() {
             values.add("falls behind at, messages/s", rate.into());

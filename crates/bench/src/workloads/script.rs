@@ -46,8 +46,6 @@ pub(super) async fn run(bench: &Bench) -> Result<Values> {
     let mut values = Values::default();
     values.add("messages/s", count as f64 / seconds);
     values.spent(&spent, count as u64, "a message");
-    // redis-benchmark itself is no process that is watched.
-    values.foreign = 0.0;
     bench.servers.clear(&place).await?;
     Ok(values)
 }

@@ -27,7 +27,7 @@ pub async fn run(options: Options) -> Result<Report> {
     // A broker that has just started is slow.
     workloads::warm_up(&bench).await.context("warming up Kafka")?;
     let (mut measurements, mut failures) = (Vec::new(), Vec::new());
-    for round in 0..bench.options.rounds {
+    'rounds: for round in 0..bench.options.rounds {
         for workload in bench.options.workloads.clone() {
             for subject in turn(workload, &bench.options, round) {
                 let what = format!("round {} of {}: {}: {subject}", round + 1, bench.options.rounds, workload.title());
@@ -46,13 +46,27 @@ pub async fn run(options: Options) -> Result<Report> {
                     Err(error) => {
                         eprintln!("{what} failed: {error:#}");
                         failures.push(format!("{what}: {error:#}"));
-                        bench.servers.mend().await.context("the servers after a failure")?;
                     }
+                }
+                if let Err(error) = ready_again(&bench, workload).await {
+                    failures.push(format!("after {what}: {error:#}"));
+                    // What has been measured counts.
+                    break 'rounds;
                 }
             }
         }
     }
     Ok(Report::new(machine, bench.options, measurements, failures))
+}
+
+/// Starts what a measurement has left frozen or ended.
+async fn ready_again(bench: &Bench, workload: Workload) -> Result<()> {
+    bench.servers.mend().await.context("the servers")?;
+    // A broker that has just started is slow.
+    if matches!(workload, Workload::OutageRefused | Workload::Replay) {
+        workloads::warm_up(bench).await.context("warming up Kafka")?;
+    }
+    Ok(())
 }
 
 /// The subjects in the order of this round: every second one is reversed, so that what drifts meets all of them.

@@ -97,6 +97,17 @@ impl Target<'_> {
         }
     }
 
+    /// What belongs to it on the servers.
+    ///
+    /// # Errors
+    /// It is the echo server.
+    pub fn place(&self) -> Result<&Place> {
+        match &self.running {
+            Running::Services { place, .. } => Ok(place),
+            Running::Echo(_) => anyhow::bail!("the echo server has no place"),
+        }
+    }
+
     /// What MongoDB holds of it; the echo server stores nothing.
     pub fn messages(&self) -> Option<&Messages> {
         match &self.running {
@@ -160,15 +171,14 @@ impl Target<'_> {
         }
     }
 
-    /// Ends it, and removes what it left on the servers.
+    /// Ends it.
     ///
     /// # Errors
-    /// It does not end, or a server does not answer.
+    /// It does not end in time.
     pub async fn end(self) -> Result<()> {
-        if let Running::Services { services, place, .. } = self.running {
-            services.stop().await?;
-            self.bench.servers.clear(&place).await?;
+        match self.running {
+            Running::Services { services, .. } => services.stop().await,
+            Running::Echo(_) => Ok(()),
         }
-        Ok(())
     }
 }

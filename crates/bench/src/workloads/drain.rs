@@ -78,6 +78,5 @@ async fn inserts(bench: &Bench) -> Result<Values> {
     let mut values = Values::default();
     values.add("messages/s", count as f64 / seconds);
     values.spent(&spent, count as u64, "a message");
-    bench.servers.clear(&place).await?;
     Ok(values)
 }

@@ -25,6 +25,5 @@ pub(super) async fn some(bench: &Bench, count: usize) -> Result<Values> {
     let mut values = Values::default();
     values.add("messages/s", count as f64 / seconds);
     values.spent(&meter.spent(), count as u64, "a message");
-    bench.servers.clear(&place).await?;
     Ok(values)
 }

@@ -46,7 +46,6 @@ pub(super) async fn run(bench: &Bench) -> Result<Values> {
     let mut values = Values::default();
     values.add("messages/s", count as f64 / seconds);
     values.spent(&spent, count as u64, "a message");
-    bench.servers.clear(&place).await?;
     Ok(values)
 }
 

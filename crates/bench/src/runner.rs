@@ -19,7 +19,7 @@ const AGAIN: usize = 2;
 /// # Errors
 /// The machine is busy, or the servers can't be started. A measurement that fails is named in the report, and the others go on.
 pub async fn run(options: Options) -> Result<Report> {
-    let options = options.completed();
+    let options = options.completed()?;
     let machine = Machine::look(options.force).await?;
     eprintln!("starting the servers");
     let secret = format!("{:032x}", fastrand::u128(..));

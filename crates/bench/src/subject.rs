@@ -11,6 +11,8 @@ use serde::Serialize;
 pub enum Subject {
     /// Holdfast.
     Holdfast,
+    /// Another build of Holdfast, if `--before` names one.
+    Before,
     /// The same design in Node.js.
     Twin,
     /// A bare socketioxide server that answers, and emits to sender and receiver.
@@ -25,14 +27,15 @@ pub enum Subject {
 
 impl Subject {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::Holdfast, Self::Twin, Self::Echo, Self::Rdkafka, Self::Inserts, Self::RedisBenchmark];
+    pub const ALL: [Self; 7] =
+        [Self::Holdfast, Self::Before, Self::Twin, Self::Echo, Self::Rdkafka, Self::Inserts, Self::RedisBenchmark];
 }
 
 impl fmt::Display for Subject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::Holdfast => "Holdfast",
+            Self::Before => "before",
             Self::Twin => "Node twin",
             Self::Echo => "bare echo",
             Self::Rdkafka => "rdkafka",
@@ -99,14 +102,19 @@ impl Workload {
     /// What is compared in it.
     pub fn subjects(self) -> &'static [Subject] {
         match self {
-            Self::Closed100 | Self::Closed2k | Self::Idle => &[Subject::Holdfast, Subject::Twin, Subject::Echo],
-            Self::Drain => &[Subject::Holdfast, Subject::Twin, Subject::Inserts],
+            Self::Closed100 | Self::Closed2k | Self::Idle => {
+                &[Subject::Holdfast, Subject::Before, Subject::Twin, Subject::Echo]
+            }
+            Self::Drain => &[Subject::Holdfast, Subject::Before, Subject::Twin, Subject::Inserts],
             Self::Publish => &[Subject::Rdkafka],
             Self::Script => &[Subject::RedisBenchmark],
-            Self::Open | Self::History | Self::FanOut | Self::Replay | Self::Growth => {
-                &[Subject::Holdfast, Subject::Twin]
-            }
-            Self::OutageFrozen | Self::OutageRefused => &[Subject::Holdfast, Subject::Twin],
+            Self::Open
+            | Self::History
+            | Self::FanOut
+            | Self::Replay
+            | Self::Growth
+            | Self::OutageFrozen
+            | Self::OutageRefused => &[Subject::Holdfast, Subject::Before, Subject::Twin],
         }
     }
 

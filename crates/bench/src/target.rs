@@ -1,5 +1,6 @@
 //! What a workload loads: the services of a side, or the bare echo server, with all that is known about them.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use crate::load::{Load, Phase};
 use crate::options::Options;
 use crate::peer::Peer;
 use crate::servers::{Place, Servers};
-use crate::services::{Needs, Services, Side};
+use crate::services::{Kind, Needs, Services};
 use crate::stored::Messages;
 use crate::subject::Subject;
 use crate::usage::{Meter, Watched};
@@ -57,13 +58,15 @@ impl Bench {
     /// # Errors
     /// As [`Self::target`].
     pub async fn target_at(&self, place: Place, subject: Subject, needs: Needs) -> Result<Target<'_>> {
-        let side = match subject {
-            Subject::Holdfast => Side::Holdfast,
-            Subject::Twin => Side::Twin,
+        let built = |folder: &Option<PathBuf>| folder.clone().map(Kind::Holdfast).context("no folder is named");
+        let kind = match subject {
+            Subject::Holdfast => built(&self.options.ours)?,
+            Subject::Before => built(&self.options.before)?,
+            Subject::Twin => Kind::Twin,
             other => anyhow::bail!("{other} takes no messages"),
         };
         let messages = Messages::of(&self.servers.mongo.url(), &place.database).await?;
-        let services = Services::start(&self.servers, &place, side, needs, &self.secret).await?;
+        let services = Services::start(&self.servers, &place, kind, needs, &self.secret).await?;
         Ok(Target { bench: self, running: Running::Services { services, place, messages } })
     }
 }

@@ -8,9 +8,10 @@ fn measurement(subject: Subject, round: usize, figures: &[(&str, f64)]) -> Measu
 }
 
 #[test]
-fn a_table_shows_medians_spread_and_how_the_twin_compares() {
+fn a_table_shows_medians_spread_and_how_others_compare_round_by_round() {
     let measurements = [
         measurement(Subject::Twin, 0, &[("messages/s", 2000.0)]),
+        measurement(Subject::Twin, 1, &[("messages/s", 1000.0)]),
         measurement(Subject::Holdfast, 0, &[("messages/s", 5000.0), ("answer p50, ms", 6.25)]),
         measurement(Subject::Holdfast, 1, &[("messages/s", 7000.0), ("answer p50, ms", 6.25)]),
         measurement(Subject::Holdfast, 2, &[("messages/s", 4000.0), ("answer p50, ms", 6.25)]),
@@ -19,9 +20,21 @@ fn a_table_shows_medians_spread_and_how_the_twin_compares() {
     assert_eq!((summaries[0].median, summaries[0].min, summaries[0].max), (5000.0, 4000.0, 7000.0));
     let text = table(&summaries.iter().collect::<Vec<_>>());
     let lines: Vec<&str> = text.lines().collect();
-    assert_eq!(lines[0], "|                |              Holdfast | Node twin | twin / Holdfast |");
-    assert_eq!(lines[2], "| messages/s     | 5,000 (4,000 – 7,000) |     2,000 |            0.40 |");
-    assert_eq!(lines[3], "| answer p50, ms |                  6.25 |           |                 |");
+    assert_eq!(lines[0], "|                |              Holdfast |             Node twin | Holdfast / Node twin |");
+    assert_eq!(lines[2], "| messages/s     | 5,000 (4,000 – 7,000) | 1,500 (1,000 – 2,000) |   4.75 (2.50 – 7.00) |");
+    assert_eq!(lines[3], "| answer p50, ms |                  6.25 |                       |                      |");
+}
+
+#[test]
+fn what_is_worse_than_before_is_named() {
+    let before = [("messages/s", 1000.0), ("answer p50, ms", 5.0), ("answer max, ms", 9.0), ("CPU gateway, µs a message", 50.0)];
+    let ours = [("messages/s", 960.0), ("answer p50, ms", 5.1), ("answer max, ms", 90.0), ("CPU gateway, µs a message", 60.0)];
+    let measurements = [measurement(Subject::Before, 0, &before), measurement(Subject::Holdfast, 0, &ours)];
+    let expected = [
+        "Closed loop, 100 bytes: messages/s: 0.96 times",
+        "Closed loop, 100 bytes: CPU gateway, µs a message: 1.20 times",
+    ];
+    assert_eq!(slower(&summaries(&measurements)), expected);
 }
 
 #[test]

@@ -21,14 +21,14 @@ pub enum Subject {
     Rdkafka,
     /// Plain inserts by `_id`.
     Inserts,
-    /// `redis-benchmark` with the script of the recent list.
-    RedisBenchmark,
+    /// The recent list on Redis alone.
+    RecentList,
 }
 
 impl Subject {
     /// All of them.
     pub const ALL: [Self; 7] =
-        [Self::Holdfast, Self::Before, Self::Twin, Self::Echo, Self::Rdkafka, Self::Inserts, Self::RedisBenchmark];
+        [Self::Holdfast, Self::Before, Self::Twin, Self::Echo, Self::Rdkafka, Self::Inserts, Self::RecentList];
 }
 
 impl fmt::Display for Subject {
@@ -40,7 +40,7 @@ impl fmt::Display for Subject {
             Self::Echo => "bare echo",
             Self::Rdkafka => "rdkafka",
             Self::Inserts => "raw inserts",
-            Self::RedisBenchmark => "redis-benchmark",
+            Self::RecentList => "recent list",
         })
     }
 }
@@ -67,7 +67,7 @@ pub enum Workload {
     Drain,
     /// Records to Kafka as fast as it takes them.
     Publish,
-    /// The recent list's script as fast as Redis runs it.
+    /// Messages to recent lists as fast as Redis takes them.
     Script,
     /// A large group over two gateways.
     FanOut,
@@ -107,7 +107,7 @@ impl Workload {
             }
             Self::Drain => &[Subject::Holdfast, Subject::Before, Subject::Twin, Subject::Inserts],
             Self::Publish => &[Subject::Rdkafka],
-            Self::Script => &[Subject::RedisBenchmark],
+            Self::Script => &[Subject::RecentList],
             Self::Open
             | Self::History
             | Self::FanOut
@@ -128,7 +128,7 @@ impl Workload {
             Self::Idle => "Idle sockets",
             Self::Drain => "Drain of the worker",
             Self::Publish => "Kafka alone",
-            Self::Script => "The recent list's script alone",
+            Self::Script => "The recent list alone",
             Self::FanOut => "A large group over two gateways",
             Self::OutageFrozen => "Kafka stops answering (SIGSTOP)",
             Self::OutageRefused => "Kafka's port refuses",

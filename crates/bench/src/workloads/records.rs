@@ -13,7 +13,7 @@ use std::time::Duration;
 use crate::load::content;
 
 /// The chats that messages are spread over.
-const CHATS: usize = 1000;
+pub(super) const CHATS: usize = 1000;
 /// 2025-06-01, in Unix epoch milliseconds.
 const BEGIN: i64 = 1_748_736_000_000;
 /// How long Kafka may take for the last of them.

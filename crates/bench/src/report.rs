@@ -127,11 +127,11 @@ enum Better {
     Less,
 }
 
-/// By its unit; counts and maxima compare nothing.
+/// By its unit; counts, maxima, and what waits for the next flush compare nothing.
 fn better(name: &str) -> Option<Better> {
     let is_cost = [", ms", ", s", ", MiB"].iter().any(|unit| name.ends_with(unit)) || name.contains(", µs ");
     let is_cost = is_cost || name.contains(", bytes ");
-    if name.ends_with("/s") { Some(Better::More) } else { (is_cost && !name.contains(" max,")).then_some(Better::Less) }
+    if name.ends_with("/s") { Some(Better::More) } else { (is_cost && !name.contains(" max,") && !name.starts_with("all stored")).then_some(Better::Less) }
 }
 
 impl Report {

@@ -71,14 +71,14 @@ pub enum Workload {
     Script,
     /// A large group over two gateways.
     FanOut,
+    /// Memory and storage under a steady load.
+    Growth,
     /// Kafka is stopped in the middle of its work: it keeps its connections and answers nothing.
     OutageFrozen,
     /// Kafka is killed: its port refuses connections.
     OutageRefused,
     /// What the failed queue took is published once Kafka is back.
     Replay,
-    /// Memory and storage under a steady load.
-    Growth,
 }
 
 impl Workload {
@@ -93,10 +93,10 @@ impl Workload {
         Self::Publish,
         Self::Script,
         Self::FanOut,
+        Self::Growth,
         Self::OutageFrozen,
         Self::OutageRefused,
         Self::Replay,
-        Self::Growth,
     ];
 
     /// What is compared in it.

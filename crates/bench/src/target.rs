@@ -160,10 +160,24 @@ impl Target<'_> {
         let mut values = Values::default();
         values.phase(&phase);
         values.spent(&spent, phase.messages, "a message");
-        if let Some(messages) = self.messages() {
-            values.stored(&messages.verify(&load.acknowledged(), &load.prefix(), drained).await?);
+        if self.messages().is_some() {
+            values.add("delivered without a position", phase.without_seq as f64);
+            values.drained("the last answer", drained);
         }
+        self.verify(load, &mut values).await?;
         Ok(values)
+    }
+
+    /// Adds whether all of it is stored, exactly once.
+    ///
+    /// # Errors
+    /// MongoDB does not answer.
+    pub async fn verify(&self, load: &Load, values: &mut Values) -> Result<()> {
+        if let Some(messages) = self.messages() {
+            let limit = Duration::from_secs_f64(self.bench.options.drain_limit);
+            values.stored(&messages.verify(&load.acknowledged(), &load.prefix(), limit).await?);
+        }
+        Ok(())
     }
 
     /// The ends of the services' logs.

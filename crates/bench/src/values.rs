@@ -77,10 +77,13 @@ impl Values {
         self.add(format!("CPU all but the client, µs {each}"), micros(sum));
     }
 
+    /// Adds how long storing went on after `what`; a load that was not stored in time counts as one that took for ever.
+    pub fn drained(&mut self, what: &str, drained: Option<Duration>) {
+        self.add(format!("all stored after {what}, s"), drained.map_or(f64::INFINITY, |drained| drained.as_secs_f64()));
+    }
+
     /// Adds what became of what was acknowledged.
     pub fn stored(&mut self, stored: &Stored) {
-        // A run that was not stored in time counts as one that took for ever.
-        self.add("all stored after the last answer, s", stored.drained_seconds.unwrap_or(f64::INFINITY));
         self.add("acknowledged but lost", stored.lost as f64);
         self.add("stored twice", stored.duplicated as f64);
     }

@@ -48,6 +48,7 @@ pub(super) async fn run(bench: &Bench, subject: Subject) -> Result<Values> {
     values.add("Kafka: log, bytes a message", (log_bytes(bench, target.place()?)? - log_before) / count);
     values.add("Redis: cache, bytes a chat", cache_bytes(bench).await? / (bench.options.sockets as f64 / 2.0));
     values.spent(&spent, count as u64, "a message");
+    target.verify(&load, &mut values).await?;
     drop(load);
     target.end().await?;
     Ok(values)

@@ -59,6 +59,7 @@ pub(super) async fn open(bench: &Bench, subject: Subject) -> Result<Values> {
     }
     values.add("most answered, messages/s", most);
     target.drained(&load).await?;
+    target.verify(&load, &mut values).await?;
     drop(load);
     target.end().await?;
     Ok(values)

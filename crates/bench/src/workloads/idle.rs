@@ -20,6 +20,8 @@ use crate::values::Values;
 const FIRST: usize = 100;
 /// How long the process has after the last connection to return what connecting took.
 const SETTLE: Duration = Duration::from_secs(5);
+/// As long as from one ping to the next: less may see none.
+const PING: Duration = Duration::from_secs(25);
 /// How many connect at once.
 const CONNECTING: usize = 32;
 
@@ -35,7 +37,7 @@ pub(super) async fn run(bench: &Bench, subject: Subject) -> Result<Values> {
     let after = held(&target)?;
 
     let meter = Meter::start(target.processes());
-    let idle = Duration::from_secs_f64(bench.options.seconds);
+    let idle = if bench.options.quick { SETTLE } else { PING };
     tokio::time::sleep(idle).await;
     let spent = meter.spent();
     let count = sockets.len() as f64;

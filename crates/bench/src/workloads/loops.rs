@@ -12,6 +12,8 @@ use crate::values::Values;
 
 /// The open loop's rates, in messages a second.
 const RATES: [u32; 12] = [100, 250, 500, 1000, 2000, 3000, 4000, 6000, 8000, 12_000, 16_000, 24_000];
+/// How long each rate lasts before it counts: as much is stored of what came before as is left to be stored at the end.
+const LEAD: Duration = Duration::from_secs(1);
 /// A system that answers less of a rate than this has fallen behind.
 const BEHIND: f64 = 0.95;
 /// So has one whose 99th percentile is above this, in milliseconds.
@@ -40,6 +42,7 @@ pub(super) async fn open(bench: &Bench, subject: Subject) -> Result<Values> {
     let mut values = Values::default();
     let mut most: f64 = 0.0;
     for rate in RATES {
+        load.open(rate.into(), LEAD).await?;
         let meter = Meter::start(target.processes());
         let phase = load.open(rate.into(), step).await?;
         let spent = meter.spent();

@@ -1,5 +1,7 @@
 //! The figures of a run: medians and spread, as tables and as JSON.
 
+mod plot;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
@@ -16,6 +18,9 @@ use crate::values::Values;
 /// Where the generated section of a document begins and ends.
 const BEGIN: &str = "<!-- scripts/bench writes what follows -->";
 const END: &str = "<!-- scripts/bench wrote this -->";
+
+/// The picture beside a document.
+const PICTURE: &str = "performance-open-loop.svg";
 
 /// One subject under one workload, once.
 #[derive(Debug, Serialize)]
@@ -230,13 +235,19 @@ impl Report {
         )
     }
 
-    /// Writes the tables between the marks of a document.
+    /// Writes the tables between the marks of a document, and the open loop's picture beside it.
     ///
     /// # Errors
     /// The document can't be read or written, or has no marks.
     pub fn write_into(&self, path: &Path) -> Result<()> {
         let text = std::fs::read_to_string(path).with_context(|| format!("can't read {}", path.display()))?;
-        let text = replaced(&text, &self.markdown()).with_context(|| format!("{} has no marks", path.display()))?;
+        let mut section = self.markdown();
+        if let Some(picture) = plot::latencies(&self.medians) {
+            let file = path.with_file_name(PICTURE);
+            std::fs::write(&file, picture).with_context(|| format!("can't write {}", file.display()))?;
+            let _ = write!(section, "\n![The open loop: latency over rate]({PICTURE})\n");
+        }
+        let text = replaced(&text, &section).with_context(|| format!("{} has no marks", path.display()))?;
         std::fs::write(path, text).with_context(|| format!("can't write {}", path.display()))
     }
 }

@@ -38,6 +38,17 @@ fn what_is_worse_than_before_is_named() {
 }
 
 #[test]
+fn the_picture_shows_each_subject_that_the_open_loop_has_measured() {
+    let figures = [("100/s: answer p50, ms", 5.0), ("100/s: answer p99, ms", 9.0), ("2000/s: answer p99, ms", 50.0)];
+    let mut measurements = [measurement(Subject::Holdfast, 0, &figures), measurement(Subject::Twin, 0, &figures)];
+    assert_eq!(plot::latencies(&summaries(&measurements)), None);
+    measurements[0].workload = Workload::Open;
+    let picture = plot::latencies(&summaries(&measurements)).unwrap();
+    assert!(picture.contains(">Holdfast</text>") && !picture.contains("Node twin"), "{picture}");
+    assert_eq!(picture.matches("fill=\"none\"").count(), 2, "{picture}");
+}
+
+#[test]
 fn figures_have_as_many_digits_as_say_something() {
     let shown = [0.0, 0.123, 12.34, 123.4, 1234.5, 1_234_567.0, f64::INFINITY].map(figure);
     assert_eq!(shown, ["0", "0.12", "12.3", "123", "1,235", "1,234,567", "never"]);

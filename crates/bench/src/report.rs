@@ -134,9 +134,15 @@ enum Better {
 
 /// By its unit; counts, maxima, and what waits for the next flush compare nothing.
 fn better(name: &str) -> Option<Better> {
-    let is_cost = [", ms", ", s", ", MiB"].iter().any(|unit| name.ends_with(unit)) || name.contains(", µs ");
-    let is_cost = is_cost || name.contains(", bytes ");
-    if name.ends_with("/s") { Some(Better::More) } else { (is_cost && !name.contains(" max,") && !name.starts_with("all stored")).then_some(Better::Less) }
+    let is_cost = [", ms", ", s", ", MiB"].iter().any(|unit| name.ends_with(unit))
+        || [", µs ", ", bytes "].iter().any(|unit| name.contains(unit));
+    if name.contains(" max,") || name.starts_with("all stored") {
+        None
+    } else if name.ends_with("/s") {
+        Some(Better::More)
+    } else {
+        is_cost.then_some(Better::Less)
+    }
 }
 
 impl Report {

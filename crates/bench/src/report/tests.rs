@@ -27,8 +27,10 @@ fn a_table_shows_medians_spread_and_how_others_compare_round_by_round() {
 
 #[test]
 fn what_is_worse_than_before_is_named() {
-    let before = [("messages/s", 1000.0), ("answer p50, ms", 5.0), ("answer max, ms", 9.0), ("CPU gateway, µs a message", 50.0)];
-    let ours = [("messages/s", 960.0), ("answer p50, ms", 5.1), ("answer max, ms", 90.0), ("CPU gateway, µs a message", 60.0)];
+    let before =
+        [("messages/s", 1000.0), ("answer p50, ms", 5.0), ("answer max, ms", 9.0), ("CPU gateway, µs a message", 50.0)];
+    let ours =
+        [("messages/s", 960.0), ("answer p50, ms", 5.1), ("answer max, ms", 90.0), ("CPU gateway, µs a message", 60.0)];
     let measurements = [measurement(Subject::Before, 0, &before), measurement(Subject::Holdfast, 0, &ours)];
     let expected = [
         "Closed loop, 100 bytes: messages/s: 0.96 times",

@@ -106,7 +106,8 @@ async fn deep(clients: &[Arc<Client>], name: &str, chat: usize) -> Result<Reques
     for _ in 1..DEEP_PAGE {
         let answer = clients[next.0].call("history", &next.1).await.context("the connection ended")?;
         let (page,): (Answer<'_>,) = serde_json::from_str(&answer).context("a page")?;
-        next = request(name, chat, Some(&page.next_cursor.with_context(|| format!("no further page in {answer:.200}"))?));
+        next =
+            request(name, chat, Some(&page.next_cursor.with_context(|| format!("no further page in {answer:.200}"))?));
     }
     Ok(next)
 }

@@ -41,9 +41,8 @@ pub(super) async fn run(bench: &Bench, subject: Subject) -> Result<Values> {
     tokio::time::sleep(idle).await;
     let spent = meter.spent();
     let count = sockets.len() as f64;
-    let gateway = |spent: &BTreeMap<String, Duration>| {
-        spent.get("gateway").copied().unwrap_or_default().as_secs_f64() * 1e6
-    };
+    let gateway =
+        |spent: &BTreeMap<String, Duration>| spent.get("gateway").copied().unwrap_or_default().as_secs_f64() * 1e6;
     let mut values = Values::default();
     values.add("memory, bytes a socket", (after - before) / count);
     values.add("connections/s", count / seconds);

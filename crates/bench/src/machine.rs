@@ -64,7 +64,7 @@ impl Machine {
             match verdict(foreign_before, &others.names(), force) {
                 // A build that has just ended may have left something to write.
                 Err(_) if watches < WATCHES => watches += 1,
-                verdict => break verdict?.iter().for_each(|warning| eprintln!("warning: {warning}")),
+                outcome => break outcome?.iter().for_each(|warning| eprintln!("warning: {warning}")),
             }
         }
         Ok(Self {

@@ -276,7 +276,9 @@ fn summaries(measurements: &[Measurement]) -> Vec<Summary> {
                 (*workload, *name, *subject) == (one.workload, &*value.name, one.subject)
             });
             match known {
-                Some((.., rounds)) => drop(rounds.insert(one.round, value.value)),
+                Some((.., rounds)) => {
+                    rounds.insert(one.round, value.value);
+                }
                 None => all.push((one.workload, &value.name, one.subject, [(one.round, value.value)].into())),
             }
         }

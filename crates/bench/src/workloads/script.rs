@@ -31,7 +31,7 @@ pub(super) async fn run(bench: &Bench) -> Result<Values> {
     let metrics = RedisMetrics::register(&prometheus::Registry::new()).context("metrics")?;
     let lists = (0..CONNECTIONS).map(|_| {
         let connection = Connection::open("bench", &bench.servers.cache.url(), metrics.clone())?;
-        Ok(RecentList::new(connection, Keys::default(), RecentSettings::default(), Origin::random()))
+        anyhow::Ok(RecentList::new(connection, Keys::default(), RecentSettings::default(), Origin::random()))
     });
     let lists: Vec<RecentList> = lists.collect::<Result<_>>()?;
     let count = bench.options.messages;

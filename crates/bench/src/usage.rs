@@ -104,7 +104,8 @@ impl Others {
     pub fn percent(&self) -> f64 {
         let now = ticks();
         let total = now.total.saturating_sub(self.ticks.total).max(1) as f64;
-        let used = |processes: &BTreeMap<u32, Process>| foreign(processes).map(|(_, process)| process.used).sum::<Duration>();
+        let used =
+            |processes: &BTreeMap<u32, Process>| foreign(processes).map(|(_, process)| process.used).sum::<Duration>();
         let (before, after) = (used(&self.processes), used(&processes()));
         let taken = after.saturating_sub(before).as_secs_f64() / TICK.as_secs_f64();
         (taken + now.stolen.saturating_sub(self.ticks.stolen) as f64) / total * 100.0

@@ -36,7 +36,7 @@ pub struct Target<'a> {
 
 #[derive(Debug)]
 enum Running {
-    Services { services: Services, place: Place, messages: Messages },
+    Services { services: Box<Services>, place: Place, messages: Messages },
     Echo(Peer),
 }
 
@@ -66,7 +66,7 @@ impl Bench {
             other => anyhow::bail!("{other} takes no messages"),
         };
         let messages = Messages::of(&self.servers.mongo.url(), &place.database).await?;
-        let services = Services::start(&self.servers, &place, kind, needs, &self.secret).await?;
+        let services = Services::start(&self.servers, &place, kind, needs, &self.secret).await?.into();
         Ok(Target { bench: self, running: Running::Services { services, place, messages } })
     }
 }

@@ -27,10 +27,10 @@ pub(super) fn latencies(summaries: &[Summary]) -> Option<String> {
                 (point(RATES.0, tick), point(RATES.1, tick))
             };
             let (x, y, anchor) = if is_rate { (x1, y1 + 18.0, "middle") } else { (x1 - 8.0, y1 + 4.0, "end") };
-            let _ = write!(
+            let _ = writeln!(
                 text,
                 "<path d=\"M{x1:.1} {y1:.1}L{x2:.1} {y2:.1}\" stroke=\"#ddd\"/>\
-                 <text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{tick}</text>\n"
+                 <text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{tick}</text>"
             );
         }
     }
@@ -48,13 +48,13 @@ pub(super) fn latencies(summaries: &[Summary]) -> Option<String> {
             let Some(last) = points.last() else { continue };
             let path: Vec<_> = points.iter().map(|(x, y)| format!("{x:.1} {y:.1}")).collect();
             let path = path.join("L");
-            let _ = write!(
+            let _ = writeln!(
                 text,
-                "<path d=\"M{path}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\" stroke-dasharray=\"{dashes}\"/>\n"
+                "<path d=\"M{path}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\" stroke-dasharray=\"{dashes}\"/>"
             );
             if quantile == "p99" {
                 let (x, y) = (last.0 + 6.0, last.1 + 4.0);
-                let _ = write!(text, "<text x=\"{x:.1}\" y=\"{y:.1}\" fill=\"{colour}\">{subject}</text>\n");
+                let _ = writeln!(text, "<text x=\"{x:.1}\" y=\"{y:.1}\" fill=\"{colour}\">{subject}</text>");
             }
             lines += 1;
         }

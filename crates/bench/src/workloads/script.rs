@@ -51,8 +51,8 @@ pub(super) async fn run(bench: &Bench) -> Result<Values> {
 async fn add(lists: &[RecentList], from: usize, to: usize) -> Result<()> {
     let next = Arc::new(AtomicUsize::new(from));
     let mut connections = JoinSet::new();
-    for list in lists.iter().cloned() {
-        let next = next.clone();
+    for list in lists {
+        let (list, next) = (list.clone(), next.clone());
         connections.spawn(async move {
             loop {
                 let first = next.fetch_add(BATCH, Ordering::Relaxed);

@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
-use crate::usage::{everybody, load_average, ticks};
+use crate::usage::{Others, load_average};
 
-/// How long the machine is watched before a run.
+/// How long the machine is watched before a run, and how often at most until it is quiet.
 const WATCH: Duration = Duration::from_secs(3);
+const WATCHES: usize = 5;
 /// The most that others may use of all processors, in percent, for the figures to count.
 pub const MOST_FOREIGN: f64 = 5.0;
 /// How long each part of a calibration takes.
@@ -49,22 +50,22 @@ pub struct Speed {
 }
 
 impl Machine {
-    /// Watches the machine for some seconds and describes it. Nothing of the run may have started yet.
+    /// Watches the machine until it is quiet, and describes it. Nothing of the run may have started yet.
     ///
     /// # Errors
-    /// It is busy with something else, and `force` is not given; the error names what it is busy with.
+    /// It stays busy with something else, and `force` is not given; the error names what it is busy with.
     pub async fn look(force: bool) -> Result<Self> {
-        let (before, processes) = (ticks(), everybody());
-        tokio::time::sleep(WATCH).await;
-        let (after, later) = (ticks(), everybody());
-        let foreign_before = (after.busy - before.busy) as f64 / (after.total - before.total).max(1) as f64 * 100.0;
-        let since = |(who, time): (&(u32, String), &Duration)| {
-            let before = processes.get(who).copied().unwrap_or_default();
-            (time.saturating_sub(before), format!("{} ({})", who.1, who.0))
-        };
-        let used = later.iter().map(since).filter(|(time, _)| !time.is_zero()).collect();
-        if let Some(warning) = verdict(foreign_before, used, force)? {
-            eprintln!("warning: {warning}");
+        let mut foreign_before;
+        let mut watches = 1;
+        loop {
+            let others = Others::watch();
+            tokio::time::sleep(WATCH).await;
+            foreign_before = others.percent();
+            match verdict(foreign_before, &others.names(), force) {
+                // A build that has just ended may have left something to write.
+                Err(_) if watches < WATCHES => watches += 1,
+                outcome => break outcome?.iter().for_each(|warning| eprintln!("warning: {warning}")),
+            }
         }
         Ok(Self {
             processor: field("/proc/cpuinfo", "model name").unwrap_or_else(|| "unknown".to_owned()),
@@ -82,13 +83,11 @@ impl Machine {
 }
 
 /// Refuses a busy machine, by the names of those that use it most; a warning if it is measured nevertheless.
-fn verdict(foreign: f64, mut used: Vec<(Duration, String)>, force: bool) -> Result<Option<String>> {
+fn verdict(foreign: f64, names: &[String], force: bool) -> Result<Option<String>> {
     if foreign <= MOST_FOREIGN {
         return Ok(None);
     }
-    used.sort_unstable_by(|a, b| b.cmp(a));
-    let names: Vec<_> = used.into_iter().take(5).map(|(_, name)| name).collect();
-    let names = names.join(", ");
+    let names = names.iter().take(5).map(String::as_str).collect::<Vec<_>>().join(", ");
     let busy = format!("others use {foreign:.0} % of the processors ({MOST_FOREIGN} % are allowed): {names}");
     if !force {
         bail!("{busy}; close them, or measure nevertheless with --force");
@@ -186,16 +185,14 @@ mod tests {
 
     #[test]
     fn a_busy_machine_is_refused_by_name_unless_forced() {
-        let used = || {
-            [(1, "cc (1)"), (3, "rustc (2)")].map(|(time, name)| (Duration::from_secs(time), name.to_owned())).into()
-        };
-        assert_eq!(verdict(MOST_FOREIGN, used(), false).unwrap(), None);
-        let refused = verdict(40.0, used(), false).unwrap_err().to_string();
+        let names = ["rustc (2)".to_owned(), "cc (1)".to_owned()];
+        assert_eq!(verdict(MOST_FOREIGN, &names, false).unwrap(), None);
+        let refused = verdict(40.0, &names, false).unwrap_err().to_string();
         assert!(
             refused.contains("40 %") && refused.contains("rustc (2), cc (1)") && refused.contains("--force"),
             "{refused}"
         );
-        assert!(verdict(40.0, used(), true).unwrap().is_some());
+        assert!(verdict(40.0, &names, true).unwrap().is_some());
     }
 
     #[tokio::test]

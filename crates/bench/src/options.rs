@@ -1,7 +1,8 @@
 //! What a run measures, and how long.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 use serde::Serialize;
 
@@ -46,6 +47,12 @@ pub struct Options {
     /// How many seconds storing may take after the last answer.
     #[arg(long, default_value_t = 180.0)]
     pub drain_limit: f64,
+    /// The folder of the Holdfast that is measured, `holdfast-gateway` and `holdfast-worker`. By default that of this program.
+    #[arg(long)]
+    pub ours: Option<PathBuf>,
+    /// The folder of another build of Holdfast, which is measured too and compared with.
+    #[arg(long)]
+    pub before: Option<PathBuf>,
     /// A small run, to see that everything works: one round, short loops, small numbers. Its figures say little.
     #[arg(long)]
     pub quick: bool,
@@ -65,7 +72,10 @@ pub struct Options {
 
 impl Options {
     /// With what `--quick` makes smaller, and everything that is chosen by default.
-    pub fn completed(mut self) -> Self {
+    ///
+    /// # Errors
+    /// A folder lacks a program, or nothing is left to measure.
+    pub fn completed(mut self) -> Result<Self> {
         if self.quick {
             self.rounds = 1;
             self.seconds = self.seconds.min(3.0);
@@ -82,6 +92,20 @@ impl Options {
         if self.subjects.is_empty() {
             self.subjects = Subject::ALL.to_vec();
         }
-        self
+        if self.before.is_none() {
+            self.subjects.retain(|subject| *subject != Subject::Before);
+        }
+        if self.ours.is_none() {
+            let this = std::env::current_exe().context("can't find the path of this executable")?;
+            self.ours = this.parent().map(Path::to_owned);
+        }
+        for folder in self.ours.iter().chain(&self.before) {
+            for program in ["holdfast-gateway", "holdfast-worker"].map(|name| folder.join(name)) {
+                ensure!(program.exists(), "{} does not exist", program.display());
+            }
+        }
+        let measured = |workload: &Workload| workload.subjects().iter().any(|subject| self.subjects.contains(subject));
+        ensure!(self.workloads.iter().any(measured), "none of these workloads has any of these subjects");
+        Ok(self)
     }
 }

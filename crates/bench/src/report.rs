@@ -1,5 +1,8 @@
 //! The figures of a run: medians and spread, as tables and as JSON.
 
+mod plot;
+
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 use std::process::Command;
@@ -16,6 +19,9 @@ use crate::values::Values;
 const BEGIN: &str = "<!-- scripts/bench writes what follows -->";
 const END: &str = "<!-- scripts/bench wrote this -->";
 
+/// The picture beside a document.
+const PICTURE: &str = "performance-open-loop.svg";
+
 /// One subject under one workload, once.
 #[derive(Debug, Serialize)]
 pub struct Measurement {
@@ -27,6 +33,8 @@ pub struct Measurement {
     pub round: usize,
     /// How fast the machine was just before.
     pub speed: Speed,
+    /// The part of all processors' time that others took meanwhile, in percent.
+    pub foreign: f64,
     /// The figures.
     pub values: Values,
 }
@@ -46,6 +54,8 @@ pub struct Report {
     pub failures: Vec<String>,
     /// The medians of all rounds.
     pub medians: Vec<Summary>,
+    /// What is slower, or takes more, than in the build before.
+    pub slower: Vec<String>,
     /// Everything.
     pub measurements: Vec<Measurement>,
 }
@@ -65,6 +75,74 @@ pub struct Summary {
     pub min: f64,
     /// The most.
     pub max: f64,
+    /// Each round's.
+    #[serde(skip)]
+    rounds: BTreeMap<usize, f64>,
+}
+
+impl Summary {
+    fn spread(&self) -> Spread {
+        Spread { median: self.median, min: self.min, max: self.max }
+    }
+
+    /// How many times this the other's figure is, round by round: what a round's machine was like meets both.
+    fn times(&self, other: &Self) -> Option<Spread> {
+        let pairs = self.rounds.iter().filter_map(|(round, ours)| Some(ours / other.rounds.get(round)?));
+        spread(pairs.filter(|ratio| ratio.is_finite()).collect())
+    }
+}
+
+/// A figure over the rounds.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Spread {
+    median: f64,
+    min: f64,
+    max: f64,
+}
+
+fn spread(mut values: Vec<f64>) -> Option<Spread> {
+    values.sort_by(f64::total_cmp);
+    let (min, max) = (*values.first()?, *values.last()?);
+    let middle = values.len() / 2;
+    let even = values.len().is_multiple_of(2);
+    Some(Spread { median: if even { (values[middle - 1] + values[middle]) / 2.0 } else { values[middle] }, min, max })
+}
+
+/// How many times as much, or as slow, counts as a difference.
+const DIFFERENCE: f64 = 1.03;
+
+/// The figures of Holdfast that are worse than those of the build before.
+fn slower(summaries: &[Summary]) -> Vec<String> {
+    let of = |subject| summaries.iter().filter(move |one| one.subject == subject);
+    let worse = |ours: &Summary| {
+        let before = of(Subject::Before).find(|one| (one.workload, &one.name) == (ours.workload, &ours.name))?;
+        let times = ours.times(before)?;
+        let is_worse = match better(&ours.name)? {
+            Better::More => times.median < 1.0 / DIFFERENCE,
+            Better::Less => times.median > DIFFERENCE,
+        };
+        is_worse.then(|| format!("{}: {}: {} times", ours.workload.title(), ours.name, cell(times)))
+    };
+    of(Subject::Holdfast).filter_map(worse).collect()
+}
+
+/// Which way a figure gets better.
+enum Better {
+    More,
+    Less,
+}
+
+/// By its unit; counts, maxima, and what waits for the next flush compare nothing.
+fn better(name: &str) -> Option<Better> {
+    let is_cost = [", ms", ", s", ", MiB"].iter().any(|unit| name.ends_with(unit))
+        || [", µs ", ", bytes "].iter().any(|unit| name.contains(unit));
+    if name.contains(" max,") || name.starts_with("all stored") {
+        None
+    } else if name.ends_with("/s") {
+        Some(Better::More)
+    } else {
+        is_cost.then_some(Better::Less)
+    }
 }
 
 impl Report {
@@ -81,7 +159,8 @@ impl Report {
         );
         let command = std::env::args().skip(2).collect::<Vec<_>>().join(" ");
         let medians = summaries(&measurements);
-        Self { machine, revision, command, options, failures, medians, measurements }
+        let slower = slower(&medians);
+        Self { machine, revision, command, options, failures, medians, slower, measurements }
     }
 
     /// Whether everything was measured, and nothing that Holdfast acknowledged was lost or stored twice.
@@ -113,6 +192,16 @@ impl Report {
                 let _ = write!(text, "\n### {}\n\n{}", workload.title(), table(&of_it));
             }
         }
+        if self.medians.iter().any(|one| one.subject == Subject::Before) {
+            let percent = (DIFFERENCE - 1.0) * 100.0;
+            let _ = write!(text, "\nWorse than before by more than {percent:.0} % in the median of the rounds:\n\n");
+            for one in &self.slower {
+                let _ = writeln!(text, "- {one}");
+            }
+            if self.slower.is_empty() {
+                text.push_str("- nothing\n");
+            }
+        }
         for failure in &self.failures {
             let _ = write!(text, "\nNot measured: {}\n", failure.lines().next().unwrap_or_default());
         }
@@ -121,7 +210,7 @@ impl Report {
 
     fn heading(&self) -> String {
         let machine = &self.machine;
-        let foreign = range(self.measurements.iter().map(|one| one.values.foreign));
+        let foreign = range(self.measurements.iter().map(|one| one.foreign));
         let busy = machine.foreign_before > MOST_FOREIGN || foreign.1 > MOST_FOREIGN;
         let steps = range(self.measurements.iter().map(|one| one.speed.steps));
         let trips = range(self.measurements.iter().map(|one| one.speed.round_trips));
@@ -152,13 +241,19 @@ impl Report {
         )
     }
 
-    /// Writes the tables between the marks of a document.
+    /// Writes the tables between the marks of a document, and the open loop's picture beside it.
     ///
     /// # Errors
     /// The document can't be read or written, or has no marks.
     pub fn write_into(&self, path: &Path) -> Result<()> {
         let text = std::fs::read_to_string(path).with_context(|| format!("can't read {}", path.display()))?;
-        let text = replaced(&text, &self.markdown()).with_context(|| format!("{} has no marks", path.display()))?;
+        let mut section = self.markdown();
+        if let Some(picture) = plot::latencies(&self.medians) {
+            let file = path.with_file_name(PICTURE);
+            std::fs::write(&file, picture).with_context(|| format!("can't write {}", file.display()))?;
+            let _ = write!(section, "\n![The open loop: latency over rate]({PICTURE})\n");
+        }
+        let text = replaced(&text, &section).with_context(|| format!("{} has no marks", path.display()))?;
         std::fs::write(path, text).with_context(|| format!("can't write {}", path.display()))
     }
 }
@@ -172,7 +267,7 @@ fn replaced(text: &str, section: &str) -> Option<String> {
 
 /// The figures over all rounds, in the order in which they first come.
 fn summaries(measurements: &[Measurement]) -> Vec<Summary> {
-    let mut all: Vec<(Workload, &str, Subject, Vec<f64>)> = Vec::new();
+    let mut all: Vec<(Workload, &str, Subject, BTreeMap<usize, f64>)> = Vec::new();
     let mut sorted: Vec<&Measurement> = measurements.iter().collect();
     sorted.sort_by_key(|one| (one.workload, one.subject, one.round));
     for one in sorted {
@@ -181,23 +276,21 @@ fn summaries(measurements: &[Measurement]) -> Vec<Summary> {
                 (*workload, *name, *subject) == (one.workload, &*value.name, one.subject)
             });
             match known {
-                Some((.., values)) => values.push(value.value),
-                None => all.push((one.workload, &value.name, one.subject, vec![value.value])),
+                Some((.., rounds)) => {
+                    rounds.insert(one.round, value.value);
+                }
+                None => all.push((one.workload, &value.name, one.subject, [(one.round, value.value)].into())),
             }
         }
     }
-    let summary = |(workload, name, subject, mut values): (Workload, &str, Subject, Vec<f64>)| {
-        values.sort_by(f64::total_cmp);
-        let middle = values.len() / 2;
-        let median =
-            if values.len().is_multiple_of(2) { (values[middle - 1] + values[middle]) / 2.0 } else { values[middle] };
-        let (min, max) = range(values.iter().copied());
-        Summary { workload, name: name.to_owned(), subject, median, min, max }
+    let summary = |(workload, name, subject, rounds): (Workload, &str, Subject, BTreeMap<usize, f64>)| {
+        let Spread { median, min, max } = spread(rounds.values().copied().collect())?;
+        Some(Summary { workload, name: name.to_owned(), subject, median, min, max, rounds })
     };
-    all.into_iter().map(summary).collect()
+    all.into_iter().filter_map(summary).collect()
 }
 
-/// A workload's figures, a column a subject; the last column says how many times Holdfast's figure the twin's is.
+/// A workload's figures, a column a subject; the last columns say how many times another's figure Holdfast's is.
 fn table(summaries: &[&Summary]) -> String {
     let mut names: Vec<&str> = Vec::new();
     for one in summaries {
@@ -207,19 +300,17 @@ fn table(summaries: &[&Summary]) -> String {
     }
     let has = |subject| summaries.iter().any(|one| one.subject == subject);
     let subjects: Vec<Subject> = Subject::ALL.into_iter().filter(|subject| has(*subject)).collect();
-    let compared = has(Subject::Holdfast) && has(Subject::Twin);
+    let compared = [Subject::Before, Subject::Twin].into_iter();
+    let compared: Vec<Subject> = compared.filter(|subject| has(Subject::Holdfast) && has(*subject)).collect();
     let mut rows = vec![vec![String::new()]];
     rows[0].extend(subjects.iter().map(ToString::to_string));
-    rows[0].extend(compared.then(|| "twin / Holdfast".to_owned()));
+    rows[0].extend(compared.iter().map(|subject| format!("Holdfast / {subject}")));
     for name in names {
         let find = |subject| summaries.iter().find(|one| one.subject == subject && one.name == name);
+        let figures = subjects.iter().map(|subject| find(*subject).map(|one| one.spread()));
+        let ratios = compared.iter().map(|subject| find(Subject::Holdfast)?.times(find(*subject)?));
         let mut row = vec![name.to_owned()];
-        row.extend(subjects.iter().map(|subject| find(*subject).map_or(String::new(), |one| cell(one))));
-        if compared {
-            let both = find(Subject::Holdfast).zip(find(Subject::Twin));
-            let ratio = both.map(|(ours, theirs)| theirs.median / ours.median).filter(|ratio| ratio.is_finite());
-            row.push(ratio.map_or(String::new(), figure));
-        }
+        row.extend(figures.chain(ratios).map(|figure| figure.map_or(String::new(), cell)));
         rows.push(row);
     }
     aligned(&rows)
@@ -248,7 +339,7 @@ fn aligned(rows: &[Vec<String>]) -> String {
     text
 }
 
-fn cell(one: &Summary) -> String {
+fn cell(one: Spread) -> String {
     if one.min == one.max {
         return figure(one.median);
     }

@@ -64,19 +64,23 @@ pub(crate) async fn load(options: &Options) -> Result<()> {
         let client = meter.client();
         let mut values = Values::default();
         values.phase(&phase);
+        let limit = Duration::from_secs_f64(options.drain);
         let mut drained = None;
         if let Some(messages) = &messages {
-            drained = messages.drained(load.acknowledged().len(), Duration::from_secs_f64(options.drain)).await?;
+            drained = messages.drained(load.acknowledged().len(), limit).await?;
         }
         let mut spent = meter.spent();
-        spent.cpu.insert("client".to_owned(), client);
+        spent.insert("client".to_owned(), client);
         values.spent(&spent, phase.messages, "a message");
         let stored = match &messages {
-            Some(messages) => Some(messages.verify(&load.acknowledged(), &load.prefix(), drained).await?),
+            Some(messages) => Some(messages.verify(&load.acknowledged(), &load.prefix(), limit).await?),
             None => None,
         };
         println!("{name}");
-        stored.iter().for_each(|stored| values.stored(stored));
+        if let Some(stored) = &stored {
+            values.drained("the last answer", drained);
+            values.stored(stored);
+        }
         values.list.iter().for_each(|value| println!("  {:<44}{:>12.2}", value.name, value.value));
         let lost = stored.is_some_and(|stored| stored.lost > 0 || stored.duplicated > 0 || drained.is_none());
         ensure!(!lost, "not everything that was acknowledged is stored exactly once");

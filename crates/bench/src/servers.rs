@@ -1,15 +1,17 @@
 //! The servers that all subjects use in turn: two Redis, Kafka and MongoDB, started for one run and gone with it.
 //!
 //! They stay up from subject to subject, so that none of them pays for a cold one. What subjects write is kept apart: each measurement has
-//! a topic, a consumer group and a database of its own, and begins with empty Redis.
+//! a topic, a consumer group and a database of its own, and begins with empty Redis and without what those before it have left, failed ones
+//! included.
 
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use holdfast_testkit::{Kafka, Mongo, Redis, connect_redis, unique};
+use holdfast_testkit::{Kafka, KafkaOptions, Mongo, Redis, connect_redis, unique};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
+use tokio::sync::Mutex;
 
 use crate::usage::Watched;
 
@@ -29,6 +31,8 @@ pub struct Servers {
     pub cache: Redis,
     /// The failed queue's Redis.
     pub queue: Redis,
+    /// The last measurement's.
+    used: Mutex<Option<Place>>,
 }
 
 /// What belongs to one measurement on the servers.
@@ -50,9 +54,11 @@ impl Servers {
     /// # Errors
     /// One can't be started; the end of its log is part of the error.
     pub async fn start() -> Result<Self> {
-        let (cache, queue, mongo, kafka) =
-            tokio::try_join!(Redis::cache(), Redis::queue(), Mongo::start(), Kafka::start())?;
-        Ok(Self { kafka, mongo, cache, queue })
+        // Otherwise a deleted topic's files would go a minute later, in the middle of another measurement.
+        let settings = vec![("log.segment.delete.delay.ms".to_owned(), "1000".to_owned())];
+        let kafka = Kafka::start_with(KafkaOptions { settings, ..KafkaOptions::default() });
+        let (cache, queue, mongo, kafka) = tokio::try_join!(Redis::cache(), Redis::queue(), Mongo::start(), kafka)?;
+        Ok(Self { kafka, mongo, cache, queue, used: Mutex::default() })
     }
 
     /// Starts what a failed measurement has left frozen or ended.
@@ -77,11 +83,15 @@ impl Servers {
         ]
     }
 
-    /// Makes room for a measurement: new names, new topics, empty Redis.
+    /// Makes room for a measurement: new names, new topics, empty Redis, and nothing of the one before. Its services must have ended.
     ///
     /// # Errors
     /// A server does not do it.
     pub async fn make_place(&self) -> Result<Place> {
+        let mut used = self.used.lock().await;
+        if let Some(place) = used.take() {
+            self.clear(&place).await?;
+        }
         for redis in [&self.cache, &self.queue] {
             let mut connection = connect_redis(&redis.url()).await?;
             redis::cmd("FLUSHALL").query_async::<()>(&mut connection).await.context("emptying Redis")?;
@@ -100,14 +110,11 @@ impl Servers {
         for made in self.admin()?.create_topics(&topics, &admin_options()).await.context("making topics")? {
             made.map_err(|(topic, code)| anyhow::anyhow!("{topic} can't be made: {code}"))?;
         }
+        *used = Some(place.clone());
         Ok(place)
     }
 
-    /// Removes what a measurement has left, so that the next one finds no larger servers. Its services must have ended.
-    ///
-    /// # Errors
-    /// A server does not do it.
-    pub async fn clear(&self, place: &Place) -> Result<()> {
+    async fn clear(&self, place: &Place) -> Result<()> {
         self.admin()?
             .delete_topics(&[&place.topic, &place.dlq_topic], &admin_options())
             .await

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use holdfast_testkit::{Child, Folder, Program, free_port, http_get};
+use holdfast_testkit::{Child, Folder, free_port, http_get};
 
 use crate::servers::{Place, Servers};
 use crate::usage::Watched;
@@ -15,10 +15,10 @@ const READY: Duration = Duration::from_secs(60);
 const END: Duration = Duration::from_secs(30);
 
 /// Whose services.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Side {
-    /// Holdfast.
-    Holdfast,
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kind {
+    /// Holdfast's, as built in this folder.
+    Holdfast(PathBuf),
     /// The same design in Node.js (`peers/`).
     Twin,
 }
@@ -40,42 +40,37 @@ impl Default for Needs {
 
 /// A running service.
 #[derive(Debug)]
-enum Service {
-    Program(Program),
-    // The folder is dropped after the child that writes to it.
-    Node(Child, #[allow(dead_code)] Folder),
+struct Service {
+    child: Child,
+    // Dropped after the child that writes to it.
+    _folder: Folder,
 }
 
 impl Service {
-    fn start(side: Side, kind: &str, environment: Vec<(String, String)>) -> Result<Self> {
-        if side == Side::Holdfast {
-            return Ok(Self::Program(Program::start(&format!("holdfast-{kind}"), environment)?));
-        }
-        let script = peers().join(format!("{kind}.mjs"));
-        let installed = peers().join("node_modules").exists();
-        ensure!(installed, "the twin is not installed; run scripts/bench, or npm ci in {}", peers().display());
-        let folder = Folder::temporary(&format!("twin-{kind}"))?;
-        let path = std::env::var("PATH").unwrap_or_default();
-        let more = [("NODE_ENV".to_owned(), "production".to_owned()), ("PATH".to_owned(), path)];
-        let child = Child::new(format!("twin-{kind}"), "node", folder.path().join("log"))
-            // Short-lived objects of some thousand messages at a time fit, and are not copied on.
-            .arg("--max-semi-space-size=32")
-            .arg(script)
-            .environment(environment.into_iter().chain(more).collect(), false);
+    fn start(kind: &Kind, name: &str, mut environment: Vec<(String, String)>) -> Result<Self> {
+        let folder = Folder::temporary(name)?;
+        let log = folder.path().join("log");
+        let child = match kind {
+            Kind::Holdfast(binaries) => Child::new(name, binaries.join(format!("holdfast-{name}")), log),
+            Kind::Twin => {
+                let installed = peers().join("node_modules").exists();
+                ensure!(installed, "the twin is not installed; run scripts/bench, or npm ci in {}", peers().display());
+                environment.push(("NODE_ENV".to_owned(), "production".to_owned()));
+                Child::new(format!("twin-{name}"), "node", log)
+                    // Short-lived objects of some thousand messages at a time fit, and are not copied on.
+                    .arg("--max-semi-space-size=32")
+                    .arg(peers().join(format!("{name}.mjs")))
+            }
+        };
+        environment.push(("PATH".to_owned(), std::env::var("PATH").unwrap_or_default()));
+        let child = child.environment(environment, false);
         child.start()?;
-        Ok(Self::Node(child, folder))
-    }
-
-    fn child(&self) -> &Child {
-        match self {
-            Self::Program(program) => program,
-            Self::Node(child, _) => child,
-        }
+        Ok(Self { child, _folder: folder })
     }
 
     async fn wait_ready(&self, ops_address: &str) -> Result<()> {
         let ready = || async { matches!(http_get(ops_address, "/health/ready").await, Ok((200, _))) };
-        self.child().ready_within(READY, ready).await
+        self.child.ready_within(READY, ready).await
     }
 }
 
@@ -87,7 +82,7 @@ fn peers() -> PathBuf {
 /// Gateways and perhaps a worker. Ended on drop.
 #[derive(Debug)]
 pub struct Services {
-    side: Side,
+    kind: Kind,
     shared: Vec<(String, String)>,
     gateways: Vec<Service>,
     worker: Option<Service>,
@@ -99,7 +94,7 @@ impl Services {
     ///
     /// # Errors
     /// One can't be started; the end of its log is part of the error.
-    pub async fn start(servers: &Servers, place: &Place, side: Side, needs: Needs, secret: &str) -> Result<Self> {
+    pub async fn start(servers: &Servers, place: &Place, kind: Kind, needs: Needs, secret: &str) -> Result<Self> {
         let shared = [
             ("PROFILE", "production".to_owned()),
             ("LOG_LEVEL", "warn".to_owned()),
@@ -116,7 +111,7 @@ impl Services {
             ("KAFKA_GROUP", place.group.clone()),
         ];
         let shared = shared.map(|(name, value)| (name.to_owned(), value)).into();
-        let mut services = Self { side, shared, gateways: Vec::new(), worker: None, ports: Vec::new() };
+        let mut services = Self { kind, shared, gateways: Vec::new(), worker: None, ports: Vec::new() };
         if needs.worker {
             services.start_worker().await?;
         }
@@ -139,22 +134,25 @@ impl Services {
             ("SOCKET_BYTES_PER_SECOND", "0"),
             ("MAX_SOCKETS_PER_ADDRESS", "0"),
             ("HANDSHAKES_PER_SECOND_PER_ADDRESS", "0"),
+            // The limit is there to spare live traffic; a replay is measured without any.
+            ("FAILED_QUEUE_REPLAY_RATE", "1000000"),
         ];
-        let gateway = Service::start(self.side, "gateway", self.with(&own))?;
+        let gateway = Service::start(&self.kind, "gateway", self.with(&own))?;
         gateway.wait_ready(&ops).await?;
         self.gateways.push(gateway);
         self.ports.push(port);
         Ok(())
     }
 
-    /// Starts the worker, if it does not run yet.
+    /// Starts the worker.
     ///
     /// # Errors
     /// It can't be started.
     pub async fn start_worker(&mut self) -> Result<()> {
         let ops = address()?;
+        // What few messages wait for; a run would wait five minutes for the last of them. The twin's batches gather for a fraction of it.
         let own = [("FLUSH_INTERVAL_MS", "1000"), ("OPS_ADDR", ops.as_str())];
-        let worker = Service::start(self.side, "worker", self.with(&own))?;
+        let worker = Service::start(&self.kind, "worker", self.with(&own))?;
         worker.wait_ready(&ops).await?;
         self.worker = Some(worker);
         Ok(())
@@ -173,14 +171,14 @@ impl Services {
 
     /// All of them, to be watched.
     pub fn processes(&self) -> Vec<Watched> {
-        let gateways = self.gateways.iter().map(|gateway| Watched::new("gateway", gateway.child().pid()));
-        gateways.chain(self.worker.iter().map(|worker| Watched::new("worker", worker.child().pid()))).collect()
+        let gateways = self.gateways.iter().map(|gateway| Watched::new("gateway", gateway.child.pid()));
+        gateways.chain(self.worker.iter().map(|worker| Watched::new("worker", worker.child.pid()))).collect()
     }
 
     /// The ends of their logs, for a run that went wrong.
     pub fn logs(&self) -> String {
         let all = self.gateways.iter().chain(&self.worker);
-        let logs = all.map(|service| format!("{}:\n{}\n", service.child().name(), service.child().log_tail(20)));
+        let logs = all.map(|service| format!("{}:\n{}\n", service.child.name(), service.child.log_tail(20)));
         logs.collect()
     }
 
@@ -190,7 +188,7 @@ impl Services {
     /// One does not end in time.
     pub async fn stop(self) -> Result<()> {
         for service in self.gateways.iter().chain(&self.worker) {
-            service.child().term_and_wait(END).await.context("ending a service")?;
+            service.child.term_and_wait(END).await.context("ending a service")?;
         }
         Ok(())
     }

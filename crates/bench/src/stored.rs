@@ -12,8 +12,8 @@ use tokio::time::sleep;
 
 /// How many ids one query asks for.
 const IDS: usize = 10_000;
-/// How long a message that is not stored yet may still take when as many others are.
-const BEHIND: Duration = Duration::from_secs(5);
+/// How often a message that is not stored yet is looked for.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// The stored messages.
 #[derive(Debug)]
@@ -29,8 +29,6 @@ pub struct Messages {
 pub struct Stored {
     /// Messages with a positive answer.
     pub acknowledged: usize,
-    /// From the last answer until as many documents as that were stored, in seconds; absent if they were not in time.
-    pub drained_seconds: Option<f64>,
     /// Messages with a positive answer that are not stored.
     pub lost: usize,
     /// Sends that are stored more than once.
@@ -88,23 +86,22 @@ impl Messages {
         Ok(Some(started.elapsed()))
     }
 
-    /// Looks for each of `acknowledged`, and for sends stored twice among those whose `tempId` begins with `prefix`.
+    /// Looks for each of `acknowledged`, for up to `limit`, and for sends stored twice among those whose `tempId` begins with `prefix`.
     ///
     /// # Errors
     /// MongoDB does not answer.
-    pub async fn verify(&self, acknowledged: &[String], prefix: &str, drained: Option<Duration>) -> Result<Stored> {
-        let missing = self.missing(acknowledged).await?;
+    pub async fn verify(&self, acknowledged: &[String], prefix: &str, limit: Duration) -> Result<Stored> {
+        let started = Instant::now();
+        let mut missing = self.missing(acknowledged).await?;
         // What is stored without having been acknowledged may have been counted instead of what was.
-        let lost = if missing.is_empty() {
-            0
-        } else {
-            sleep(BEHIND).await;
-            self.missing(&missing).await?.len()
-        };
+        while !missing.is_empty() && started.elapsed() < limit {
+            sleep(LOOK).await;
+            missing = self.missing(&missing).await?;
+        }
+        let lost = missing.len();
         let (sends, duplicated) = self.sends(prefix).await?;
         Ok(Stored {
             acknowledged: acknowledged.len(),
-            drained_seconds: drained.map(|drained| drained.as_secs_f64()),
             lost,
             duplicated,
             beyond: sends - (acknowledged.len() - lost) as i64,

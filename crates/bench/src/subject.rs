@@ -11,6 +11,8 @@ use serde::Serialize;
 pub enum Subject {
     /// Holdfast.
     Holdfast,
+    /// Another build of Holdfast, if `--before` names one.
+    Before,
     /// The same design in Node.js.
     Twin,
     /// A bare socketioxide server that answers, and emits to sender and receiver.
@@ -19,25 +21,26 @@ pub enum Subject {
     Rdkafka,
     /// Plain inserts by `_id`.
     Inserts,
-    /// `redis-benchmark` with the script of the recent list.
-    RedisBenchmark,
+    /// The recent list on Redis alone.
+    RecentList,
 }
 
 impl Subject {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::Holdfast, Self::Twin, Self::Echo, Self::Rdkafka, Self::Inserts, Self::RedisBenchmark];
+    pub const ALL: [Self; 7] =
+        [Self::Holdfast, Self::Before, Self::Twin, Self::Echo, Self::Rdkafka, Self::Inserts, Self::RecentList];
 }
 
 impl fmt::Display for Subject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::Holdfast => "Holdfast",
+            Self::Before => "before",
             Self::Twin => "Node twin",
             Self::Echo => "bare echo",
             Self::Rdkafka => "rdkafka",
             Self::Inserts => "raw inserts",
-            Self::RedisBenchmark => "redis-benchmark",
+            Self::RecentList => "recent list",
         })
     }
 }
@@ -64,18 +67,18 @@ pub enum Workload {
     Drain,
     /// Records to Kafka as fast as it takes them.
     Publish,
-    /// The recent list's script as fast as Redis runs it.
+    /// Messages to recent lists as fast as Redis takes them.
     Script,
     /// A large group over two gateways.
     FanOut,
+    /// Memory and storage under a steady load.
+    Growth,
     /// Kafka is stopped in the middle of its work: it keeps its connections and answers nothing.
     OutageFrozen,
     /// Kafka is killed: its port refuses connections.
     OutageRefused,
     /// What the failed queue took is published once Kafka is back.
     Replay,
-    /// Memory and storage under a steady load.
-    Growth,
 }
 
 impl Workload {
@@ -90,23 +93,28 @@ impl Workload {
         Self::Publish,
         Self::Script,
         Self::FanOut,
+        Self::Growth,
         Self::OutageFrozen,
         Self::OutageRefused,
         Self::Replay,
-        Self::Growth,
     ];
 
     /// What is compared in it.
     pub fn subjects(self) -> &'static [Subject] {
         match self {
-            Self::Closed100 | Self::Closed2k | Self::Idle => &[Subject::Holdfast, Subject::Twin, Subject::Echo],
-            Self::Drain => &[Subject::Holdfast, Subject::Twin, Subject::Inserts],
-            Self::Publish => &[Subject::Rdkafka],
-            Self::Script => &[Subject::RedisBenchmark],
-            Self::Open | Self::History | Self::FanOut | Self::Replay | Self::Growth => {
-                &[Subject::Holdfast, Subject::Twin]
+            Self::Closed100 | Self::Closed2k | Self::Idle => {
+                &[Subject::Holdfast, Subject::Before, Subject::Twin, Subject::Echo]
             }
-            Self::OutageFrozen | Self::OutageRefused => &[Subject::Holdfast, Subject::Twin],
+            Self::Drain => &[Subject::Holdfast, Subject::Before, Subject::Twin, Subject::Inserts],
+            Self::Publish => &[Subject::Rdkafka],
+            Self::Script => &[Subject::RecentList],
+            Self::Open
+            | Self::History
+            | Self::FanOut
+            | Self::Replay
+            | Self::Growth
+            | Self::OutageFrozen
+            | Self::OutageRefused => &[Subject::Holdfast, Subject::Before, Subject::Twin],
         }
     }
 
@@ -120,7 +128,7 @@ impl Workload {
             Self::Idle => "Idle sockets",
             Self::Drain => "Drain of the worker",
             Self::Publish => "Kafka alone",
-            Self::Script => "The recent list's script alone",
+            Self::Script => "The recent list alone",
             Self::FanOut => "A large group over two gateways",
             Self::OutageFrozen => "Kafka stops answering (SIGSTOP)",
             Self::OutageRefused => "Kafka's port refuses",

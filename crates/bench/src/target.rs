@@ -1,5 +1,6 @@
 //! What a workload loads: the services of a side, or the bare echo server, with all that is known about them.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use crate::load::{Load, Phase};
 use crate::options::Options;
 use crate::peer::Peer;
 use crate::servers::{Place, Servers};
-use crate::services::{Needs, Services, Side};
+use crate::services::{Kind, Needs, Services};
 use crate::stored::Messages;
 use crate::subject::Subject;
 use crate::usage::{Meter, Watched};
@@ -35,7 +36,7 @@ pub struct Target<'a> {
 
 #[derive(Debug)]
 enum Running {
-    Services { services: Services, place: Place, messages: Messages },
+    Services { services: Box<Services>, place: Place, messages: Messages },
     Echo(Peer),
 }
 
@@ -57,13 +58,15 @@ impl Bench {
     /// # Errors
     /// As [`Self::target`].
     pub async fn target_at(&self, place: Place, subject: Subject, needs: Needs) -> Result<Target<'_>> {
-        let side = match subject {
-            Subject::Holdfast => Side::Holdfast,
-            Subject::Twin => Side::Twin,
+        let built = |folder: &Option<PathBuf>| folder.clone().map(Kind::Holdfast).context("no folder is named");
+        let kind = match subject {
+            Subject::Holdfast => built(&self.options.ours)?,
+            Subject::Before => built(&self.options.before)?,
+            Subject::Twin => Kind::Twin,
             other => anyhow::bail!("{other} takes no messages"),
         };
         let messages = Messages::of(&self.servers.mongo.url(), &place.database).await?;
-        let services = Services::start(&self.servers, &place, side, needs, &self.secret).await?;
+        let services = Services::start(&self.servers, &place, kind, needs, &self.secret).await?.into();
         Ok(Target { bench: self, running: Running::Services { services, place, messages } })
     }
 }
@@ -94,6 +97,17 @@ impl Target<'_> {
         match &mut self.running {
             Running::Services { services, .. } => Ok(services),
             Running::Echo(_) => anyhow::bail!("the echo server has no services"),
+        }
+    }
+
+    /// What belongs to it on the servers.
+    ///
+    /// # Errors
+    /// It is the echo server.
+    pub fn place(&self) -> Result<&Place> {
+        match &self.running {
+            Running::Services { place, .. } => Ok(place),
+            Running::Echo(_) => anyhow::bail!("the echo server has no place"),
         }
     }
 
@@ -142,14 +156,28 @@ impl Target<'_> {
             drained = messages.drained(load.acknowledged().len(), limit).await?;
         }
         let mut spent = meter.spent();
-        spent.cpu.insert("client".to_owned(), client);
+        spent.insert("client".to_owned(), client);
         let mut values = Values::default();
         values.phase(&phase);
         values.spent(&spent, phase.messages, "a message");
-        if let Some(messages) = self.messages() {
-            values.stored(&messages.verify(&load.acknowledged(), &load.prefix(), drained).await?);
+        if self.messages().is_some() {
+            values.add("delivered without a position", phase.without_seq as f64);
+            values.drained("the last answer", drained);
         }
+        self.verify(load, &mut values).await?;
         Ok(values)
+    }
+
+    /// Adds whether all of it is stored, exactly once.
+    ///
+    /// # Errors
+    /// MongoDB does not answer.
+    pub async fn verify(&self, load: &Load, values: &mut Values) -> Result<()> {
+        if let Some(messages) = self.messages() {
+            let limit = Duration::from_secs_f64(self.bench.options.drain_limit);
+            values.stored(&messages.verify(&load.acknowledged(), &load.prefix(), limit).await?);
+        }
+        Ok(())
     }
 
     /// The ends of the services' logs.
@@ -160,15 +188,14 @@ impl Target<'_> {
         }
     }
 
-    /// Ends it, and removes what it left on the servers.
+    /// Ends it.
     ///
     /// # Errors
-    /// It does not end, or a server does not answer.
+    /// It does not end in time.
     pub async fn end(self) -> Result<()> {
-        if let Running::Services { services, place, .. } = self.running {
-            services.stop().await?;
-            self.bench.servers.clear(&place).await?;
+        match self.running {
+            Running::Services { services, .. } => services.stop().await,
+            Running::Echo(_) => Ok(()),
         }
-        Ok(())
     }
 }

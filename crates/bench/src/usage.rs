@@ -32,11 +32,6 @@ impl Watched {
     pub fn new(name: &str, pid: u32) -> Self {
         Self { name: name.to_owned(), pid }
     }
-
-    /// This process, which makes the load.
-    pub fn client() -> Self {
-        Self::new("client", std::process::id())
-    }
 }
 
 /// The CPU time that each process has used since it started, user and system. Processes with the same name count together.
@@ -76,24 +71,88 @@ pub fn load_average() -> f64 {
     text.split(' ').next().and_then(|number| number.parse().ok()).unwrap_or_default()
 }
 
-/// What all processors together have done since the machine started.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Ticks {
-    /// Time spent on anything, time stolen by a hypervisor included.
-    pub busy: u64,
-    /// That, and the time without anything to do.
-    pub total: u64,
+/// Watches from its start on what others take of the processors: every process but this one and those that it has started, and the
+/// hypervisor. The kernel's threads are nobody's: most of what they do is done for those that are measured.
+#[derive(Debug)]
+pub struct Others {
+    processes: BTreeMap<u32, Process>,
+    ticks: Ticks,
 }
 
-/// What all processors have done so far.
-pub fn ticks() -> Ticks {
+#[derive(Debug)]
+struct Process {
+    name: String,
+    parent: u32,
+    /// Its CPU time, that of the children that it has waited for included: what lives for a moment only is seen there.
+    used: Duration,
+}
+
+/// What all processors together have done since the machine started.
+#[derive(Debug, Clone, Copy, Default)]
+struct Ticks {
+    stolen: u64,
+    total: u64,
+}
+
+impl Others {
+    /// Begins to watch.
+    pub fn watch() -> Self {
+        Self { processes: processes(), ticks: ticks() }
+    }
+
+    /// The part of all processors' time that others have taken, in percent.
+    pub fn percent(&self) -> f64 {
+        let now = ticks();
+        let total = now.total.saturating_sub(self.ticks.total).max(1) as f64;
+        let used =
+            |processes: &BTreeMap<u32, Process>| foreign(processes).map(|(_, process)| process.used).sum::<Duration>();
+        let (before, after) = (used(&self.processes), used(&processes()));
+        let taken = after.saturating_sub(before).as_secs_f64() / TICK.as_secs_f64();
+        // Times and ticks are not read in the same moment.
+        ((taken + now.stolen.saturating_sub(self.ticks.stolen) as f64) / total * 100.0).min(100.0)
+    }
+
+    /// Those that have taken the most, with the most first.
+    pub fn names(&self) -> Vec<String> {
+        let now = processes();
+        let since = |(pid, process): (u32, &Process)| {
+            let before = self.processes.get(&pid).map(|before| before.used).unwrap_or_default();
+            (process.used.saturating_sub(before), format!("{} ({pid})", process.name))
+        };
+        let mut used: Vec<_> = foreign(&now).map(since).filter(|(time, _)| !time.is_zero()).collect();
+        used.sort_unstable_by(|a, b| b.cmp(a));
+        used.into_iter().map(|(_, name)| name).collect()
+    }
+}
+
+/// The processes that are neither this one, nor below it, nor the kernel's.
+fn foreign(processes: &BTreeMap<u32, Process>) -> impl Iterator<Item = (u32, &Process)> {
+    const KERNEL: u32 = 2;
+    let apart = [std::process::id(), KERNEL];
+    let is_foreign = move |pid: &u32| {
+        let up = |pid: &u32| processes.get(pid).map(|process| process.parent);
+        !std::iter::successors(Some(*pid), up).any(|pid| apart.contains(&pid))
+    };
+    processes.iter().filter(move |(pid, _)| is_foreign(pid)).map(|(pid, process)| (*pid, process))
+}
+
+fn processes() -> BTreeMap<u32, Process> {
+    let folders = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = folders.filter_map(|folder| folder.file_name().to_str()?.parse::<u32>().ok());
+    pids.filter_map(|pid| {
+        let (name, fields) = stat_of(pid).ok()?;
+        let used = (UTIME..=CSTIME).map(|field| time(&fields, field)).sum::<Result<_>>().ok()?;
+        Some((pid, Process { name, parent: fields.get(PARENT)?.parse().ok()?, used }))
+    })
+    .collect()
+}
+
+fn ticks() -> Ticks {
     let text = std::fs::read_to_string("/proc/stat").unwrap_or_default();
     // user nice system idle iowait irq softirq steal; guest times are part of user and nice (`man 5 proc`).
     let line = text.lines().next().unwrap_or_default();
     let fields: Vec<u64> = line.split_whitespace().skip(1).take(8).filter_map(|field| field.parse().ok()).collect();
-    let total = fields.iter().sum();
-    let idle: u64 = fields.iter().skip(3).take(2).sum();
-    Ticks { busy: total - idle, total }
+    Ticks { stolen: fields.get(7).copied().unwrap_or_default(), total: fields.iter().sum() }
 }
 
 /// Measures what processes spend from its start on.
@@ -102,28 +161,12 @@ pub struct Meter {
     watched: Vec<Watched>,
     before: BTreeMap<String, Duration>,
     client: Duration,
-    ticks: Ticks,
-}
-
-/// What was spent.
-#[derive(Debug, Clone, Default)]
-pub struct Spent {
-    /// CPU time by process.
-    pub cpu: BTreeMap<String, Duration>,
-    /// The part of all processors' time that processes which are not watched took, in percent.
-    pub foreign: f64,
 }
 
 impl Meter {
-    /// Begins. This process is watched too, as `client`.
+    /// Starts to measure these processes, and this one under the name `client`.
     pub fn start(watched: Vec<Watched>) -> Self {
-        let before = cpu(&watched);
-        Self { before, client: own_cpu(), ticks: ticks(), watched }
-    }
-
-    /// Watches more processes: those that have begun since the start.
-    pub fn watch(&mut self, more: Vec<Watched>) {
-        self.watched.extend(more);
+        Self { before: cpu(&watched), client: own_cpu(), watched }
     }
 
     /// What this process has spent since the start.
@@ -131,19 +174,15 @@ impl Meter {
         own_cpu().saturating_sub(self.client)
     }
 
-    /// What was spent since the start.
-    pub fn spent(&self) -> Spent {
-        let now = ticks();
+    /// What was spent since the start, by process.
+    pub fn spent(&self) -> BTreeMap<String, Duration> {
         let since = |(name, after): (String, Duration)| {
             let before = self.before.get(&name).copied().unwrap_or_default();
             (name, after.saturating_sub(before))
         };
-        let mut cpu: BTreeMap<String, Duration> = cpu(&self.watched).into_iter().map(since).collect();
-        cpu.insert("client".to_owned(), self.client());
-        let ours = cpu.values().sum::<Duration>().as_secs_f64() / TICK.as_secs_f64();
-        let (busy, total) = (now.busy - self.ticks.busy, (now.total - self.ticks.total).max(1));
-        let foreign = (busy as f64 - ours).max(0.0) / total as f64 * 100.0;
-        Spent { cpu, foreign }
+        let mut spent: BTreeMap<String, Duration> = cpu(&self.watched).into_iter().map(since).collect();
+        spent.insert("client".to_owned(), self.client());
+        spent
     }
 }
 
@@ -151,26 +190,28 @@ fn own_cpu() -> Duration {
     cpu_of(std::process::id()).unwrap_or_default()
 }
 
-/// The CPU time of every process of the machine, by id and command.
-pub fn everybody() -> BTreeMap<(u32, String), Duration> {
-    let folders = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    let pids = folders.filter_map(|folder| folder.file_name().to_str()?.parse::<u32>().ok());
-    pids.filter_map(|pid| {
-        let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).ok()?.trim().to_owned();
-        Some(((pid, name), cpu_of(pid).ok()?))
-    })
-    .collect()
+fn cpu_of(pid: u32) -> Result<Duration> {
+    let (_, fields) = stat_of(pid)?;
+    Ok(time(&fields, UTIME)? + time(&fields, STIME)?)
 }
 
-fn cpu_of(pid: u32) -> Result<Duration> {
+/// Fields of `/proc/PID/stat` behind the command, from 0: its third is the first here.
+const PARENT: usize = 1;
+const UTIME: usize = 11;
+const STIME: usize = 12;
+const CSTIME: usize = 14;
+
+fn time(fields: &[String], field: usize) -> Result<Duration> {
+    Ok(TICK * fields.get(field).context("short stat")?.parse::<u32>()?)
+}
+
+/// A process's command, and the fields behind it.
+fn stat_of(pid: u32) -> Result<(String, Vec<String>)> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    // The second field is the command in parentheses, and may hold spaces and parentheses itself; utime and stime are the 14th
-    // and 15th.
-    let (_, rest) = stat.rsplit_once(") ").context("malformed stat")?;
-    let mut fields = rest.split(' ').skip(11).map(str::parse::<u32>);
-    let user = fields.next().context("short stat")??;
-    let system = fields.next().context("short stat")??;
-    Ok(TICK * (user + system))
+    // The command is in parentheses, and may hold spaces and parentheses itself.
+    let (before, rest) = stat.rsplit_once(") ").context("malformed stat")?;
+    let (_, name) = before.split_once('(').context("malformed stat")?;
+    Ok((name.to_owned(), rest.split(' ').map(str::to_owned).collect()))
 }
 
 fn status_of(pid: u32, field: &str) -> Result<u64> {
@@ -184,9 +225,10 @@ mod tests {
     use super::*;
 
     fn spin(lasting: Duration) {
-        let started = std::time::Instant::now();
-        while started.elapsed() < lasting {
-            std::hint::black_box(started);
+        // Of its own CPU time: a busy machine gives it little.
+        let started = own_cpu();
+        while own_cpu() - started < lasting {
+            std::hint::black_box((0..100_000).sum::<u64>());
         }
     }
 
@@ -194,7 +236,7 @@ mod tests {
     fn this_process_is_seen_to_work() {
         let watched = ["me".to_owned() + "=" + &std::process::id().to_string()].map(|text| text.parse().unwrap());
         let before = cpu(&watched)["me"];
-        spin(Duration::from_millis(200));
+        spin(Duration::from_millis(50));
         assert!(cpu(&watched)["me"] > before);
         assert!(peak_memory(&watched)["me"] > 1 << 20);
         assert!(memory(&watched)["me"] > 1 << 20);
@@ -204,10 +246,33 @@ mod tests {
     #[test]
     fn a_meter_tells_what_was_spent_and_by_whom() {
         let meter = Meter::start(Vec::new());
-        spin(Duration::from_millis(300));
-        let spent = meter.spent();
-        assert!(spent.cpu["client"] >= Duration::from_millis(50), "{spent:?}");
-        assert!((0.0..=100.0).contains(&spent.foreign), "{spent:?}");
-        assert!(everybody().iter().any(|((pid, _), time)| *pid == std::process::id() && !time.is_zero()));
+        spin(Duration::from_millis(100));
+        assert!(meter.spent()["client"] >= Duration::from_millis(50), "{:?}", meter.spent());
+    }
+
+    #[test]
+    fn others_are_those_that_this_process_has_not_started() {
+        let mut child = std::process::Command::new("sleep").arg("10").spawn().unwrap();
+        let all = processes();
+        let others: Vec<u32> = foreign(&all).map(|(pid, _)| pid).collect();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(all.contains_key(&child.id()) && others.contains(&1), "{all:?}");
+        assert!(!others.contains(&child.id()) && !others.contains(&std::process::id()), "{others:?}");
+    }
+
+    #[test]
+    fn what_a_process_has_started_counts_with_it_after_its_end() {
+        let mut shell = std::process::Command::new("sh");
+        let busy = "i=0; while [ $i -lt 100000 ]; do i=$((i + 1)); done";
+        let mut shell = shell.args(["-c", &format!("(sh -c '{busy}'); sleep 10")]).spawn().unwrap();
+        let until = std::time::Instant::now() + Duration::from_secs(60);
+        // The shell itself does next to nothing.
+        while processes()[&shell.id()].used < Duration::from_millis(20) {
+            assert!(std::time::Instant::now() < until);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        shell.kill().unwrap();
+        shell.wait().unwrap();
     }
 }

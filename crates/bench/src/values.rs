@@ -1,5 +1,6 @@
 //! What a measurement gives: figures by name, in the order in which they are shown.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
@@ -7,7 +8,6 @@ use serde::Serialize;
 
 use crate::load::{Phase, Quantiles, quantiles};
 use crate::stored::Stored;
-use crate::usage::Spent;
 
 /// CPU time below which a process is left out, in microseconds.
 const NOTHING: f64 = 0.05;
@@ -26,8 +26,6 @@ pub struct Value {
 pub struct Values {
     /// In order.
     pub list: Vec<Value>,
-    /// The part of all processors' time that others took meanwhile, in percent; the greatest of its parts.
-    pub foreign: f64,
 }
 
 impl Values {
@@ -65,10 +63,10 @@ impl Values {
     }
 
     /// Adds what processes spent for `count` of something.
-    pub fn spent(&mut self, spent: &Spent, count: u64, each: &str) {
+    pub fn spent(&mut self, spent: &BTreeMap<String, Duration>, count: u64, each: &str) {
         let micros = |time: Duration| time.as_secs_f64() * 1e6 / count.max(1) as f64;
         let mut sum = Duration::ZERO;
-        for (name, time) in &spent.cpu {
+        for (name, time) in spent {
             if name != "client" {
                 sum += *time;
             }
@@ -77,13 +75,15 @@ impl Values {
             }
         }
         self.add(format!("CPU all but the client, µs {each}"), micros(sum));
-        self.foreign = self.foreign.max(spent.foreign);
+    }
+
+    /// Adds how long storing went on after `what`; a load that was not stored in time counts as one that took for ever.
+    pub fn drained(&mut self, what: &str, drained: Option<Duration>) {
+        self.add(format!("all stored after {what}, s"), drained.map_or(f64::INFINITY, |drained| drained.as_secs_f64()));
     }
 
     /// Adds what became of what was acknowledged.
     pub fn stored(&mut self, stored: &Stored) {
-        // A run that was not stored in time counts as one that took for ever.
-        self.add("all stored after the last answer, s", stored.drained_seconds.unwrap_or(f64::INFINITY));
         self.add("acknowledged but lost", stored.lost as f64);
         self.add("stored twice", stored.duplicated as f64);
     }

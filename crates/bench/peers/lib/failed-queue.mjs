@@ -81,7 +81,13 @@ export class FailedQueue {
     const messages = ours.flatMap((key, number) =>
       entries[number].map((value) => ({ key, value, headers: { ...HEADERS, uncached: '1' } })),
     )
-    if (messages.length > 0) await publisher.send(messages)
+    try {
+      if (messages.length > 0) await publisher.send(messages)
+    } catch (error) {
+      // Due again at once, not when the lease ends.
+      await this.redis.zadd(INDEX, ...ours.flatMap((chatId) => [Date.now(), chatId]))
+      throw error
+    }
     await Promise.all(ours.map(async (chatId, number) => {
       const left = entries[number].length > 0 ? await this.redis.finish(list(chatId), ...entries[number]) : 0
       if (left === 0) await this.redis.forget(INDEX, chatId, until)

@@ -4,6 +4,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+// The gateway's allocator.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// As often as the gateway does by default.
 const PING: Duration = Duration::from_secs(25);
 

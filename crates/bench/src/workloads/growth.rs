@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use holdfast_testkit::connect_redis;
 use mongodb::bson::{Document, doc};
 
+use crate::servers::Place;
 use crate::services::Needs;
 use crate::subject::Subject;
 use crate::target::{Bench, Target};
@@ -26,7 +27,7 @@ pub(super) async fn run(bench: &Bench, subject: Subject) -> Result<Values> {
     load.open(RATE, Duration::from_secs_f64(bench.options.warm_up)).await?;
     target.drained(&load).await?;
     let mut held = Vec::new();
-    let (stored_before, log_before) = (stored_bytes(&target).await?, log_bytes(bench)?);
+    let (stored_before, log_before) = (stored_bytes(&target).await?, log_bytes(bench, target.place()?)?);
     let count_before = load.acknowledged().len();
     let meter = Meter::start(target.processes());
     for _ in 0..PARTS {
@@ -44,9 +45,10 @@ pub(super) async fn run(bench: &Bench, subject: Subject) -> Result<Values> {
         values.add(format!("memory {process} at the end, MiB"), mib(last));
     }
     values.add("MongoDB: data, bytes a message", (stored_bytes(&target).await? - stored_before) / count);
-    values.add("Kafka: log, bytes a message", (log_bytes(bench)? - log_before) / count);
+    values.add("Kafka: log, bytes a message", (log_bytes(bench, target.place()?)? - log_before) / count);
     values.add("Redis: cache, bytes a chat", cache_bytes(bench).await? / (bench.options.sockets as f64 / 2.0));
     values.spent(&spent, count as u64, "a message");
+    target.verify(&load, &mut values).await?;
     drop(load);
     target.end().await?;
     Ok(values)
@@ -62,12 +64,12 @@ async fn stored_bytes(target: &Target<'_>) -> Result<f64> {
 }
 
 /// The bytes of the records in Kafka's log.
-fn log_bytes(bench: &Bench) -> Result<f64> {
+fn log_bytes(bench: &Bench, place: &Place) -> Result<f64> {
     let folder = bench.servers.kafka.folder().path().join("data");
     let mut sum = 0;
     for topic in entries(&folder)? {
         let name = topic.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        if name.contains("-messages-") {
+        if name.starts_with(&format!("{}-", place.topic)) {
             for file in entries(&topic)?.into_iter().filter(|file| file.extension().is_some_and(|end| end == "log")) {
                 sum += std::fs::metadata(file)?.len();
             }

@@ -1,6 +1,8 @@
-//! Pages of history: each chat's first after its cache is empty, then those of few chats again and again.
+//! Pages of history: each chat's first after its cache is empty; then those of few chats again and again; then pages of long chats, further
+//! back than any cache reaches.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -30,17 +32,26 @@ const CHATS: usize = 4000;
 const HOT: usize = 200;
 const MESSAGES: usize = 40;
 const LIMIT: usize = 20;
+/// The long chats, each one's messages, and the page of them that is read.
+const LONG_CHATS: usize = 100;
+const LONG: usize = 400;
+const DEEP_PAGE: usize = 10;
 /// How long it may take until the cache answers for all hot chats.
 const WARM: Duration = Duration::from_secs(30);
 /// How many chats one insert fills.
 const BATCH: usize = 50;
 
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct Answer<'a> {
     ok: bool,
     source: Option<&'a str>,
     messages: Option<Vec<serde::de::IgnoredAny>>,
+    next_cursor: Option<String>,
 }
+
+/// The reader, and what it asks for.
+type Request = (usize, String);
 
 /// What a pass over chats came to.
 #[derive(Debug)]
@@ -53,25 +64,52 @@ struct Pass {
 pub(super) async fn run(bench: &Bench, subject: Subject) -> Result<Values> {
     let target = bench.target(subject, Needs::default()).await?;
     let name = unique("reader");
-    seed(&target, &name).await?;
+    seed(&target, &name, 0..CHATS, MESSAGES).await?;
+    seed(&target, &name, CHATS..CHATS + LONG_CHATS, LONG).await?;
     let clients = connect(bench, &target, &name).await?;
     let mut values = Values::default();
 
+    let first_pages = |chats: Range<usize>| chats.map(|chat| request(&name, chat, None)).collect::<Vec<_>>();
     let meter = Meter::start(target.processes());
-    let pass = read(&clients, &name, CHATS, |number| number < CHATS).await?;
+    let pass = read(&clients, first_pages(0..CHATS), |number| number < CHATS).await?;
     report(&mut values, "cold", &pass, &meter);
 
+    let hot = first_pages(0..HOT);
     let warm_by = Instant::now() + WARM;
-    while read(&clients, &name, HOT, |number| number < HOT).await?.sources.keys().any(|source| source != "cache") {
+    while read(&clients, hot.clone(), |number| number < HOT).await?.sources.keys().any(|source| source != "cache") {
         ensure!(Instant::now() < warm_by, "the cache does not answer for chats that were read\n{}", target.logs());
     }
     let until = Instant::now() + Duration::from_secs_f64(bench.options.seconds);
     let meter = Meter::start(target.processes());
-    let pass = read(&clients, &name, HOT, move |_| Instant::now() < until).await?;
+    let pass = read(&clients, hot, move |_| Instant::now() < until).await?;
     report(&mut values, "hot", &pass, &meter);
+
+    let deep = stream::iter(CHATS..CHATS + LONG_CHATS).map(|chat| deep(&clients, &name, chat)).buffered(SOCKETS);
+    let deep: Vec<Request> = deep.try_collect().await?;
+    let until = Instant::now() + Duration::from_secs_f64(bench.options.seconds);
+    let meter = Meter::start(target.processes());
+    let pass = read(&clients, deep, move |_| Instant::now() < until).await?;
+    report(&mut values, "deep", &pass, &meter);
     drop(clients);
     target.end().await?;
     Ok(values)
+}
+
+fn request(name: &str, chat: usize, before: Option<&str>) -> Request {
+    let before = before.map_or(String::new(), |before| format!(r#","before":"{before}""#));
+    (chat % SOCKETS, format!(r#"{{"friendId":"{name}-f{chat}","limit":{LIMIT}{before}}}"#))
+}
+
+/// Goes back in a chat up to the page before [`DEEP_PAGE`].
+async fn deep(clients: &[Arc<Client>], name: &str, chat: usize) -> Result<Request> {
+    let mut next = request(name, chat, None);
+    for _ in 1..DEEP_PAGE {
+        let answer = clients[next.0].call("history", &next.1).await.context("the connection ended")?;
+        let (page,): (Answer<'_>,) = serde_json::from_str(&answer).context("a page")?;
+        next =
+            request(name, chat, Some(&page.next_cursor.with_context(|| format!("no further page in {answer:.200}"))?));
+    }
+    Ok(next)
 }
 
 fn report(values: &mut Values, what: &str, pass: &Pass, meter: &Meter) {
@@ -84,18 +122,17 @@ fn report(values: &mut Values, what: &str, pass: &Pass, meter: &Meter) {
     values.spent(&spent, pages, &format!("a {what} page"));
 }
 
-/// Reads pages of the first `chats` chats in turn, as long as `more` says so of the next page's number.
+/// Reads these pages in turn, as long as `more` says so of the next one's number.
 async fn read(
     clients: &[Arc<Client>],
-    name: &str,
-    chats: usize,
+    requests: Vec<Request>,
     more: impl Fn(usize) -> bool + Clone + Send + 'static,
 ) -> Result<Pass> {
-    let next = Arc::new(AtomicUsize::new(0));
+    let (next, requests) = (Arc::new(AtomicUsize::new(0)), Arc::new(requests));
     let started = Instant::now();
     let mut loops = JoinSet::new();
     for _ in 0..SOCKETS * IN_FLIGHT {
-        let (clients, name, next, more) = (clients.to_vec(), name.to_owned(), next.clone(), more.clone());
+        let (clients, requests, next, more) = (clients.to_vec(), requests.clone(), next.clone(), more.clone());
         loops.spawn(async move {
             let (mut latencies, mut sources) = (Histogram::<u64>::new(3)?, BTreeMap::<String, u64>::new());
             loop {
@@ -103,10 +140,9 @@ async fn read(
                 if !more(number) {
                     return anyhow::Ok((latencies, sources));
                 }
-                let chat = number % chats;
-                let request = format!(r#"{{"friendId":"{name}-f{chat}","limit":{LIMIT}}}"#);
+                let (client, request) = &requests[number % requests.len()];
                 let begun = Instant::now();
-                let answer = clients[chat % SOCKETS].call("history", &request).await.context("the connection ended")?;
+                let answer = clients[*client].call("history", request).await.context("the connection ended")?;
                 record(&mut latencies, micros(begun.elapsed()));
                 let (page,): (Answer<'_>,) = serde_json::from_str(&answer).context("a page")?;
                 let count = page.messages.map_or(0, |messages| messages.len());
@@ -140,17 +176,17 @@ async fn connect(bench: &Bench, target: &Target<'_>, name: &str) -> Result<Vec<A
         .await
 }
 
-/// Stores all chats' messages, past the services.
-async fn seed(target: &Target<'_>, name: &str) -> Result<()> {
+/// Stores so many messages of each of these chats, past the services.
+async fn seed(target: &Target<'_>, name: &str, chats: Range<usize>, messages: usize) -> Result<()> {
     let collection = target.messages().context("no store")?.collection();
     let text = content(100);
-    for first in (0..CHATS).step_by(BATCH) {
-        let documents = (first..first + BATCH).flat_map(|chat| {
+    for first in chats.clone().step_by(BATCH) {
+        let documents = (first..chats.end.min(first + BATCH)).flat_map(|chat| {
             let (reader, friend) = (format!("{name}-{}", chat % SOCKETS), format!("{name}-f{chat}"));
             // Digits come before letters.
             let id = format!("{reader}:{friend}");
             let text = &text;
-            (0..MESSAGES).map(move |number| {
+            (0..messages).map(move |number| {
                 let (sender, receiver) = if number % 2 == 0 { (&reader, &friend) } else { (&friend, &reader) };
                 doc! {
                     "_id": format!("{:08x}-0000-5000-8000-{number:012x}", chat),

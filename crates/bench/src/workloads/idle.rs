@@ -1,5 +1,6 @@
 //! Sockets that are connected and do nothing: what one takes of a gateway's memory, and its pings of the CPU.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -19,6 +20,8 @@ use crate::values::Values;
 const FIRST: usize = 100;
 /// How long the process has after the last connection to return what connecting took.
 const SETTLE: Duration = Duration::from_secs(5);
+/// As long as from one ping to the next: less may see none.
+const PING: Duration = Duration::from_secs(25);
 /// How many connect at once.
 const CONNECTING: usize = 32;
 
@@ -34,19 +37,18 @@ pub(super) async fn run(bench: &Bench, subject: Subject) -> Result<Values> {
     let after = held(&target)?;
 
     let meter = Meter::start(target.processes());
-    let idle = Duration::from_secs_f64(bench.options.seconds);
+    let idle = if bench.options.quick { SETTLE } else { PING };
     tokio::time::sleep(idle).await;
     let spent = meter.spent();
     let count = sockets.len() as f64;
     let gateway =
-        |spent: &crate::usage::Spent| spent.cpu.get("gateway").copied().unwrap_or_default().as_secs_f64() * 1e6;
+        |spent: &BTreeMap<String, Duration>| spent.get("gateway").copied().unwrap_or_default().as_secs_f64() * 1e6;
     let mut values = Values::default();
     values.add("memory, bytes a socket", (after - before) / count);
     values.add("connections/s", count / seconds);
     values.add("CPU gateway, µs a connection", gateway(&connecting) / count);
     values.add("CPU gateway, µs a socket and second", gateway(&spent) / count / idle.as_secs_f64());
     values.add("memory before the first socket of these, MiB", before / f64::from(1 << 20));
-    values.foreign = spent.foreign.max(connecting.foreign);
     drop((first, sockets));
     target.end().await?;
     Ok(values)

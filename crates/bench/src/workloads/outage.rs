@@ -56,21 +56,24 @@ pub(super) async fn run(bench: &Bench, subject: Subject, how: Break) -> Result<V
     let target = bench.target(subject, Needs::default()).await?;
     let clients = connect(bench, &target).await?;
     let sent = Arc::new(Mutex::new(Vec::new()));
-    let load = tokio::spawn(load(clients, sent.clone(), BEFORE + AWAY + AFTER));
-    tokio::time::sleep(BEFORE).await;
     let kafka = &bench.servers.kafka;
-    let broken = Instant::now();
-    match how {
-        Break::Freeze => kafka.freeze()?,
-        Break::Kill => kafka.kill9().await?,
-    }
-    tokio::time::sleep(AWAY).await;
-    let mended = Instant::now();
-    match how {
-        Break::Freeze => kafka.thaw()?,
-        Break::Kill => kafka.start_again().await?,
-    }
-    load.await.context("the load ended early")??;
+    let outage = async {
+        tokio::time::sleep(BEFORE).await;
+        let broken = Instant::now();
+        match how {
+            Break::Freeze => kafka.freeze()?,
+            Break::Kill => kafka.kill9().await?,
+        }
+        tokio::time::sleep(AWAY).await;
+        let mended = Instant::now();
+        match how {
+            Break::Freeze => kafka.thaw()?,
+            Break::Kill => kafka.start_again().await?,
+        }
+        anyhow::Ok((broken, mended, Instant::now()))
+    };
+    let load = load(clients, sent.clone(), BEFORE + AWAY + AFTER);
+    let ((), (broken, mended, back)) = tokio::try_join!(load, outage)?;
     let mut sent = std::mem::take(&mut *sent.lock().unwrap_or_else(PoisonError::into_inner));
     sent.sort_unstable_by_key(|one| one.due);
 
@@ -88,7 +91,7 @@ pub(super) async fn run(bench: &Bench, subject: Subject, how: Break) -> Result<V
     values.add("accepted by the failed queue, %", share("failed-queue"));
     values.add("refused or unanswered, %", 100.0 - share("failed-queue") - share("kafka"));
     let acknowledged: Vec<String> = sent.iter().filter_map(|one| one.message_id.clone()).collect();
-    stored(bench, &target, &acknowledged, mended, &mut values).await?;
+    stored(bench, &target, &acknowledged, back, &mut values).await?;
     target.end().await?;
     Ok(values)
 }
@@ -105,17 +108,14 @@ async fn stored(
     bench: &Bench,
     target: &Target<'_>,
     acknowledged: &[String],
-    mended: Instant,
+    back: Instant,
     values: &mut Values,
 ) -> Result<()> {
     let messages = target.messages().context("no store")?;
     let limit = Duration::from_secs_f64(bench.options.drain_limit);
     let drained = messages.drained(acknowledged.len(), limit).await?;
-    let seconds = drained.map_or(f64::INFINITY, |_| mended.elapsed().as_secs_f64());
-    values.add("all stored after Kafka is back, s", seconds);
-    let stored = messages.verify(acknowledged, "outage.", drained).await?;
-    values.add("acknowledged but lost", stored.lost as f64);
-    values.add("stored twice", stored.duplicated as f64);
+    values.drained("Kafka is back", drained.map(|_| back.elapsed()));
+    values.stored(&messages.verify(acknowledged, "outage.", limit).await?);
     Ok(())
 }
 

@@ -11,10 +11,9 @@ use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedPr
 use std::time::Duration;
 
 use crate::load::content;
-use crate::servers::Place;
 
 /// The chats that messages are spread over.
-const CHATS: usize = 1000;
+pub(super) const CHATS: usize = 1000;
 /// 2025-06-01, in Unix epoch milliseconds.
 const BEGIN: i64 = 1_748_736_000_000;
 /// How long Kafka may take for the last of them.
@@ -57,14 +56,25 @@ pub(super) fn document(message: &Message) -> Document {
     document
 }
 
-/// Publishes the first `count` messages with the gateway's settings, and returns once Kafka has acknowledged all of them. It blocks.
-pub(super) fn publish(brokers: &str, place: &Place, count: usize) -> Result<()> {
+/// A chat, and a message to it as gateways publish it.
+pub(super) type Record = (ChatId, Vec<u8>);
+
+/// The first `count` messages.
+pub(super) fn encoded(count: usize) -> Result<Vec<Record>> {
+    let record = |message: Message| (message.chat.clone(), record::encode(&message));
+    (0..count).map(|number| message(number).map(record)).collect()
+}
+
+/// Publishes records with the gateway's settings, and returns once Kafka has acknowledged all of them. It blocks.
+pub(super) fn publish(brokers: &str, topic: &str, records: &[Record]) -> Result<()> {
     let mut config = ClientConfig::new();
     let settings = [
         ("bootstrap.servers", brokers),
         ("linger.ms", "5"),
         ("compression.type", "lz4"),
         ("batch.size", "131072"),
+        ("queue.buffering.max.messages", "50000"),
+        ("queue.buffering.max.kbytes", "65536"),
         ("partitioner", "murmur2_random"),
         ("enable.idempotence", "true"),
         ("acks", "all"),
@@ -72,14 +82,11 @@ pub(super) fn publish(brokers: &str, place: &Place, count: usize) -> Result<()> 
     config.extend(settings.map(|(name, value)| (name.to_owned(), value.to_owned())));
     let producer: ThreadedProducer<DefaultProducerContext> = config.create().context("a producer")?;
     let version = SCHEMA_VERSION.to_string();
-    for number in 0..count {
-        let message = message(number)?;
-        let value = record::encode(&message);
+    for (chat, value) in records {
         let headers = OwnedHeaders::new()
             .insert(Header { key: header::CONTENT_TYPE, value: Some(record::CONTENT_TYPE) })
             .insert(Header { key: header::SCHEMA_VERSION, value: Some(&version) });
-        let key = message.chat.as_str();
-        let mut record = BaseRecord::to(&place.topic).key(key).payload(&value).headers(headers);
+        let mut record = BaseRecord::to(topic).key(chat.as_str()).payload(value).headers(headers);
         loop {
             match producer.send(record) {
                 Ok(()) => break,

@@ -1,99 +1,75 @@
-//! `redis-benchmark` with the script that lists messages: what Redis can do if nothing else limits it.
+//! The recent list alone: what one Redis can do if nothing else limits it.
+//!
+//! Not by `redis-benchmark`: its messages can't have timestamps that rise, nor one id in two places, so that every call would go the long
+//! ways that the script keeps for lists out of order.
 
-use std::ffi::OsString;
-use std::os::unix::ffi::OsStringExt as _;
-use std::time::Instant;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use holdfast_testkit::connect_redis;
-use tokio::process::Command;
+use holdfast_cache::recent::{Added, Attempt, RecentSettings};
+use holdfast_cache::{Origin, RecentList};
+use holdfast_keys::Keys;
+use holdfast_redis::{Connection, RedisMetrics};
+use tokio::task::JoinSet;
 
-use crate::load::content;
+use super::records;
 use crate::target::Bench;
 use crate::usage::Meter;
 use crate::values::Values;
 
-/// The script as the gateway loads it.
-const SCRIPT: &str = concat!(
-    "#!lua\n",
-    include_str!("../../../cache/src/scripts/recent_state.lua"),
-    include_str!("../../../cache/src/scripts/recent_change.lua"),
-    include_str!("../../../cache/src/scripts/recent_add.lua"),
-);
-const CONNECTIONS: &str = "4";
-/// The gateway's batches, each a call.
+const CONNECTIONS: usize = 4;
+/// The gateway's batches.
 const BATCH: usize = 64;
-const HEAD: &str = "chat:recent:{a:b}:head";
-/// Answers the seq of a head.
-const SEQ: &str = "return (select(4, cmsgpack.unpack(redis.call('HGET', KEYS[1], 'state'))))";
+/// Messages that come first and do not count: they fill the lists, which have to be trimmed from then on.
+const FIRST: usize = 100 * records::CHATS;
+const BUDGET: Duration = Duration::from_secs(30);
 
 pub(super) async fn run(bench: &Bench) -> Result<Values> {
-    let place = bench.servers.make_place().await?;
-    let mut connection = connect_redis(&bench.servers.cache.url()).await?;
-    let sha: String = redis::cmd("SCRIPT").arg("LOAD").arg(SCRIPT).query_async(&mut connection).await?;
-    let calls = bench.options.messages.div_ceil(BATCH);
-    let count = calls * BATCH;
-    let port = bench.servers.cache.port().to_string();
-    let number = calls.to_string();
-    let mut command = Command::new("redis-benchmark");
-    command.args(["-h", "127.0.0.1", "-p", &port, "-c", CONNECTIONS, "-n", &number]);
-    command.args(["-r", "1000000000", "-q", "EVALSHA", &sha]).args(arguments());
+    bench.servers.make_place().await?;
+    let metrics = RedisMetrics::register(&prometheus::Registry::new()).context("metrics")?;
+    let lists = (0..CONNECTIONS).map(|_| {
+        let connection = Connection::open("bench", &bench.servers.cache.url(), metrics.clone())?;
+        anyhow::Ok(RecentList::new(connection, Keys::default(), RecentSettings::default(), Origin::random()))
+    });
+    let lists: Vec<RecentList> = lists.collect::<Result<_>>()?;
+    let count = bench.options.messages;
+    add(&lists, 0, FIRST).await?;
     let meter = Meter::start(bench.servers.processes());
     let started = Instant::now();
-    let output = command.kill_on_drop(true).output().await.context("redis-benchmark")?;
+    add(&lists, FIRST, FIRST + count).await?;
     let seconds = started.elapsed().as_secs_f64();
     let spent = meter.spent();
-    ensure!(output.status.success(), "redis-benchmark: {}", String::from_utf8_lossy(&output.stderr));
-    let seq: Option<u64> = redis::cmd("EVAL").arg(SEQ).arg(1).arg(HEAD).query_async(&mut connection).await?;
-    ensure!(seq.is_some_and(|seq| seq >= count as u64 * 9 / 10), "the script has listed {seq:?} of {count} messages");
     let mut values = Values::default();
     values.add("messages/s", count as f64 / seconds);
     values.spent(&spent, count as u64, "a message");
-    // redis-benchmark itself is no process that is watched.
-    values.foreign = 0.0;
-    bench.servers.clear(&place).await?;
     Ok(values)
 }
 
-/// Keys and arguments of a batch of one chat. `redis-benchmark` replaces `__rand_int__` by twelve digits, so that each message is a new
-/// one. An argument of a command line holds no NUL, which is why the timestamp within the entry is a fraction.
-fn arguments() -> Vec<OsString> {
-    let keys = ["3", "chat:recent:{a:b}", "chat:recent:{a:b}:ids", HEAD];
-    let head = ["0123456789abcdef", "604800", "100", "132", "1000", "1032"];
-    let message = message();
-    let all = keys.into_iter().chain(head).map(OsString::from);
-    all.chain(std::iter::repeat_n(message, BATCH).flatten()).collect()
-}
-
-fn message() -> Vec<OsString> {
-    let timestamp = 1_764_441_900_123.456_7_f64;
-    let mut rest = vec![0xb0];
-    rest.extend_from_slice(b"abcd__rand_int__");
-    // The attempt, the timestamp, the sender's position in the chat's id.
-    rest.extend_from_slice(&[0xce, 0x7f, 0x7f, 0x7f, 0x7f, 0xcb]);
-    rest.extend_from_slice(&timestamp.to_be_bytes());
-    rest.push(0x01);
-    let text = content(100);
-    rest.extend_from_slice(&[0xd9, 100]);
-    rest.extend_from_slice(text.as_bytes());
-    // No tempId, no image.
-    rest.extend_from_slice(&[0xc0, 0xc0, 0xc0]);
-    let ids = ["1", "00000000-0000-5000-8000-__rand_int__", "abcd__rand_int__", "2139062143"].map(OsString::from);
-    let mut all = Vec::from(ids);
-    all.push(timestamp.to_string().into());
-    all.push(OsString::from_vec(rest));
-    // As long as a publication's beginning.
-    all.push("x".repeat(20).into());
-    all.extend(["2", "chat:v1:user:{a}", "chat:v1:user:{b}"].map(OsString::from));
-    all
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn arguments_hold_no_nul() {
-        assert!(arguments().into_iter().all(|argument| !argument.into_vec().contains(&0)));
+/// Adds the messages of these numbers, in batches, one at a time on each connection.
+async fn add(lists: &[RecentList], from: usize, to: usize) -> Result<()> {
+    let next = Arc::new(AtomicUsize::new(from));
+    let mut connections = JoinSet::new();
+    for list in lists {
+        let (list, next) = (list.clone(), next.clone());
+        connections.spawn(async move {
+            loop {
+                let first = next.fetch_add(BATCH, Ordering::Relaxed);
+                if first >= to {
+                    return anyhow::Ok(());
+                }
+                let batch = (first..to.min(first + BATCH)).map(records::message).collect::<Result<Vec<_>>>()?;
+                let adds: Vec<_> = batch.iter().map(|message| (message, Attempt::random())).collect();
+                for added in list.add_batch(&adds, BUDGET).await {
+                    let added = added.context("a recent list")?;
+                    ensure!(matches!(added, Added::New(_)), "a message is not new: {added:?}");
+                }
+            }
+        });
     }
+    while let Some(ended) = connections.join_next().await {
+        ended.context("a connection's task ended early")??;
+    }
+    Ok(())
 }

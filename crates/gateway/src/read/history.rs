@@ -140,8 +140,10 @@ impl History {
             let elsewhere = merge.not_in(&stored, before);
             // Most are on their way into the store. A repeat that got a new timestamp is stored with that of its first copy.
             let elsewhere = if elsewhere.is_empty() { HashMap::new() } else { store.get(&elsewhere).await? };
-            let on_page: HashSet<_> = stored.messages.iter().map(|message| message.id).collect();
-            let replayed: Vec<_> = failed.replayed.iter().copied().filter(|id| !on_page.contains(id)).collect();
+            // A message may have been replayed more than once.
+            let mut replayed: HashSet<_> = failed.replayed.iter().copied().collect();
+            stored.messages.iter().for_each(|message| drop(replayed.remove(&message.id)));
+            let replayed: Vec<_> = replayed.into_iter().collect();
             let replayed_are_stored = replayed.is_empty() || store.get(&replayed).await?.len() == replayed.len();
             let newest = match before {
                 Some(_) if let_go.is_some() => store.page(chat, None, 1).await?.messages.first().map(Message::key),

@@ -142,7 +142,9 @@ impl History {
             let elsewhere = if elsewhere.is_empty() { HashMap::new() } else { store.get(&elsewhere).await? };
             // A message may have been replayed more than once.
             let mut replayed: HashSet<_> = failed.replayed.iter().copied().collect();
-            stored.messages.iter().for_each(|message| drop(replayed.remove(&message.id)));
+            for message in &stored.messages {
+                replayed.remove(&message.id);
+            }
             let replayed: Vec<_> = replayed.into_iter().collect();
             let replayed_are_stored = replayed.is_empty() || store.get(&replayed).await?.len() == replayed.len();
             let newest = match before {

@@ -120,7 +120,8 @@ async fn a_master_that_is_away_holds_up_no_other_masters_chats() {
     tokio::time::timeout(Duration::from_secs(60), recent_retry.emptied()).await.expect("the master is back");
     let page = recent.read(&chats[0], BUDGET).await.unwrap();
     let listed: Vec<_> = page.messages().map(|(_, message)| message.timestamp).collect();
-    assert_eq!(listed, (200..300).collect::<Vec<_>>(), "in their order");
+    let newest = RecentSettings::default().max;
+    assert_eq!(listed[listed.len() - newest..], (200..300).collect::<Vec<_>>(), "in their order");
     assert_eq!(metrics.relist_dropped.get(), 0);
 }
 

@@ -28,6 +28,8 @@ export default defineConfig({
     emptyOutDir: true,
     target: "es2022",
     modulePreload: false,
+    // What the licences of its parts ask for: it goes where the bundle goes.
+    license: { fileName: "licences.md" },
     rollupOptions: {
       input: { chat: at("index.html"), sw: at("src/sw.ts") },
       // "use client" is for servers, of which there is none.

@@ -10,6 +10,17 @@ let html = (await readFile(page, "utf8")).replaceAll(" crossorigin", "");
 for (const name of ["chat.js", "chat.css"]) html = html.replace(`/web/${name}"`, `/web/${name}?v=__VERSION__"`);
 await writeFile(page, html);
 
+// Some packages have another package.json beside what is bundled, which names neither their version nor their licence.
+const licences = new URL("licences.md", bundle);
+let notices = await readFile(licences, "utf8");
+for (const [heading, name] of notices.matchAll(/^## (\S+) - \S+$/gm)) {
+  const folder = new URL(`../node_modules/${name}/`, import.meta.url);
+  const { version, license } = JSON.parse(await readFile(new URL("package.json", folder), "utf8"));
+  const text = await readFile(new URL("LICENSE", folder), "utf8");
+  notices = notices.replace(`${heading}\n`, () => `## ${name} - ${version} (${license})\n\n${text.trim()}\n`);
+}
+await writeFile(licences, notices);
+
 const version = await versionOf();
 for (const name of files) {
   const file = new URL(name, bundle);

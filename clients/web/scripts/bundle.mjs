@@ -8,7 +8,7 @@ const root = new URL("../", import.meta.url);
 /** Where the gateway's crate has it. */
 export const bundle = new URL("../../crates/gateway/web/", root);
 /** What is served, in the order in which it is hashed. */
-export const files = ["index.html", "chat.js", "chat.css", "sw.js", "icon.svg", "manifest.webmanifest"];
+export const files = ["index.html", "chat.js", "chat.css", "sw.js", "icon.svg", "manifest.webmanifest", "licences.md"];
 /** All of it, with gzip. */
 export const MOST_KB = 250;
 

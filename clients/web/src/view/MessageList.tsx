@@ -117,8 +117,16 @@ export function MessageList({
       {/* biome-ignore lint/a11y/noNoninteractiveTabindex: it is scrolled by keys */}
       <section className="messages" ref={scroller} tabIndex={0} aria-label={label}>
         {count === 0 && !reading && !notice && <p className="empty">No messages yet.</p>}
-        <Virtualizer ref={list} scrollRef={scroller} as="ul" item="li" shift={prepended} onScroll={scrolled}>
-          {messages.map((message, index) => {
+        <Virtualizer
+          ref={list}
+          scrollRef={scroller}
+          as="ul"
+          item="li"
+          shift={prepended}
+          onScroll={scrolled}
+          data={messages}
+        >
+          {(message: ViewMessage, index: number) => {
             const before = messages[index - 1];
             return (
               <Line
@@ -140,7 +148,7 @@ export function MessageList({
                 discard={discard}
               />
             );
-          })}
+          }}
         </Virtualizer>
       </section>
       {away && (

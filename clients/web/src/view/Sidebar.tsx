@@ -119,6 +119,7 @@ export function Sidebar({
         <VList
           ref={list}
           className="rows"
+          data={shown}
           onScroll={(offset) => {
             const { viewportSize = 0, scrollSize = 0 } = list.current ?? {};
             if (offset + viewportSize > scrollSize - 300) void hub.more();
@@ -130,9 +131,9 @@ export function Sidebar({
             go(to);
           }}
         >
-          {shown.map((row, index) => (
+          {(row: Row, index: number) => (
             <RowView key={row.chatId} row={row} index={index} stop={index === stop} current={row.chatId === open} />
-          ))}
+          )}
         </VList>
       )}
       {making && (

@@ -17,7 +17,11 @@ function token(user: string): string {
 async function send(port: number, from: string, to: string, content: string): Promise<void> {
   const response = await fetch(`http://127.0.0.1:${port}/api/chat/messages`, {
     method: "POST",
-    headers: { authorization: `Bearer ${token(from)}`, "content-type": "application/json", "idempotency-key": content },
+    headers: {
+      authorization: `Bearer ${token(from)}`,
+      "content-type": "application/json",
+      "idempotency-key": content.slice(0, 40),
+    },
     body: JSON.stringify({ friendId: to, content }),
   });
   await response.text();
@@ -32,7 +36,8 @@ async function each(count: number, run: (number: number) => Promise<void>): Prom
   await Promise.all(Array.from({ length: AT_ONCE }, work));
 }
 
-describe.skipIf(!there)("a long chat and a long list", () => {
+// By itself, on a machine that has nothing else to do: `HOLDFAST_LOAD=1`.
+describe.skipIf(!there || !process.env.HOLDFAST_LOAD)("a long chat and a long list", () => {
   beforeAll(openBrowser);
   afterAll(closeBrowser);
   afterEach(tidy);

@@ -20,11 +20,12 @@ const BY_NAME: &str = r#"name="holdfast-sign-in" content="name""#;
 const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
 
 /// Path, type and content of what is served beside the page.
-const FILES: [(&str, &str, &[u8]); 5] = [
+const FILES: [(&str, &str, &[u8]); 6] = [
     ("/web/chat.js", JAVASCRIPT, include_bytes!("../../web/chat.js")),
     ("/web/chat.css", "text/css; charset=utf-8", include_bytes!("../../web/chat.css")),
     ("/web/icon.svg", "image/svg+xml", include_bytes!("../../web/icon.svg")),
     ("/web/manifest.webmanifest", "application/manifest+json", include_bytes!("../../web/manifest.webmanifest")),
+    ("/web/licences.md", "text/plain; charset=utf-8", include_bytes!("../../web/licences.md")),
     // At the root, because a service worker reaches no further than its own folder.
     ("/sw.js", JAVASCRIPT, include_bytes!("../../web/sw.js")),
 ];

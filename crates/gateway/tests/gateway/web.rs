@@ -26,7 +26,9 @@ async fn the_chat_is_served_only_where_it_is_asked_for_and_gives_nobody_a_token(
 #[tokio::test(flavor = "multi_thread")]
 async fn a_page_runs_nothing_but_the_gateways_own_files() {
     let gateway = Gateway::start(settings(&[("WEB_UI", "true")]).await).await;
-    for path in ["/", "/web/chat.js", "/web/chat.css", "/web/icon.svg", "/web/manifest.webmanifest", "/sw.js"] {
+    let files =
+        ["chat.js", "chat.css", "icon.svg", "manifest.webmanifest", "licences.md"].map(|name| format!("/web/{name}"));
+    for path in files.iter().map(String::as_str).chain(["/", "/sw.js"]) {
         let answer = get(&gateway, path, &[]).await;
         assert_eq!(answer.status, 200, "{path}");
         let policy = answer.header("content-security-policy").unwrap_or_default();

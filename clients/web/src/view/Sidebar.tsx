@@ -55,7 +55,13 @@ export function Sidebar({
     const index = Math.max(0, Math.min(shown.length - 1, to));
     setAt(index);
     list.current?.scrollToIndex(index, { align: "nearest" });
-    requestAnimationFrame(() => box.current?.querySelector<HTMLElement>(`[data-at="${index}"]`)?.focus());
+    const focus = () => {
+      const row = box.current?.querySelector<HTMLElement>(`[data-at="${index}"]`);
+      row?.focus();
+      return row;
+    };
+    // At once, so that the next key is its own; a row that is not drawn yet has to wait.
+    if (!focus()) requestAnimationFrame(focus);
   };
   const next = (key: string): number | undefined => {
     if (key === "ArrowDown") return stop + 1;

@@ -267,8 +267,9 @@ export class Person {
   }
 
   async unread(chatId: string): Promise<number> {
-    const badge = this.row(chatId).locator(".unread");
-    return (await badge.count()) === 0 ? 0 : Number.parseInt((await badge.textContent()) ?? "0", 10);
+    // In one look: it may go at any moment.
+    const [text] = await this.row(chatId).locator(".unread").allTextContents();
+    return Number.parseInt(text ?? "0", 10);
   }
 }
 

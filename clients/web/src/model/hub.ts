@@ -52,6 +52,7 @@ export class Hub {
   private readonly wanted: string[] = [];
   private readonly asked = new Set<string>();
   private asking = 0;
+  private closed = false;
   private keeping: ReturnType<typeof setTimeout> | undefined;
   private readonly reading = new Set<string>();
 
@@ -112,6 +113,7 @@ export class Hub {
   }
 
   close(): void {
+    this.closed = true;
     clearTimeout(this.keeping);
     for (const timer of this.typingUntil.values()) clearTimeout(timer);
     this.client.close();
@@ -121,6 +123,8 @@ export class Hub {
   forget(): void {
     this.close();
     localStorage.removeItem(this.keptAs);
+    for (const key of Object.keys(sessionStorage))
+      if (key.startsWith(draftsOf(this.userId))) sessionStorage.removeItem(key);
   }
 
   cut(on: boolean): void {
@@ -375,6 +379,8 @@ export class Hub {
   }
 
   private keep(): void {
+    // What is answered after the end is not kept.
+    if (this.closed) return;
     this.keeping ??= setTimeout(() => {
       this.keeping = undefined;
       const { rows, profiles } = this.state;
@@ -388,6 +394,9 @@ export class Hub {
 }
 
 class Expired extends Error {}
+
+/** What the names of a user's drafts in this tab's storage begin with. */
+export const draftsOf = (userId: string): string => `holdfast draft ${userId} `;
 
 /** Why something could not be done, for people. */
 export function said(error: unknown): string {

@@ -1,5 +1,6 @@
 import type { Chat } from "@holdfast/client";
 import { useEffect, useRef, useState } from "react";
+import { draftsOf } from "../model/hub";
 import { useHub } from "./context";
 import { Close, Picture, Send } from "./icons";
 import { AskForm, Field, IconButton, Modal } from "./parts";
@@ -11,7 +12,7 @@ const DRAFT_MS = 300;
 
 export function Composer({ chat, title, sent }: { chat: Chat; title: string; sent: () => void }) {
   const hub = useHub();
-  const draft = `holdfast draft ${hub.userId} ${chat.id}`;
+  const draft = draftsOf(hub.userId) + chat.id;
   const [text, setText] = useState(() => sessionStorage.getItem(draft) ?? "");
   const [imageUrl, setImageUrl] = useState("");
   const [attaching, setAttaching] = useState(false);

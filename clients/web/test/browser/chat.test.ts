@@ -6,11 +6,13 @@ import {
   closeBrowser,
   flushRedis,
   Gateway,
+  newContext,
   openBrowser,
   Person,
   standing,
   there,
   tidy,
+  tokenFor,
   unique,
   until,
 } from "./system";
@@ -334,6 +336,43 @@ describe.skipIf(!there)("the chat", () => {
     await page.getByRole("heading", { name: bob }).waitFor();
     await page.keyboard.press("Alt+ArrowUp");
     await page.getByRole("heading", { name: carol }).waitFor();
+  });
+
+  test("outside the development profile one signs in with a token, again when it has expired, and signing out leaves nothing", async () => {
+    const gateway = await Gateway.start({ PROFILE: "testing", WEB_UI: "true" });
+    atEnd(() => gateway.kill());
+    const [alice, bob] = [unique("alice"), unique("bob")];
+    const page = await (await newContext()).newPage();
+    await page.goto(`http://127.0.0.1:${gateway.port}/`);
+    const signIn = async (token: string) => {
+      await page.getByLabel("Token", { exact: true }).fill(token);
+      await page.getByRole("button", { name: "Sign in" }).click();
+    };
+    await signIn("no token");
+    await page.getByText("This is no token").waitFor();
+    await signIn(tokenFor(alice, 8));
+    await page.getByRole("button", { name: "New chat" }).click();
+    await page.getByLabel("User name").fill(bob);
+    await page.getByRole("button", { name: "Open", exact: true }).click();
+    const box = page.getByRole("textbox", { name: /^Write to/ });
+    await box.fill("before it expires");
+    await box.press("Enter");
+    await page.locator('[data-status="sent"]').waitFor();
+
+    await page.getByLabel("Token", { exact: true }).waitFor();
+    await signIn(tokenFor(bob));
+    await page.getByText(`This token belongs to ${bob}, not to ${alice}`).waitFor();
+    await signIn(tokenFor(alice));
+    await page.locator("[data-message]").getByText("before it expires").waitFor();
+    // The switch is the developers'.
+    await page.getByRole("button", { name: "Menu", exact: true }).click();
+    expect(await page.getByRole("menuitemcheckbox", { name: "Cut the line" }).count()).toBe(0);
+    await page.getByRole("menuitem", { name: "Sign out" }).click();
+    await page.getByLabel("Token", { exact: true }).waitFor();
+    await new Promise((resolve) => setTimeout(resolve, 1_000));
+    const kept = await page.evaluate(() => JSON.stringify([{ ...localStorage }, { ...sessionStorage }]));
+    expect(kept).not.toContain("before it expires");
+    expect(kept).not.toContain(alice);
   });
 
   test("a message that comes while nobody looks shows a notification, if that is wanted", async () => {

@@ -1,24 +1,28 @@
 // A long chat and a long list: how soon the page is there, how smoothly it scrolls, and what it takes.
-import { createHmac } from "node:crypto";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
-import { atEnd, chatOf, closeBrowser, Gateway, openBrowser, Person, there, tidy, unique, until } from "./system";
+import {
+  atEnd,
+  chatOf,
+  closeBrowser,
+  Gateway,
+  openBrowser,
+  Person,
+  there,
+  tidy,
+  tokenFor,
+  unique,
+  until,
+} from "./system";
 
 const MESSAGES = 10_000;
 const CONVERSATIONS = 500;
 const AT_ONCE = 50;
 
-const part = (value: object) => Buffer.from(JSON.stringify(value)).toString("base64url");
-function token(user: string): string {
-  const { JWT_SECRET } = JSON.parse(process.env.HOLDFAST_SETTINGS ?? "{}") as Record<string, string>;
-  const body = `${part({ alg: "HS256", typ: "JWT" })}.${part({ sub: user, exp: Math.floor(Date.now() / 1_000) + 3_600 })}`;
-  return `${body}.${createHmac("sha256", JWT_SECRET!).update(body).digest("base64url")}`;
-}
-
 async function send(port: number, from: string, to: string, content: string): Promise<void> {
   const response = await fetch(`http://127.0.0.1:${port}/api/chat/messages`, {
     method: "POST",
     headers: {
-      authorization: `Bearer ${token(from)}`,
+      authorization: `Bearer ${tokenFor(from)}`,
       "content-type": "application/json",
       "idempotency-key": content.slice(0, 40),
     },

@@ -1,5 +1,6 @@
 // A gateway that can be killed, lines that can be cut, and people at browsers.
 import { type ChildProcess, spawn } from "node:child_process";
+import { createHmac } from "node:crypto";
 import { once } from "node:events";
 import { connect, createServer, type Server, type Socket } from "node:net";
 import { type Browser, type BrowserContext, type BrowserContextOptions, chromium, type Page } from "playwright-core";
@@ -170,6 +171,14 @@ export async function newContext(options: BrowserContextOptions = {}): Promise<B
     if (/Content.Security.Policy|TrustedHTML|TrustedScript/i.test(text)) complaints.push(text);
   });
   return context;
+}
+
+/** A user's token, as an application would issue it. */
+export function tokenFor(user: string, seconds = 3_600): string {
+  const part = (value: object) => Buffer.from(JSON.stringify(value)).toString("base64url");
+  const claims = { sub: user, exp: Math.floor(Date.now() / 1_000) + seconds };
+  const body = `${part({ alg: "HS256", typ: "JWT" })}.${part(claims)}`;
+  return `${body}.${createHmac("sha256", settings.JWT_SECRET!).update(body).digest("base64url")}`;
 }
 
 let run = 0;

@@ -60,6 +60,21 @@ export class Followed {
     return fresh;
   }
 
+  /**
+   * What is shown of a message that comes with another time. It was taken back while we were away, and sent again; or sent again when
+   * nobody remembered it, as after a gateway was killed that had shown it and not listed it yet. Its new time may be the wrong one as well.
+   */
+  doubts({ messageId, timestamp }: Message): Message | undefined {
+    const known = this.timeline.get(messageId);
+    return known && known.timestamp !== timestamp ? known : undefined;
+  }
+
+  /** Has history asked for the time of a message, which may be an old one. */
+  doubt({ timestamp }: Message): void {
+    this.refetch = true;
+    this.good = Math.min(this.good, timestamp);
+  }
+
   /** When it has to be asked for; never, if nothing is missing. */
   dueAt(): number {
     if (this.refused) return Number.POSITIVE_INFINITY;
@@ -132,10 +147,9 @@ export class Sync {
 
   newMessage(message: Message): void {
     const chat = this.followed(message);
-    const known = chat.timeline.get(message.messageId);
+    const doubted = chat.doubts(message);
     const fresh = chat.take(message);
-    // Taken back while we were away, and sent again; or sent again when nobody remembered it. History knows its time.
-    if (known && known.timestamp !== message.timestamp) chat.refetch = true;
+    if (doubted) chat.doubt(doubted);
     chat.place.advance(message.epoch, message.seq, this.environment.now());
     this.told(chat, message, fresh);
   }
@@ -280,10 +294,14 @@ export class Sync {
       chat.refetch = true;
       return;
     }
+    const doubted: Message[] = [];
     for (const message of missed.messages ?? []) {
+      const known = chat.doubts(message);
+      if (known) doubted.push(known);
       if (chat.take(message)) this.hooks.message(message);
     }
     this.positionOf(chat, missed);
+    for (const known of doubted) chat.doubt(known);
     this.settle(chat);
     this.hooks.changed(chat.chatId);
   }

@@ -232,6 +232,32 @@ test("a message that has another time than the one that is shown has history ask
   expect(told(tab)).toEqual([]);
 });
 
+test("a message that is resumed with another time than the one that is shown has history asked, however old it is", async () => {
+  const { clock, server, tab, chat, say } = await opened(0);
+  // A gateway shows it, and is killed before it is listed or durable.
+  const { epoch } = server.chat(CHAT);
+  const timestamp = clock.now - 1;
+  const shown = { messageId: "m", chatId: CHAT, senderId: "bob", content: "resent", timestamp, epoch: null, seq: null };
+  tab.socket.deliver("newMessage", shown);
+  say();
+  await clock.advance(100);
+  expect(contents(tab)).toEqual(["resent", "1"]);
+  server.cut();
+  server.network = false;
+  await clock.advance(600_000);
+  for (let at = 0; at < 150; at++) say();
+  // Its sender repeats it, and another gateway lists it anew: it is the same message at another time.
+  const again = { ...shown, timestamp: clock.now + 1_000 };
+  server.chat(CHAT).stream.push({ seq: ++server.chat(CHAT).seq, message: again });
+  server.network = true;
+  await clock.advance(60_000);
+  expect(server.chat(CHAT).epoch).toBe(epoch);
+  expect(contents(tab)).toEqual(server.chat(CHAT).history.map(({ content }) => content));
+  expect(contents(tab).at(-1)).toBe("resent");
+  expect(told(tab).filter((content) => content === "resent")).toHaveLength(1);
+  expect(chat.messages).toHaveLength(152);
+});
+
 test("a live message does not vouch for what came before it", async () => {
   const { clock, server, tab, say } = await opened(3, 0);
   const { handle } = server;

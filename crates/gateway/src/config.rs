@@ -122,6 +122,8 @@ holdfast_service::settings! {
         /// has no append-only file, never syncs it, or does not show them). `false`: it is ready as soon as Kafka answers, and sends are refused at
         /// the next outage of Kafka.
         failed_queue_required: bool = "FAILED_QUEUE_REQUIRED", "true", development "false";
+        /// `true`: the gateway serves the chat in the browser at `/`. Outside the development profile a user signs in with a token.
+        web_ui: bool = "WEB_UI", "false", development "true";
         /// `realtime-first`: receivers see a message before Kafka has it; `durable-first`: after.
         delivery_mode: DeliveryMode = "DELIVERY_MODE", "realtime-first";
         /// Who may write to whom unless one blocks the other: `open`, everybody to everybody; `friends`, friends to friends.

@@ -11,6 +11,7 @@ mod drain;
 mod origins;
 mod spawn;
 mod supervisor;
+mod web;
 
 use anyhow::{Context, Result, anyhow};
 use holdfast_service::ops;

@@ -16,7 +16,7 @@ use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::{DefaultPredicate, Predicate, SizeAbove};
 use tower_http::cors::{AllowHeaders, AllowOrigin, Any, CorsLayer};
 
-use super::{dev, origins};
+use super::{dev, origins, web};
 use crate::config::{Config, Origins};
 use crate::deliver::outgoing::response::note_size;
 use crate::deliver::sessions::Sessions;
@@ -59,8 +59,12 @@ pub(super) fn app(gateway: Arc<Gateway>, sessions: Sessions, config: &Config) ->
     let metrics = gateway.metrics.clone();
     let pages = origins::Guard { origins: Arc::new(own.cors_origins.clone()), metrics: gateway.metrics.clone() };
     let mut routes = rest::router(gateway);
-    if config.profile == Profile::Development {
-        routes = dev::router(&config.own).merge(routes);
+    let development = config.profile == Profile::Development;
+    if development {
+        routes = dev::router(own).merge(routes);
+    }
+    if own.web_ui {
+        routes = web::router(development && own.jwt_secret.is_some()).merge(routes);
     }
     let app = routes
         .layer(map_response(note_size))

@@ -1,8 +1,8 @@
-//! The development profile's page and login. Never part of another profile.
+//! The development profile's login. Never part of another profile.
 
 use axum::http::{StatusCode, header};
-use axum::response::{Html, IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
 use axum::{Json, Router};
 use holdfast_message::UserId;
 use holdfast_service::clock::unix_ms;
@@ -21,10 +21,9 @@ struct Login {
     user_id: String,
 }
 
-/// `GET /`: two users chat on one page. `POST /api/dev/token` `{ userId }`: a token for whoever asks, if tokens are HS256.
+/// `POST /api/dev/token` `{ userId }`: a token for whoever asks, if tokens are HS256.
 pub(super) fn router(settings: &GatewaySettings) -> Router {
-    let page = get(|| async { Html(include_str!("page.html")) });
-    let Some(secret) = settings.jwt_secret.clone() else { return Router::new().route("/", page) };
+    let Some(secret) = settings.jwt_secret.clone() else { return Router::new() };
     let (audience, issuer) = (settings.jwt_audience.clone(), settings.jwt_issuer.clone());
     let login = post(move |Json(login): Json<Login>| async move {
         if UserId::parse(&login.user_id).is_err() {
@@ -38,7 +37,7 @@ pub(super) fn router(settings: &GatewaySettings) -> Router {
         }
         token(&claims, secret.reveal())
     });
-    Router::new().route("/", page).route("/api/dev/token", login)
+    Router::new().route("/api/dev/token", login)
 }
 
 fn token(claims: &serde_json::Value, secret: &str) -> Response {

@@ -37,3 +37,4 @@ mod store_away;
 mod stored_times;
 mod support;
 mod typing;
+mod web;

@@ -37,7 +37,7 @@ pub(crate) fn print(
 ) {
     let first = gateways.first().and_then(|ports| ports.clients).unwrap_or_default();
     println!("\nHoldfast is up.\n");
-    println!("  page         http://127.0.0.1:{first}/");
+    println!("  chat         http://127.0.0.1:{first}/");
     for (number, ports) in (1..).zip(gateways) {
         let Ports { clients, operators } = ports;
         let clients = clients.unwrap_or_default();

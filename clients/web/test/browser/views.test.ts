@@ -25,7 +25,10 @@ async function picture(page: Page, name: string): Promise<void> {
 /** Runs beside the page's scripts, past its policy: that concerns the page, not who looks at it. */
 async function accessible(page: Page, view: string): Promise<void> {
   const session = await page.context().newCDPSession(page);
-  const run = `${axe}; axe.run(document, { resultTypes: ["violations"] })`;
+  // A colour that is on its way to another is none that anybody reads.
+  const settled =
+    "Promise.all(document.getAnimations().filter((a) => a instanceof CSSTransition).map((a) => a.finished.catch(() => {})))";
+  const run = `${axe}; ${settled}.then(() => axe.run(document, { resultTypes: ["violations"] }))`;
   await session.send("Page.enable");
   const { frameTree } = await session.send("Page.getFrameTree");
   const { executionContextId } = await session.send("Page.createIsolatedWorld", { frameId: frameTree.frame.id });

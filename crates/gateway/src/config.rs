@@ -130,7 +130,7 @@ holdfast_service::settings! {
         permissions: Permissions = "PERMISSIONS", "open";
         /// Milliseconds within which every client event is answered.
         send_deadline: Millis = "SEND_DEADLINE_MS", "4000";
-        /// Milliseconds that Kafka has to acknowledge a message before it goes to the failed queue.
+        /// Milliseconds that Kafka has at most to acknowledge a message before it goes to the failed queue; much less where it is plainly away.
         kafka_delivery_timeout: Millis = "KAFKA_DELIVERY_TIMEOUT_MS", "2500";
         /// Milliseconds for which a message waits in the gateway for others that go to Kafka in the same request. An answer takes so much
         /// longer, delivery does not; Kafka takes less CPU for each message.
